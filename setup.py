@@ -1,0 +1,48 @@
+"""Packaging of visor_jax. `pip install -e .[test]` is all that a CPU needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "visor_jax/__init__.py").read_text(), re.M
+)[1]
+
+setup(
+    name="visor_jax",
+    version=VERSION,
+    description="VISOR (VISion On Request) in JAX and Flax: efficient "
+    "vision-language models that keep every image token.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["visor_jax", "visor_jax.*"]),
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.18",
+        "transformers>=5.23",
+        "ml-collections>=1.1",
+        "chex",
+        "absl-py",
+        "jaxtyping",
+        "numpy",
+        # The embedded benchmark: handwriting, fonts, pages, pictures.
+        "scikit-learn",
+        "Pillow",
+        "matplotlib",
+        # What a run shows while it lives.
+        "rich",
+        "tensorboardX",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
+        # The reference model. On a CPU: pip install torch==2.13.0 first.
+        "parity": ["torch"],
+    },
+)

@@ -1,0 +1,26 @@
+"""The one glossary of array axes: letters for shapes, logical names for sharding.
+
+Shapes in signatures, docstrings and einsums use these letters and no others:
+
+    B  samples in a batch          T  text tokens           D  decoder width
+    C  image crops (tiles)         V  image tokens          F  MLP width
+    P  patches of one crop         Q  queries (any stream)  N  query heads
+    G  rows or columns of a grid   M  keys (any stream)     K  key/value heads
+    S  SELF layers of the plan     W  vocabulary            H  width of one head
+    E  vision tower width          L  decoder layers
+
+Logical axis names say what a dimension means; `visor_jax.sharding` alone decides which
+mesh axis, if any, each of them is split over.
+"""
+
+BATCH = "batch"
+EMBED = "embed"
+MLP = "mlp"
+HEADS = "heads"
+KV_HEADS = "kv_heads"
+VOCAB = "vocab"
+VISION_EMBED = "vision_embed"
+# A dimension that is never split: norms, biases of width one head, kernels' taps.
+UNSPLIT = None
+
+LOGICAL_AXES = (BATCH, EMBED, MLP, HEADS, KV_HEADS, VOCAB, VISION_EMBED)

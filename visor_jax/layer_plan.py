@@ -1,0 +1,101 @@
+"""Which decoder layers see the image, and how: the static half of VISOR.
+
+A `LayerPlan` fixes the parameters and the shape of the program. Which of its SELF
+layers run on a given sample is the other half and lives in `visor_jax.budget`.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterable
+
+
+class LayerKind(enum.Enum):
+    """What one decoder layer does with the image stream."""
+
+    TEXT = "text"  # text only
+    CROSS = "cross"  # a text-to-image adapter, then the layer on text only
+    SELF = "self"  # if switched on: the layer on image and text; if off: as TEXT
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """One kind per decoder layer, first layer first (hashable, static under jit)."""
+
+    kinds: tuple[LayerKind, ...]
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ValueError("A LayerPlan needs at least one layer.")
+        wrong = [k for k in self.kinds if not isinstance(k, LayerKind)]
+        if wrong:
+            raise ValueError(f"LayerPlan.kinds takes LayerKind values, got {wrong}.")
+
+    @classmethod
+    def build(
+        cls, num_layers: int, *, cross: Iterable[int] = (), self_: Iterable[int] = ()
+    ) -> "LayerPlan":
+        """Returns the plan with CROSS and SELF layers at the given depths, else TEXT.
+
+        Raises:
+          ValueError: for an index outside 0..num_layers-1, a repeated index, or a layer
+            that is asked to be both CROSS and SELF; all offenders are named.
+        """
+        cross, self_ = tuple(cross), tuple(self_)
+        problems = []
+        for name, layers in (("CROSS", cross), ("SELF", self_)):
+            if len(layers) > num_layers:
+                problems.append(
+                    f"{len(layers)} {name} layers do not fit {num_layers} layers"
+                )
+            outside = sorted({i for i in layers if not 0 <= i < num_layers})
+            if outside:
+                last = num_layers - 1
+                problems.append(f"{name} layers {outside} are not in 0..{last}")
+            repeated = sorted({i for i in layers if layers.count(i) > 1})
+            if repeated:
+                problems.append(f"{name} layers {repeated} are listed repeatedly")
+        both = sorted(set(cross) & set(self_))
+        if both:
+            problems.append(f"layers {both} are both CROSS and SELF: choose one")
+        if problems:
+            raise ValueError("Impossible LayerPlan: " + "; ".join(problems) + ".")
+        kinds = [LayerKind.TEXT] * num_layers
+        for i in cross:
+            kinds[i] = LayerKind.CROSS
+        for i in self_:
+            kinds[i] = LayerKind.SELF
+        return cls(tuple(kinds))
+
+    @classmethod
+    def dense(cls, num_layers: int) -> "LayerPlan":
+        """Returns the plan of the unmodified LVLM: every layer SELF."""
+        return cls((LayerKind.SELF,) * num_layers)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def self_layers(self) -> tuple[int, ...]:
+        return self._layers_of(LayerKind.SELF)
+
+    @property
+    def cross_layers(self) -> tuple[int, ...]:
+        return self._layers_of(LayerKind.CROSS)
+
+    @property
+    def is_dense(self) -> bool:
+        return len(self.self_layers) == self.num_layers
+
+    def _layers_of(self, kind: LayerKind) -> tuple[int, ...]:
+        return tuple(i for i, k in enumerate(self.kinds) if k is kind)
+
+    def image_is_read_after(self, layer: int, gates: Iterable[object]) -> bool:
+        """Returns whether a layer after `layer` may read the image stream.
+
+        `gates` holds one entry per SELF layer; only a Python `False` rules a reader out
+        (a traced gate may turn out to be on). What nobody reads is not computed.
+        """
+        on = dict(zip(self.self_layers, gates, strict=True))
+        later_self = any(i > layer and gate is not False for i, gate in on.items())
+        return later_self or any(i > layer for i in self.cross_layers)

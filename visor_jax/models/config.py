@@ -1,0 +1,186 @@
+"""Frozen descriptions of the network's parts: numbers only, no module code.
+
+Every size the modules need is here; they take their own part and nothing else. A
+`VLMConfig` goes into every checkpoint (`to_dict`, `from_dict`), so that a path alone is
+enough to rebuild the network.
+"""
+
+import dataclasses
+from typing import Any
+
+from visor_jax.layer_plan import LayerKind, LayerPlan
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "layer")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    wrong = {n: getattr(config, n) for n in names if getattr(config, n) < 1}
+    if wrong:
+        owner = type(config).__name__
+        raise ValueError(f"{owner} needs values of at least 1: {wrong}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The SigLIP tower. `num_layers` counts the blocks that exist, none is dropped."""
+
+    width: int
+    mlp_width: int
+    num_layers: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self, "width", "mlp_width", "num_layers", "num_heads", "patch_size"
+        )
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"VisionConfig: num_heads={self.num_heads} must divide "
+                f"width={self.width}."
+            )
+        if self.image_size < self.patch_size:
+            raise ValueError(
+                f"VisionConfig: image_size={self.image_size} is below "
+                f"patch_size={self.patch_size}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        return self.patches_per_side**2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A Qwen2 decoder."""
+
+    vocab_size: int
+    width: int
+    mlp_width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self, "vocab_size", "width", "mlp_width", "num_heads", "num_kv_heads"
+        )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"DecoderConfig: num_kv_heads={self.num_kv_heads} must divide "
+                f"num_heads={self.num_heads}."
+            )
+        if self.num_heads * self.head_dim != self.width:
+            raise ValueError(
+                f"DecoderConfig: num_heads={self.num_heads} times "
+                f"head_dim={self.head_dim} must give width={self.width}."
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"DecoderConfig: head_dim={self.head_dim} must be even for rotary "
+                "positions."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The text-to-image adapter of a CROSS layer (attention only, no MLP).
+
+    num_kv_heads: key/value heads; the query heads are the decoder's.
+    conv_kernel: taps of the depthwise position convolution over the image sequence.
+    """
+
+    num_kv_heads: int
+    conv_kernel: int = 7
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "num_kv_heads", "conv_kernel")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(
+                f"AdapterConfig: conv_kernel={self.conv_kernel} must be odd, so that "
+                "it is centred."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VLMConfig:
+    """The whole network.
+
+    image_newline: whether a learned newline token exists (LLaVA-OneVision).
+    grid_embedding: whether the projector adds a learned row and column embedding.
+    reading_layers: layers whose image tokens the auxiliary reading loss reads (training
+      only); () for none.
+    reading_classes: classes of that loss.
+    compute_dtype: activations; parameters stay float32 while training.
+    remat: "layer" recomputes each decoder layer in the backward pass.
+    """
+
+    vision: VisionConfig
+    decoder: DecoderConfig
+    adapter: AdapterConfig
+    plan: LayerPlan
+    image_newline: bool = True
+    grid_embedding: bool = False
+    reading_layers: tuple[int, ...] = ()
+    reading_classes: int = 10
+    compute_dtype: str = "float32"
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.decoder.num_heads % self.adapter.num_kv_heads:
+            raise ValueError(
+                f"AdapterConfig: num_kv_heads={self.adapter.num_kv_heads} must divide "
+                f"the decoder's num_heads={self.decoder.num_heads}."
+            )
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"compute_dtype={self.compute_dtype!r} is not one of {COMPUTE_DTYPES}."
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
+        wrong = set(self.reading_layers) - set(self.plan.self_layers)
+        if wrong:
+            raise ValueError(
+                f"reading_layers {sorted(wrong)} are not SELF layers of the plan "
+                f"{list(self.plan.self_layers)}."
+            )
+
+    def replace(self, **changes: Any) -> "VLMConfig":
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values from which `from_dict` rebuilds the config."""
+        fields = dataclasses.asdict(self)
+        fields["plan"] = [kind.value for kind in self.plan.kinds]
+        fields["reading_layers"] = list(self.reading_layers)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "VLMConfig":
+        """Returns the config that `to_dict` described. Raises ValueError otherwise."""
+        fields = dict(fields)
+        try:
+            return cls(
+                vision=VisionConfig(**fields.pop("vision")),
+                decoder=DecoderConfig(**fields.pop("decoder")),
+                adapter=AdapterConfig(**fields.pop("adapter")),
+                plan=LayerPlan(tuple(LayerKind(k) for k in fields.pop("plan"))),
+                reading_layers=tuple(fields.pop("reading_layers")),
+                **fields,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is not a VLMConfig: {error}.") from error

@@ -1,0 +1,112 @@
+"""The sizes that exist, by name; `plan` picks the VISOR network or the dense one.
+
+`llava_ov_0p5b` and `llava_ov_7b` have the exact shapes of the published LLaVA-OneVision
+checkpoints. `mini` is the same network small enough to learn to read a page on two CPU
+cores (the embedded benchmark).
+"""
+
+from collections.abc import Callable
+
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import (
+    AdapterConfig,
+    DecoderConfig,
+    VisionConfig,
+    VLMConfig,
+)
+
+_SIGLIP_SO400M = VisionConfig(
+    width=1152,
+    mlp_width=4304,
+    num_layers=26,
+    num_heads=16,
+    image_size=384,
+    patch_size=14,
+)
+
+
+def mini(*, vocab_size: int = 64) -> VLMConfig:
+    """Returns the embedded benchmark's network: 144 image tokens, 9 layers."""
+    return VLMConfig(
+        vision=VisionConfig(
+            width=64,
+            mlp_width=128,
+            num_layers=1,
+            num_heads=2,
+            image_size=96,
+            patch_size=8,
+        ),
+        decoder=DecoderConfig(
+            vocab_size=vocab_size,
+            width=64,
+            mlp_width=176,
+            num_heads=2,
+            num_kv_heads=1,
+            head_dim=32,
+            rope_theta=1e4,
+        ),
+        adapter=AdapterConfig(num_kv_heads=2),
+        # A CROSS layer after every SELF layer: what nobody reads is worth nothing.
+        plan=LayerPlan.build(9, cross=(0, 2, 4, 6), self_=(1, 3, 5)),
+        image_newline=False,
+        grid_embedding=True,
+        reading_layers=(1, 3),
+    )
+
+
+def llava_ov_0p5b() -> VLMConfig:
+    """Returns LLaVA-OneVision 0.5B with 8 CROSS and 7 SELF layers of 24."""
+    return VLMConfig(
+        vision=_SIGLIP_SO400M,
+        decoder=DecoderConfig(
+            vocab_size=152000,
+            width=896,
+            mlp_width=4864,
+            num_heads=14,
+            num_kv_heads=2,
+            head_dim=64,
+        ),
+        adapter=AdapterConfig(num_kv_heads=14),
+        plan=LayerPlan.build(24, cross=range(0, 24, 3), self_=range(2, 21, 3)),
+        compute_dtype="bfloat16",
+        remat="layer",
+    )
+
+
+def llava_ov_7b() -> VLMConfig:
+    """Returns LLaVA-OneVision 7B with 9 CROSS and 8 SELF layers of 28."""
+    return VLMConfig(
+        vision=_SIGLIP_SO400M,
+        decoder=DecoderConfig(
+            vocab_size=152128,
+            width=3584,
+            mlp_width=18944,
+            num_heads=28,
+            num_kv_heads=4,
+            head_dim=128,
+            tie_embeddings=False,
+        ),
+        adapter=AdapterConfig(num_kv_heads=28),
+        plan=LayerPlan.build(28, cross=range(0, 27, 3), self_=range(2, 26, 3)),
+        compute_dtype="bfloat16",
+        remat="layer",
+    )
+
+
+VARIANTS: dict[str, Callable[[], VLMConfig]] = {
+    "mini": mini,
+    "llava_ov_0p5b": llava_ov_0p5b,
+    "llava_ov_7b": llava_ov_7b,
+}
+
+
+def variant(name: str) -> VLMConfig:
+    """Returns the named network. Raises ValueError with the names that exist."""
+    if name not in VARIANTS:
+        raise ValueError(f"Unknown variant {name!r}: choose one of {sorted(VARIANTS)}.")
+    return VARIANTS[name]()
+
+
+def dense(config: VLMConfig) -> VLMConfig:
+    """Returns the unmodified LVLM of the same size: every layer SELF, no adapters."""
+    return config.replace(plan=LayerPlan.dense(config.plan.num_layers))

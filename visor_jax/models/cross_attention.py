@@ -1,0 +1,75 @@
+"""The adapter of a CROSS layer: text looks at the image, the image stays as it is.
+
+text + o(attend(q(norm(text)), k(v'), v(v'))) with v' = norm(image) + conv(norm(image)).
+The depthwise convolution over the image sequence tells neighbours apart (conditional
+position embedding); the adapter has no rotary positions. The output projection starts
+at zero, so that adding adapters to a pretrained network changes nothing at step 0.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from visor_jax.models.config import AdapterConfig, DecoderConfig
+from visor_jax.models.kv_cache import KeyValues
+from visor_jax.models.qwen2 import RMSNorm
+from visor_jax.models.streams import TokenStream
+from visor_jax.ops.attention import attend
+from visor_jax.ops.masks import TokenTags, visible
+
+
+class CrossAttention(nn.Module):
+    """Text-to-image attention, residual on the text stream."""
+
+    config: AdapterConfig
+    decoder: DecoderConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        d, zeros = self.decoder, nn.initializers.zeros
+        kv_width = self.config.num_kv_heads * d.head_dim
+
+        def dense(width: int, **kwargs) -> nn.Dense:
+            return nn.Dense(width, use_bias=False, dtype=self.dtype, **kwargs)
+
+        self.text_norm = RMSNorm(d.norm_eps)
+        self.image_norm = RMSNorm(d.norm_eps)
+        self.position_conv = nn.Conv(
+            d.width,
+            kernel_size=(self.config.conv_kernel,),
+            feature_group_count=d.width,
+            padding="SAME",
+            dtype=self.dtype,
+            kernel_init=zeros,
+        )
+        self.q_proj = dense(d.num_heads * d.head_dim)
+        self.k_proj = dense(kv_width)
+        self.v_proj = dense(kv_width)
+        self.o_proj = dense(d.width, kernel_init=zeros)
+
+    def keys_values(self, image: TokenStream) -> KeyValues:
+        """Returns the image's keys and values; they serve every question about it."""
+        normed = self.image_norm(image.hidden)
+        # Padding must not leak into its neighbours through the convolution.
+        normed = jnp.where(image.tags.valid[..., None], normed, 0)
+        placed = normed + self.position_conv(normed)
+        return KeyValues(
+            self._split(self.k_proj(placed)), self._split(self.v_proj(placed))
+        )
+
+    def __call__(
+        self, text: TokenStream, image_kv: KeyValues, image_tags: TokenTags
+    ) -> Float[Array, "B T D"]:
+        """Returns the text's hidden states after looking at the image.
+
+        A token that sees no image token (text before the image, a sample without one)
+        passes unchanged.
+        """
+        queries = self._split(self.q_proj(self.text_norm(text.hidden)))
+        mixed = attend(queries, image_kv.keys, image_kv.values, text.tags, image_tags)
+        sees_image = visible(text.tags, image_tags).any(axis=-1)
+        looked = self.o_proj(mixed.reshape(*mixed.shape[:2], -1))
+        return text.hidden + jnp.where(sees_image[..., None], looked, 0)
+
+    def _split(self, x: Float[Array, "B M NH"]) -> Float[Array, "B M N H"]:
+        return x.reshape(*x.shape[:2], -1, self.decoder.head_dim)

@@ -1,0 +1,163 @@
+"""The decoder: a loop over layers that carries two streams.
+
+    text, image = embeddings, projected patches
+    for each layer:  TEXT   text <- layer(text)
+                     CROSS  text <- layer(text + adapter(text, image))
+                     SELF   gate open: both <- layer([image; text]); shut: as TEXT
+
+With every layer SELF and every gate open this is the unmodified Qwen2 of a LLaVA model.
+`run_layers` runs any span of layers, so that a policy can decide after the prefix that
+all budgets share, and analyses can look at the streams between layers.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from visor_jax.layer_plan import LayerKind
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.decoder_layer import DecoderLayer, Past
+from visor_jax.models.kv_cache import KVCache, LayerCache
+from visor_jax.models.qwen2 import RMSNorm
+from visor_jax.models.streams import TokenStream
+from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
+from visor_jax.ops.masks import TokenTags
+
+_WAYS = ("text_only", "cross", "full", "full_for_text")
+
+
+class Decoder(nn.Module):
+    """Qwen2 with VISOR's layer plan. Parameter names follow published checkpoints."""
+
+    config: VLMConfig
+
+    def setup(self) -> None:
+        c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        self.embed_tokens = nn.Embed(
+            c.decoder.vocab_size,
+            c.decoder.width,
+            dtype=dtype,
+            embedding_init=nn.initializers.normal(c.decoder.width**-0.5),
+        )
+        layer = DecoderLayer
+        if c.remat == "layer":
+            layer = nn.remat(DecoderLayer, methods=_WAYS)
+        self.layers = [
+            layer(c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype)
+            for kind in c.plan.kinds
+        ]
+        self.norm = RMSNorm(c.decoder.norm_eps)
+
+    def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
+        """Returns the text stream before the first layer (Qwen2 does not scale it)."""
+        return self.stream(self.embed_tokens(tokens), tags)
+
+    def stream(self, hidden: Float[Array, "B T D"], tags: TokenTags) -> TokenStream:
+        """Returns a stream of these hidden states with the decoder's rotary table."""
+        c = self.config.decoder
+        return TokenStream.create(
+            hidden, tags, head_dim=c.head_dim, rope_theta=c.rope_theta
+        )
+
+    def run_layers(
+        self,
+        text: TokenStream,
+        image: TokenStream,
+        gates: Gates,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        capture: Sequence[int] = (),
+    ) -> tuple[TokenStream, TokenStream, dict[int, TokenStream]]:
+        """Runs layers start..stop-1 over both streams.
+
+        Args:
+          gates: one per SELF layer of the whole plan, Python bools or one traced (S,).
+          capture: layers whose image stream is wanted as the layer leaves it.
+
+        Returns:
+          Text stream, image stream, {captured layer: image stream after it}.
+        """
+        gate_of = self._gate_of_layer(gates)
+        stop = self.config.plan.num_layers if stop is None else stop
+        captured = {}
+        for index in range(start, stop):
+            layer, (on, off) = self.layers[index], self._ways(index, gate_of)
+
+            def run(way: str):
+                # The two ways cache different things: a gate may not choose a cache.
+                return lambda module, *streams: getattr(module, way)(*streams)[:2]
+
+            gate = gate_of.get(index, True)
+            text, image = gated(gate, run(on), run(off), layer, text, image)
+            if index in capture:
+                captured[index] = image
+        return text, image, captured
+
+    def prefill(
+        self, text: TokenStream, image: TokenStream, gates: Sequence[bool]
+    ) -> tuple[TokenStream, KVCache]:
+        """Runs all layers; returns the text stream and a cache of exactly its length.
+
+        Raises:
+          ValueError: for traced gates; what a cache holds depends on the budget.
+        """
+        gate_of = self._static_gate_of_layer(gates)
+        tags = (text.tags, image.tags)
+        length = jnp.asarray(text.length, jnp.int32)
+        caches: list[LayerCache] = []
+        for index, layer in enumerate(self.layers):
+            on, off = self._ways(index, gate_of)
+            way = on if gate_of.get(index, True) else off
+            text, image, cache = getattr(layer, way)(text, image)
+            caches.append(cache)
+        return text, KVCache(tuple(caches), *tags, length)
+
+    def decode(
+        self, text: TokenStream, cache: KVCache, gates: Sequence[bool]
+    ) -> tuple[TokenStream, KVCache]:
+        """Runs all layers on new text tokens against the cache.
+
+        The cache needs free slots for them (`KVCache.with_capacity`). The image is read
+        only where a layer cached it.
+
+        Raises:
+          ValueError: for traced gates, as in `prefill`.
+        """
+        gate_of = self._static_gate_of_layer(gates)
+        cache = cache.with_tags(text.tags)
+        new_layers = []
+        for index, layer in enumerate(self.layers):
+            past = Past(cache.layers[index], cache.text, cache.image, cache.length)
+            on, off = self._ways(index, gate_of, decoding=True)
+            way = on if gate_of.get(index, True) else off
+            text, _, layer_cache = getattr(layer, way)(text, None, past)
+            new_layers.append(layer_cache)
+        length = cache.length + text.length
+        return text, cache.replace(layers=tuple(new_layers), length=length)
+
+    def _ways(
+        self, index: int, gate_of: dict[int, Gate], decoding: bool = False
+    ) -> tuple[str, str]:
+        """Returns the methods of layer `index` for its gate open and shut."""
+        kind = self.config.plan.kinds[index]
+        if kind is LayerKind.TEXT:
+            return "text_only", "text_only"
+        if kind is LayerKind.CROSS:
+            return "cross", "cross"
+        read = self.config.plan.image_is_read_after(index, gate_of.values())
+        return "full" if read and not decoding else "full_for_text", "text_only"
+
+    def _gate_of_layer(self, gates: Gates) -> dict[int, Gate]:
+        layers = self.config.plan.self_layers
+        return dict(zip(layers, as_sequence(gates, len(layers)), strict=True))
+
+    def _static_gate_of_layer(self, gates: Sequence[bool]) -> dict[int, Gate]:
+        if not is_static(gates):
+            raise ValueError(
+                "A cache needs static gates (Python bools, one per SELF layer): what "
+                "it holds depends on the budget. Group samples by budget."
+            )
+        return self._gate_of_layer(gates)

@@ -1,0 +1,35 @@
+"""From vision features to decoder width: linear, exact GELU, linear."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Projector(nn.Module):
+    """LLaVA's MLP projector, applied to every patch on its own.
+
+    grid: patches per side if a learned row and column embedding is added to the result
+      (networks whose decoder must learn from scratch where a patch lies), else None.
+    """
+
+    width: int
+    dtype: jnp.dtype
+    grid: int | None = None
+
+    def setup(self) -> None:
+        self.linear_1 = nn.Dense(self.width, dtype=self.dtype)
+        self.linear_2 = nn.Dense(self.width, dtype=self.dtype)
+        if self.grid is not None:
+            init, shape = nn.initializers.normal(0.5), (self.grid, self.width)
+            self.row_embedding = self.param("row_embedding", init, shape, jnp.float32)
+            self.column_embedding = self.param(
+                "column_embedding", init, shape, jnp.float32
+            )
+
+    def __call__(self, features: Float[Array, "B C P E"]) -> Float[Array, "B C P D"]:
+        """Returns the projected patches."""
+        projected = self.linear_2(nn.gelu(self.linear_1(features), approximate=False))
+        if self.grid is None:
+            return projected
+        place = self.row_embedding[:, None] + self.column_embedding[None]
+        return projected + place.reshape(-1, self.width).astype(self.dtype)

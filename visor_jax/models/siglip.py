@@ -1,0 +1,133 @@
+"""SigLIP vision tower: crops in, one feature per patch out.
+
+No class token; the features are the last block's output without the final norm, which
+is what LLaVA-OneVision reads. Parameter names follow the published checkpoints.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from visor_jax.models.config import VisionConfig
+from visor_jax.ops.attention import attend
+
+
+def _norm(config: VisionConfig, dtype: jnp.dtype) -> nn.LayerNorm:
+    # The fast variance loses three digits on features with a large mean.
+    return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False, dtype=dtype)
+
+
+class VisionAttention(nn.Module):
+    """Bidirectional self-attention over the patches of a crop."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        width = self.config.width
+        self.q_proj = nn.Dense(width, dtype=self.dtype)
+        self.k_proj = nn.Dense(width, dtype=self.dtype)
+        self.v_proj = nn.Dense(width, dtype=self.dtype)
+        self.out_proj = nn.Dense(width, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
+        heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
+        query, key, value = (
+            projection(x).reshape(heads)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(attend(query, key, value).reshape(x.shape))
+
+
+class VisionMLP(nn.Module):
+    """fc2(gelu_tanh(fc1(x)))."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.fc1 = nn.Dense(self.config.mlp_width, dtype=self.dtype)
+        self.fc2 = nn.Dense(self.config.width, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
+        return self.fc2(nn.gelu(self.fc1(x), approximate=True))
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm transformer block."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.layer_norm1 = _norm(self.config, self.dtype)
+        self.self_attn = VisionAttention(self.config, self.dtype)
+        self.layer_norm2 = _norm(self.config, self.dtype)
+        self.mlp = VisionMLP(self.config, self.dtype)
+
+    def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches to vectors, plus a learned vector per place, row by row."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        c = self.config
+        self.patch_embedding = nn.Conv(
+            c.width,
+            kernel_size=(c.patch_size, c.patch_size),
+            strides=(c.patch_size, c.patch_size),
+            padding="VALID",
+            dtype=self.dtype,
+        )
+        self.position_embedding = nn.Embed(c.num_patches, c.width, dtype=self.dtype)
+
+    def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:
+        patches = self.patch_embedding(crops.astype(self.dtype))
+        patches = patches.reshape(crops.shape[0], -1, self.config.width)
+        return patches + self.position_embedding(jnp.arange(self.config.num_patches))
+
+
+class Encoder(nn.Module):
+    """The stack of blocks."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+    remat: bool
+
+    def setup(self) -> None:
+        block = nn.remat(VisionBlock) if self.remat else VisionBlock
+        count = self.config.num_layers
+        self.layers = [block(self.config, self.dtype) for _ in range(count)]
+
+    def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class VisionTower(nn.Module):
+    """SigLIP without its pooling head."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+    remat: bool = False
+
+    def setup(self) -> None:
+        self.embeddings = PatchEmbeddings(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, self.remat)
+        self.post_layernorm = _norm(self.config, self.dtype)
+
+    def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:
+        """Returns the patch features of each crop."""
+        features = self.encoder(self.embeddings(crops))
+        if self.is_initializing():
+            # Published checkpoints carry this norm; it is kept so that they survive a
+            # round trip, and not used.
+            self.post_layernorm(features)
+        return features

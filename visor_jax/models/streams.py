@@ -1,0 +1,52 @@
+"""A stream of tokens: hidden states with the tags that say where they belong."""
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from visor_jax import axes
+from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.rope import RotaryTable, rotary_table
+
+
+@flax.struct.dataclass
+class TokenStream:
+    """The text tokens or the image tokens of a batch between two layers.
+
+    hidden: (B, T, D). tags: see `TokenTags`. rotary: the tokens' rotary table, made
+    once because position ids are the same in every layer.
+    """
+
+    hidden: Float[Array, "B T D"]
+    tags: TokenTags
+    rotary: RotaryTable
+
+    @classmethod
+    def create(
+        cls,
+        hidden: Float[Array, "B T D"],
+        tags: TokenTags,
+        *,
+        head_dim: int,
+        rope_theta: float,
+    ) -> "TokenStream":
+        """Returns the stream with its rotary table computed from the tags."""
+        return cls(hidden, tags, rotary_table(tags.positions, head_dim, rope_theta))
+
+    @property
+    def length(self) -> int:
+        return self.hidden.shape[1]
+
+    def with_hidden(self, hidden: Float[Array, "B T D"]) -> "TokenStream":
+        """Returns the stream with new hidden states, split over devices by sample."""
+        hidden = nn.with_logical_constraint(hidden, (axes.BATCH, None, None))
+        return self.replace(hidden=hidden)
+
+    def concat(self, other: "TokenStream") -> "TokenStream":
+        """Returns both streams as one, `self` first; masks ignore the order."""
+        return TokenStream(
+            hidden=jnp.concatenate([self.hidden, other.hidden], axis=1),
+            tags=self.tags.concat(other.tags),
+            rotary=self.rotary.concat(other.rotary),
+        )

@@ -1,0 +1,128 @@
+"""The vision-language model: tower, projector, image stream, decoder, logits.
+
+With the dense plan this is LLaVA-OneVision; with CROSS and SELF layers it is VISOR.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from visor_jax.batch import Batch
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.decoder import Decoder
+from visor_jax.models.image_tokens import gather_image_tokens
+from visor_jax.models.kv_cache import KVCache
+from visor_jax.models.projector import Projector
+from visor_jax.models.siglip import VisionTower
+from visor_jax.models.streams import TokenStream
+from visor_jax.ops.gating import Gates
+from visor_jax.ops.masks import TokenTags
+
+
+@flax.struct.dataclass
+class VLMOutput:
+    """logits: (B, T, W) float32, for text only.
+
+    reading_logits: {layer: (B, V, classes)} of the auxiliary reading loss, {} unless
+    asked for.
+    """
+
+    logits: Float[Array, "B T W"]
+    reading_logits: dict[int, Float[Array, "B V classes"]]
+
+
+class VLM(nn.Module):
+    """The whole network; gates say which SELF layers run (see `visor_jax.budget`)."""
+
+    config: VLMConfig
+
+    def setup(self) -> None:
+        c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        self.vision_tower = VisionTower(c.vision, dtype, c.remat == "layer")
+        grid = c.vision.patches_per_side if c.grid_embedding else None
+        self.multi_modal_projector = Projector(c.decoder.width, dtype, grid)
+        if c.image_newline:
+            init = nn.initializers.normal(c.decoder.width**-0.5)
+            shape = (c.decoder.width,)
+            self.image_newline = self.param("image_newline", init, shape, jnp.float32)
+        self.language_model = Decoder(c)
+        if not c.decoder.tie_embeddings:
+            self.lm_head = nn.Dense(c.decoder.vocab_size, use_bias=False, dtype=dtype)
+        self.reading_heads = {
+            str(layer): nn.Dense(c.reading_classes) for layer in c.reading_layers
+        }
+
+    def __call__(self, batch: Batch, gates: Gates, *, reading: bool = False):
+        """Returns the `VLMOutput` of a batch.
+
+        Args:
+          gates: Python bools, one per SELF layer, or one traced bool (S,).
+          reading: also return the auxiliary reading logits (training only).
+        """
+        text, image = self.embed_text(batch), self.encode_image(batch)
+        capture = self.config.reading_layers if reading else ()
+        text, _, captured = self.language_model.run_layers(
+            text, image, gates, capture=capture
+        )
+        reading_logits = {
+            layer: self._read(layer, stream) for layer, stream in captured.items()
+        }
+        return VLMOutput(self.logits(text), reading_logits)
+
+    def vision_features(
+        self, pixels: Float[Array, "B C h w 3"]
+    ) -> Float[Array, "B C P E"]:
+        """Returns the tower's features of every patch of every crop."""
+        batch, crops = pixels.shape[:2]
+        features = self.vision_tower(pixels.reshape(batch * crops, *pixels.shape[2:]))
+        return features.reshape(batch, crops, *features.shape[1:])
+
+    def encode_image(self, batch: Batch) -> TokenStream:
+        """Returns the image stream that enters the decoder."""
+        patches = self.multi_modal_projector(self.vision_features(batch.pixels))
+        newline = self.image_newline if self.config.image_newline else None
+        tokens = gather_image_tokens(patches, newline, batch.image_token_index)
+        segments = jnp.zeros_like(batch.image_positions)
+        tags = TokenTags(batch.image_positions, segments, batch.image_mask)
+        return self.language_model.stream(tokens, tags)
+
+    def embed_text(self, batch: Batch) -> TokenStream:
+        """Returns the text stream that enters the decoder."""
+        tags = TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
+        return self.language_model.embed(batch.tokens, tags)
+
+    def logits(self, text: TokenStream) -> Float[Array, "B T W"]:
+        """Returns float32 logits of the text stream that left the last layer."""
+        normed = self.language_model.norm(text.hidden)
+        if self.config.decoder.tie_embeddings:
+            return self.language_model.embed_tokens.attend(normed).astype(jnp.float32)
+        return self.lm_head(normed).astype(jnp.float32)
+
+    def prefill(
+        self, batch: Batch, gates: Sequence[bool]
+    ) -> tuple[Float[Array, "B T W"], KVCache]:
+        """Returns the prompt's logits and the cache that decoding starts from."""
+        text, image = self.embed_text(batch), self.encode_image(batch)
+        text, cache = self.language_model.prefill(text, image, gates)
+        return self.logits(text), cache
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        tags: TokenTags,
+        cache: KVCache,
+        gates: Sequence[bool],
+    ) -> tuple[Float[Array, "B T W"], KVCache]:
+        """Returns the logits of new tokens and the cache that includes them."""
+        text = self.language_model.embed(tokens, tags)
+        text, cache = self.language_model.decode(text, cache, gates)
+        return self.logits(text), cache
+
+    def _read(self, layer: int, image: TokenStream) -> Float[Array, "B V classes"]:
+        # Scale-free: the head must not depend on how large the stream has grown.
+        hidden = image.hidden.astype(jnp.float32)
+        rms = jnp.sqrt(jnp.mean(jnp.square(hidden), axis=-1, keepdims=True) + 1e-6)
+        return self.reading_heads[str(layer)](hidden / rms)

@@ -1,0 +1,58 @@
+"""The one place that knows the two forms of a gate.
+
+A Python bool specialises the program: the branch that is not taken does not exist in it
+(inference, FLOPs, evaluation). A traced bool becomes a `lax.cond`, so that one program
+serves every budget and still skips the work (universal training). Never `vmap` over a
+gate: the conditional would turn into a select and both branches would run. Samples with
+different budgets are grouped on the host instead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+Gate = bool | Bool[Array, ""]
+Gates = Sequence[bool] | Bool[Array, "S"]
+
+
+def gated(
+    gate: Gate,
+    on: Callable[..., Any],
+    off: Callable[..., Any],
+    module: nn.Module,
+    *operands: Any,
+) -> Any:
+    """Returns `on(module, *operands)` if the gate is open, else `off(...)`.
+
+    Both branches must return the same structure of arrays. While parameters are being
+    created the open branch runs, because it touches all of them.
+    """
+    if isinstance(gate, bool):
+        return (on if gate else off)(module, *operands)
+    if module.is_initializing():
+        return on(module, *operands)
+    return nn.cond(gate, on, off, module, *operands)
+
+
+def is_static(gates: Gates) -> bool:
+    """Returns whether the gates are Python bools (else: one traced (S,) array)."""
+    return not isinstance(gates, jax.Array) and all(isinstance(g, bool) for g in gates)
+
+
+def as_sequence(gates: Gates, count: int) -> tuple[Gate, ...]:
+    """Returns one gate per SELF layer. Raises ValueError on a wrong count or dtype."""
+    if isinstance(gates, jax.Array):
+        if gates.shape != (count,) or gates.dtype != jnp.bool_:
+            raise ValueError(
+                f"Traced gates must be bool ({count},), one per SELF layer; got "
+                f"{gates.dtype} {gates.shape}. Per-sample gates are not supported: "
+                "group the samples by budget."
+            )
+        return tuple(gates[i] for i in range(count))
+    if len(gates) != count:
+        raise ValueError(f"{len(gates)} gates given for {count} SELF layers.")
+    return tuple(gates)

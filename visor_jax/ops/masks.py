@@ -1,0 +1,53 @@
+"""Who may look at whom: attention masks derived from positions, never from order.
+
+A key is visible to a query if it is valid, does not lie after the query, and belongs to
+segment 0 (shared) or to the query's own segment. Example: two image tokens, then two
+packed questions of two tokens each; rows are queries, x = visible:
+
+                    image  q1   q2
+    position        0 1   2 3  2 3
+    segment         0 0   1 1  2 2
+    image  0        x .   . .  . .
+           1        x x   . .  . .
+    q1     2        x x   x .  . .
+           3        x x   x x  . .
+    q2     2        x x   . .  x .
+           3        x x   . .  x x
+
+Because nothing depends on where a token stands in memory, streams can be concatenated
+in any order and tokens can be dropped by a gather.
+"""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+@flax.struct.dataclass
+class TokenTags:
+    """What masks and rotary positions need to know of every token of a stream.
+
+    positions: (B, T) ids in the interleaved sequence of image and text.
+    segments: (B, T), 0 = seen by every later token, else the token's own group.
+    valid: (B, T), False for padding.
+    """
+
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    valid: Bool[Array, "B T"]
+
+    def concat(self, other: "TokenTags") -> "TokenTags":
+        """Returns the tags of both token lists, `self` first."""
+        return TokenTags(
+            positions=jnp.concatenate([self.positions, other.positions], axis=1),
+            segments=jnp.concatenate([self.segments, other.segments], axis=1),
+            valid=jnp.concatenate([self.valid, other.valid], axis=1),
+        )
+
+
+def visible(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q M"]:
+    """Returns which keys each query may attend to (the table at the top)."""
+    not_after = key.positions[:, None, :] <= query.positions[:, :, None]
+    shared = key.segments[:, None, :] == 0
+    own = key.segments[:, None, :] == query.segments[:, :, None]
+    return key.valid[:, None, :] & not_after & (shared | own)

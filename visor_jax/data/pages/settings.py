@@ -1,0 +1,67 @@
+"""What a run reads: how many pages, and which questions when."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from visor_jax.data.pages.questions import LONGEST_QUESTION, question_probabilities
+
+TaskPhase = tuple[float, Mapping[str, float]]
+
+# Reading first, comparing later: the order in which the tasks come off their plateaus.
+DEFAULT_PHASES: tuple[TaskPhase, ...] = (
+    (
+        0.4,
+        {
+            **{"colour": 1, "ring": 1, "half": 1, "square": 1},
+            **{"read": 5, "mark": 3, "rmark": 3, "max": 2, "argmax": 2, "bar": 1},
+        },
+    ),
+    (
+        1.0,
+        {
+            **{"colour": 1, "ring": 1, "half": 1, "square": 1},
+            **{"read": 3, "mark": 2, "rmark": 2, "max": 3, "argmax": 4, "bar": 2},
+        },
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageDataSettings:
+    """Settings of the embedded benchmark's training data.
+
+    pool_size: pages that are drawn once; questions are drawn anew at every step.
+    questions_per_page: at most so many; a row that is full takes no more.
+    text_length: T, the text tokens of a row.
+    seed: of the pages and of the questions.
+    phases: (end, task weights) in order; `end` is the fraction of all steps at which
+      the next phase takes over, and 1 for the last.
+    """
+
+    pool_size: int = 20000
+    batch_size: int = 16
+    questions_per_page: int = 20
+    text_length: int = 128
+    seed: int = 0
+    phases: tuple[TaskPhase, ...] = DEFAULT_PHASES
+
+    def __post_init__(self) -> None:
+        names = ("pool_size", "batch_size", "questions_per_page")
+        wrong = {n: getattr(self, n) for n in names if getattr(self, n) < 1}
+        if wrong:
+            raise ValueError(f"PageDataSettings needs values of at least 1: {wrong}.")
+        if self.text_length < LONGEST_QUESTION:
+            raise ValueError(
+                f"text_length={self.text_length} cannot hold the longest question "
+                f"with its answer ({LONGEST_QUESTION} tokens)."
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative.")
+        ends = [end for end, _ in self.phases]
+        if not ends or ends[-1] != 1.0 or ends[0] <= 0 or sorted(set(ends)) != ends:
+            raise ValueError(
+                f"Phases must end at ascending fractions above 0, the last at 1; "
+                f"got {ends}."
+            )
+        for _, weights in self.phases:
+            question_probabilities(weights)

@@ -18,8 +18,8 @@ Array = Any
 
 # Ink is darker than any tint in the dark half; marks and squares are more saturated
 # than any tint or ink, noise included.
-_INK_LUMINANCE = 100.0
-_SATURATED_CHROMA = 140.0
+_INK_LUMINANCE = np.float32(100)
+_SATURATED_CHROMA = 140
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 
 
@@ -64,8 +64,10 @@ def tower_batch(pages: np.ndarray, facts: np.ndarray) -> TowerBatch:
 
 def patch_labels(pages: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns luminance (B, P) float32 in 0..1, and (B, P) bool ink and saturated."""
-    luma = _by_patch(pages @ _LUMA)
-    chroma = _by_patch(pages.max(axis=-1) - pages.min(axis=-1))
+    red, green, blue = np.ascontiguousarray(np.moveaxis(pages, -1, 0))
+    luma = _by_patch(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)
+    brightest = np.maximum(np.maximum(red, green), blue)
+    chroma = _by_patch(brightest - np.minimum(np.minimum(red, green), blue))
     return (
         luma.mean(axis=-1) / np.float32(255),
         luma.min(axis=-1) < _INK_LUMINANCE,

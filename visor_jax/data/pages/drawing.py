@@ -121,7 +121,7 @@ def draw_page(
     handwriting: Handwriting, rng: np.random.Generator
 ) -> tuple[np.ndarray, PageFacts]:
     """Returns a page, (96, 96, 3) uint8, and its facts."""
-    facts = _draw_facts(rng)
+    facts = draw_facts(rng)
     page = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
     _paint_background(page, facts, rng)
     _paint_grid(page, facts, handwriting, rng)
@@ -132,7 +132,8 @@ def draw_page(
     return np.clip(page, 0.0, 255.0, out=page).astype(np.uint8), facts
 
 
-def _draw_facts(rng: np.random.Generator) -> PageFacts:
+def draw_facts(rng: np.random.Generator) -> PageFacts:
+    """Returns the facts of a page that is yet to be painted."""
     digits = rng.integers(0, 10, (GRID_ROWS, GRID_COLUMNS))
     row, column = rng.integers(0, (GRID_ROWS, GRID_COLUMNS - 1))
     colour, band_step, half, ring, any_square, squares = rng.integers(

@@ -1,0 +1,93 @@
+"""`python -m visor_jax.flops`: its tables, its JSON and its errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from visor_jax.budget import Budget
+from visor_jax.flops.__main__ import known_crops, main, parse_budgets, spread
+from visor_jax.flops.account import account, savings
+from visor_jax.flops.table import COLUMNS
+from visor_jax.models.variants import llava_ov_0p5b, mini
+
+
+def test_table_has_a_row_per_budget_and_dense_and_says_what_it_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["--variant=mini"])
+    printed = capsys.readouterr().out
+    assert "1 multiply-add = 2 FLOPs" in printed
+    assert "Not counted: other elementwise" in printed
+    lines = printed.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("budget"))
+    assert all(column in lines[start] for column in COLUMNS)
+    rows = [line.split()[0] for line in lines[start + 1 :]]
+    assert rows == ["sa0", "sa1:3", "sa2:1,5", "sa3:1,3,5", "dense"]
+    assert len({len(line) for line in lines[start:]}) == 1
+
+
+def test_json_holds_the_accounts_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--variant=mini", "--budgets=sa1:3", "--logit_positions=all", "--json"])
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    measured = account(mini(), Budget((3,)), text_tokens=100, image_tokens=144, crops=1)
+    row = table["rows"][0]
+    assert row["llm_prefill"] == measured.llm_prefill
+    assert row["decode_per_token"] == measured.decode_per_token(101)
+    assert row["end_to_end_saving"] == savings(measured).end_to_end_saving
+    assert table["rows"][1]["budget"] == "dense"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--variant=huge", "Unknown variant 'huge'"),
+        ("--budgets=sa1:4", "switches on layers"),
+        ("--budgets=many", "Unknown budget 'many'"),
+        ("--budgets=4", "does not fit"),
+        ("--text_tokens=-5", "'-5' is no whole number from 1 on"),
+        ("--text_tokens=0", "from 1 on"),
+        ("--image_tokens=1,,2", "'' is no whole number"),
+        ("--image_tokens=100", "say how many with --crops"),
+        ("--image_tokens=144 --crops=1,2", "2 numbers for 1 image"),
+        ("--logit_positions=101", "exceeds text_tokens=100"),
+        ("--colour=red", "unrecognized arguments"),
+    ],
+)
+def test_bad_values_end_with_one_line_and_code_2(
+    arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--variant=mini", *arguments.split()])
+    assert exit_.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert complaint in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_budget_lists_mix_names_and_numbers() -> None:
+    plan = mini().plan
+    found = parse_budgets("none,sa2:1,5,1,all", plan)
+    assert [b.name for b in found] == ["sa0", "sa2:1,5", "sa1:3", "sa3:1,3,5"]
+    assert parse_budgets(None, plan) == [spread(n, plan) for n in range(4)]
+
+
+def test_spread_budgets_have_their_size_and_reach_over_the_depth() -> None:
+    plan = llava_ov_0p5b().plan
+    budgets = [spread(n, plan) for n in range(8)]
+    assert [len(b.self_layers) for b in budgets] == list(range(8))
+    assert budgets[2].self_layers == (5, 17)
+    assert budgets[7] == Budget.all(plan)
+
+
+def test_crops_of_known_pictures() -> None:
+    vision = llava_ov_0p5b().vision
+    sizes = (729, 1485, 2929, 7353, 7290, 0)
+    assert [known_crops(n, vision) for n in sizes] == [1, 2, 5, 31, 10, 0]
+
+
+def test_nothing_of_jax_is_loaded() -> None:
+    code = "import sys, visor_jax.flops.__main__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

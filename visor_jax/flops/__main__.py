@@ -1,0 +1,192 @@
+"""`python -m visor_jax.flops`: what every budget costs and saves, without any device.
+
+    python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=729,7353
+    python -m visor_jax.flops --variant=mini --budgets=none,sa2:1,5,all --json
+
+A budget is a name ("none", "all", "sa2:8,14") or a number n: n SELF layers, evenly
+spread over those of the plan. Budgets are separated by commas; the count in "sa2:8,14"
+says how many of the numbers after it belong to it.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from visor_jax.budget import Budget
+from visor_jax.flops.table import HEADER, Table, tabulate
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import VisionConfig, VLMConfig
+from visor_jax.models.variants import variant
+
+DEFAULT_VARIANTS = "llava_ov_0p5b,llava_ov_7b,mini"
+# Image tokens -> crops of LLaVA-OneVision's anyres tiling: a base crop and a grid, its
+# padding cut off, a newline token after every row. 1485 is one crop's square, 2929 is
+# 640 x 480 and 7353 is 1700 x 2200 pixels.
+ANYRES_CROPS = {1485: 2, 2929: 5, 7353: 31}
+ANYRES_IMAGE_TOKENS = (729, 2929, 7353)
+ANYRES_PATCHES = 729
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tables. Raises SystemExit with code 2 and one line for bad values."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        tables = _tables(options)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps({"counts": HEADER, "tables": [t.to_dict() for t in tables]}))
+    else:
+        print("\n\n".join([HEADER, *map(str, tables)]))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line (and exit code 2), without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m visor_jax.flops",
+        description="What every budget costs and saves, in FLOPs.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--variant", default=DEFAULT_VARIANTS, help="networks, separated by commas")
+    add(
+        "--image_tokens",
+        help="image tokens after tiling, separated by commas; default: "
+        "729,2929,7353 where the tower has 27 x 27 patches, else one crop",
+    )
+    add("--text_tokens", default="100", help="text tokens of the prompt")
+    add(
+        "--crops",
+        help="crops per image, one number or one per entry of --image_tokens; "
+        "default: known for 729, 1485, 2929, 7353 and whole crops",
+    )
+    add("--budgets", help="names or numbers of SELF layers on; default: 0, 1, 2, ...")
+    add(
+        "--logit_positions",
+        default="1",
+        help="text positions with logits: 1 (default, all that a generation needs), "
+        "more, or 'all' (training, evaluation)",
+    )
+    add("--json", action="store_true", help="print one JSON object, plain FLOPs")
+    return parser
+
+
+def _tables(options: argparse.Namespace) -> list[Table]:
+    text_tokens = _whole_number("text_tokens", options.text_tokens, least=1)
+    logit_positions = None
+    if options.logit_positions != "all":
+        logit_positions = _whole_number("logit_positions", options.logit_positions)
+    tables = []
+    for name in options.variant.split(","):
+        config = variant(name)
+        budgets = parse_budgets(options.budgets, config.plan)
+        for image_tokens, crops in _images(options, config):
+            table = tabulate(
+                name,
+                config,
+                budgets,
+                text_tokens=text_tokens,
+                image_tokens=image_tokens,
+                crops=crops,
+                logit_positions=logit_positions,
+            )
+            tables.append(table)
+    return tables
+
+
+def parse_budgets(names: str | None, plan: LayerPlan) -> list[Budget]:
+    """Returns the budgets of a comma-separated list; None stands for 0, 1, 2, ...
+
+    Raises:
+      ValueError: for a name that does not parse or does not fit the plan.
+    """
+    if names is None:
+        return [spread(count, plan) for count in range(len(plan.self_layers) + 1)]
+    parts, budgets = names.split(","), []
+    while parts:
+        part = parts.pop(0)
+        listed = re.fullmatch(r"sa(\d+):\d+", part)
+        if listed:
+            others = max(int(listed[1]) - 1, 0)
+            part = ",".join([part, *parts[:others]])
+            parts = parts[others:]
+        number = re.fullmatch(r"[0-9]{1,9}", part)
+        budgets.append(spread(int(part), plan) if number else Budget.parse(part, plan))
+    return budgets
+
+
+def spread(count: int, plan: LayerPlan) -> Budget:
+    """Returns the budget of `count` SELF layers, evenly spread over those of the plan.
+
+    Raises:
+      ValueError: if the plan has fewer SELF layers.
+    """
+    layers = plan.self_layers
+    if count > len(layers):
+        raise ValueError(
+            f"A budget of {count} SELF layers does not fit: this network has "
+            f"{len(layers)}, {list(layers)}."
+        )
+    middles = ((2 * i + 1) * len(layers) // (2 * count) for i in range(count))
+    return Budget(tuple(layers[i] for i in middles))
+
+
+def _images(options: argparse.Namespace, config: VLMConfig) -> list[tuple[int, int]]:
+    """Returns (image tokens, crops) of every image that is asked for."""
+    vision = config.vision
+    if options.image_tokens is not None:
+        tokens = _whole_numbers("image_tokens", options.image_tokens)
+    elif vision.num_patches == ANYRES_PATCHES:
+        tokens = list(ANYRES_IMAGE_TOKENS)
+    else:
+        tokens = [vision.num_patches]
+    if options.crops is None:
+        return [(count, known_crops(count, vision)) for count in tokens]
+    crops = _whole_numbers("crops", options.crops)
+    if len(crops) == 1:
+        crops *= len(tokens)
+    if len(crops) != len(tokens):
+        raise ValueError(
+            f"--crops lists {len(crops)} numbers for {len(tokens)} image sizes."
+        )
+    return list(zip(tokens, crops, strict=True))
+
+
+def known_crops(image_tokens: int, vision: VisionConfig) -> int:
+    """Returns how many crops give that many image tokens.
+
+    Raises:
+      ValueError: if only the size of the picture could tell.
+    """
+    if vision.num_patches == ANYRES_PATCHES and image_tokens in ANYRES_CROPS:
+        return ANYRES_CROPS[image_tokens]
+    crops, rest = divmod(image_tokens, vision.num_patches)
+    if rest:
+        raise ValueError(
+            f"{image_tokens} image tokens are no known picture for crops of "
+            f"{vision.num_patches} patches: say how many with --crops."
+        )
+    return crops
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    return [_whole_number(option, part) for part in text.split(",")]
+
+
+def _whole_number(option: str, text: str, least: int = 0) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise ValueError(f"--{option}: {text!r} is no whole number from {least} on.")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The FLOPs of one forward pass, and what a budget saves against the dense network.
+
+`visor_jax.flops.layer_costs` says what is counted. A saving belongs to a budget and to
+a scope, and both must be named with it:
+
+    LLM         decoder layers and the logits of a prefill
+    end to end  the LLM, and the vision tower and projector before it
+
+Decoding is in neither: it is reported per token. The dense network is the same decoder
+with every layer SELF and on. It too stops refining the image in its last layer, which
+nobody reads, so it is 1/L cheaper than a network that computes that layer in full.
+"""
+
+import dataclasses
+
+from visor_jax.budget import Budget
+from visor_jax.flops import layer_costs
+from visor_jax.flops.layer_costs import LayerCost, TowerCost
+from visor_jax.layer_plan import LayerKind
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.variants import dense
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Account:
+    """FLOPs of a batch in one budget; build it with `account`.
+
+    tower, projector: all crops. layers: the decoder's layers in a prefill, first layer
+    first. lm_head: the logits at `logit_positions` tokens of every sample.
+    """
+
+    config: VLMConfig
+    budget: Budget
+    text_tokens: int
+    image_tokens: int
+    crops: int
+    logit_positions: int
+    batch: int
+    tower: TowerCost
+    projector: int
+    layers: tuple[LayerCost, ...]
+    lm_head: int
+
+    @property
+    def llm_prefill(self) -> int:
+        """Returns the FLOPs of all decoder layers and the logits."""
+        return sum(layer.total for layer in self.layers) + self.lm_head
+
+    @property
+    def end_to_end(self) -> int:
+        """Returns the FLOPs of tower, projector and LLM prefill."""
+        return self.tower.total + self.projector + self.llm_prefill
+
+    def decode_layers(self, context: int) -> tuple[LayerCost, ...]:
+        """Returns every layer's share of `decode_per_token`, logits excluded.
+
+        Raises:
+          ValueError: if the new token cannot even see itself (context below 1).
+        """
+        if context < 1:
+            raise ValueError(f"{context=} must count the new token: at least 1.")
+        gates = _gate_of_layer(self.config, self.budget)
+        costs = []
+        for layer, kind in enumerate(self.config.plan.kinds):
+            held = self.image_tokens if gates.get(layer) else 0
+            cost = layer_costs.decode_layer(
+                self.config.decoder, context=context, self_image=held
+            )
+            if kind is LayerKind.CROSS:
+                cost += layer_costs.decode_adapter(
+                    self.config.decoder, self.config.adapter, image=self.image_tokens
+                )
+            costs.append(cost.times(self.batch))
+        return tuple(costs)
+
+    def decode_per_token(self, context: int) -> int:
+        """Returns the FLOPs of decoding one token per sample with a KV cache.
+
+        context: text keys attended, the new token's own included; for a cache of fixed
+        capacity that is the capacity, since unused slots are masked, not skipped. Image
+        keys come on top in the layers that hold them: CROSS, and SELF if on.
+        """
+        logits = layer_costs.lm_head(self.config.decoder, positions=self.batch)
+        return sum(layer.total for layer in self.decode_layers(context)) + logits
+
+    def dense(self) -> "Account":
+        """Returns the account of the dense network of this size on the same input."""
+        network = dense(self.config)
+        return account(
+            network,
+            Budget.all(network.plan),
+            text_tokens=self.text_tokens,
+            image_tokens=self.image_tokens,
+            crops=self.crops,
+            logit_positions=self.logit_positions,
+            batch=self.batch,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Savings:
+    """How many times cheaper than dense (1.0 = as dear), by scope; see the module."""
+
+    llm_saving: float
+    end_to_end_saving: float
+
+
+def account(
+    config: VLMConfig,
+    budget: Budget,
+    *,
+    text_tokens: int,
+    image_tokens: int,
+    crops: int,
+    logit_positions: int | None = None,
+    batch: int = 1,
+) -> Account:
+    """Returns the FLOPs of a forward pass with these lengths (padding included).
+
+    logit_positions: text tokens whose logits are computed: None for all (training and
+    evaluation), 1 for what a generation needs of its prefill. crops: 0 if the image
+    features are at hand already. The reading loss and the policy are not part of it.
+
+    Raises:
+      ValueError: for an impossible length, or a budget that is not of this plan.
+    """
+    logits = text_tokens if logit_positions is None else logit_positions
+    _check_lengths(text_tokens, image_tokens, crops, logits, batch)
+    layers = _prefill_layers(config, budget, text_tokens, image_tokens)
+    return Account(
+        config=config,
+        budget=budget,
+        text_tokens=text_tokens,
+        image_tokens=image_tokens,
+        crops=crops,
+        logit_positions=logits,
+        batch=batch,
+        tower=layer_costs.vision_tower(config.vision, crops=batch * crops),
+        projector=layer_costs.projector(
+            config.vision, config.decoder, crops=batch * crops
+        ),
+        layers=tuple(layer.times(batch) for layer in layers),
+        lm_head=layer_costs.lm_head(config.decoder, positions=batch * logits),
+    )
+
+
+def savings(measured: Account) -> Savings:
+    """Returns what `measured` saves against the dense network on the same input."""
+    reference = measured.dense()
+    return Savings(
+        llm_saving=reference.llm_prefill / measured.llm_prefill,
+        end_to_end_saving=reference.end_to_end / measured.end_to_end,
+    )
+
+
+def _prefill_layers(
+    config: VLMConfig, budget: Budget, text: int, image: int
+) -> list[LayerCost]:
+    plan, decoder = config.plan, config.decoder
+    gates, gate_of_layer = budget.gates(plan), _gate_of_layer(config, budget)
+    costs = []
+    for layer, kind in enumerate(plan.kinds):
+        if kind is LayerKind.CROSS:
+            cost = layer_costs.cross_layer(
+                decoder, config.adapter, text=text, image=image
+            )
+        elif gate_of_layer.get(layer):
+            read = plan.image_is_read_after(layer, gates)
+            cost = layer_costs.self_layer(
+                decoder, text=text, image=image, image_is_read=read
+            )
+        else:
+            cost = layer_costs.text_layer(decoder, text=text)
+        costs.append(cost)
+    return costs
+
+
+def _gate_of_layer(config: VLMConfig, budget: Budget) -> dict[int, bool]:
+    plan = config.plan
+    return dict(zip(plan.self_layers, budget.gates(plan), strict=True))
+
+
+def _check_lengths(text: int, image: int, crops: int, logits: int, batch: int) -> None:
+    problems = []
+    for name, value, least in (
+        ("text_tokens", text, 1),
+        ("image_tokens", image, 0),
+        ("crops", crops, 0),
+        ("logit_positions", logits, 0),
+        ("batch", batch, 1),
+    ):
+        if value < least:
+            problems.append(f"{name}={value} is below {least}")
+    if logits > text:
+        problems.append(f"logit_positions={logits} exceeds text_tokens={text}")
+    if problems:
+        raise ValueError("Impossible lengths: " + "; ".join(problems) + ".")

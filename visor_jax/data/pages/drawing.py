@@ -31,7 +31,7 @@ from visor_jax.data.pages.handwriting import GLYPH_SIZE, Handwriting
 from visor_jax.data.pages.words import BAR_LETTERS, COLOURS, DIGITS, HALVES
 
 # Part of a pool's cache key: raise it whenever a page would come out differently.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 IMAGE_SIZE = 96
 CELL = 24
@@ -162,15 +162,23 @@ def _paint_background(
     lying = page.swapaxes(0, 1) if vertical else page
     lying[start : start + width] = _TINTS[COLOURS.index(facts.band)]
     for _ in range(facts.squares):
-        size = rng.integers(6, 9)
-        # Above the strip: a bar could hide a whole square, a digit cannot.
-        y, x = rng.integers(0, (_STRIP_TOP - size + 1, IMAGE_SIZE - size + 1))
-        page[y : y + size, x : x + size] = _ORANGE
+        _paint_square(page, rng)
     if facts.ring:
         rings = printed_glyphs().rings
         ring = rings[rng.integers(len(rings))]
         y, x = rng.integers(0, IMAGE_SIZE - len(ring) + 1, 2)
         _stamp(page, ring, y, x, _RING_INK)
+
+
+def _paint_square(page: np.ndarray, rng: np.random.Generator) -> None:
+    # Astride a border between two cells: digits stay 2 pixels inside their cells, so
+    # that none of them hides a square.
+    upright, size, shift = rng.integers((0, 6, -1), (2, 9, 2)).tolist()
+    borders, length = ((GRID_ROWS, IMAGE_SIZE), (GRID_COLUMNS, _STRIP_TOP))[upright]
+    across = rng.integers(1, borders) * CELL - size // 2 + shift
+    along = rng.integers(0, length - size + 1)
+    y, x = (along, across) if upright else (across, along)
+    page[y : y + size, x : x + size] = _ORANGE
 
 
 def _paint_grid(

@@ -15,6 +15,7 @@ from visor_jax.models.kv_cache import KeyValues
 from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.attention import attend
+from visor_jax.ops.depthwise_conv import depthwise_conv
 from visor_jax.ops.masks import TokenTags, visible
 
 
@@ -34,13 +35,8 @@ class CrossAttention(nn.Module):
 
         self.text_norm = RMSNorm(d.norm_eps)
         self.image_norm = RMSNorm(d.norm_eps)
-        self.position_conv = nn.Conv(
-            d.width,
-            kernel_size=(self.config.conv_kernel,),
-            feature_group_count=d.width,
-            padding="SAME",
-            dtype=self.dtype,
-            kernel_init=zeros,
+        self.position_conv = self.param(
+            "position_conv", zeros, (self.config.conv_kernel, d.width), jnp.float32
         )
         self.q_proj = dense(d.num_heads * d.head_dim)
         self.k_proj = dense(kv_width)
@@ -52,7 +48,7 @@ class CrossAttention(nn.Module):
         normed = self.image_norm(image.hidden)
         # Padding must not leak into its neighbours through the convolution.
         normed = jnp.where(image.tags.valid[..., None], normed, 0)
-        placed = normed + self.position_conv(normed)
+        placed = normed + depthwise_conv(normed, self.position_conv)
         return KeyValues(
             self._split(self.k_proj(placed)), self._split(self.v_proj(placed))
         )

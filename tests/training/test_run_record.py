@@ -1,0 +1,78 @@
+import json
+import subprocess
+
+import pytest
+
+from visor_jax.training.run_record import (
+    check_same_run,
+    git_commit,
+    machine_description,
+    write_run_record,
+)
+
+CONFIG = {"seed": 0, "model": {"width": 64, "plan": (1, 2)}, "log_every": 10}
+
+
+def test_record_says_what_ran_where(tmp_path):
+    record = write_run_record(tmp_path / "run", CONFIG)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written == record
+    assert written["config"]["model"] == {"width": 64, "plan": [1, 2]}
+    [start] = written["starts"]
+    assert start["versions"].keys() >= {"python", "jax", "orbax-checkpoint", "grain"}
+    assert start["machine"]["description"] == machine_description()
+    assert start["machine"]["platform"] in machine_description()
+    assert start["git_commit"]
+    assert start["time"].endswith("+00:00")
+
+
+def test_going_on_adds_a_start_and_leaves_nothing_behind(tmp_path):
+    for _ in range(2):
+        check_same_run(tmp_path, CONFIG)
+        record = write_run_record(tmp_path, CONFIG)
+    assert len(record["starts"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    write_run_record(tmp_path, CONFIG)
+    model = {"width": 128, "plan": [1, 2]}
+    other = {"seed": 0, "model": model, "log_every": 20, "new": {"key": True}}
+    with pytest.raises(ValueError, match="another configuration") as error:
+        check_same_run(tmp_path, other, may_differ=["log_every"])
+    lines = str(error.value).splitlines()
+    assert lines[1:3] == ["  model.width: 64 -> 128", "  new.key: (absent) -> true"]
+    assert str(tmp_path) in lines[0]
+    assert "another --workdir" in lines[3]
+    with pytest.raises(ValueError, match="log_every: 10 -> 20"):
+        check_same_run(tmp_path, {**CONFIG, "log_every": 20})
+
+
+def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="must be JSON"):
+        write_run_record(tmp_path, {"seed": object()})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"not readable.*another --workdir"):
+        check_same_run(tmp_path, CONFIG)
+
+
+def test_commit_is_of_the_source_and_says_if_it_was_changed(tmp_path):
+    def git(*command):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *command],
+            check=True,
+            capture_output=True,
+        )
+
+    source = tmp_path / "a.py"
+    source.write_text("1")
+    assert git_commit(source) == "unknown"
+    git("init")
+    assert git_commit(source) == "unknown"
+    git("add", "a.py")
+    git("commit", "-m", "one")
+    clean = git_commit(source)
+    assert len(clean) == 40
+    source.write_text("2")
+    assert git_commit(source) == clean + "-dirty"

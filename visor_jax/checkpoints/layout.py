@@ -1,0 +1,118 @@
+"""How a run's checkpoints lie on disk, and which of them can be read.
+
+    <workdir>/checkpoints/<step>/params       parameters, an item of their own
+                                /optimizer    optimizer state, step, base key
+                                /data         position of the data iterator
+                                /metadata     one JSON object (see `read_metadata`)
+
+A step is written under a temporary name and renamed when it is complete, so a directory
+whose name is a number was finished by its writer. A full disk or a copy that was cut
+short can still damage it later; that is what `DamagedCheckpointError` is for.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+
+FORMAT = 1
+CHECKPOINTS = "checkpoints"
+PARAMS, OPTIMIZER, DATA, METADATA = "params", "optimizer", "data", "metadata"
+
+# Orbax writes `<step>.orbax-checkpoint-tmp` and renames it to `<step>` at the end.
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+class DamagedCheckpointError(ValueError):
+    """A step directory that lacks files or holds files that cannot be read."""
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns `path` made absolute, as orbax needs it; gs:// paths stay as they are."""
+    return epath.Path(path).expanduser().resolve()
+
+
+def find_steps(path: epath.PathLike) -> list[epath.Path]:
+    """Returns the step directories that `path` stands for, newest first.
+
+    Args:
+      path: a workdir, its `checkpoints` directory, or one step directory.
+
+    Raises:
+      ValueError: if there is no finished checkpoint, with what is there instead.
+    """
+    path = absolute(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a workdir or a checkpoint.")
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file: give a workdir or a checkpoint directory.")
+    if _is_temporary(path):
+        raise ValueError(
+            f"{path} is half written: its run was stopped while saving. Give the "
+            "workdir instead, to read the newest finished checkpoint."
+        )
+    if _is_step(path):
+        return [path]
+    if (path / CHECKPOINTS).is_dir():
+        path = path / CHECKPOINTS
+    children = list(path.iterdir())
+    steps = sorted((c for c in children if _is_step(c)), key=lambda c: -int(c.name))
+    if not steps:
+        raise ValueError(_nothing_found(path, children))
+    return steps
+
+
+def _is_temporary(path: epath.Path) -> bool:
+    return _TEMPORARY in path.name
+
+
+def _is_step(path: epath.Path) -> bool:
+    # A folder of data may be called "3" too. A damaged step still has one of its parts.
+    marks = ("_CHECKPOINT_METADATA", PARAMS, METADATA)
+    return path.name.isdecimal() and any((path / mark).exists() for mark in marks)
+
+
+def _nothing_found(path: epath.Path, children: list[epath.Path]) -> str:
+    if any(_is_temporary(child) for child in children):
+        return (
+            f"{path} holds only half-written checkpoints: the run was stopped before "
+            "its first one was finished. Start the run again."
+        )
+    if any(child.name.endswith(".safetensors") for child in children):
+        return (
+            f"{path} holds Hugging Face weights, not a checkpoint of this project: "
+            "convert them with `python -m visor_jax.convert` first."
+        )
+    return (
+        f"{path} is not a checkpoint: give a workdir that holds `{CHECKPOINTS}/`, that "
+        "directory, or one step inside it."
+    )
+
+
+def read_step_metadata(step: epath.Path) -> dict[str, Any]:
+    """Returns the metadata object of one step directory.
+
+    Raises:
+      DamagedCheckpointError: if it is missing or unreadable.
+      ValueError: if another program or version wrote the checkpoint.
+    """
+    file = step / METADATA / METADATA
+    try:
+        metadata = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(step, f"{file} cannot be read ({error})") from error
+    found = metadata.get("format") if isinstance(metadata, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{step} has metadata format {found!r}, and this version of visor_jax "
+            f"reads format {FORMAT}: open it with the version that wrote it."
+        )
+    return metadata
+
+
+def damaged(step: epath.Path, reason: str) -> DamagedCheckpointError:
+    """Returns the error for a step that cannot be read, with the remedy."""
+    return DamagedCheckpointError(
+        f"{step} is damaged or half written: {reason}. Delete this directory to go on "
+        "from the checkpoint before it."
+    )

@@ -1,0 +1,223 @@
+"""Saves a training run while it goes on, and restores it where it stopped."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from visor_jax.checkpoints import layout, orbax_log
+from visor_jax.checkpoints.restore import read_arrays
+
+Tree = Any
+
+_REQUIRED = ("model", "budgets", "task", "metrics_offset")
+_READERS = "iterators_in_use_indices"
+
+
+class CheckpointManager:
+    """The checkpoints of one workdir; every process of a run makes one.
+
+    Saving copies the arrays and returns; files are written in the background. An error
+    there surfaces at the next `save`, `check`, `wait` or `close`.
+    """
+
+    def __init__(
+        self, workdir: epath.PathLike, *, save_every: int, keep: int = 2
+    ) -> None:
+        """Opens `<workdir>/checkpoints`, removing what a killed writer left behind.
+
+        Args:
+          workdir: directory of the run; made if it is not there.
+          save_every: steps between two checkpoints.
+          keep: how many of the newest checkpoints stay.
+        """
+        if save_every < 1 or keep < 1:
+            raise ValueError(
+                f"Checkpoints need {save_every=} and {keep=} of at least 1."
+            )
+        orbax_log.silence()
+        self._save_every = save_every
+        self._directory = layout.absolute(workdir) / layout.CHECKPOINTS
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def should_save(self, step: int) -> bool:
+        """Returns whether a checkpoint is due after `step` steps; never at step 0."""
+        return step > 0 and step % self._save_every == 0
+
+    def save(
+        self,
+        step: int,
+        *,
+        params: Tree,
+        optimizer: Tree,
+        data_iterator: Iterator[Any] | None,
+        metadata: Mapping[str, Any],
+        force: bool = False,
+    ) -> bool:
+        """Returns whether a save was begun.
+
+        Args:
+          step: steps done so far.
+          params: arrays.
+          optimizer: arrays of everything else: optimizer state, step, base key.
+          data_iterator: a grain iterator, recorded where it stands now; or None.
+          metadata: JSON values with at least "model", "budgets", "task" and
+            "metrics_offset"; "format" and "step" are added.
+          force: save although none is due. A step already saved, or step 0, is not
+            saved again.
+
+        Raises:
+          RuntimeError: if writing an earlier checkpoint failed.
+        """
+        self.check()
+        due = force or self.should_save(step)
+        if not due or step == 0 or step in self._manager.all_steps():
+            return False
+        items = {
+            layout.PARAMS: ocp.args.StandardSave(params),
+            layout.OPTIMIZER: ocp.args.StandardSave(optimizer),
+            layout.METADATA: ocp.args.JsonSave(_complete(metadata, step)),
+        }
+        if data_iterator is not None:
+            items[layout.DATA] = grain.checkpoint.CheckpointSave(data_iterator)
+        with _saving(self._directory):
+            # What is due was decided above, so orbax's own policy is overruled.
+            return self._manager.save(
+                step, args=ocp.args.Composite(**items), force=True
+            )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest finished checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns whether all processes agreed to stop here; False on one process."""
+        return self._manager.reached_preemption(step)
+
+    def restore_training(
+        self,
+        abstract_params: Tree,
+        abstract_optimizer: Tree,
+        data_iterator: Iterator[Any] | None,
+    ) -> tuple[Tree, Tree, dict[str, Any]]:
+        """Returns (params, optimizer, metadata) of the newest checkpoint.
+
+        Args:
+          abstract_params: arrays or `jax.ShapeDtypeStruct`s with CURRENT shardings.
+          abstract_optimizer: the same for what was saved as `optimizer`.
+          data_iterator: set, in place, to where it stood.
+
+        Raises:
+          ValueError: if there is none, if it is damaged, if it is of another model, or
+            if the data was read by another number of processes or workers.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise ValueError(f"{self._directory} holds no finished checkpoint.")
+        directory = self._directory / str(step)
+        metadata = layout.read_step_metadata(directory)
+        if data_iterator is not None:
+            self._restore_data(step, directory / layout.DATA, data_iterator)
+        params = read_arrays(directory, layout.PARAMS, abstract_params)
+        optimizer = read_arrays(directory, layout.OPTIMIZER, abstract_optimizer)
+        return params, optimizer, metadata
+
+    def _restore_data(
+        self, step: int, directory: epath.Path, data_iterator: Iterator[Any]
+    ) -> None:
+        _check_data_readers(directory, data_iterator)
+        restore = grain.checkpoint.CheckpointRestore(data_iterator)
+        self._manager.restore(step, args=ocp.args.Composite(data=restore))
+
+    def check(self) -> None:
+        """Raises RuntimeError if writing a checkpoint failed in the background."""
+        with _saving(self._directory):
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns once every checkpoint is on disk. Raises as `check`."""
+        with _saving(self._directory):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the background threads. Raises as `check`."""
+        with _saving(self._directory):
+            self._manager.close()
+
+    def __enter__(self) -> "CheckpointManager":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _saving(directory: epath.Path) -> Iterator[None]:
+    """Names the directory in whatever goes wrong while a checkpoint is written."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(
+            f"Writing a checkpoint to {directory} failed ({error}). Checkpoints "
+            "finished before are intact: free space or restore access, then run the "
+            "same command again."
+        ) from error
+
+
+def _complete(metadata: Mapping[str, Any], step: int) -> dict[str, Any]:
+    lacking = [key for key in _REQUIRED if key not in metadata]
+    if lacking:
+        raise ValueError(f"Checkpoint metadata lacks {lacking}.")
+    complete = {**metadata, "format": layout.FORMAT, "step": step}
+    try:
+        return json.loads(json.dumps(complete))
+    except TypeError as error:
+        raise ValueError(f"Checkpoint metadata must be JSON: {error}.") from error
+
+
+def _check_data_readers(directory: epath.Path, iterator: Iterator[Any]) -> None:
+    """Raises ValueError unless the position fits this number of readers.
+
+    A position counts what every worker of every process has read. With another number
+    grain would go on with other data, without a word.
+    """
+    process, count = jax.process_index(), jax.process_count()
+    file = directory / f"process_{process}-of-{count}.json"
+    if not file.exists():
+        saved = sorted(f.name for f in directory.glob("process_*.json"))
+        raise ValueError(
+            f"{directory} has no data position for process {process} of {count}, only "
+            f"{saved}: go on with as many processes as saved it."
+        )
+    if not hasattr(iterator, "get_state"):
+        return
+    saved = _worker_counts(json.loads(file.read_text()))
+    current = _worker_counts(iterator.get_state())
+    if saved != current:
+        raise ValueError(
+            f"{directory} was saved with {saved or 'no'} data workers and this run has "
+            f"{current or 'none'}: use the same number to go on with the same data."
+        )
+
+
+def _worker_counts(state: Any) -> list[int]:
+    """Returns the number of readers of every parallel stage in a grain state.
+
+    A stage with several readers (worker processes, interleaved datasets) lists which
+    of them it uses; a stage without has no such entry.
+    """
+    if isinstance(state, list | tuple):
+        return [count for value in state for count in _worker_counts(value)]
+    if not isinstance(state, dict):
+        return []
+    if _READERS in state:
+        return [len(state[_READERS])]
+    return _worker_counts(list(state.values()))

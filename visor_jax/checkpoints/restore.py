@@ -1,0 +1,157 @@
+"""Opens a checkpoint from a path alone, on whatever devices this process has."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from visor_jax.checkpoints import layout, orbax_log
+from visor_jax.checkpoints.tree_report import differences
+
+Params = Any
+Result = TypeVar("Result")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedCheckpoint:
+    """The parameters of one step with the metadata of the same step."""
+
+    params: Params
+    metadata: dict[str, Any]
+    directory: str
+
+    @property
+    def step(self) -> int:
+        return self.metadata["step"]
+
+
+def read_metadata(path: epath.PathLike) -> dict[str, Any]:
+    """Returns the metadata of the newest readable checkpoint under `path`.
+
+    Keys: "format", "step", "model" (`VLMConfig.to_dict`), "budgets" (names, in class
+    order), "task", "metrics_offset" and whatever else the run recorded.
+
+    Args:
+      path: a workdir, its `checkpoints` directory, or one step directory.
+
+    Raises:
+      ValueError: as `load_checkpoint`.
+    """
+    return _first_readable(layout.find_steps(path), layout.read_step_metadata)
+
+
+def load_params(path: epath.PathLike, abstract_params: Params | None = None) -> Params:
+    """Returns the parameters of the newest readable checkpoint under `path`.
+
+    See `load_checkpoint`, which also says which step they are from.
+    """
+    return load_checkpoint(path, abstract_params).params
+
+
+def load_checkpoint(
+    path: epath.PathLike, abstract_params: Params | None = None
+) -> LoadedCheckpoint:
+    """Returns parameters and metadata of the newest readable checkpoint under `path`.
+
+    A damaged step is passed over with a warning when `path` holds older ones.
+
+    Args:
+      path: a workdir, its `checkpoints` directory, or one step directory.
+      abstract_params: arrays or `jax.ShapeDtypeStruct`s with the wanted dtypes and
+        shardings; without a sharding an array goes to this process's first device.
+        None takes the tree as it was saved, on the first device.
+
+    Raises:
+      ValueError: if `path` is not a checkpoint, is half written or damaged, is of
+        another format, or does not fit `abstract_params` (all keys are listed).
+    """
+    orbax_log.silence()
+
+    def load(step: epath.Path) -> LoadedCheckpoint:
+        metadata = layout.read_step_metadata(step)
+        params = read_arrays(step, layout.PARAMS, abstract_params)
+        return LoadedCheckpoint(
+            params=params, metadata=metadata, directory=step.as_posix()
+        )
+
+    return _first_readable(layout.find_steps(path), load)
+
+
+def _first_readable(
+    steps: list[epath.Path], read: Callable[[epath.Path], Result]
+) -> Result:
+    for step, older in zip(steps, [*steps[1:], None], strict=True):
+        try:
+            return read(step)
+        except layout.DamagedCheckpointError as error:
+            if older is None:
+                raise
+            _logger.warning("%s Reading %s instead.", error, older)
+    raise AssertionError("find_steps returned no step")
+
+
+def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
+    """Returns the arrays of one item ("params", "optimizer") of a step directory.
+
+    Raises:
+      DamagedCheckpointError: if files are missing or cut short.
+      ValueError: if the item does not fit `abstract`.
+    """
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _reading(step, item):
+            listing = checkpointer.metadata(step / item).item_metadata
+            if listing is None:
+                raise FileNotFoundError("its list of arrays is missing")
+            found = listing.tree
+        if abstract is None:
+            abstract = jax.tree.map(_as_saved, found)
+        else:
+            check_fits(step, item, found, abstract)
+        target = jax.tree.map(_on_current_devices, abstract)
+        with _reading(step, item):
+            restore = ocp.args.StandardRestore(target)
+            return checkpointer.restore(step / item, args=restore)
+
+
+@contextlib.contextmanager
+def _reading(step: epath.Path, item: str) -> Iterator[None]:
+    """Turns what orbax raises over missing and truncated files into our error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError):
+        # Device memory, for one: it says nothing about the checkpoint.
+        raise
+    except Exception as error:
+        # Orbax wraps tensorstore's short reason in a dump of the array's description.
+        reason = str(error.__cause__ or error).strip() or type(error).__name__
+        first_line = reason.splitlines()[0][:300]
+        raise layout.damaged(step, f"{item}: {first_line}") from error
+
+
+def check_fits(step: epath.Path, item: str, found: Any, expected: Any) -> None:
+    """Raises ValueError, listing every key, unless `found` has the expected arrays."""
+    report = differences(found, expected)
+    if report:
+        raise ValueError(
+            f"{step} is of another model: its {item} differ from what is asked for. "
+            "Use the model configuration stored in the checkpoint, or another "
+            f"checkpoint.{report}"
+        )
+
+
+def _as_saved(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _on_current_devices(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,206 @@
+"""Records what was run and on what, and refuses to mix two runs in one workdir.
+
+config.json in the workdir:
+
+    {"config": {...},                  the whole configuration
+     "starts": [{"time", "git_commit", "versions", "machine"}, ...]}
+
+with one entry in "starts" for the first start and for each time the run went on.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+CONFIG = "config.json"
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "transformers",
+    "numpy",
+)
+
+
+def write_run_record(
+    workdir: str | os.PathLike[str], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the record after writing it to config.json, atomically.
+
+    A record that is there keeps its earlier starts. Call it on process 0 only, after
+    `check_same_run`.
+
+    Args:
+      workdir: directory of the run, made if it is not there.
+      config: the whole configuration as JSON values (`ConfigDict.to_dict()`).
+
+    Raises:
+      ValueError: if the configuration cannot be written as JSON.
+    """
+    file = Path(workdir) / CONFIG
+    file.parent.mkdir(parents=True, exist_ok=True)
+    starts = _read(file).get("starts", []) if file.exists() else []
+    record = {"config": _as_json(config), "starts": [*starts, describe_start()]}
+    temporary = file.with_name(f".{CONFIG}.{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(file)
+    return record
+
+
+def check_same_run(
+    workdir: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    may_differ: Collection[str] = (),
+) -> None:
+    """Does nothing if the workdir is new or belongs to this configuration.
+
+    Args:
+      workdir: directory of the run.
+      config: as for `write_run_record`.
+      may_differ: dotted keys that do not change what a run computes ("log_every").
+
+    Raises:
+      ValueError: if config.json holds another configuration; every differing key is
+        listed with both values.
+    """
+    file = Path(workdir) / CONFIG
+    if not file.exists():
+        return
+    old = _flatten(_read(file).get("config", {}))
+    new = _flatten(_as_json(config))
+    absent = object()
+    changed = [
+        f"\n  {key}: {_show(old, key)} -> {_show(new, key)}"
+        for key in sorted(old.keys() | new.keys())
+        if key not in may_differ and old.get(key, absent) != new.get(key, absent)
+    ]
+    if changed:
+        raise ValueError(
+            f"{workdir} belongs to a run of another configuration (old -> new):"
+            + "".join(changed)
+            + "\nUse another --workdir, or the old values to go on with that run."
+        )
+
+
+def describe_start() -> dict[str, Any]:
+    """Returns when, from which sources, with which versions and on what this runs."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "time": now.isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": package_versions(),
+        "machine": {
+            "description": machine_description(),
+            "cpu": _cpu_model(),
+            "cores": _num_cores(),
+            "platform": jax.default_backend(),
+            "devices": jax.device_count(),
+            "device_kind": jax.devices()[0].device_kind,
+            "processes": jax.process_count(),
+            "system": platform.platform(),
+        },
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Returns {package: version} of what the results depend on, Python included."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def machine_description() -> str:
+    """Returns e.g. "8 x TPU v5 lite, tpu" or, on a CPU, "2 x AMD EPYC, cpu" (cores)."""
+    if jax.default_backend() == "cpu":
+        return f"{_num_cores()} x {_cpu_model()}, cpu"
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}, {jax.default_backend()}"
+
+
+def git_commit(source: str | os.PathLike[str] = __file__) -> str:
+    """Returns the commit that `source` is of, with "-dirty" if tracked files differ.
+
+    "unknown" if git does not track the file (an installed package).
+    """
+    source = Path(source).resolve()
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(source.parent), *command],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        ).stdout.strip()
+
+    try:
+        # A package installed inside some other project's repository is not of it.
+        git("ls-files", "--error-unmatch", source.name)
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("-dirty" if changes else "")
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _num_cores() -> int:
+    # Containers often get fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is not readable ({error}): use another --workdir."
+        ) from error
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(config))
+    except TypeError as error:
+        raise ValueError(f"The configuration must be JSON values: {error}.") from error
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"dotted.key": value}; lists are values, not levels."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "(absent)"

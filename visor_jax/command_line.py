@@ -85,7 +85,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise  # A bug in a config file: its author needs the traceback.
         fail(_flag_message(error))
     except OSError as error:
-        fail(_last_line(error))
+        fail(f"cannot read the config: {_last_line(error)}")
     if len(rest) > 1:
         fail(f"unexpected arguments {rest[1:]}: every option is written --name=value.")
     if not flags.FLAGS["verbosity"].present:
@@ -113,8 +113,13 @@ def _flag_message(error: BaseException) -> str:
                 flag = str(error).split(": Error whilst", 1)[0]
                 return f"{flag}: {describe(cause)}"
         wrapper = wrapper.__cause__ or wrapper.__context__
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split()) or type(error).__name__
+    text: object = error
+    # An unknown key arrives as an error around a KeyError around the advice.
+    while isinstance(text, AttributeError | LookupError) and text.args:
+        text = text.args[0]
+    line = " ".join(str(text).split()) or type(error).__name__
+    unknown_key = isinstance(error, AttributeError | LookupError)
+    return f"no such config key: {line}" if unknown_key else line
 
 
 def _last_line(error: BaseException) -> str:

@@ -203,8 +203,7 @@ def test_saved_on_8_devices_opens_on_1_and_on_2_without_noise(tmp_path, caplog):
 def test_run_killed_while_saving_opens_at_the_step_before(tmp_path):
     killed = _run(_KILLED_WHILE_SAVING, 1, tmp_path, check=False)
     assert killed.returncode == -signal.SIGKILL
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["1", "2.orbax-checkpoint-tmp"]
+    assert not (tmp_path / "checkpoints" / "2").exists()
     loaded = load_checkpoint(tmp_path)
     assert loaded.step == 1
     assert (loaded.params["w"] == 1).all()

@@ -69,8 +69,7 @@ class CheckpointManager:
           params: arrays.
           optimizer: arrays of everything else: optimizer state, step, base key.
           data_iterator: a grain iterator, recorded where it stands now; or None.
-          metadata: JSON values with at least "model", "budgets", "task" and
-            "metrics_offset"; "format" and "step" are added.
+          metadata: JSON: "model", "budgets", "task", "metrics_offset" and anything more.
           force: save although none is due. A step already saved, or step 0, is not
             saved again.
 
@@ -78,8 +77,8 @@ class CheckpointManager:
           RuntimeError: if writing an earlier checkpoint failed.
         """
         self.check()
-        due = force or self.should_save(step)
-        if not due or step == 0 or step in self._manager.all_steps():
+        new = step > 0 and step not in self._manager.all_steps()
+        if not new or not (force or self.should_save(step)):
             return False
         items = {
             layout.PARAMS: ocp.args.StandardSave(params),
@@ -95,7 +94,11 @@ class CheckpointManager:
             )
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest finished checkpoint, None if there is none."""
+        """Returns the step of the newest checkpoint, None if there is none.
+
+        One that is still being written in the background counts; after a start there is
+        none such, so what a killed run left unfinished is never chosen.
+        """
         return self._manager.latest_step()
 
     def reached_preemption(self, step: int) -> bool:
@@ -119,6 +122,7 @@ class CheckpointManager:
           ValueError: if there is none, if it is damaged, if it is of another model, or
             if the data was read by another number of processes or workers.
         """
+        self.wait()
         step = self.latest_step()
         if step is None:
             raise ValueError(f"{self._directory} holds no finished checkpoint.")

@@ -24,8 +24,8 @@ TENSORBOARD = "tensorboard"
 class MetricWriter:
     """Appends to the metric files of one workdir.
 
-    Names may be keyed by budget ("loss/sa0", "loss/sa2:8,16"); TensorBoard, which allows
-    fewer characters, shows the second as "loss/sa2_8_16".
+    Names may be keyed by budget ("loss/sa0", "loss/sa2:8,16"); TensorBoard allows fewer
+    characters and shows the second as "loss/sa2_8_16".
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, enabled: bool = True):

@@ -69,7 +69,7 @@ class CheckpointManager:
           params: arrays.
           optimizer: arrays of everything else: optimizer state, step, base key.
           data_iterator: a grain iterator, recorded where it stands now; or None.
-          metadata: JSON: "model", "budgets", "task", "metrics_offset" and anything more.
+          metadata: JSON: "model", "budgets", "task", "metrics_offset" and more.
           force: save although none is due. A step already saved, or step 0, is not
             saved again.
 

@@ -1,0 +1,39 @@
+"""The test session: eight fake CPU devices, exact products, checked shapes.
+
+Everything here happens before jax starts and before `visor_jax` is imported.
+"""
+
+import importlib.util
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Every annotated function and dataclass of the package checks its arguments and result.
+jaxtyping.install_import_hook("visor_jax", "beartype.beartype")
+
+# Examples compile programs: how long one takes says nothing.
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=25)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "parity: compares with the PyTorch reference; needs torch"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if importlib.util.find_spec("torch") is not None:
+        return
+    skip = pytest.mark.skip(reason="needs torch: pip install -e .[parity]")
+    for item in items:
+        if item.get_closest_marker("parity"):
+            item.add_marker(skip)

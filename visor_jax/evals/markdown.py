@@ -1,0 +1,203 @@
+"""report.md: the report's rows as tables, with what is counted and how it was made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visor_jax.evals import examples, pictures
+from visor_jax.evals.evaluation_set import GROUPS
+from visor_jax.evals.tables import budget_name, model_name
+from visor_jax.flops.table import GIGA, HEADER
+
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def report_text(report: Report) -> str:
+    """Returns the whole of report.md."""
+    parts = [
+        "# Accuracy and cost at every budget",
+        _summary(report),
+        f"![Accuracy against FLOPs]({pictures.ACCURACY_VS_FLOPS})",
+        "## Budgets",
+        _budget_table(report["rows"]),
+        *_against_controls(report["rows"]),
+        *_seed_section(report["rows"]),
+        "## Tasks",
+        f"![Accuracy by task and budget]({pictures.TASKS_BY_BUDGET})",
+        _task_table(report["rows"]),
+        "## Examples",
+        f"![Pages, questions and answers at every budget]({examples.EXAMPLES})",
+        "## What is counted",
+        _counting(report),
+        "## How this was made",
+        _origin(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(report: Report) -> str:
+    data, tasks = report["data"], report["rows"][0]["tasks"]
+    return (
+        f"{data['pages']} held-out pages (split `{data['split']}`), each asked "
+        f"{len(tasks)} tasks once. A budget names the SELF layers that are on "
+        "(`sa2:1,3`: two of them, layers 1 and 3). Accuracies in per cent with 95 % "
+        "intervals; FLOPs and milliseconds per page."
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Returns a Markdown table whose first `left` columns are flush left."""
+    rule = [":--"] * left + ["--:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(r) + " |" for r in [header, rule, *rows])
+
+
+def _name(row: Row) -> tuple[str, str]:
+    return model_name(row), f"`{budget_name(row)}`"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _with_interval(row: Row, group: str) -> str:
+    low, high = row["intervals"][group]
+    mean = _percent(row["accuracy"][group])
+    return f"{mean} ({_percent(low)}–{_percent(high)})"
+
+
+def _budget_table(rows: Sequence[Row]) -> str:
+    header = ["model", "budget", "SELF on", *GROUPS, "LLM MFLOP", "LLM saving"]
+    lines = [
+        [
+            *_name(row),
+            str(row["self_layers_on"]),
+            *(_with_interval(row, group) for group in GROUPS),
+            f"{row['flops']['llm_prefill'] / 1e6:,.1f}",
+            f"{row['llm_saving']:.2f}x",
+            f"{row['end_to_end_saving']:.2f}x",
+            f"{row['ms_per_sample']:.2f}",
+        ]
+        for row in rows
+    ]
+    return _table([*header, "end-to-end saving", "ms"], lines, left=2)
+
+
+def _task_table(rows: Sequence[Row]) -> str:
+    names = list(rows[0]["tasks"])
+    group_of = {task: g for g, tasks in GROUPS.items() for task in tasks}
+    header = ["model", "budget", *(f"{n} ({group_of[n]})" for n in names)]
+    lines = [[*_name(r), *(_percent(v) for v in r["tasks"].values())] for r in rows]
+    intervals = [row["intervals"][task] for row in rows for task in names]
+    widest = max(high - low for low, high in intervals)
+    note = (
+        "The widest 95 % interval of a single task here spans "
+        f"{100 * widest:.1f} points (all are in report.json)."
+    )
+    return _table(header, lines, left=2) + "\n\n" + note
+
+
+def _against_controls(rows: Sequence[Row]) -> list[str]:
+    """Returns the section that sets universal rows beside dense and dedicated ones."""
+    universal = {row["budget"]: row for row in rows if row["model"] == "universal"}
+    if not universal:
+        return []
+    largest = max(universal.values(), key=lambda row: row["self_layers_on"])
+    pairs = [
+        (universal[row["budget"]], row)
+        for row in rows
+        if row["model"] == f"dedicated:{row['budget']}" and row["budget"] in universal
+    ]
+    pairs += [(largest, row) for row in rows if row["model"] == "dense"]
+    if not pairs:
+        return []
+    lines = []
+    for ours, control in pairs:
+        gaps = [ours["accuracy"][g] - control["accuracy"][g] for g in GROUPS]
+        lines.append(
+            [
+                f"`{budget_name(ours)}`",
+                " ".join(_name(control)),
+                *(f"{100 * gap:+.1f}" for gap in gaps),
+                f"{control['ms_per_sample'] / ours['ms_per_sample']:.2f}x",
+            ]
+        )
+    header = ["universal at", "control", *(f"{g}, points" for g in GROUPS), "speed-up"]
+    text = "Universal network minus control, in points of accuracy."
+    return [
+        "## Against the controls",
+        text,
+        _table(header, lines, left=2),
+    ]
+
+
+def _seed_section(rows: Sequence[Row]) -> list[str]:
+    """Returns mean, spread and single values of rows with several seeds."""
+    several = [row for row in rows if "spread" in row]
+    if not several:
+        return []
+    lines = []
+    for row in several:
+        line = [*_name(row), ", ".join(map(str, row["seeds"]))]
+        for group in GROUPS:
+            spread = row["spread"][group]
+            values = ", ".join(_percent(v) for v in spread["values"])
+            mean = _percent(row["accuracy"][group])
+            line.append(f"{mean} ± {100 * spread['std']:.1f} ({values})")
+        lines.append(line)
+    header = ["model", "budget", "seeds", *GROUPS]
+    text = (
+        "Rows above are means over training seeds. Here: mean ± standard deviation of "
+        "the seeds (each seed)."
+    )
+    return ["## Seeds", text, _table(header, lines, left=3)]
+
+
+def _counting(report: Report) -> str:
+    lengths, flops = report["lengths"], report["rows"][0]["flops"]
+    return "\n\n".join(
+        [
+            "An answer is right if all its tokens and its end are, as greedy decoding "
+            "would write them. `easy` and `hard` are unweighted means over their "
+            "tasks; their intervals take the page as the unit that varies (all tasks "
+            "are asked about the same pages); intervals of tasks are Wilson's. No "
+            "interval says how another training seed would turn out.",
+            f"FLOPs of one page with {lengths['image_tokens']} image tokens and a "
+            f"prompt of {lengths['text_tokens']} text tokens, logits at the last one. "
+            f"Tower {flops['tower'] / GIGA:.4f} GFLOP and projector "
+            f"{flops['projector'] / GIGA:.4f} GFLOP come before the LLM at every "
+            "budget.",
+            f"```text\n{HEADER}\n```",
+            report["timing"],
+        ]
+    )
+
+
+def _origin(report: Report) -> str:
+    header = ["model", "preset", "seed", "steps", "training", "commit", "checkpoint"]
+    lines = [
+        [
+            run["model"],
+            run["preset"],
+            str(run["seed"]),
+            f"{run['train_steps']:,}",
+            _duration(run["wall_clock_s"]),
+            f"`{run['git_commit'][:12]}`",
+            f"`{run['checkpoint']}`" if run["checkpoint"] else "",
+        ]
+        for run in report["runs"]
+    ]
+    facts = [
+        f"- Command: `{report['command']}`",
+        f"- Machine: {report['machine']}",
+        f"- Commit: `{report['git_commit']}`",
+        f"- Time: {report['time']}",
+    ]
+    return _table(header, lines, left=2) + "\n\n" + "\n".join(facts)
+
+
+def _duration(seconds: float) -> str:
+    """Returns "7 min 05 s", or "2 h 03 min" from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,151 @@
+"""Which packed answers are right, and how sure an accuracy is.
+
+An answer is right if the most likely token is the target at ALL places where the answer
+is predicted (its words and the end), given the question and the right answer before
+that place. This equals greedy decoding being exactly right. If every place is right,
+greedy decoding writes the right words one after another, so that what it sees is what
+teacher forcing shows. If some place is wrong, greedy decoding is right up to the first
+of them, sees the same there, and makes the same mistake.
+
+    words      bar  B  :  4            targets    B  :  4  <eos>
+    loss_mask  0    0  1  1            predicted  1  2  4  <eos>   right: 4 and <eos>
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from visor_jax.data.page_batches import EvaluationBatch
+
+# Standard normal quantile of a two-sided 95 % interval.
+Z95 = 1.959963984540054
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """One element per question, in the order of pages and then of tasks.
+
+    pages, tasks: (n,) indices of the page in its pool and of the task.
+    predicted, targets: (n,) token id of the first word of the answer.
+    correct: (n,) bool, whether the whole answer and its end are right.
+    """
+
+    pages: np.ndarray
+    tasks: np.ndarray
+    predicted: np.ndarray
+    targets: np.ndarray
+    correct: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence["Answers"]) -> "Answers":
+        """Returns the answers of all parts, one after another."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(
+            **{n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
+        )
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """An accuracy in 0..1 and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def read_answers(predicted: np.ndarray, asked: EvaluationBatch) -> Answers:
+    """Returns the answers in a batch, rows that only fill it up left out.
+
+    Args:
+      predicted: (B, T), the most likely next token at every place.
+    """
+    batch = asked.batch
+    segments = np.asarray(batch.text_segments)
+    wrong = np.asarray(batch.loss_mask) & (predicted != batch.targets)
+    # One bin per row and segment: every packed question has a segment of its own.
+    per_row = int(segments.max()) + 1
+    bins = np.arange(len(segments))[:, None] * per_row + segments
+    mistakes = np.bincount(bins[wrong], minlength=len(segments) * per_row)
+    rows, places = np.nonzero(asked.task_ids >= 0)
+    return Answers(
+        pages=asked.page_index[rows],
+        tasks=asked.task_ids[rows, places],
+        predicted=predicted[rows, places],
+        targets=np.asarray(batch.targets)[rows, places],
+        correct=mistakes[bins[rows, places]] == 0,
+    )
+
+
+def correct_table(answers: Answers, num_tasks: int) -> np.ndarray:
+    """Returns (pages, tasks) float: 1 right, 0 wrong, NaN not asked.
+
+    Raises:
+      ValueError: if a page was asked the same task twice.
+    """
+    pages, row = np.unique(answers.pages, return_inverse=True)
+    table = np.full((len(pages), num_tasks), np.nan)
+    table[row, answers.tasks] = answers.correct
+    if np.count_nonzero(~np.isnan(table)) != len(answers):
+        raise ValueError("A page was asked the same task more than once.")
+    return table
+
+
+def task_score(correct: np.ndarray) -> Score:
+    """Returns the mean over pages of one task's column, with Wilson's interval.
+
+    Values between 0 and 1 (means over several networks on the same pages) count as
+    fractions of a success; n stays the number of pages, which is the careful choice.
+    """
+    asked = correct[~np.isnan(correct)]
+    value = float(asked.mean())
+    return Score(value, *wilson_interval(value, len(asked)))
+
+
+def group_score(correct: np.ndarray) -> Score:
+    """Returns the unweighted mean over tasks, with an interval that knows the pages.
+
+    All tasks are asked about the same pages, and a page that is hard to read is hard
+    for several of them, so the page is the unit that varies. A page's influence is
+    d_p = mean over tasks t of (correct_pt - accuracy_t) / n_t, and
+    se^2 = P/(P-1) * sum over pages of d_p^2 (the linearised cluster estimator; with
+    every task asked on every page it is the usual standard error of the page means).
+    The interval is Wilson's with the sample size that would give this se, since
+    a symmetric one fails near 100 %.
+
+    Args:
+      correct: (pages, tasks of the group).
+    """
+    asked = ~np.isnan(correct)
+    counts = asked.sum(axis=0)
+    accuracy = np.where(asked, correct, 0.0).sum(axis=0) / counts
+    influence = np.where(asked, correct - accuracy, 0.0) / counts
+    per_page = influence.mean(axis=1)
+    pages = len(per_page)
+    value = float(accuracy.mean())
+    variance = float(np.sum(per_page**2)) * pages / max(pages - 1, 1)
+    # Nothing varies: say no more than the number of pages allows.
+    size = value * (1 - value) / variance if variance > 1e-18 else pages
+    return Score(value, *wilson_interval(value, size))
+
+
+def wilson_interval(proportion: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Returns Wilson's score interval of a proportion in n trials (95 % by default).
+
+    Wilson (1927); n need not be whole: an effective sample size will do.
+
+    Raises:
+      ValueError: for a proportion outside 0..1 or n that is not above 0.
+    """
+    if not 0 <= proportion <= 1 or not n > 0:
+        raise ValueError(f"{proportion=} must be in 0..1 and {n=} above 0.")
+    scale = 1 + z**2 / n
+    centre = (proportion + z**2 / (2 * n)) / scale
+    spread = proportion * (1 - proportion) / n + z**2 / (4 * n**2)
+    half = z / scale * math.sqrt(spread)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,47 @@
+"""What the report's pictures have in common: colours, marks, sizes.
+
+The colours are Okabe and Ito's, which readers with any kind of colour vision tell
+apart; no picture relies on colour alone.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+# Announces on stderr that it builds its font cache, once per machine.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C44500"
+INK, GREY, LIGHT = "#222222", "#767676", "#E3E3E3"
+DOTS_PER_INCH = 150
+
+# Model kind -> (colour, marker, size).
+MODEL_MARKS = {
+    "universal": (BLUE, "o", 60),
+    "dedicated": (ORANGE, "s", 62),
+    "dense": (INK, "D", 62),
+}
+
+
+def figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of so many inches; no window, no global state."""
+    return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def plain_axes(axes: Axes) -> None:
+    """Leaves axes with two lines and light horizontal rules."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def save(drawing: Figure, file: Path) -> None:
+    """Writes the figure as PNG, in place of what was there."""
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    drawing.savefig(temporary, format="png")
+    temporary.replace(file)

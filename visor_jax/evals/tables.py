@@ -1,0 +1,87 @@
+"""Rows of a report as plain text, for the end of a training run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visor_jax.flops.table import aligned
+
+WIDTH = 100
+_LONGEST_NAME = 16
+
+
+def model_name(row: Mapping[str, Any]) -> str:
+    """Returns "universal", "dense" or "dedicated" (its budget is in the row)."""
+    return row["model"].partition(":")[0]
+
+
+def budget_name(row: Mapping[str, Any]) -> str:
+    """Returns the budget's name; layers in the middle of a long one become "…"."""
+    name = row["budget"]
+    if len(name) <= _LONGEST_NAME:
+        return name
+    count, _, listed = name.partition(":")
+    layers = listed.split(",")
+    return f"{count}:{layers[0]},{layers[1]},…,{layers[-1]}"
+
+
+def percent(row: Mapping[str, Any], group: str) -> str:
+    """Returns a group's accuracy like "89.8", or "89.8 ±0.6" (std over seeds)."""
+    text = f"{100 * row['accuracy'][group]:.1f}"
+    if "spread" in row:
+        text += f" ±{100 * row['spread'][group]['std']:.1f}"
+    return text
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns two tables, budgets against cost and budgets against tasks.
+
+    At most `WIDTH` columns with the ten tasks of the embedded benchmark.
+    """
+    several = len({row["model"] for row in rows}) > 1
+    header = ["budget", "SELF on", "easy %", "hard %", "LLM saving", "end-to-end"]
+    costs = [[*header, "ms/page"]]
+    tasks = [["budget", *rows[0]["tasks"]]]
+    for row in rows:
+        costs.append(
+            [
+                budget_name(row),
+                str(row["self_layers_on"]),
+                percent(row, "easy"),
+                percent(row, "hard"),
+                f"{row['llm_saving']:.2f}x",
+                f"{row['end_to_end_saving']:.2f}x",
+                f"{row['ms_per_sample']:.2f}",
+            ]
+        )
+        tasks.append(
+            [budget_name(row), *(f"{100 * v:.1f}" for v in row["tasks"].values())]
+        )
+    if several:
+        names = ["model", *map(model_name, rows)]
+        costs, tasks = _beside(names, costs), _beside(names, tasks)
+    lines = [*aligned(costs), "", *aligned(tasks), "", *_notes(rows)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _beside(names: list[str], table: list[list[str]]) -> list[list[str]]:
+    # One column: `aligned` sets only the first one flush left.
+    width = max(map(len, names)) + 2
+    return [
+        [name.ljust(width) + first, *others]
+        for name, (first, *others) in zip(names, table, strict=True)
+    ]
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    pages = max(max(row["n"].values()) for row in rows)
+    notes = [
+        f"{pages} held-out pages, every task once a page; easy and hard are means over "
+        "their tasks.",
+        "Savings are FLOPs of the dense network / FLOPs: the LLM's prefill alone, and "
+        "end to end",
+        "with tower and projector. ms/page: a prefill with one question, on this "
+        "machine.",
+    ]
+    if any("spread" in row for row in rows):
+        notes.append("±: standard deviation over training seeds.")
+    return notes

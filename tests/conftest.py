@@ -13,11 +13,13 @@ import jax
 import jaxtyping
 import pytest
 
+import tests.annotation_checker  # noqa: F401  The hook looks it up by name.
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Every annotated function and dataclass of the package checks its arguments and result.
-jaxtyping.install_import_hook("visor_jax", "beartype.beartype")
+jaxtyping.install_import_hook("visor_jax", "tests.annotation_checker.checked")
 
 # Examples compile programs: how long one takes says nothing.
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25)

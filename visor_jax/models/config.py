@@ -11,7 +11,7 @@ from typing import Any
 from visor_jax.layer_plan import LayerKind, LayerPlan
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "layer")
+REMAT_POLICIES = ("none", "gated", "layer")
 
 
 def _check_positive(config: Any, *names: str) -> None:
@@ -126,7 +126,9 @@ class VLMConfig:
       only); () for none.
     reading_classes: classes of that loss.
     compute_dtype: activations; parameters stay float32 while training.
-    remat: "layer" recomputes each decoder layer in the backward pass.
+    remat: what the backward pass computes again instead of storing it: "layer", every
+      decoder layer and tower block; "gated", SELF layers, because a layer behind a shut
+      gate would otherwise still hand zeros of its activations to the backward pass.
     """
 
     vision: VisionConfig

@@ -16,6 +16,7 @@ from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.attention import attend
 from visor_jax.ops.depthwise_conv import depthwise_conv
+from visor_jax.ops.linear import Dense
 from visor_jax.ops.masks import TokenTags, visible
 
 
@@ -31,7 +32,7 @@ class CrossAttention(nn.Module):
         kv_width = self.config.num_kv_heads * d.head_dim
 
         def dense(width: int, **kwargs) -> nn.Dense:
-            return nn.Dense(width, use_bias=False, dtype=self.dtype, **kwargs)
+            return Dense(width, use_bias=False, dtype=self.dtype, **kwargs)
 
         self.text_norm = RMSNorm(d.norm_eps)
         self.image_norm = RMSNorm(d.norm_eps)

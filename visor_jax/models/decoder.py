@@ -25,7 +25,11 @@ from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
 
-_WAYS = ("text_only", "cross", "full", "full_for_text")
+# Methods of a layer that are computed again in the backward pass, by policy.
+_REMAT = {
+    "gated": ("full", "full_for_text"),
+    "layer": ("text_only", "cross", "full", "full_for_text"),
+}
 
 
 class Decoder(nn.Module):
@@ -42,8 +46,8 @@ class Decoder(nn.Module):
             embedding_init=nn.initializers.normal(c.decoder.width**-0.5),
         )
         layer = DecoderLayer
-        if c.remat == "layer":
-            layer = nn.remat(DecoderLayer, methods=_WAYS)
+        if c.remat != "none":
+            layer = nn.remat(DecoderLayer, methods=_REMAT[c.remat])
         self.layers = [
             layer(c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype)
             for kind in c.plan.kinds

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from visor_jax.ops.linear import Dense
+
 
 class Projector(nn.Module):
     """LLaVA's MLP projector, applied to every patch on its own.
@@ -17,8 +19,8 @@ class Projector(nn.Module):
     grid: int | None = None
 
     def setup(self) -> None:
-        self.linear_1 = nn.Dense(self.width, dtype=self.dtype)
-        self.linear_2 = nn.Dense(self.width, dtype=self.dtype)
+        self.linear_1 = Dense(self.width, dtype=self.dtype)
+        self.linear_2 = Dense(self.width, dtype=self.dtype)
         if self.grid is not None:
             init, shape = nn.initializers.normal(0.5), (self.grid, self.width)
             self.row_embedding = self.param("row_embedding", init, shape, jnp.float32)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from visor_jax.models.config import DecoderConfig
 from visor_jax.models.kv_cache import KeyValues
 from visor_jax.models.streams import TokenStream
+from visor_jax.ops.linear import Dense
 from visor_jax.ops.rope import rotate
 
 
@@ -39,12 +40,12 @@ class Attention(nn.Module):
         c = self.config
 
         def heads(count: int) -> nn.Dense:
-            return nn.Dense(count * c.head_dim, use_bias=True, dtype=self.dtype)
+            return Dense(count * c.head_dim, use_bias=True, dtype=self.dtype)
 
         self.q_proj = heads(c.num_heads)
         self.k_proj = heads(c.num_kv_heads)
         self.v_proj = heads(c.num_kv_heads)
-        self.o_proj = nn.Dense(c.width, use_bias=False, dtype=self.dtype)
+        self.o_proj = Dense(c.width, use_bias=False, dtype=self.dtype)
 
     def queries(self, x: TokenStream) -> Float[Array, "B T N H"]:
         """Returns the rotated queries of the stream's tokens."""
@@ -71,9 +72,9 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.gate_proj = nn.Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
-        self.up_proj = nn.Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
-        self.down_proj = nn.Dense(c.width, use_bias=False, dtype=self.dtype)
+        self.gate_proj = Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
+        self.up_proj = Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
+        self.down_proj = Dense(c.width, use_bias=False, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))

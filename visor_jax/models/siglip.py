@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from visor_jax.models.config import VisionConfig
 from visor_jax.ops.attention import attend
+from visor_jax.ops.linear import Dense
 
 
 def _norm(config: VisionConfig, dtype: jnp.dtype) -> nn.LayerNorm:
@@ -25,10 +26,10 @@ class VisionAttention(nn.Module):
 
     def setup(self) -> None:
         width = self.config.width
-        self.q_proj = nn.Dense(width, dtype=self.dtype)
-        self.k_proj = nn.Dense(width, dtype=self.dtype)
-        self.v_proj = nn.Dense(width, dtype=self.dtype)
-        self.out_proj = nn.Dense(width, dtype=self.dtype)
+        self.q_proj = Dense(width, dtype=self.dtype)
+        self.k_proj = Dense(width, dtype=self.dtype)
+        self.v_proj = Dense(width, dtype=self.dtype)
+        self.out_proj = Dense(width, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
         heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
@@ -46,8 +47,8 @@ class VisionMLP(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        self.fc1 = nn.Dense(self.config.mlp_width, dtype=self.dtype)
-        self.fc2 = nn.Dense(self.config.width, dtype=self.dtype)
+        self.fc1 = Dense(self.config.mlp_width, dtype=self.dtype)
+        self.fc2 = Dense(self.config.width, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
         return self.fc2(nn.gelu(self.fc1(x), approximate=True))

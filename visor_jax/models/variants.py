@@ -51,6 +51,7 @@ def mini(*, vocab_size: int = 64) -> VLMConfig:
         image_newline=False,
         grid_embedding=True,
         reading_layers=(1, 3),
+        remat="gated",
     )
 
 

@@ -19,6 +19,7 @@ from visor_jax.models.projector import Projector
 from visor_jax.models.siglip import VisionTower
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gates
+from visor_jax.ops.linear import Dense
 from visor_jax.ops.masks import TokenTags
 
 
@@ -50,9 +51,9 @@ class VLM(nn.Module):
             self.image_newline = self.param("image_newline", init, shape, jnp.float32)
         self.language_model = Decoder(c)
         if not c.decoder.tie_embeddings:
-            self.lm_head = nn.Dense(c.decoder.vocab_size, use_bias=False, dtype=dtype)
+            self.lm_head = Dense(c.decoder.vocab_size, use_bias=False, dtype=dtype)
         self.reading_heads = {
-            str(layer): nn.Dense(c.reading_classes) for layer in c.reading_layers
+            str(layer): Dense(c.reading_classes) for layer in c.reading_layers
         }
 
     def __call__(self, batch: Batch, gates: Gates, *, reading: bool = False):

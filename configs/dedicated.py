@@ -1,0 +1,21 @@
+"""A network trained for one budget only: the control for universal training.
+
+    python -m visor_jax.train --config=configs/dedicated.py:none
+    python -m visor_jax.train --config=configs/dedicated.py:sa2:1,5
+
+The argument is the budget, as everywhere else; the preset is `mini`.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(budget: str = "none") -> ml_collections.ConfigDict:
+    """Returns the configuration of a network that only ever runs at `budget`."""
+    config = common.base("mini")
+    config.task = "universal"
+    config.label = f"dedicated:{budget}"
+    config.budgets = (budget,)
+    config.budget_phases = ((1.0, {budget: 1.0}),)
+    return config

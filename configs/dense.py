@@ -1,0 +1,19 @@
+"""The dense baseline: every layer sees the image, as in the unmodified LVLM.
+
+python -m visor_jax.train --config=configs/dense.py
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
+    """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
+    config = common.base(preset)
+    config.task = "universal"
+    config.label = "dense"
+    config.model.plan = "dense"
+    config.budgets = ("all",)
+    config.budget_phases = ((1.0, {"all": 1.0}),)
+    return config

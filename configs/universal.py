@@ -1,0 +1,30 @@
+"""Universal training: one network for every budget.
+
+    python -m visor_jax.train --config=configs/universal.py
+    python -m visor_jax.train --config=configs/universal.py:llava_ov_0p5b \
+        --config.data.path=DIR --workdir=gs://BUCKET/RUN
+
+Any value can be overridden: `--config.seed=1 --config.loop.steps=300`.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
+    """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
+    config = common.base(preset)
+    config.task = "universal"
+    config.label = "universal"
+    if preset == "mini":
+        config.budgets = ("every",)
+        # Until the largest network can read, there is nothing to share with the others.
+        config.budget_phases = (
+            (0.45, {"all": 1.0}),
+            (1.0, {"all": 0.25, "none": 0.25, "any": 0.5}),
+        )
+    else:
+        config.budgets = ("none", "all")
+        config.budget_phases = ((1.0, {"any": 1.0}),)
+    return config

@@ -1,0 +1,60 @@
+"""The device mesh: data x fsdp x tensor. One CPU device is the mesh (1, 1, 1)."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """Devices along each mesh axis; one of them may be -1 for "all that are left".
+
+    data: copies of the network that see different samples.
+    fsdp: samples are split, and so are parameters and optimiser state.
+    tensor: heads, MLP width and vocabulary are split.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        wrong = {k: v for k, v in sizes.items() if v != -1 and v < 1}
+        if wrong:
+            raise ValueError(f"Mesh axes must be at least 1, or -1: {wrong}.")
+        if sum(v == -1 for v in sizes.values()) > 1:
+            raise ValueError(f"Only one mesh axis may be -1, got {sizes}.")
+
+
+def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
+    """Returns the mesh over the devices of all processes.
+
+    Raises:
+      ValueError: if the axes do not multiply to the number of devices.
+    """
+    sizes = [settings.data, settings.fsdp, settings.tensor]
+    devices = jax.device_count()
+    fixed = math.prod(s for s in sizes if s != -1)
+    shape = [devices // fixed if s == -1 else s for s in sizes]
+    if math.prod(shape) != devices:
+        wanted = dict(zip(MESH_AXES, sizes, strict=True))
+        raise ValueError(
+            f"The mesh {wanted} does not fit {devices} devices: the axes must multiply "
+            "to the number of devices (-1 takes what is left)."
+        )
+    # Auto: the compiler propagates shardings from parameters and batches. The default,
+    # Explicit, would demand one for every contraction of a split dimension.
+    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=auto)
+
+
+def describe_mesh(mesh: jax.sharding.Mesh) -> str:
+    """Returns e.g. "mesh data 4 x fsdp 2 x tensor 1, 8 cpu devices"."""
+    sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    platform = np.ravel(mesh.devices)[0].platform
+    return f"mesh {sizes}, {mesh.size} {platform} device{'s'[: mesh.size > 1]}"

@@ -1,0 +1,120 @@
+"""AdamW with a warm-up, a plateau and a decay, and the choice of what trains."""
+
+import dataclasses
+import re
+from typing import Any
+
+import flax.traverse_util
+import optax
+
+Tree = Any
+DECAYS = ("linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Settings of AdamW.
+
+    warmup_steps: linear rise from 0.
+    constant_until: fraction of the run at which the decay to 0 begins.
+    decay: "linear" or "cosine".
+    clip_norm: global gradient norm above which gradients are scaled down.
+    frozen: patterns (`re.search` on "a/b/c" paths) of parameters that do not train.
+    """
+
+    learning_rate: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup_steps: int = 0
+    constant_until: float = 0.0
+    decay: str = "cosine"
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay={self.decay!r} is not one of {DECAYS}.")
+        if not 0 <= self.constant_until <= 1:
+            raise ValueError(f"constant_until={self.constant_until} is not in 0..1.")
+        if self.learning_rate <= 0 or self.clip_norm <= 0 or self.warmup_steps < 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} and clip_norm={self.clip_norm} "
+                f"must be positive, warmup_steps={self.warmup_steps} not negative."
+            )
+
+
+def learning_rate_schedule(
+    settings: OptimizerSettings, num_steps: int
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the step.
+
+    Raises:
+      ValueError: if the warm-up is longer than the run.
+    """
+    if settings.warmup_steps >= num_steps:
+        raise ValueError(
+            f"warmup_steps={settings.warmup_steps} must be below the run's {num_steps} "
+            "steps."
+        )
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    decay_start = max(warmup, round(settings.constant_until * num_steps))
+    rest = max(1, num_steps - decay_start)
+    decay = (
+        optax.linear_schedule(peak, 0.0, rest)
+        if settings.decay == "linear"
+        else optax.cosine_decay_schedule(peak, rest)
+    )
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, max(1, warmup)),
+            optax.constant_schedule(peak),
+            decay,
+        ],
+        [warmup, decay_start],
+    )
+
+
+def make_optimizer(
+    settings: OptimizerSettings, num_steps: int
+) -> optax.GradientTransformation:
+    """Returns clipping by the global norm followed by AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            learning_rate_schedule(settings, num_steps),
+            b1=settings.b1,
+            b2=settings.b2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        ),
+    )
+
+
+def split_frozen(params: Tree, patterns: tuple[str, ...]) -> tuple[Tree, Tree]:
+    """Returns (trainable, frozen), two nested dicts that `merge` puts together.
+
+    Frozen parameters get neither gradients nor optimiser state.
+
+    Raises:
+      ValueError: if a pattern matches nothing, or nothing is left to train.
+    """
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    unused = [p for p in patterns if not any(re.search(p, path) for path in flat)]
+    if unused:
+        raise ValueError(f"frozen patterns {unused} match no parameter.")
+    frozen = {
+        path: x for path, x in flat.items() if any(re.search(p, path) for p in patterns)
+    }
+    trainable = {path: x for path, x in flat.items() if path not in frozen}
+    if not trainable:
+        raise ValueError(f"frozen patterns {list(patterns)} leave nothing to train.")
+    unflatten = flax.traverse_util.unflatten_dict
+    return unflatten(trainable, sep="/"), unflatten(frozen, sep="/")
+
+
+def merge(trainable: Tree, frozen: Tree) -> Tree:
+    """Returns the parameter tree that `split_frozen` took apart."""
+    flatten = flax.traverse_util.flatten_dict
+    return flax.traverse_util.unflatten_dict({**flatten(frozen), **flatten(trainable)})

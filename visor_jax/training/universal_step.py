@@ -1,0 +1,165 @@
+"""One step of universal training: one budget for the whole batch, one program for all.
+
+The budget is drawn inside the step and reaches the model as traced gates, so that a
+layer that is off costs nothing and nothing is compiled twice. A dense or a dedicated
+network is the same step with a set of one budget.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from visor_jax.batch import Batch
+from visor_jax.models.vlm import VLM
+from visor_jax.training.budget_sampling import BudgetSchedule
+from visor_jax.training.losses import (
+    Summed,
+    accuracy,
+    cross_entropy,
+    distillation,
+    reading_loss,
+)
+from visor_jax.training.optimizer import merge, split_frozen
+from visor_jax.training.state import BudgetSums, TrainState
+
+Tree = Any
+Step = Callable[[TrainState, Batch], TrainState]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What a step minimises besides the answers' cross-entropy.
+
+    reading_weight: of the auxiliary reading loss at the layers that are on.
+    sandwich: every step also trains the largest and the smallest budget.
+    distill_weight: of KL(largest budget || drawn budget), largest without gradient.
+    """
+
+    reading_weight: float = 0.0
+    sandwich: bool = False
+    distill_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        negative = {k: v for k, v in dataclasses.asdict(self).items() if float(v) < 0}
+        if negative:
+            raise ValueError(f"Weights must not be negative: {negative}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """One forward pass at one budget."""
+
+    answers: Summed
+    hits: Summed
+    reading: Summed
+    logits: Float[Array, "B T W"]
+
+
+def make_universal_step(
+    model: VLM,
+    optimizer: optax.GradientTransformation,
+    schedule: BudgetSchedule,
+    objective: ObjectiveSettings,
+    frozen: tuple[str, ...],
+) -> Step:
+    """Returns the pure function (state, batch) -> state. Jit it with donated state."""
+    minimised = _Minimised(model, schedule, objective)
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        key = jax.random.wrap_key_data(state.key)
+        budget = schedule.draw(key, state.step)
+        trainable, fixed = split_frozen(state.params, frozen)
+
+        def loss_of(trainable: Tree) -> tuple[Float[Array, ""], tuple[Summed, ...]]:
+            loss, outcome = minimised(merge(trainable, fixed), batch, budget)
+            return loss, (outcome.answers, outcome.hits, outcome.reading)
+
+        grads, (answers, hits, reading) = jax.grad(loss_of, has_aux=True)(trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+        sums = state.sums.add(
+            budget,
+            steps=jnp.ones(()),
+            loss=answers.mean,
+            hits=hits.total,
+            tokens=hits.count,
+            reading_loss=reading.mean,
+            grad_norm=optax.global_norm(grads),
+        )
+        return state.replace(
+            step=state.step + 1,
+            params=merge(trainable, fixed),
+            opt_state=opt_state,
+            sums=sums,
+        )
+
+    return step
+
+
+class _Minimised:
+    """The scalar that a step minimises, as a function of parameters, batch, budget."""
+
+    def __init__(
+        self, model: VLM, schedule: BudgetSchedule, objective: ObjectiveSettings
+    ) -> None:
+        budgets = schedule.budgets
+        self.model, self.schedule, self.objective = model, schedule, objective
+        self.largest = jnp.asarray(budgets.largest.gates(budgets.plan), bool)
+        self.smallest = jnp.asarray(budgets.smallest.gates(budgets.plan), bool)
+
+    def __call__(
+        self, params: Tree, batch: Batch, budget: Array
+    ) -> tuple[Float[Array, ""], _Outcome]:
+        """Returns the loss and the outcome of the drawn budget."""
+        drawn = self._run(params, batch, self.schedule.gates(budget))
+        outcomes, teacher = [drawn], None
+        if self.objective.sandwich:
+            teacher = self._run(params, batch, self.largest)
+            outcomes += [teacher, self._run(params, batch, self.smallest)]
+        elif self.objective.distill_weight:
+            fixed = jax.lax.stop_gradient(params)
+            teacher = self._run(fixed, batch, self.largest)
+        total = jnp.zeros(())
+        for outcome in outcomes:
+            total += outcome.answers.mean
+            total += self.objective.reading_weight * outcome.reading.mean
+            if self.objective.distill_weight and outcome is not teacher:
+                gap = distillation(outcome.logits, teacher.logits, batch.loss_mask)
+                total += self.objective.distill_weight * gap.mean
+        return total / len(outcomes), drawn
+
+    def _run(self, params: Tree, batch: Batch, gates: Bool[Array, "S"]) -> _Outcome:
+        reads = self.objective.reading_weight > 0
+        output = self.model.apply({"params": params}, batch, gates, reading=reads)
+        reading = Summed(jnp.zeros(()), jnp.zeros(()))
+        if output.reading_logits:
+            layers = self.model.config.plan.self_layers
+            is_on = {layer: gates[i] for i, layer in enumerate(layers)}
+            reading = reading_loss(output.reading_logits, batch.image_labels, is_on)
+        scored = (output.logits, batch.targets, batch.loss_mask)
+        return _Outcome(
+            cross_entropy(*scored), accuracy(*scored), reading, output.logits
+        )
+
+
+def summary(sums: BudgetSums, names: tuple[str, ...]) -> dict[str, float]:
+    """Returns the averages since the last log line, per budget and over all steps."""
+    sums = jax.device_get(sums)
+    values = {}
+    for i, name in enumerate(names):
+        if sums.steps[i]:
+            values[f"loss/{name}"] = sums.loss[i] / sums.steps[i]
+            values[f"accuracy/{name}"] = sums.hits[i] / max(sums.tokens[i], 1)
+    steps = max(sums.steps.sum(), 1)
+    return {
+        "loss": sums.loss.sum() / steps,
+        "accuracy": sums.hits.sum() / max(sums.tokens.sum(), 1),
+        "reading_loss": sums.reading_loss.sum() / steps,
+        "grad_norm": sums.grad_norm.sum() / steps,
+        **values,
+    }

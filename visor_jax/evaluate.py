@@ -27,7 +27,7 @@ from visor_jax.data.pages.handwriting import split_id
 from visor_jax.evals import timing
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.harness import Progress as Callback
-from visor_jax.evals.harness import evaluate_budgets
+from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.report import ReportFacts, check_label, write_report
 from visor_jax.evals.rows import EvaluatedRun, RunFacts
 from visor_jax.evals.tables import table_text
@@ -185,23 +185,26 @@ def _evaluate(
         programs |= {(i, name): call for name, call in calls.items()}
         runs.append((network, tuple(results)))
     seconds = timing.time_programs(programs)
-    evaluated = [
-        EvaluatedRun(
-            label=network.label,
-            facts=network.facts,
-            config=network.model.config,
-            results=results,
-            ms_per_sample={
-                name: 1e3 * seconds[i, name] / timing.BATCH
-                for name in network.budgets.names
-            },
-        )
-        for i, (network, results) in enumerate(runs)
-    ]
+    evaluated = []
+    for i, (network, results) in enumerate(runs):
+        times = {name: seconds[i, name] for name in network.budgets.names}
+        evaluated.append(_evaluated(network, results, times))
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
     )
     return write_report(evaluated, evaluation_set, made, out)
+
+
+def _evaluated(
+    network: _Network, results: tuple[BudgetResult, ...], seconds: dict[str, float]
+) -> EvaluatedRun:
+    return EvaluatedRun(
+        label=network.label,
+        facts=network.facts,
+        config=network.model.config,
+        results=results,
+        ms_per_sample={n: 1e3 * each / timing.BATCH for n, each in seconds.items()},
+    )
 
 
 def _load(network: _Network) -> Any:

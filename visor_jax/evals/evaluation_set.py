@@ -5,11 +5,12 @@ whatever seed a network was trained with.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from visor_jax.batch import Batch
 from visor_jax.data.page_batches import (
@@ -43,7 +44,6 @@ class EvaluationSet:
     """
 
     pool: PagePool
-    tokenizer: PreTrainedTokenizerBase
     batch_size: int = 64
     task_names: tuple[str, ...] = TASK_NAMES
 
@@ -67,17 +67,16 @@ class EvaluationSet:
         pool = make_pool(
             split, pages, seed=EVALUATION_SEED, cache_dir=cache_dir, progress=progress
         )
-        return cls(
-            pool=pool, tokenizer=page_tokenizer(), batch_size=min(batch_size, pages)
-        )
+        return cls(pool=pool, batch_size=min(batch_size, pages))
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the pages' words, a Hugging Face one."""
+        return page_tokenizer()
 
     @property
     def num_batches(self) -> int:
         return -(-len(self.pool) // self.batch_size)
-
-    def group_columns(self, group: str) -> list[int]:
-        """Returns the task numbers of a group ("easy", "hard")."""
-        return [self.task_names.index(name) for name in GROUPS[group]]
 
     def batches(self) -> Iterator[EvaluationBatch]:
         """Yields all pages; the reading loss's labels are left out."""
@@ -93,7 +92,9 @@ class EvaluationSet:
         (asked,) = evaluation_batches(head, len(head), seed=EVALUATION_SEED)
         return [self._questions_of_row(asked, row) for row in range(len(head))]
 
-    def _questions_of_row(self, asked: EvaluationBatch, row: int):
+    def _questions_of_row(
+        self, asked: EvaluationBatch, row: int
+    ) -> list[AskedQuestion]:
         batch, words = asked.batch, self.tokenizer.convert_ids_to_tokens
         questions = []
         for place in np.flatnonzero(asked.task_ids[row] >= 0):

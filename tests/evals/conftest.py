@@ -1,0 +1,11 @@
+"""A few held-out pages that all tests of the evaluation share."""
+
+import pytest
+
+from visor_jax.evals.evaluation_set import EvaluationSet
+
+
+@pytest.fixture(scope="session")
+def evaluation_set() -> EvaluationSet:
+    # Five pages in batches of three: the last batch has a row that only fills it up.
+    return EvaluationSet.make(5, batch_size=3)

@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.evals.small import BUDGETS, CONFIG, made_up_run
+from visor_jax.evals.pictures import _spread_out
+from visor_jax.evals.report import ReportFacts, build_report, check_label, write_report
+from visor_jax.evals.rows import PromptLengths, make_rows
+from visor_jax.evals.tables import budget_name, table_text
+from visor_jax.models.variants import mini
+
+MADE = ReportFacts(git_commit="abc", machine="2 x CPU", command="make report")
+# The contract: other programs read this.
+TOP = ["preset", "git_commit", "machine", "wall_clock_s", "train_steps", "seeds"]
+ROW = {
+    "model": str,
+    "budget": str,
+    "self_layers_on": int,
+    "accuracy": dict,
+    "tasks": dict,
+    "n": dict,
+    "flops": dict,
+    "llm_saving": float,
+    "end_to_end_saving": float,
+    "ms_per_sample": float,
+}
+FLOPS = {"tower", "projector", "llm_prefill", "decode_per_token"}
+
+
+def _all_kinds(evaluation_set):
+    return [
+        made_up_run(evaluation_set, "universal", seed=0, right=0.6),
+        made_up_run(evaluation_set, "dense", right=0.9),
+        made_up_run(evaluation_set, "universal", seed=1, right=0.8),
+        made_up_run(evaluation_set, "dedicated:sa0"),
+    ]
+
+
+def test_report_keeps_its_contract_and_writes_every_file(evaluation_set, tmp_path):
+    written = write_report(_all_kinds(evaluation_set), evaluation_set, MADE, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == written
+    assert [key for key in report if key in TOP] == TOP
+    assert report["seeds"] == [0, 1]
+    for row in report["rows"]:
+        assert {k: type(row[k]) for k in ROW} == ROW
+        assert set(row["accuracy"]) == {"easy", "hard"}
+        assert list(row["tasks"]) == list(row["n"]) == list(evaluation_set.task_names)
+        assert set(row["n"].values()) == {5}
+        assert set(row["flops"]) == FLOPS
+        for name, (low, high) in row["intervals"].items():
+            value = {**row["accuracy"], **row["tasks"]}[name]
+            assert 0 <= low <= value <= high <= 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("accuracy_vs_flops.png", "examples.png", "report.json", "report.md"),
+        "tasks_by_budget.png",
+    ]
+    for picture in tmp_path.glob("*.png"):
+        assert min(Image.open(picture).size) > 300
+    text = (tmp_path / "report.md").read_text()
+    for said in (
+        "make report",
+        "2 x CPU",
+        "Against the controls",
+        "## Seeds",
+        "Wilson",
+    ):
+        assert said in text
+
+
+def test_rows_follow_models_and_budgets(evaluation_set):
+    rows = build_report(_all_kinds(evaluation_set), evaluation_set, MADE)["rows"]
+    assert [(r["model"], r["budget"], r["self_layers_on"]) for r in rows] == [
+        ("universal", "sa0", 0),
+        ("universal", "sa1:1", 1),
+        ("dense", "sa3:0,1,2", 3),
+        ("dedicated:sa0", "sa0", 0),
+    ]
+    assert rows[2]["llm_saving"] == rows[2]["end_to_end_saving"] == 1.0
+    assert rows[0]["llm_saving"] > rows[1]["llm_saving"] > 1.0
+    assert rows[0]["llm_saving"] > rows[0]["end_to_end_saving"] > 1.0
+
+
+def test_seeds_become_means_with_spread(evaluation_set):
+    lengths = PromptLengths.of(evaluation_set)
+    runs = [made_up_run(evaluation_set, "universal", seed=s) for s in (3, 4)]
+    single = [make_rows([run], lengths)[0] for run in runs]
+    merged = make_rows(runs, lengths)[0]
+    assert merged["seeds"] == [3, 4]
+    assert "spread" not in single[0]
+    for group in ("easy", "hard"):
+        values = [row["accuracy"][group] for row in single]
+        assert merged["accuracy"][group] == pytest.approx(np.mean(values))
+        assert merged["spread"][group]["values"] == pytest.approx(values)
+        assert merged["spread"][group]["std"] == pytest.approx(np.std(values, ddof=1))
+    for task in evaluation_set.task_names:
+        values = [row["tasks"][task] for row in single]
+        assert merged["tasks"][task] == pytest.approx(np.mean(values))
+    assert merged["ms_per_sample"] == pytest.approx(4.5)
+    assert merged["n"] == single[0]["n"]
+
+
+def test_one_label_is_one_network(evaluation_set):
+    run = made_up_run(evaluation_set, "universal")
+    other = type(run)(**{**vars(run), "config": mini()})
+    with pytest.raises(ValueError, match="different model configurations"):
+        build_report([run, other], evaluation_set, MADE)
+
+
+@pytest.mark.parametrize("label", ["", "Universal", "dedicated", "dedicated:"])
+def test_unknown_labels_are_named(label):
+    with pytest.raises(ValueError, match="Unknown model label"):
+        check_label(label)
+
+
+def test_printed_table_is_aligned_and_fits(evaluation_set):
+    report = build_report(_all_kinds(evaluation_set), evaluation_set, MADE)
+    lines = table_text(report["rows"]).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[0].split()[:3] == ["model", "budget", "SELF"]
+    assert "±" in lines[1]
+    assert "±" not in lines[3]
+    alone = build_report(
+        [made_up_run(evaluation_set, "universal")], evaluation_set, MADE
+    )
+    assert "model" not in table_text(alone["rows"]).splitlines()[0]
+
+
+def test_long_budget_names_are_shortened():
+    name = "sa9:" + ",".join(map(str, range(9)))
+    assert budget_name({"budget": name}) == "sa9:0,1,…,8"
+    assert budget_name({"budget": BUDGETS.largest.name}) == "sa1:1"
+
+
+def test_labels_are_spread_out_and_keep_their_order():
+    wanted = [10.0, 10.1, 10.2, 50.0, 99.5, 99.6]
+    placed = _spread_out(wanted, 2.0, 0.0, 100.0)
+    assert (np.diff(placed) >= 2.0 - 1e-9).all()
+    assert placed[3] == 50.0
+    assert placed[0] >= 0.0
+    assert placed[-1] <= 100.0
+    assert abs(np.mean(placed[:3]) - 10.1) < 1e-9
+
+
+def test_questions_and_prompts_are_those_of_the_tasks(evaluation_set):
+    (first, *_) = evaluation_set.questions(2)
+    assert [question.task for question in first] == list(evaluation_set.task_names)
+    assert first[0].text == "page colour"
+    prompts = evaluation_set.prompts(7)
+    assert prompts.tokens.shape == (7, 7)
+    assert PromptLengths.of(evaluation_set) == PromptLengths(
+        text_tokens=7, image_tokens=144, crops=1
+    )
+    assert CONFIG.vision.num_patches == 144

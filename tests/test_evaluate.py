@@ -1,0 +1,153 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from tests.evals.small import CONFIG
+from tests.tiny import params_of
+from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.evaluate import evaluate_checkpoints
+from visor_jax.models.variants import llava_ov_0p5b
+
+_ROOT = Path(__file__).parents[1]
+METADATA = {
+    "model": CONFIG.to_dict(),
+    "budgets": ["sa0", "sa1:1"],
+    "task": "universal",
+    "label": "universal",
+    "preset": "mini",
+    "seed": 0,
+    "train_steps": 3,
+    "wall_clock_s": 1.5,
+    "data": {"seed": 0},
+    "metrics_offset": 0,
+}
+
+
+def _save(workdir, params, **changes):
+    with CheckpointManager(workdir, save_every=1) as manager:
+        manager.save(
+            3,
+            params=params,
+            optimizer={"step": jnp.int32(3)},
+            data_iterator=None,
+            metadata={**METADATA, **changes},
+        )
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return params_of(CONFIG)["params"]
+
+
+@pytest.fixture(scope="module")
+def run(params, tmp_path_factory):
+    return _save(tmp_path_factory.mktemp("run"), params)
+
+
+def _evaluate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "visor_jax.evaluate", *arguments],
+        cwd=_ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_report_from_a_path_alone(run):
+    done = _evaluate(f"--checkpoint={run}", "--pages=2", "--budgets=none")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((Path(run) / "report/report.json").read_text())
+    assert [row["budget"] for row in report["rows"]] == ["sa0"]
+    assert (report["train_steps"], report["wall_clock_s"]) == (3, 1.5)
+    assert "--pages=2" in report["command"]
+    assert "LLM saving" in done.stdout
+    assert "report.md" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_several_runs_become_one_report(run, params, tmp_path):
+    other = _save(tmp_path / "other", params, seed=1)
+    only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
+    done = []
+    report = evaluate_checkpoints(
+        [run, other, only],
+        out=str(tmp_path / "merged"),
+        pages=3,
+        budgets="none",
+        progress=lambda *counts: done.append(counts),
+    )
+    assert (tmp_path / "merged/report.md").exists()
+    models = [row["model"] for row in report["rows"]]
+    assert models == ["universal", "dedicated:sa0"]
+    first, dedicated = report["rows"]
+    assert first["seeds"] == [0, 1]
+    # The same parameters: no spread, and the same answers as the dedicated one's.
+    assert first["spread"]["hard"]["std"] == 0
+    assert first["tasks"] == dedicated["tasks"]
+    assert done == [(i, 3) for i in range(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"label": "sparse"}, "Unknown model label 'sparse'"),
+        ({"budgets": ["sa1:2"]}, r"switches on layers \[2\]"),
+        ({"model": {"plan": []}}, "not a VLMConfig"),
+        (
+            {"model": llava_ov_0p5b().to_dict(), "budgets": ["sa0"]},
+            "384-pixel images cannot answer the embedded benchmark",
+        ),
+    ],
+)
+def test_unusable_descriptions_are_refused(params, tmp_path, changes, expected):
+    path = _save(tmp_path, params, **changes)
+    with pytest.raises(ValueError, match=expected):
+        evaluate_checkpoints([path], pages=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"pages": 0}, "--pages=0"),
+        ({"split": "trial"}, "Unknown split 'trial'"),
+        ({"budgets": "sa7"}, "Budget 'sa7' says 7"),
+        ({"budgets": "most"}, "Unknown budget 'most'"),
+    ],
+)
+def test_unusable_options_are_named(run, options, expected):
+    with pytest.raises(ValueError, match=expected):
+        evaluate_checkpoints([run], **{"pages": 2, **options})
+    with pytest.raises(ValueError, match="more than once"):
+        evaluate_checkpoints([run, run])
+
+
+def test_budgets_are_for_universal_networks(params, tmp_path):
+    path = _save(tmp_path, params, label="dedicated:sa0", budgets=["sa0"])
+    with pytest.raises(ValueError, match="there is none here"):
+        evaluate_checkpoints([path], budgets="sa0")
+
+
+def test_a_file_is_no_folder_for_a_report(run):
+    with pytest.raises(FileExistsError):
+        evaluate_checkpoints([run], out=__file__)
+
+
+def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path):
+    (tmp_path / "checkpoints" / "3" / "metadata").mkdir(parents=True)
+    for arguments, expected in (
+        ((f"--checkpoint={tmp_path}",), "damaged or half written"),
+        ((f"--checkpoint={run}", "--budgets=sa2:1,3"), "layers [3]"),
+    ):
+        done = _evaluate(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert expected in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("error: ")

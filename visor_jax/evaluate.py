@@ -26,8 +26,8 @@ from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.handwriting import split_id
 from visor_jax.evals import timing
 from visor_jax.evals.evaluation_set import EvaluationSet
-from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
+from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.report import ReportFacts, check_label, write_report
 from visor_jax.evals.rows import EvaluatedRun, RunFacts
 from visor_jax.evals.tables import table_text

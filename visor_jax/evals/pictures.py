@@ -127,11 +127,11 @@ def _labels(axes: Axes, rows: Sequence[Row], group: str) -> None:
         for row, y, y_label in zip(column, wanted, placed, strict=True):
             colour = style.MODEL_MARKS[model_name(row)][0]
             axes.annotate(
-                _point_name(row),
+                "dense" if model_name(row) == "dense" else budget_name(row),
                 (_relative(row), y),
                 (x_label, y_label),
                 fontsize=_LABEL_SIZE,
-                color=style.INK,
+                color=style.LABEL_COLOURS[model_name(row)],
                 va="center",
                 ha="left",
                 zorder=4,
@@ -144,14 +144,6 @@ def _labels(axes: Axes, rows: Sequence[Row], group: str) -> None:
                 },
                 bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"},
             )
-
-
-def _point_name(row: Row) -> str:
-    if model_name(row) == "universal":
-        return budget_name(row)
-    if model_name(row) == "dense":
-        return "dense"
-    return f"dedicated {budget_name(row)}"
 
 
 def _columns(rows: Sequence[Row], width: float = 3.0) -> list[list[Row]]:

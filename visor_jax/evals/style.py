@@ -25,6 +25,9 @@ MODEL_MARKS = {
     "dense": (INK, "D", 62),
 }
 
+# Dark enough for small text; a dedicated network's name differs by colour and marker.
+LABEL_COLOURS = {"universal": INK, "dedicated": "#8A5D00", "dense": INK}
+
 
 def figure(width: float, height: float) -> Figure:
     """Returns an empty figure of so many inches; no window, no global state."""

@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         return text, image, captured
 
     def prefill(
-        self, text: TokenStream, image: TokenStream, gates: Sequence[bool]
+        self, text: TokenStream, image: TokenStream, gates: Gates
     ) -> tuple[TokenStream, KVCache]:
         """Runs all layers; returns the text stream and a cache of exactly its length.
 
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         return text, KVCache(tuple(caches), *tags, length)
 
     def decode(
-        self, text: TokenStream, cache: KVCache, gates: Sequence[bool]
+        self, text: TokenStream, cache: KVCache, gates: Gates
     ) -> tuple[TokenStream, KVCache]:
         """Runs all layers on new text tokens against the cache.
 
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         layers = self.config.plan.self_layers
         return dict(zip(layers, as_sequence(gates, len(layers)), strict=True))
 
-    def _static_gate_of_layer(self, gates: Sequence[bool]) -> dict[int, Gate]:
+    def _static_gate_of_layer(self, gates: Gates) -> dict[int, Gate]:
         if not is_static(gates):
             raise ValueError(
                 "A cache needs static gates (Python bools, one per SELF layer): what "

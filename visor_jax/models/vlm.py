@@ -3,8 +3,6 @@
 With the dense plan this is LLaVA-OneVision; with CROSS and SELF layers it is VISOR.
 """
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
@@ -103,7 +101,7 @@ class VLM(nn.Module):
         return self.lm_head(normed).astype(jnp.float32)
 
     def prefill(
-        self, batch: Batch, gates: Sequence[bool]
+        self, batch: Batch, gates: Gates
     ) -> tuple[Float[Array, "B T W"], KVCache]:
         """Returns the prompt's logits and the cache that decoding starts from."""
         text, image = self.embed_text(batch), self.encode_image(batch)
@@ -115,7 +113,7 @@ class VLM(nn.Module):
         tokens: Int[Array, "B T"],
         tags: TokenTags,
         cache: KVCache,
-        gates: Sequence[bool],
+        gates: Gates,
     ) -> tuple[Float[Array, "B T W"], KVCache]:
         """Returns the logits of new tokens and the cache that includes them."""
         text = self.language_model.embed(tokens, tags)

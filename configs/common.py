@@ -28,10 +28,10 @@ def mini() -> ml_collections.ConfigDict:
     config.model = {"variant": "mini", "plan": "visor"}
     config.data = {
         "kind": "pages",
+        "batch_size": 16,
         "cache": ml_collections.config_dict.placeholder(str),
         "pages": {
             "pool_size": 16000,
-            "batch_size": 16,
             "questions_per_page": 20,
             "text_length": 128,
         },
@@ -65,6 +65,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config.model = {"variant": variant, "plan": "visor"}
     config.data = {
         "kind": "prepared",
+        "batch_size": 128,
         "path": ml_collections.config_dict.placeholder(str),
     }
     config.tower = ml_collections.config_dict.placeholder(dict)

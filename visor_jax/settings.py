@@ -36,7 +36,8 @@ class DataSettings:
     """
 
     kind: str
-    pages: PageDataSettings | None
+    batch_size: int
+    pages: PageDataSettings | None = None
     path: str | None = None
     cache: str | None = None
 
@@ -167,7 +168,7 @@ def _data(fields: dict[str, Any], seed: int) -> DataSettings:
     fields = dict(fields)
     pages = fields.pop("pages", None)
     if pages is not None:
-        pages = {**pages, "seed": seed}
+        pages = {**pages, "seed": seed, "batch_size": fields.get("batch_size")}
         if "phases" in pages:
             pages["phases"] = tuple((end, weights) for end, weights in pages["phases"])
         pages = _build(PageDataSettings, pages, "data.pages")

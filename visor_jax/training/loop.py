@@ -5,6 +5,7 @@ metrics.jsonl had got, so a line must be written before the checkpoint that foll
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import BudgetSums, TrainState
 from visor_jax.training.universal_step import summary
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,45 @@ class LoopSettings:
 
 @dataclasses.dataclass(kw_only=True)
 class RunFiles:
-    """Where a run leaves what it finds.
+    """Where a run leaves what it finds, and how long it has been at it.
 
     metadata: goes into every checkpoint, beside what the loop adds.
-    elapsed_before: seconds that earlier starts of the same run took.
+    began: of `time.monotonic`, moved back by what earlier starts of the run took.
     """
 
     writer: MetricWriter
     checkpoints: CheckpointManager
     metadata: dict[str, Any]
-    elapsed_before: float = 0.0
+    began: float
+
+    def elapsed(self) -> float:
+        """Returns the seconds of all starts of this run together."""
+        return time.monotonic() - self.began
+
+
+def resume(
+    abstract: TrainState, batches: Iterator[Any], files: RunFiles
+) -> TrainState | None:
+    """Returns the state of the newest checkpoint, or None if the run is new.
+
+    Sets `batches` to where they stood and drops what was logged since.
+
+    Args:
+      abstract: shapes, dtypes and current shardings of the state.
+
+    Raises:
+      ValueError: if the checkpoint is damaged or of another network.
+    """
+    if files.checkpoints.latest_step() is None:
+        files.writer.truncate_to(0, step=0)
+        return None
+    params, rest, metadata = files.checkpoints.restore_training(
+        abstract.params, abstract.all_but_params(), batches
+    )
+    files.writer.truncate_to(metadata["metrics_offset"], step=metadata["step"])
+    files.began -= metadata["wall_clock_s"]
+    _logger.info("going on from step %d", metadata["step"])
+    return TrainState(params=params, **rest)
 
 
 def run(
@@ -71,8 +103,7 @@ def run(
       The final state and the number of steps done; fewer than asked for if
       `interruption` was requested. Either way the last step is saved.
     """
-    started, done = time.monotonic(), int(state.step)
-    names, waited = schedule.budgets.names, 0.0
+    done, names, waited = int(state.step), schedule.budgets.names, 0.0
     with Progress(settings.steps, start=done) as progress:
         while done < settings.steps and not interruption.requested:
             asked = time.monotonic()
@@ -92,8 +123,7 @@ def run(
                 progress.update(done, loss=values["loss"], accuracy=values["accuracy"])
                 waited = 0.0
             last = done == settings.steps or interruption.requested
-            elapsed = files.elapsed_before + time.monotonic() - started
-            save(done, state, batches, files, elapsed=elapsed, force=last)
+            save(done, state, batches, files, force=last)
     files.checkpoints.wait()
     return state, done
 
@@ -104,7 +134,6 @@ def save(
     batches: Iterator[Any],
     files: RunFiles,
     *,
-    elapsed: float,
     force: bool,
 ) -> None:
     """Saves the run if a checkpoint is due or forced."""
@@ -118,7 +147,7 @@ def save(
         metadata={
             **files.metadata,
             "metrics_offset": files.writer.position(),
-            "wall_clock_s": round(elapsed, 1),
+            "wall_clock_s": round(files.elapsed(), 1),
         },
         force=force,
     )

@@ -84,13 +84,13 @@ def pretrain_tower(
     batches: Any,
     *,
     seed: int,
-    progress: Callable[[int, float], None],
+    progress: Callable[..., None],
 ) -> Params:
     """Returns the parameters of the trained tower (the heads are thrown away).
 
     Args:
       batches: iterator over `TowerBatch`es, at least `settings.steps` of them.
-      progress: gets the steps done and the loss, every 50 steps and at the end.
+      progress: called as (steps done, loss=...) every 50 steps and at the end.
     """
     model = TowerWithHeads(config)
     shape = (1, config.image_size, config.image_size, 3)
@@ -110,7 +110,7 @@ def pretrain_tower(
     for done in range(1, settings.steps + 1):
         params, opt_state, loss = compiled(params, opt_state, next(batches))
         if done % 50 == 0 or done == settings.steps:
-            progress(done, float(loss))
+            progress(done, loss=float(loss))
     return jax.device_get(params["vision_tower"])
 
 

@@ -1,0 +1,146 @@
+"""Configurations: every file builds, every mistake is named before any work."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import dedicated, dense, universal
+from tests import tiny
+from visor_jax import settings
+from visor_jax.models.vlm import VLM
+from visor_jax.training import stages
+from visor_jax.training.optimizer import make_optimizer
+from visor_jax.training.universal_step import make_universal_step
+
+
+def prepared(tmp_path, config):
+    """Returns the config with a data path that passes for a prepared data set."""
+    (tmp_path / "manifest.json").write_text("{}")
+    config.data.path = str(tmp_path)
+    return config
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        universal.get_config,
+        dense.get_config,
+        dedicated.get_config,
+        functools.partial(dedicated.get_config, "sa2:1,5"),
+        functools.partial(universal.get_config, "llava_ov_0p5b"),
+        functools.partial(universal.get_config, "llava_ov_7b"),
+        functools.partial(dense.get_config, "llava_ov_0p5b"),
+    ],
+)
+def test_every_configuration_traces_one_step(make, tmp_path):
+    config = make()
+    if config.data.kind == "prepared":
+        config = prepared(tmp_path, config)
+    run = settings.read(config)
+    optimizer = make_optimizer(run.optimizer, run.loop.steps)
+    sample = tiny.Sample(image=8, questions=(4, 4))
+    batch = tiny.random_batch(run.model, [sample] * 2, crops=1)
+    labels = np.zeros(batch.image_mask.shape, np.int32)
+    batch = batch.replace(image_labels=labels)
+    frozen, model = run.optimizer.frozen, VLM(run.model)
+    create = functools.partial(
+        stages.fresh_state,
+        model,
+        optimizer,
+        frozen,
+        seed=0,
+        num_budgets=len(run.budgets),
+    )
+    state = jax.eval_shape(lambda b: create(batch=b), batch)
+    step = make_universal_step(model, optimizer, run.schedule, run.objective, frozen)
+    after = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(after.params))
+
+
+def test_presets_that_need_data_say_so():
+    with pytest.raises(ValueError, match=r"--config\.data\.path"):
+        settings.read(universal.get_config("llava_ov_0p5b"))
+
+
+def test_a_data_path_without_a_manifest_is_refused(tmp_path):
+    config = universal.get_config("llava_ov_0p5b")
+    config.data.path = str(tmp_path)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        settings.read(config)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="Unknown preset 'huge'"):
+        universal.get_config("huge")
+
+
+def change(path: str, value):
+    def apply(config):
+        *parents, last = path.split(".")
+        for name in parents:
+            config = config[name]
+        with config.unlocked():
+            config[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("surprise", 1, r"Unknown keys \['surprise'\] in config"),
+        ("model.depth", 3, r"Unknown keys \['depth'\] in model"),
+        ("optimizer.lr", 3, r"Unknown keys \['lr'\] in optimizer"),
+        ("data.pages.size", 3, r"Unknown keys \['size'\] in data.pages"),
+        ("model.variant", "maxi", "Unknown variant 'maxi'"),
+        ("model.plan", "sparse", "model.plan='sparse'"),
+        ("model.self_layers", (0, 1), r"layers \[0\] are both CROSS and SELF"),
+        ("model.self_layers", (1, 9), r"SELF layers \[9\] are not in 0..8"),
+        ("model.cross_layers", (2, 2), r"CROSS layers \[2\] are listed repeatedly"),
+        ("model.remat", "half", "remat='half'"),
+        ("model.compute_dtype", "int8", "compute_dtype='int8'"),
+        ("budgets", ("sa1:2",), r"switches on layers \[2\]"),
+        ("budgets", ("most",), "Unknown budget 'most'"),
+        ("budgets", ("none", "sa0"), "listed more than once"),
+        ("budget_phases", ((0.5, {"all": 1.0}),), "the last at 1"),
+        ("loop.steps", 0, "at least 1"),
+        ("loop.steps", 50, "warmup_steps=100"),
+        ("tower.steps", -1, "Impossible tower settings"),
+        ("mesh.data", 0, "at least 1"),
+        ("data.kind", "video", "data.kind='video'"),
+        ("data.pages.text_length", 3, "text_length=3"),
+        ("data.batch_size", 0, "batch_size"),
+        ("task", "sorting", "task='sorting'"),
+        ("evaluation_pages", 0, "evaluation_pages=0"),
+        ("objective.reading_weight", -1.0, "reading_weight"),
+        ("optimizer.decay", "step", "decay='step'"),
+    ],
+)
+def test_mistakes_are_named(path, value, message):
+    config = universal.get_config()
+    change(path, value)(config)
+    with pytest.raises(ValueError, match=message):
+        settings.read(config)
+
+
+def test_missing_keys_are_named():
+    config = universal.get_config().to_dict()
+    del config["optimizer"], config["seed"]
+    with pytest.raises(ValueError, match=r"lacks the keys \['optimizer', 'seed'\]"):
+        settings.read(config)
+
+
+def test_own_layers_replace_those_of_the_variant():
+    config = universal.get_config()
+    config.model = {"variant": "mini", "self_layers": (2, 7), "cross_layers": (3,)}
+    run = settings.read(config)
+    assert run.model.plan.self_layers == (2, 7)
+    assert run.model.plan.cross_layers == (3,)
+    assert run.model.reading_layers == ()
+    assert run.budgets.names == ("sa0", "sa1:2", "sa1:7", "sa2:2,7")

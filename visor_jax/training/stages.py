@@ -1,0 +1,163 @@
+"""What a run needs before its first step: data, tower, and a state to begin with.
+
+Every stage is a pure function of the settings, so a run that was killed in the middle
+of one does it again and gets the same; drawn pages and the tower are cached.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from visor_jax.batch import Batch
+from visor_jax.data.pages.pool import PagePool, make_pool
+from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.pipeline import train_iterator
+from visor_jax.data.prepared import example_batch, prepared_iterator
+from visor_jax.data.tower_pipeline import tower_batches
+from visor_jax.models.config import VisionConfig
+from visor_jax.models.vlm import VLM
+from visor_jax.training.interruption import Interruption
+from visor_jax.training.progress import Progress
+from visor_jax.training.state import TrainState, state_shardings
+from visor_jax.training.tower_stage import TowerSettings, cached_tower, pretrain_tower
+
+
+class Stopped(Exception):
+    """Asked to stop before there was anything to save."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Batches of a whole run (resumable), and one batch to learn their shapes from."""
+
+    batches: Iterator[Batch]
+    example: Batch
+
+
+def page_pool(
+    split: str, size: int, *, seed: int, cache: Path, interruption: Interruption
+) -> PagePool:
+    """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile."""
+    with Progress(size, description=f"drawing {split} pages", unit="pages") as bar:
+        return make_pool(
+            split,
+            size,
+            seed=seed,
+            processes=min(2, os.cpu_count() or 1),
+            cache_dir=cache,
+            progress=_watched(bar, interruption),
+        )
+
+
+def page_data(pool: PagePool, settings: PageDataSettings, steps: int) -> TrainingData:
+    """Returns the questions about the pool's pages, packed into rows."""
+    return TrainingData(
+        batches=train_iterator(pool, settings, steps=steps),
+        example=next(train_iterator(pool, settings, steps=1, num_threads=0)),
+    )
+
+
+def prepared_data(
+    directory: str, *, batch_size: int, steps: int, seed: int
+) -> TrainingData:
+    """Returns the rows of a prepared data set. Raises ValueError if it is not one."""
+    return TrainingData(
+        batches=prepared_iterator(
+            directory, batch_size=batch_size, steps=steps, seed=seed
+        ),
+        example=example_batch(directory, batch_size),
+    )
+
+
+def pretrained_tower(
+    pool: PagePool,
+    config: VisionConfig,
+    settings: TowerSettings,
+    *,
+    seed: int,
+    cache: Path,
+    interruption: Interruption,
+) -> Any:
+    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile."""
+
+    def train() -> Any:
+        batches = tower_batches(
+            pool, batch_size=settings.batch_size, steps=settings.steps, seed=seed
+        )
+        with Progress(settings.steps, description="tower step") as bar:
+            progress = _watched(bar, interruption)
+            return pretrain_tower(
+                config, settings, batches, seed=seed, progress=progress
+            )
+
+    drawn_from = {"pool_size": len(pool), "seed": seed}
+    return cached_tower(cache, config, settings, drawn_from, seed, train)
+
+
+def fresh_state(
+    model: VLM,
+    optimizer: optax.GradientTransformation,
+    frozen: tuple[str, ...],
+    batch: Batch,
+    *,
+    seed: int,
+    num_budgets: int,
+) -> TrainState:
+    """Returns the state before the first step, a pure function of the seed."""
+    gates = (True,) * len(model.config.plan.self_layers)
+    init = functools.partial(model.init, reading=bool(model.config.reading_layers))
+    params = init(jax.random.key(seed), batch, gates)["params"]
+    return TrainState.create(
+        params, optimizer, frozen, seed=seed, num_budgets=num_budgets
+    )
+
+
+def abstract_state(
+    create: Callable[[], TrainState],
+    optimizer: optax.GradientTransformation,
+    frozen: tuple[str, ...],
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """Returns shapes, dtypes and shardings of what `create()` would make.
+
+    Raises:
+      ValueError: if a parameter cannot be split over the mesh.
+    """
+    abstract = jax.eval_shape(create)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        state_shardings(abstract, optimizer, frozen, mesh),
+    )
+
+
+def shardings_of(abstract: TrainState) -> TrainState:
+    """Returns the shardings of an abstract state."""
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def first_state(
+    create: Callable[[], TrainState], abstract: TrainState, tower: Any
+) -> TrainState:
+    """Returns `create()` placed as `abstract` says, with the tower put in if given."""
+    shardings = shardings_of(abstract)
+    state = jax.jit(create, out_shardings=shardings)()
+    if tower is None:
+        return state
+    placed = jax.device_put(tower, shardings.params["vision_tower"])
+    return state.replace(params={**state.params, "vision_tower": placed})
+
+
+def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:
+    def update(done: int, _total: int = 0, **values: float) -> None:
+        if interruption.requested:
+            raise Stopped
+        bar.update(done, **values)
+
+    return update

@@ -23,3 +23,6 @@ PARITY = {"rtol": 1e-5, "atol": 1e-5}
 # bfloat16 activations (8 bits of mantissa) against float32; compared to the size of
 # the largest value.
 BFLOAT16 = {"rtol": 0.0, "atol": 0.05}
+
+# Rotary angles of positions in the hundreds: float32 leaves 5e-5 of an angle of 500.
+ROTATED = {"rtol": 0.0, "atol": 3e-4}

@@ -1,0 +1,51 @@
+import jax.numpy as jnp
+import numpy as np
+
+from visor_jax.ops.masks import TokenTags, visible
+
+# The table at the top of the module.
+TABLE = """
+    x . . . . .
+    x x . . . .
+    x x x . . .
+    x x x x . .
+    x x . . x .
+    x x . . x x
+"""
+
+
+def tags(positions, segments, valid=None):
+    valid = [True] * len(positions) if valid is None else valid
+    return TokenTags(
+        jnp.array([positions]), jnp.array([segments]), jnp.array([valid], bool)
+    )
+
+
+def table(text):
+    rows = [line.split() for line in text.strip().splitlines()]
+    return np.array([[mark == "x" for mark in row] for row in rows])
+
+
+def test_drawn_example():
+    tokens = tags([0, 1, 2, 3, 2, 3], [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(visible(tokens, tokens)[0], table(TABLE))
+
+
+def test_invalid_keys_are_seen_by_nobody():
+    tokens = tags([0, 1, 2], [0, 0, 0], [True, False, True])
+    expected = table("x . .\n x . .\n x . x")
+    np.testing.assert_array_equal(visible(tokens, tokens)[0], expected)
+
+
+def test_shared_tokens_do_not_see_a_question():
+    shared, question = tags([5], [0]), tags([3], [1])
+    assert not visible(shared, question).any()
+    assert visible(tags([5], [1]), question).all()
+
+
+def test_two_token_lists_side_by_side():
+    image, text = tags([0, 1], [0, 0]), tags([2, 3], [1, 2])
+    both = image.concat(text)
+    one = visible(text, both)
+    other = jnp.concatenate([visible(text, image), visible(text, text)], axis=-1)
+    np.testing.assert_array_equal(one, other)

@@ -1,0 +1,126 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.layer_plan import LayerKind, LayerPlan
+
+PLANS = st.lists(st.sampled_from(LayerKind), min_size=1, max_size=30).map(
+    lambda kinds: LayerPlan(tuple(kinds))
+)
+PLAN = LayerPlan.build(20, cross=(0, 9), self_=(2, 8, 16))
+
+
+@st.composite
+def plans_and_budgets(draw):
+    plan = draw(PLANS)
+    on = [layer for layer in plan.self_layers if draw(st.booleans())]
+    return plan, Budget(tuple(on))
+
+
+@given(plans_and_budgets())
+def test_name_round_trip(plan_and_budget):
+    plan, budget = plan_and_budget
+    assert Budget.parse(budget.name, plan) == budget
+    assert str(budget) == budget.name
+    assert hash(Budget.parse(budget.name, plan)) == hash(budget)
+
+
+@given(plans_and_budgets())
+def test_gates_say_which_self_layers_run(plan_and_budget):
+    plan, budget = plan_and_budget
+    gates = budget.gates(plan)
+    assert all(type(gate) is bool for gate in gates)
+    on = [i for i, gate in zip(plan.self_layers, gates, strict=True) if gate]
+    assert tuple(on) == budget.self_layers
+
+
+@given(st.text(max_size=12))
+def test_any_other_name_is_one_clear_error(name):
+    try:
+        budget = Budget.parse(name, PLAN)
+    except ValueError as error:
+        assert "budget" in str(error).lower()  # noqa: PT017  Both outcomes are fine.
+    else:
+        assert set(budget.self_layers) <= set(PLAN.self_layers)
+
+
+def test_names():
+    assert Budget.none().name == "sa0"
+    assert Budget((8, 16)).name == "sa2:8,16"
+    assert Budget.parse("none", PLAN) == Budget.parse("sa0", PLAN) == Budget()
+    assert Budget.parse("all", PLAN) == Budget.all(PLAN) == Budget((2, 8, 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("half", r"Unknown budget 'half': write 'none', 'all' or .*'sa2:2,8'"),
+        ("", "Unknown budget ''"),
+        ("sa2:8", "'sa2:8' says 2 SELF layers but lists 1"),
+        ("sa3", "'sa3' says 3 SELF layers but lists 0"),
+        ("sa1:9", r"'sa1:9' switches on layers \[9\], but .* are \[2, 8, 16\]"),
+        ("sa2:16,8", r"ascend without repeats, got \(16, 8\)"),
+        ("sa2:8,8", r"ascend without repeats, got \(8, 8\)"),
+        ("SA1:8", "Unknown budget 'SA1:8'"),
+        ("sa1: 8", "Unknown budget 'sa1: 8'"),
+        ("sa1:-8", "Unknown budget 'sa1:-8'"),
+    ],
+)
+def test_wrong_names_are_refused_with_the_remedy(name, message):
+    with pytest.raises(ValueError, match=message):
+        Budget.parse(name, PLAN)
+
+
+def test_gates_for_another_plan_are_refused():
+    with pytest.raises(ValueError, match=r"layers \[8, 16\].*are \[2\]"):
+        Budget((2, 8, 16)).gates(LayerPlan.build(20, self_=(2,)))
+
+
+def test_every_names_all_subsets_once_cheapest_first():
+    budgets = BudgetSet.parse(["every"], PLAN)
+    assert len(set(budgets)) == len(budgets) == 8
+    sizes = [len(b.self_layers) for b in budgets]
+    assert sizes == sorted(sizes)
+    assert budgets.smallest == Budget.none()
+    assert budgets.largest == Budget.all(PLAN)
+
+
+def test_every_is_refused_where_it_would_be_many():
+    with pytest.raises(ValueError, match="16777216 budgets: list the names"):
+        BudgetSet.parse(["every"], LayerPlan.dense(24))
+
+
+@given(st.permutations(["sa0", "sa1:2", "sa2:2,16", "all"]))
+def test_index_is_the_place_in_the_list(names):
+    budgets = BudgetSet.parse(names, PLAN)
+    assert [b.name for b in budgets] == list(budgets.names)
+    for place, budget in enumerate(budgets):
+        assert budgets.index(budget) == place
+        assert tuple(budgets.gate_table()[place]) == budget.gates(PLAN)
+    assert budgets.gate_table().dtype == bool
+
+
+def test_gate_table_of_a_plan_without_self_layers():
+    plan = LayerPlan.build(3, cross=(1,))
+    table = BudgetSet.parse(["none"], plan).gate_table()
+    np.testing.assert_array_equal(table, np.zeros((1, 0), bool))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "at least one budget"),
+        (["none", "sa0"], r"Budgets \['sa0'\] are listed more than once"),
+        (["sa0", "sa1:3"], r"'sa1:3' switches on layers \[3\]"),
+    ],
+)
+def test_impossible_sets_are_named(names, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetSet.parse(names, PLAN)
+
+
+def test_index_of_a_budget_that_is_not_in_the_set():
+    with pytest.raises(ValueError, match=r"'sa1:2' is not in this set \['sa0'\]"):
+        BudgetSet.parse(["none"], PLAN).index(Budget((2,)))

@@ -1,0 +1,89 @@
+"""How the next token is chosen from its logits.
+
+Greedy at temperature 0. Otherwise, in the order of Hugging Face `transformers`, logits
+are divided by the temperature, cut to the `top_k` likeliest tokens, then to the
+smallest set whose probabilities reach `top_p`; a token is drawn from what is left.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """temperature: 0 takes the likeliest token. top_k, top_p: None keeps all tokens."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.temperature < float("inf"):
+            problems.append(f"temperature={self.temperature} is not a number from 0 on")
+        if self.top_k is not None and self.top_k < 1:
+            problems.append(f"top_k={self.top_k} keeps no token")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p} is not in (0, 1]")
+        if self.is_greedy and (self.top_k is not None or self.top_p is not None):
+            problems.append("top_k and top_p need a temperature above 0")
+        if problems:
+            raise ValueError("Impossible sampling: " + "; ".join(problems) + ".")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+GREEDY = Sampling()
+
+
+def choose(
+    logits: Float[Array, "B W"],
+    sampling: Sampling,
+    keys: Key[Array, "B"] | None = None,
+) -> Int[Array, "B"]:
+    """Returns the chosen token of each row.
+
+    Args:
+      keys: one per row, so that a row's draw does not depend on its neighbours; not
+        used when greedy.
+    """
+    if sampling.is_greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    kept = filtered(logits, sampling)
+    return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+
+
+def filtered(logits: Float[Array, "B W"], sampling: Sampling) -> Float[Array, "B W"]:
+    """Returns the logits that tokens are drawn from; -inf for tokens that are cut."""
+    logits = logits.astype(jnp.float32) / sampling.temperature
+    if sampling.top_k is not None:
+        logits = _top_k(logits, min(sampling.top_k, logits.shape[-1]))
+    if sampling.top_p is not None and sampling.top_p < 1:
+        logits = _top_p(logits, sampling.top_p)
+    return logits
+
+
+def _top_k(logits: Float[Array, "B W"], count: int) -> Float[Array, "B W"]:
+    # Tokens as likely as the last one kept stay too.
+    least = jax.lax.top_k(logits, count)[0][:, -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def _top_p(logits: Float[Array, "B W"], mass: float) -> Float[Array, "B W"]:
+    """Cuts the unlikeliest tokens as long as they hold at most 1 - mass together.
+
+    probabilities  0.5  0.1  0.15  0.25      mass 0.7
+    summed from the unlikeliest on: 0.1, 0.25, 0.5, 1.0
+    cut                 x    x
+    """
+    order = jnp.argsort(logits, axis=-1)
+    ascending = jnp.take_along_axis(logits, order, axis=-1)
+    summed = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1)
+    cut = (summed <= 1 - mass).at[:, -1].set(False)
+    place = jnp.argsort(order, axis=-1)
+    return jnp.where(jnp.take_along_axis(cut, place, axis=-1), -jnp.inf, logits)

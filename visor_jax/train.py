@@ -31,6 +31,7 @@ from visor_jax.sharding.axis_rules import batch_sharding, logical_rules, samples
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.training import loop, run_record, stages
 from visor_jax.training.compilation import logged_compile
+from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -231,6 +232,7 @@ def prepare(config: Any, interruption: Interruption) -> Run:
 
 
 def main(_: list[str]) -> None:
+    keep_freed_memory()
     config = _CONFIG.value
     with Interruption() as interruption:
         with command_line.user_errors():

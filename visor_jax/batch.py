@@ -29,8 +29,8 @@ class Batch:
 
     pixels: (B, C, h, w, 3) float32, normalised as the vision tower expects.
     image_token_index: (B, V) int32 into the C * P projected patches of the sample, row
-      by row of each crop; C * P means the learned newline; anything under mask False is
-      padding and must be 0.
+      by row of each crop; C * P means the learned newline, where the network has one;
+      anything under mask False is padding and must be 0.
     image_positions: (B, V) int32, position ids of the interleaved sequence.
     image_mask: (B, V) bool, False for padding.
     tokens: (B, T) int32 input ids, image placeholders removed.

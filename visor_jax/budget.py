@@ -2,7 +2,7 @@
 
 A `Budget` is frozen, hashable and has a name (`sa0`, `sa2:8,16`). Inside a jitted
 program it appears only as `gates`, one bool per SELF layer of the plan. A `BudgetSet`
-is ordered: the index of a budget is its class in the sampler, the policy and the report.
+is ordered: the index of a budget is its class in the sampler, policy and report.
 """
 
 import dataclasses

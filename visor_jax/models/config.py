@@ -89,6 +89,10 @@ class DecoderConfig:
                 f"DecoderConfig: num_heads={self.num_heads} times "
                 f"head_dim={self.head_dim} must give width={self.width}."
             )
+        if self.rope_theta <= 0:
+            raise ValueError(
+                f"DecoderConfig: rope_theta={self.rope_theta} must be > 0."
+            )
         if self.head_dim % 2:
             raise ValueError(
                 f"DecoderConfig: head_dim={self.head_dim} must be even for rotary "
@@ -154,6 +158,8 @@ class VLMConfig:
             )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
+        if len(set(self.reading_layers)) != len(self.reading_layers):
+            raise ValueError(f"reading_layers {self.reading_layers} repeat a layer.")
         wrong = set(self.reading_layers) - set(self.plan.self_layers)
         if wrong:
             raise ValueError(

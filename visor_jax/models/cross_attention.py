@@ -50,8 +50,10 @@ class CrossAttention(nn.Module):
         # Padding must not leak into its neighbours through the convolution.
         normed = jnp.where(image.tags.valid[..., None], normed, 0)
         placed = normed + depthwise_conv(normed, self.position_conv)
+        heads = self.config.num_kv_heads
         return KeyValues(
-            self._split(self.k_proj(placed)), self._split(self.v_proj(placed))
+            self._split(self.k_proj(placed), heads),
+            self._split(self.v_proj(placed), heads),
         )
 
     def __call__(
@@ -62,11 +64,14 @@ class CrossAttention(nn.Module):
         A token that sees no image token (text before the image, a sample without one)
         passes unchanged.
         """
-        queries = self._split(self.q_proj(self.text_norm(text.hidden)))
+        if image_kv.keys.shape[1] == 0:
+            return text.hidden
+        heads, width = self.decoder.num_heads, self.decoder.width
+        queries = self._split(self.q_proj(self.text_norm(text.hidden)), heads)
         mixed = attend(queries, image_kv.keys, image_kv.values, text.tags, image_tags)
         sees_image = visible(text.tags, image_tags).any(axis=-1)
-        looked = self.o_proj(mixed.reshape(*mixed.shape[:2], -1))
+        looked = self.o_proj(mixed.reshape(*mixed.shape[:2], width))
         return text.hidden + jnp.where(sees_image[..., None], looked, 0)
 
-    def _split(self, x: Float[Array, "B M NH"]) -> Float[Array, "B M N H"]:
-        return x.reshape(*x.shape[:2], -1, self.decoder.head_dim)
+    def _split(self, x: Float[Array, "B M NH"], heads: int) -> Float[Array, "B M N H"]:
+        return x.reshape(*x.shape[:2], heads, self.decoder.head_dim)

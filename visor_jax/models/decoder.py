@@ -10,7 +10,7 @@ With every layer SELF and every gate open this is the unmodified Qwen2 of a LLaV
 all budgets share, and analyses can look at the streams between layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -79,7 +79,8 @@ class Decoder(nn.Module):
 
         Args:
           gates: one per SELF layer of the whole plan, Python bools or one traced (S,).
-          capture: layers whose image stream is wanted as the layer leaves it.
+          capture: layers whose image stream is wanted as the layer leaves it; this
+            counts as a reader, so a layer is not spared the work.
 
         Returns:
           Text stream, image stream, {captured layer: image stream after it}.
@@ -88,14 +89,14 @@ class Decoder(nn.Module):
         stop = self.config.plan.num_layers if stop is None else stop
         captured = {}
         for index in range(start, stop):
-            layer, (on, off) = self.layers[index], self._ways(index, gate_of)
-
-            def run(way: str):
-                # The two ways cache different things: a gate may not choose a cache.
-                return lambda module, *streams: getattr(module, way)(*streams)[:2]
-
-            gate = gate_of.get(index, True)
-            text, image = gated(gate, run(on), run(off), layer, text, image)
+            layer, gate = self.layers[index], gate_of.get(index, True)
+            read = (
+                self._image_is_read(index, gate_of) or max(capture, default=-1) >= index
+            )
+            on, off = self._way(index, True, read), self._way(index, False, read)
+            text, image = gated(
+                gate, _streams_of(on), _streams_of(off), layer, text, image
+            )
             if index in capture:
                 captured[index] = image
         return text, image, captured
@@ -113,8 +114,8 @@ class Decoder(nn.Module):
         length = jnp.asarray(text.length, jnp.int32)
         caches: list[LayerCache] = []
         for index, layer in enumerate(self.layers):
-            on, off = self._ways(index, gate_of)
-            way = on if gate_of.get(index, True) else off
+            read = self._image_is_read(index, gate_of)
+            way = self._way(index, gate_of.get(index, True), read)
             text, image, cache = getattr(layer, way)(text, image)
             caches.append(cache)
         return text, KVCache(tuple(caches), *tags, length)
@@ -135,24 +136,24 @@ class Decoder(nn.Module):
         new_layers = []
         for index, layer in enumerate(self.layers):
             past = Past(cache.layers[index], cache.text, cache.image, cache.length)
-            on, off = self._ways(index, gate_of, decoding=True)
-            way = on if gate_of.get(index, True) else off
+            # The image was refined for good when the prompt was read.
+            way = self._way(index, gate_of.get(index, True), image_is_read=False)
             text, _, layer_cache = getattr(layer, way)(text, None, past)
             new_layers.append(layer_cache)
         length = cache.length + text.length
         return text, cache.replace(layers=tuple(new_layers), length=length)
 
-    def _ways(
-        self, index: int, gate_of: dict[int, Gate], decoding: bool = False
-    ) -> tuple[str, str]:
-        """Returns the methods of layer `index` for its gate open and shut."""
+    def _way(self, index: int, is_on: bool, image_is_read: bool) -> str:
+        """Returns the method of `DecoderLayer` that layer `index` runs."""
         kind = self.config.plan.kinds[index]
-        if kind is LayerKind.TEXT:
-            return "text_only", "text_only"
         if kind is LayerKind.CROSS:
-            return "cross", "cross"
-        read = self.config.plan.image_is_read_after(index, gate_of.values())
-        return "full" if read and not decoding else "full_for_text", "text_only"
+            return "cross"
+        if kind is LayerKind.TEXT or not is_on:
+            return "text_only"
+        return "full" if image_is_read else "full_for_text"
+
+    def _image_is_read(self, index: int, gate_of: dict[int, Gate]) -> bool:
+        return self.config.plan.image_is_read_after(index, gate_of.values())
 
     def _gate_of_layer(self, gates: Gates) -> dict[int, Gate]:
         layers = self.config.plan.self_layers
@@ -165,3 +166,11 @@ class Decoder(nn.Module):
                 "it holds depends on the budget. Group samples by budget."
             )
         return self._gate_of_layer(gates)
+
+
+def _streams_of(way: str) -> Callable[..., tuple[TokenStream, TokenStream]]:
+    """Returns a function that runs a layer this way and drops what it would cache.
+
+    The two branches of a gate must return alike, and they cache different things.
+    """
+    return lambda layer, text, image: getattr(layer, way)(text, image)[:2]

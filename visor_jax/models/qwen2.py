@@ -49,19 +49,22 @@ class Attention(nn.Module):
 
     def queries(self, x: TokenStream) -> Float[Array, "B T N H"]:
         """Returns the rotated queries of the stream's tokens."""
-        return rotate(self._split(self.q_proj(x.hidden)), x.rotary)
+        queries = self._split(self.q_proj(x.hidden), self.config.num_heads)
+        return rotate(queries, x.rotary)
 
     def keys_values(self, x: TokenStream) -> KeyValues:
         """Returns the rotated keys and the values of the stream's tokens."""
-        keys = rotate(self._split(self.k_proj(x.hidden)), x.rotary)
-        return KeyValues(keys=keys, values=self._split(self.v_proj(x.hidden)))
+        count = self.config.num_kv_heads
+        keys = rotate(self._split(self.k_proj(x.hidden), count), x.rotary)
+        return KeyValues(keys, self._split(self.v_proj(x.hidden), count))
 
     def output(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Returns the heads merged and projected back to the stream's width."""
-        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1))
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], self.config.width))
 
-    def _split(self, x: Float[Array, "B T NH"]) -> Float[Array, "B T N H"]:
-        return x.reshape(*x.shape[:2], -1, self.config.head_dim)
+    def _split(self, x: Float[Array, "B T NH"], heads: int) -> Float[Array, "B T N H"]:
+        # No -1 among the sizes: a stream may be empty.
+        return x.reshape(*x.shape[:2], heads, self.config.head_dim)
 
 
 class MLP(nn.Module):

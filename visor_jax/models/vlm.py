@@ -17,7 +17,7 @@ from visor_jax.models.projector import Projector
 from visor_jax.models.siglip import VisionTower
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gates
-from visor_jax.ops.linear import Dense
+from visor_jax.ops.linear import Dense, flat_dot_general
 from visor_jax.ops.masks import TokenTags
 
 
@@ -49,12 +49,19 @@ class VLM(nn.Module):
             self.image_newline = self.param("image_newline", init, shape, jnp.float32)
         self.language_model = Decoder(c)
         if not c.decoder.tie_embeddings:
-            self.lm_head = Dense(c.decoder.vocab_size, use_bias=False, dtype=dtype)
+            self.lm_head = Dense(
+                c.decoder.vocab_size,
+                use_bias=False,
+                dtype=dtype,
+                preferred_element_type=jnp.float32,
+            )
         self.reading_heads = {
             str(layer): Dense(c.reading_classes) for layer in c.reading_layers
         }
 
-    def __call__(self, batch: Batch, gates: Gates, *, reading: bool = False):
+    def __call__(
+        self, batch: Batch, gates: Gates, *, reading: bool = False
+    ) -> VLMOutput:
         """Returns the `VLMOutput` of a batch.
 
         Args:
@@ -96,9 +103,10 @@ class VLM(nn.Module):
     def logits(self, text: TokenStream) -> Float[Array, "B T W"]:
         """Returns float32 logits of the text stream that left the last layer."""
         normed = self.language_model.norm(text.hidden)
-        if self.config.decoder.tie_embeddings:
-            return self.language_model.embed_tokens.attend(normed).astype(jnp.float32)
-        return self.lm_head(normed).astype(jnp.float32)
+        if not self.config.decoder.tie_embeddings:
+            return self.lm_head(normed)
+        table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
+        return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 
     def prefill(
         self, batch: Batch, gates: Gates

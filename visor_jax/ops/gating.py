@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 Gate = bool | Bool[Array, ""]
@@ -39,13 +40,17 @@ def gated(
 
 
 def is_static(gates: Gates) -> bool:
-    """Returns whether the gates are Python bools (else: one traced (S,) array)."""
-    return not isinstance(gates, jax.Array) and all(isinstance(g, bool) for g in gates)
+    """Returns whether the gates are known now (else: one traced (S,) array)."""
+    return not isinstance(gates, jax.Array)
 
 
 def as_sequence(gates: Gates, count: int) -> tuple[Gate, ...]:
-    """Returns one gate per SELF layer. Raises ValueError on a wrong count or dtype."""
-    if isinstance(gates, jax.Array):
+    """Returns one gate per SELF layer: Python bools, or scalars of a traced array.
+
+    Raises:
+      ValueError: for another count, shape or dtype; per-sample gates are among these.
+    """
+    if not is_static(gates):
         if gates.shape != (count,) or gates.dtype != jnp.bool_:
             raise ValueError(
                 f"Traced gates must be bool ({count},), one per SELF layer; got "
@@ -53,6 +58,9 @@ def as_sequence(gates: Gates, count: int) -> tuple[Gate, ...]:
                 "group the samples by budget."
             )
         return tuple(gates[i] for i in range(count))
-    if len(gates) != count:
-        raise ValueError(f"{len(gates)} gates given for {count} SELF layers.")
-    return tuple(gates)
+    if len(gates) != count or not all(isinstance(g, bool | np.bool_) for g in gates):
+        raise ValueError(
+            f"Static gates must be {count} bools, one per SELF layer; got {gates!r}. "
+            "Per-sample gates are not supported: group the samples by budget."
+        )
+    return tuple(bool(g) for g in gates)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 def flat_dot_general(
     x: Float[Array, "*B D"],
     kernel: Float[Array, "D F"],
-    dimension_numbers: Any,
+    dimension_numbers: Any = None,
     precision: jax.lax.PrecisionLike = None,
     preferred_element_type: Any = None,
 ) -> Float[Array, "*B F"]:

@@ -23,7 +23,10 @@ VAGUE_NAMES = {
     *("types", "tools", "shared", "lib"),
 }
 
-ENTRY_POINTS = ("train", "evaluate", "generate", "convert", "settings", "library")
+ENTRY_POINTS = (
+    *("train", "evaluate", "generate", "convert", "step_time"),
+    *("settings", "library"),
+)
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
 LAYERS_0_TO_4 = (
     *LAYER_0,

@@ -1,0 +1,105 @@
+"""Times the universal training step at its smallest and its largest budget.
+
+    python -m visor_jax.step_time --config=configs/universal.py [--steps=20]
+
+One compiled program for both, as in training; only the drawn budget differs. The two
+are timed in turn, on random data of the configuration's shapes. Beside the times stand
+the FLOPs of the forward pass: where conditionals really skip, the ratios agree roughly.
+"""
+
+import statistics
+import time
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from visor_jax import command_line, settings
+from visor_jax.budget import Budget
+from visor_jax.data.pages.pool import make_pool
+from visor_jax.flops.account import account
+from visor_jax.models.vlm import VLM
+from visor_jax.settings import RunSettings
+from visor_jax.training import stages
+from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.host_memory import keep_freed_memory
+from visor_jax.training.optimizer import make_optimizer
+from visor_jax.training.run_record import machine_description
+from visor_jax.training.universal_step import make_universal_step
+
+_WARM_UP = 3
+
+
+def step_times(run: RunSettings, steps: int) -> dict[Budget, float]:
+    """Returns the median seconds of a step at the smallest and the largest budget."""
+    pool = make_pool("train", max(64, run.data.batch_size), seed=run.seed)
+    batch = jax.device_put(stages.page_data(pool, run.data.pages, 1).example)
+    model, frozen = VLM(run.model), run.optimizer.frozen
+    optimizer = make_optimizer(run.optimizer, run.loop.steps)
+    smallest, largest = run.budgets.smallest, run.budgets.largest
+    # The first half of the run has the one budget, the second half the other.
+    phases = (
+        SchedulePhase(0.5, {smallest.name: 1.0}),
+        SchedulePhase(1.0, {largest.name: 1.0}),
+    )
+    schedule = BudgetSchedule(run.budgets, phases, run.loop.steps)
+    step = jax.jit(
+        make_universal_step(model, optimizer, schedule, run.objective, frozen),
+        donate_argnums=0,
+    )
+    count = len(run.budgets)
+    state = stages.fresh_state(
+        model, optimizer, frozen, batch, seed=run.seed, num_budgets=count
+    )
+    first_step = {smallest: 0, largest: run.loop.steps - 1}
+    seconds: dict[Budget, list[float]] = {smallest: [], largest: []}
+    for turn in range(_WARM_UP + steps):
+        for budget, number in first_step.items():
+            state = state.replace(step=jax.numpy.asarray(number, jax.numpy.int32))
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+            state = jax.block_until_ready(step(state, batch))
+            if turn >= _WARM_UP:
+                seconds[budget].append(time.perf_counter() - began)
+    return {budget: statistics.median(times) for budget, times in seconds.items()}
+
+
+def forward_flops(run: RunSettings, budget: Budget) -> int:
+    """Returns the FLOPs of one sample's forward pass in training."""
+    counted = account(
+        run.model,
+        budget,
+        text_tokens=run.data.pages.text_length,
+        image_tokens=run.model.vision.num_patches,
+        crops=1,
+    )
+    return counted.end_to_end
+
+
+def _main(_: list[str]) -> None:
+    keep_freed_memory()
+    with command_line.user_errors():
+        if _CONFIG.value is None:
+            raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
+        run = settings.read(_CONFIG.value)
+        if run.data.kind != "pages":
+            raise ValueError("Only presets that draw their own data can be timed.")
+    times = step_times(run, _STEPS.value)
+    print(f"{machine_description()}, batch {run.data.batch_size}, median of steps")
+    print(f"{'budget':<12} {'ms/step':>8} {'ratio':>6} {'GFLOP':>8} {'ratio':>6}")
+    slowest, dearest = max(times.values()), forward_flops(run, run.budgets.largest)
+    for budget, seconds in times.items():
+        flops = forward_flops(run, budget)
+        print(
+            f"{budget.name:<12} {1e3 * seconds:8.1f} {seconds / slowest:6.2f} "
+            f"{flops / 1e9:8.3f} {flops / dearest:6.2f}"
+        )
+    print("GFLOP: matrix products of one sample's forward pass, tower included")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, e.g. configs/universal.py."
+    )
+    _STEPS = flags.DEFINE_integer("steps", 20, "Timed steps at each budget.")
+    command_line.run(_main)

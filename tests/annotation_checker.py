@@ -25,7 +25,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def check_arrays(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if all(isinstance(x, jax.Array) for x in jax.tree.leaves((args, kwargs))):
+        leaves = jax.tree.leaves((args, kwargs))
+        if leaves and all(isinstance(x, jax.Array) for x in leaves):
             return strict(self, *args, **kwargs)
         return kwargs.get("output")
 

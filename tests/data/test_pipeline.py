@@ -101,7 +101,7 @@ def test_phases_decide_the_tasks(pool):
         {"batch_size": 0},
         {"pool_size": 0},
         {"questions_per_page": 0},
-        {"text_length": 7},
+        {"text_length": 6},
         {"seed": -1},
         {"phases": ()},
         {"phases": ((0.5, {"ring": 1}),)},
@@ -148,11 +148,11 @@ def test_prompts_end_where_generation_starts(pool):
         pool.pages[:2], ["ring", "digit row 2 column 3"], page_tokenizer()
     )
     assert batch.tokens.tolist() == [
-        ids_of("ring : <pad> <pad> <pad> <pad>"),
+        ids_of("ring : <pad> <pad>"),
         ids_of("digit row 2 column 3 :"),
     ]
-    assert batch.text_positions[0].tolist() == [144, 145, 0, 0, 0, 0]
-    assert batch.text_mask.sum(axis=1).tolist() == [2, 6]
+    assert batch.text_positions[0].tolist() == [144, 145, 0, 0]
+    assert batch.text_mask.sum(axis=1).tolist() == [2, 4]
     assert not batch.loss_mask.any()
     assert batch.image_labels is None
     alone = single_question_batch(

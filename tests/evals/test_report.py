@@ -150,8 +150,8 @@ def test_questions_and_prompts_are_those_of_the_tasks(evaluation_set):
     assert [question.task for question in first] == list(evaluation_set.task_names)
     assert first[0].text == "page colour"
     prompts = evaluation_set.prompts(7)
-    assert prompts.tokens.shape == (7, 7)
+    assert prompts.tokens.shape == (7, 6)
     assert PromptLengths.of(evaluation_set) == PromptLengths(
-        text_tokens=7, image_tokens=144, crops=1
+        text_tokens=6, image_tokens=144, crops=1
     )
     assert CONFIG.vision.num_patches == 144

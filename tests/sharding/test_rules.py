@@ -61,7 +61,7 @@ def test_one_mesh_axis_cannot_split_two_dimensions():
 @pytest.mark.parametrize("variant", ["mini", "llava_ov_0p5b", "llava_ov_7b"])
 def test_every_large_parameter_of_every_variant_is_split(variant):
     config = variants.variant(variant)
-    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=1))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=4, tensor=1))
     abstract = tiny_shapes(config)
     shardings = param_shardings(abstract, mesh)
     for path, leaf in jax.tree.leaves_with_path(abstract):

@@ -6,18 +6,26 @@ need to know which kind of tokenizer a network was trained with.
 
 import os
 
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from visor_jax.data.pages.words import EOS, PAD, PROMPT_END, TOKEN_ID, UNKNOWN
+from visor_jax.data.pages.words import (
+    EOS,
+    PAD,
+    PROMPT_END,
+    TOKEN_ID,
+    TOKEN_PATTERN,
+    UNKNOWN,
+)
 
 
 def page_tokenizer() -> PreTrainedTokenizerFast:
     """Returns the tokenizer; token ids are the order of `words.TOKENS`."""
     tokenizer = Tokenizer(WordLevel(dict(TOKEN_ID), unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = Whitespace()
+    # Inverted: what matches the pattern is kept, the blanks between are removed.
+    tokenizer.pre_tokenizer = Split(Regex(TOKEN_PATTERN), "removed", invert=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
     )

@@ -11,6 +11,10 @@ from typing import Any
 from visor_jax.layer_plan import LayerKind, LayerPlan
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# Standard deviation of new kernels, as in the published configurations. Small on
+# purpose: layers start close to the identity, and what a token is and where it stands
+# is not drowned by the noise of untrained layers.
+INIT_STD = 0.02
 REMAT_POLICIES = ("none", "gated", "layer")
 
 
@@ -32,6 +36,7 @@ class VisionConfig:
     image_size: int
     patch_size: int
     norm_eps: float = 1e-6
+    init_std: float = INIT_STD
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -74,6 +79,7 @@ class DecoderConfig:
     rope_theta: float = 1e6
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
+    init_std: float = INIT_STD
 
     def __post_init__(self) -> None:
         _check_positive(

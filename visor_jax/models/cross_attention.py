@@ -28,21 +28,24 @@ class CrossAttention(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        d, zeros = self.decoder, nn.initializers.zeros
+        d = self.decoder
         kv_width = self.config.num_kv_heads * d.head_dim
 
-        def dense(width: int, **kwargs) -> nn.Dense:
-            return Dense(width, use_bias=False, dtype=self.dtype, **kwargs)
+        def dense(width: int, init_std: float = d.init_std) -> nn.Dense:
+            return Dense(width, init_std, use_bias=False, dtype=self.dtype)
 
         self.text_norm = RMSNorm(d.norm_eps)
         self.image_norm = RMSNorm(d.norm_eps)
         self.position_conv = self.param(
-            "position_conv", zeros, (self.config.conv_kernel, d.width), jnp.float32
+            "position_conv",
+            nn.initializers.zeros,
+            (self.config.conv_kernel, d.width),
+            jnp.float32,
         )
         self.q_proj = dense(d.num_heads * d.head_dim)
         self.k_proj = dense(kv_width)
         self.v_proj = dense(kv_width)
-        self.o_proj = dense(d.width, kernel_init=zeros)
+        self.o_proj = dense(d.width, init_std=0.0)
 
     def keys_values(self, image: TokenStream) -> KeyValues:
         """Returns the image's keys and values; they serve every question about it."""

@@ -16,11 +16,12 @@ class Projector(nn.Module):
 
     width: int
     dtype: jnp.dtype
+    init_std: float
     grid: int | None = None
 
     def setup(self) -> None:
-        self.linear_1 = Dense(self.width, dtype=self.dtype)
-        self.linear_2 = Dense(self.width, dtype=self.dtype)
+        self.linear_1 = Dense(self.width, self.init_std, dtype=self.dtype)
+        self.linear_2 = Dense(self.width, self.init_std, dtype=self.dtype)
         if self.grid is not None:
             init, shape = nn.initializers.normal(0.5), (self.grid, self.width)
             self.row_embedding = self.param("row_embedding", init, shape, jnp.float32)

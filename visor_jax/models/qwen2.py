@@ -40,12 +40,14 @@ class Attention(nn.Module):
         c = self.config
 
         def heads(count: int) -> nn.Dense:
-            return Dense(count * c.head_dim, use_bias=True, dtype=self.dtype)
+            return Dense(
+                count * c.head_dim, c.init_std, use_bias=True, dtype=self.dtype
+            )
 
         self.q_proj = heads(c.num_heads)
         self.k_proj = heads(c.num_kv_heads)
         self.v_proj = heads(c.num_kv_heads)
-        self.o_proj = Dense(c.width, use_bias=False, dtype=self.dtype)
+        self.o_proj = Dense(c.width, c.init_std, use_bias=False, dtype=self.dtype)
 
     def queries(self, x: TokenStream) -> Float[Array, "B T N H"]:
         """Returns the rotated queries of the stream's tokens."""
@@ -75,9 +77,11 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.gate_proj = Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
-        self.up_proj = Dense(c.mlp_width, use_bias=False, dtype=self.dtype)
-        self.down_proj = Dense(c.width, use_bias=False, dtype=self.dtype)
+        self.gate_proj = Dense(
+            c.mlp_width, c.init_std, use_bias=False, dtype=self.dtype
+        )
+        self.up_proj = Dense(c.mlp_width, c.init_std, use_bias=False, dtype=self.dtype)
+        self.down_proj = Dense(c.width, c.init_std, use_bias=False, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -25,11 +25,11 @@ class VisionAttention(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        width = self.config.width
-        self.q_proj = Dense(width, dtype=self.dtype)
-        self.k_proj = Dense(width, dtype=self.dtype)
-        self.v_proj = Dense(width, dtype=self.dtype)
-        self.out_proj = Dense(width, dtype=self.dtype)
+        width, std = self.config.width, self.config.init_std
+        self.q_proj = Dense(width, std, dtype=self.dtype)
+        self.k_proj = Dense(width, std, dtype=self.dtype)
+        self.v_proj = Dense(width, std, dtype=self.dtype)
+        self.out_proj = Dense(width, std, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
         heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
@@ -47,8 +47,9 @@ class VisionMLP(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        self.fc1 = Dense(self.config.mlp_width, dtype=self.dtype)
-        self.fc2 = Dense(self.config.width, dtype=self.dtype)
+        c = self.config
+        self.fc1 = Dense(c.mlp_width, c.init_std, dtype=self.dtype)
+        self.fc2 = Dense(c.width, c.init_std, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
         return self.fc2(nn.gelu(self.fc1(x), approximate=True))

@@ -42,7 +42,9 @@ class VLM(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         self.vision_tower = VisionTower(c.vision, dtype, c.remat == "layer")
         grid = c.vision.patches_per_side if c.grid_embedding else None
-        self.multi_modal_projector = Projector(c.decoder.width, dtype, grid)
+        self.multi_modal_projector = Projector(
+            c.decoder.width, dtype, c.decoder.init_std, grid
+        )
         if c.image_newline:
             init = nn.initializers.normal(c.decoder.width**-0.5)
             shape = (c.decoder.width,)
@@ -50,13 +52,11 @@ class VLM(nn.Module):
         self.language_model = Decoder(c)
         if not c.decoder.tie_embeddings:
             self.lm_head = Dense(
-                c.decoder.vocab_size,
-                use_bias=False,
-                dtype=dtype,
-                preferred_element_type=jnp.float32,
+                c.decoder.vocab_size, c.decoder.init_std, use_bias=False, dtype=dtype
             )
         self.reading_heads = {
-            str(layer): Dense(c.reading_classes) for layer in c.reading_layers
+            str(layer): Dense(c.reading_classes, c.decoder.init_std)
+            for layer in c.reading_layers
         }
 
     def __call__(
@@ -104,7 +104,7 @@ class VLM(nn.Module):
         """Returns float32 logits of the text stream that left the last layer."""
         normed = self.language_model.norm(text.hidden)
         if not self.config.decoder.tie_embeddings:
-            return self.lm_head(normed)
+            return self.lm_head(normed).astype(jnp.float32)
         table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
         return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 

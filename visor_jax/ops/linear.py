@@ -30,6 +30,12 @@ def flat_dot_general(
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def Dense(features: int, **kwargs: Any) -> nn.Dense:
-    """Returns `nn.Dense(features, ...)` with `flat_dot_general`."""
-    return nn.Dense(features, dot_general=flat_dot_general, **kwargs)
+def Dense(features: int, init_std: float, **kwargs: Any) -> nn.Dense:
+    """Returns `nn.Dense(features, ...)` with `flat_dot_general`.
+
+    init_std: standard deviation of the new kernel; 0 for zeros.
+    """
+    kernel_init = nn.initializers.normal(init_std)
+    return nn.Dense(
+        features, dot_general=flat_dot_general, kernel_init=kernel_init, **kwargs
+    )

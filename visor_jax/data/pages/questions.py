@@ -10,7 +10,14 @@ from collections.abc import Callable
 import numpy as np
 
 from visor_jax.data.pages.facts import GRID_COLUMNS, GRID_ROWS
-from visor_jax.data.pages.words import BAR_LETTERS, COLOURS, DIGITS, HALVES, NO_YES
+from visor_jax.data.pages.words import (
+    BAR_LETTERS,
+    COLOURS,
+    DIGITS,
+    HALVES,
+    NO_YES,
+    ids_of,
+)
 
 GROUPS = ("easy", "hard")
 
@@ -30,12 +37,12 @@ class Question:
     @property
     def num_tokens(self) -> int:
         """The question's words, the end of the prompt and the answer."""
-        return len(self.text.split()) + 2
+        return len(ids_of(self.text)) + 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Questions of one kind; all of them have the same number of words."""
+    """Questions of one kind; all of them have the same number of tokens."""
 
     name: str
     group: str

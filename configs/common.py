@@ -47,12 +47,12 @@ def mini() -> ml_collections.ConfigDict:
         "b2": 0.98,
         "weight_decay": 0.01,
         "warmup_steps": 100,
-        "constant_until": 0.4,
+        "constant_until": 0.6,
         "decay": "linear",
         # The norm that SigLIP checkpoints carry and LLaVA does not use.
         "frozen": ("vision_tower/post_layernorm",),
     }
-    config.loop = {"steps": 2000, "log_every": 50, "checkpoint_every": 500}
+    config.loop = {"steps": 2200, "log_every": 50, "checkpoint_every": 500}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evaluation_pages = 1024
     return config

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ SMALL = (
     "--config.loop.log_every=5",
     "--config.loop.checkpoint_every=10",
     "--config.optimizer.warmup_steps=5",
+    "--config.budgets=('none', 'all')",
     "--config.budget_phases=((1.0, {'any': 1.0}),)",
     "--config.data.batch_size=2",
     "--config.data.pages.pool_size=32",
@@ -39,9 +41,18 @@ def command(workdir: Path, cache: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "visor_jax.train", *SMALL, *flags, *more]
 
 
+# Kept until the tests end: the runs share their compiled programs.
+COMPILED = tempfile.TemporaryDirectory()
+
+
 def environment() -> dict[str, str]:
-    # Compiled programs are kept: the runs of one test share them.
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "COLUMNS": "100",
+    }
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:

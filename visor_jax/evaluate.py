@@ -38,21 +38,6 @@ from visor_jax.training.run_record import git_commit, machine_description
 
 PAGES = 1024
 
-_CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", None, "Workdirs or checkpoints, separated by commas.", required=True
-)
-_OUT = flags.DEFINE_string(
-    "out", None, "Folder of the report; default: <first checkpoint>/report."
-)
-_PAGES = flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
-_BUDGETS = flags.DEFINE_string(
-    "budgets",
-    None,
-    "Budgets of universal networks, such as 'none,sa2:1,5,all' or 'every'; default: "
-    "those they were trained with.",
-)
-_SPLIT = flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
-
 _FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
 
 
@@ -219,22 +204,44 @@ def _shifted(progress: Callback | None, before: int, total: int) -> Callback | N
     return lambda done, _: shown(before + done, total)
 
 
+def define_flags() -> None:
+    """Defines the program's flags; not at import, where they would meet others'."""
+    flags.DEFINE_list(
+        "checkpoint",
+        None,
+        "Workdirs or checkpoints, separated by commas.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "out", None, "Folder of the report; default: <first checkpoint>/report."
+    )
+    flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
+    flags.DEFINE_string(
+        "budgets",
+        None,
+        "Budgets of universal networks, such as 'none,sa2:1,5,all' or 'every'; "
+        "default: those they were trained with.",
+    )
+    flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+
+
 def main(argv: Sequence[str]) -> None:
+    asked = flags.FLAGS
     with command_line.user_errors():
         networks, out = _prepare(
-            _CHECKPOINT.value, _OUT.value, _PAGES.value, _BUDGETS.value, _SPLIT.value
+            asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split
         )
         # Files that were cut short show here, before anything runs.
         for network in networks:
             _load(network)
-    total = sum(len(n.budgets) for n in networks) * _PAGES.value
+    total = sum(len(n.budgets) for n in networks) * asked.pages
     arguments = shlex.join(sys.argv[1:])
     with Progress(total, description="evaluating", unit="pages") as shown:
         report = _evaluate(
             networks,
             out,
-            _PAGES.value,
-            _SPLIT.value,
+            asked.pages,
+            asked.split,
             f"python -m visor_jax.evaluate {arguments}",
             lambda done, passes: shown.update(done * total // passes),
         )
@@ -243,4 +250,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     command_line.run(main)

@@ -7,9 +7,10 @@ import pytest
 
 from tests import tiny
 from tests.models.training_loss import gradient_static, gradient_traced
-from tests.tiny import NETWORKS, VISOR
+from tests.tiny import NETWORKS
 from tests.tolerances import GRADIENT, REORDERED
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.gating import as_sequence
 
 # CROSS, SELF, CROSS: the smallest network with a gradient through everything.
 SMALL = NETWORKS["grouped"]
@@ -83,11 +84,36 @@ def test_new_adapters_learn_although_their_output_is_zero():
         assert np.any(adapter["cross_attention"]["o_proj"]["kernel"])
 
 
-@pytest.mark.parametrize("gates", [(True,), (True, False, True), ()])
-def test_static_gates_of_another_count_are_refused(gates):
-    params, batch = inputs(VISOR)
-    with pytest.raises(ValueError, match=f"{len(gates)} gates given for 2 SELF layers"):
-        VLM(VISOR).apply(params, batch, gates)
+@pytest.mark.parametrize(
+    "gates",
+    [(True,), (True, False, True), (), (1, 0), np.ones((2, 4), bool), np.ones(2)],
+    ids=str,
+)
+def test_static_gates_must_be_one_bool_per_self_layer(gates):
+    with pytest.raises(ValueError, match="must be 2 bools, one per SELF layer"):
+        as_sequence(gates, 2)
+
+
+def test_a_row_of_the_gate_table_is_as_static_as_a_tuple():
+    assert as_sequence(np.array([True, False]), 2) == (True, False)
+    assert all(type(g) is bool for g in as_sequence(np.array([True, False]), 2))
+
+
+def test_a_captured_layer_counts_as_a_reader():
+    config = tiny.NETWORKS["unread_self"]
+    params, batch = inputs(config)
+
+    def last_layers(params, batch):
+        def run(model):
+            streams = model.embed_text(batch), model.encode_image(batch)
+            return model.language_model.run_layers(
+                *streams, tiny.all_on(config), capture=(2, 3)
+            )[2]
+
+        return VLM(config).apply(params, method=run)
+
+    captured = jax.jit(last_layers)(params, batch)
+    assert np.any(captured[2].hidden != captured[3].hidden)
 
 
 def test_a_cache_is_refused_for_traced_gates():

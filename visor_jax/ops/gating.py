@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 Gate = bool | Bool[Array, ""]
-Gates = Sequence[bool] | Bool[Array, "S"]
+Gates = Sequence[bool] | Bool[np.ndarray, "S"] | Bool[Array, "S"]
 
 
 def gated(
@@ -44,8 +44,8 @@ def is_static(gates: Gates) -> bool:
     return not isinstance(gates, jax.Array)
 
 
-def as_sequence(gates: Gates, count: int) -> tuple[Gate, ...]:
-    """Returns one gate per SELF layer: Python bools, or scalars of a traced array.
+def as_sequence(gates: Any, count: int) -> tuple[Gate, ...]:
+    """Returns `Gates`, checked, one per SELF layer: Python bools or traced scalars.
 
     Raises:
       ValueError: for another count, shape or dtype; per-sample gates are among these.

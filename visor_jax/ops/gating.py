@@ -39,7 +39,7 @@ def gated(
     return nn.cond(gate, on, off, module, *operands)
 
 
-def is_static(gates: Gates) -> bool:
+def is_static(gates: Any) -> bool:
     """Returns whether the gates are known now (else: one traced (S,) array)."""
     return not isinstance(gates, jax.Array)
 

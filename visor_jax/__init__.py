@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# transformers serves as a tokenizer here; that it finds no PyTorch is no news.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 
 def load(path: str | os.PathLike) -> "visor_jax.library.VisorModel":
     """Returns the network of the newest readable checkpoint under `path`.

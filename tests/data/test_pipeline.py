@@ -156,7 +156,7 @@ def test_prompts_end_where_generation_starts(pool):
     assert not batch.loss_mask.any()
     assert batch.image_labels is None
     alone = single_question_batch(
-        pool.pages[0], "ring", page_tokenizer(), text_length=6
+        pool.pages[0], "ring", page_tokenizer(), text_length=4
     )
     np.testing.assert_array_equal(alone.tokens[0], batch.tokens[0])
     np.testing.assert_array_equal(alone.pixels[0], batch.pixels[0])

@@ -69,5 +69,5 @@ def test_traced_gates_of_another_shape_or_dtype_are_refused(gates):
 
 
 def test_wrong_count_is_refused():
-    with pytest.raises(ValueError, match="1 gates given for 2 SELF layers"):
+    with pytest.raises(ValueError, match="must be 2 bools, one per SELF layer"):
         as_sequence((True,), 2)

@@ -26,6 +26,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
+        "array-record",
         "transformers>=5.23",
         "ml-collections>=1.1",
         "chex",

@@ -12,15 +12,18 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
 from absl import flags
 from ml_collections import config_flags
 
 from visor_jax import command_line, settings
+from visor_jax.batch import Batch
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.report import ReportFacts, report_run
@@ -126,21 +129,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
         if state is None:
             state = stages.first_state(create, abstract, tower)
         put = functools.partial(jax.device_put, device=batch_sharding(run.mesh))
-        step = logged_compile(
-            "the training step",
-            jax.jit(
-                make_universal_step(
-                    run.model, optimizer, s.schedule, s.objective, s.optimizer.frozen
-                ),
-                donate_argnums=0,
-                out_shardings=stages.shardings_of(abstract),
-            ),
-            state,
-            put(data.example),
-            record=lambda _, seconds: writer.write_timing(
-                int(state.step), {"compile_s": seconds}
-            ),
-        )
+        step = compiled_step(run, optimizer, state, put(data.example), writer)
         state, done = loop.run(
             state,
             data.batches,
@@ -153,6 +142,29 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             interruption=run.interruption,
         )
     return state, done, files.elapsed()
+
+
+def compiled_step(
+    run: Run,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    writer: MetricWriter,
+) -> Callable[[TrainState, Batch], TrainState]:
+    """Returns the training step compiled for this state and batch; logs the time."""
+    s = run.settings
+    step = make_universal_step(
+        run.model, optimizer, s.schedule, s.objective, s.optimizer.frozen
+    )
+    return logged_compile(
+        "the training step",
+        jax.jit(step, donate_argnums=0, out_shardings=stages.shardings_of(state)),
+        state,
+        batch,
+        record=lambda _, seconds: writer.write_timing(
+            int(state.step), {"compile_s": seconds}
+        ),
+    )
 
 
 def data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:

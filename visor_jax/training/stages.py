@@ -137,9 +137,9 @@ def abstract_state(
     )
 
 
-def shardings_of(abstract: TrainState) -> TrainState:
-    """Returns the shardings of an abstract state."""
-    return jax.tree.map(lambda x: x.sharding, abstract)
+def shardings_of(state: TrainState) -> TrainState:
+    """Returns the shardings of a state, abstract or not."""
+    return jax.tree.map(lambda x: x.sharding, state)
 
 
 def first_state(

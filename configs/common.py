@@ -36,23 +36,23 @@ def mini() -> ml_collections.ConfigDict:
             "text_length": 112,
         },
     }
-    config.tower = {"steps": 600, "batch_size": 32, "learning_rate": 2e-3}
+    config.tower = {"steps": 900, "batch_size": 32, "learning_rate": 1e-2}
     config.objective = {
         "reading_weight": 1.0,
         "sandwich": False,
         "distill_weight": 0.0,
     }
     config.optimizer = {
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "b2": 0.98,
         "weight_decay": 0.01,
         "warmup_steps": 100,
-        "constant_until": 0.6,
+        "constant_until": 0.5,
         "decay": "linear",
         # The norm that SigLIP checkpoints carry and LLaVA does not use.
         "frozen": ("vision_tower/post_layernorm",),
     }
-    config.loop = {"steps": 2200, "log_every": 50, "checkpoint_every": 500}
+    config.loop = {"steps": 3000, "log_every": 50, "checkpoint_every": 500}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evaluation_pages = 1024
     return config

@@ -15,6 +15,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 # purpose: layers start close to the identity, and what a token is and where it stands
 # is not drowned by the noise of untrained layers.
 INIT_STD = 0.02
+# Among `VLMConfig.reading_layers`: the image stream as it enters the decoder.
+ENTRY = -1
 REMAT_POLICIES = ("none", "gated", "layer")
 
 
@@ -80,6 +82,7 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
     init_std: float = INIT_STD
+    embedding_init_std: float = INIT_STD
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -116,6 +119,7 @@ class AdapterConfig:
 
     num_kv_heads: int
     conv_kernel: int = 7
+    init_std: float = INIT_STD
 
     def __post_init__(self) -> None:
         _check_positive(self, "num_kv_heads", "conv_kernel")
@@ -132,8 +136,9 @@ class VLMConfig:
 
     image_newline: whether a learned newline token exists (LLaVA-OneVision).
     grid_embedding: whether the projector adds a learned row and column embedding.
+    projector_init_std: standard deviation of the projector's new kernels.
     reading_layers: layers whose image tokens the auxiliary reading loss reads (training
-      only); () for none.
+      only); ENTRY for the tokens that enter the first layer; () for none.
     reading_classes: classes of that loss.
     compute_dtype: activations; parameters stay float32 while training.
     remat: what the backward pass computes again instead of storing it: "layer", every
@@ -147,6 +152,7 @@ class VLMConfig:
     plan: LayerPlan
     image_newline: bool = True
     grid_embedding: bool = False
+    projector_init_std: float = INIT_STD
     reading_layers: tuple[int, ...] = ()
     reading_classes: int = 10
     compute_dtype: str = "float32"
@@ -166,7 +172,7 @@ class VLMConfig:
             raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
         if len(set(self.reading_layers)) != len(self.reading_layers):
             raise ValueError(f"reading_layers {self.reading_layers} repeat a layer.")
-        wrong = set(self.reading_layers) - set(self.plan.self_layers)
+        wrong = set(self.reading_layers) - {ENTRY, *self.plan.self_layers}
         if wrong:
             raise ValueError(
                 f"reading_layers {sorted(wrong)} are not SELF layers of the plan "

@@ -31,7 +31,7 @@ class CrossAttention(nn.Module):
         d = self.decoder
         kv_width = self.config.num_kv_heads * d.head_dim
 
-        def dense(width: int, init_std: float = d.init_std) -> nn.Dense:
+        def dense(width: int, init_std: float = self.config.init_std) -> nn.Dense:
             return Dense(width, init_std, use_bias=False, dtype=self.dtype)
 
         self.text_norm = RMSNorm(d.norm_eps)

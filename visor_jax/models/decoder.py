@@ -43,7 +43,7 @@ class Decoder(nn.Module):
             c.decoder.vocab_size,
             c.decoder.width,
             dtype=dtype,
-            embedding_init=nn.initializers.normal(c.decoder.width**-0.5),
+            embedding_init=nn.initializers.normal(c.decoder.embedding_init_std),
         )
         layer = DecoderLayer
         if c.remat != "none":

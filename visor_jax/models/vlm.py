@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
-from visor_jax.models.config import VLMConfig
+from visor_jax.models.config import ENTRY, VLMConfig
 from visor_jax.models.decoder import Decoder
 from visor_jax.models.image_tokens import gather_image_tokens
 from visor_jax.models.kv_cache import KVCache
@@ -43,7 +43,7 @@ class VLM(nn.Module):
         self.vision_tower = VisionTower(c.vision, dtype, c.remat == "layer")
         grid = c.vision.patches_per_side if c.grid_embedding else None
         self.multi_modal_projector = Projector(
-            c.decoder.width, dtype, c.decoder.init_std, grid
+            c.decoder.width, dtype, c.projector_init_std, grid
         )
         if c.image_newline:
             init = nn.initializers.normal(c.decoder.width**-0.5)
@@ -55,7 +55,7 @@ class VLM(nn.Module):
                 c.decoder.vocab_size, c.decoder.init_std, use_bias=False, dtype=dtype
             )
         self.reading_heads = {
-            str(layer): Dense(c.reading_classes, c.decoder.init_std)
+            _head_name(layer): Dense(c.reading_classes, c.decoder.init_std)
             for layer in c.reading_layers
         }
 
@@ -69,13 +69,12 @@ class VLM(nn.Module):
           reading: also return the auxiliary reading logits (training only).
         """
         text, image = self.embed_text(batch), self.encode_image(batch)
-        capture = self.config.reading_layers if reading else ()
-        text, _, captured = self.language_model.run_layers(
-            text, image, gates, capture=capture
+        wanted = self.config.reading_layers if reading else ()
+        text, _, streams = self.language_model.run_layers(
+            text, image, gates, capture=[n for n in wanted if n != ENTRY]
         )
-        reading_logits = {
-            layer: self._read(layer, stream) for layer, stream in captured.items()
-        }
+        streams[ENTRY] = image
+        reading_logits = {layer: self._read(layer, streams[layer]) for layer in wanted}
         return VLMOutput(self.logits(text), reading_logits)
 
     def vision_features(
@@ -132,4 +131,8 @@ class VLM(nn.Module):
         # Scale-free: the head must not depend on how large the stream has grown.
         hidden = image.hidden.astype(jnp.float32)
         rms = jnp.sqrt(jnp.mean(jnp.square(hidden), axis=-1, keepdims=True) + 1e-6)
-        return self.reading_heads[str(layer)](hidden / rms)
+        return self.reading_heads[_head_name(layer)](hidden / rms)
+
+
+def _head_name(layer: int) -> str:
+    return "entry" if layer == ENTRY else str(layer)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from visor_jax.batch import Batch
+from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.training.budget_sampling import BudgetSchedule
 from visor_jax.training.losses import (
@@ -140,6 +141,8 @@ class _Minimised:
         if output.reading_logits:
             layers = self.model.config.plan.self_layers
             is_on = {layer: gates[i] for i, layer in enumerate(layers)}
+            # With every gate shut, what enters the decoder is all that text can read.
+            is_on[ENTRY] = ~jnp.any(gates)
             reading = reading_loss(output.reading_logits, batch.image_labels, is_on)
         scored = (output.logits, batch.targets, batch.loss_mask)
         return _Outcome(

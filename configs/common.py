@@ -36,7 +36,7 @@ def mini() -> ml_collections.ConfigDict:
             "text_length": 112,
         },
     }
-    config.tower = {"steps": 900, "batch_size": 32, "learning_rate": 1e-2}
+    config.tower = {"steps": 1000, "batch_size": 32, "learning_rate": 1e-2}
     config.objective = {
         "reading_weight": 1.0,
         "sandwich": False,

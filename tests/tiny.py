@@ -17,6 +17,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
+    ENTRY,
     AdapterConfig,
     DecoderConfig,
     VisionConfig,
@@ -68,7 +69,7 @@ NETWORKS: dict[str, VLMConfig] = {
     "reading": VISOR.replace(
         image_newline=False,
         grid_embedding=True,
-        reading_layers=(0, 2),
+        reading_layers=(ENTRY, 0, 2),
         plan=LayerPlan.build(4, cross=(1, 3), self_=(0, 2)),
     ),
 }

@@ -171,10 +171,10 @@ def test_reading_loss_reaches_the_network_only_where_its_layer_is_on():
             for key in state.params
             if key.startswith("reading_heads")
         }
-    heads = sorted(moved["sa0"])
-    assert [list(m.values()) for m in (moved["sa0"],)] == [[False, False]]
-    assert [moved["sa1:0"][h] for h in heads] == [True, False]
-    assert [moved["sa2:0,2"][h] for h in heads] == [True, True]
+    heads = [f"reading_heads_{name}" for name in ("0", "2", "entry")]
+    assert [moved["sa0"][h] for h in heads] == [False, False, True]
+    assert [moved["sa1:0"][h] for h in heads] == [True, False, False]
+    assert [moved["sa2:0,2"][h] for h in heads] == [True, True, False]
 
 
 def test_negative_weights_are_refused():

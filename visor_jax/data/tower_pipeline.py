@@ -28,7 +28,7 @@ class TowerBatch:
     """Pages with coarse labels; every field has a leading batch axis.
 
     pixels: (B, 1, 96, 96, 3) float32, as in `Batch`.
-    colour, band: (B,) int32 in `words.COLOURS`.
+    colour: (B,) int32 in `words.COLOURS`.
     dark_half: (B,) int32 in `words.HALVES`.
     ring, squares: (B,) bool, whether there is any.
     luminance: (B, P) float32, mean of each patch in 0..1.
@@ -37,7 +37,6 @@ class TowerBatch:
 
     pixels: Array
     colour: Array
-    band: Array
     dark_half: Array
     ring: Array
     squares: Array
@@ -52,7 +51,6 @@ def tower_batch(pages: np.ndarray, facts: np.ndarray) -> TowerBatch:
     return TowerBatch(
         pixels=normalise(pages),
         colour=facts["colour"].astype(np.int32),
-        band=facts["band"].astype(np.int32),
         dark_half=facts["dark_half"].astype(np.int32),
         ring=facts["ring"].astype(bool),
         squares=facts["squares"] > 0,

@@ -25,7 +25,7 @@ from visor_jax.models.siglip import VisionTower
 Params = PyTree[Array]
 
 # Outputs of the throw-away heads: classes of each attribute of the page.
-PAGE_CLASSES = {"colour": 6, "band": 6, "dark_half": 4, "ring": 2, "squares": 2}
+PAGE_CLASSES = {"colour": 6, "dark_half": 4, "ring": 2, "squares": 2}
 PATCH_TARGETS = ("luminance", "ink", "saturated")
 
 

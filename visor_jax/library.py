@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.restore import check_fits, load_checkpoint, read_metadata
+from visor_jax.data.image_files import ImageInput, read_square_image
 from visor_jax.data.page_batches import single_question_batch
 from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.packing import PATCH
@@ -25,7 +26,6 @@ from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
 from visor_jax.inference.decode import answers
 from visor_jax.inference.generation import Latency, generate, measure_latency
-from visor_jax.inference.image_input import ImageInput, read_image
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
@@ -157,7 +157,7 @@ class VisorModel:
     def batch(self, image: ImageInput, prompt: str) -> Batch:
         """Returns the one-row batch of a question. Raises ValueError as `generate`."""
         length = len(encode_question(self.tokenizer, prompt))
-        pixels = read_image(image, self.config.vision.image_size)
+        pixels = read_square_image(image, self.config.vision.image_size)
         return single_question_batch(
             pixels,
             prompt,

@@ -30,7 +30,8 @@ class Batch:
     pixels: (B, C, h, w, 3) float32, normalised as the vision tower expects.
     image_token_index: (B, V) int32 into the C * P projected patches of the sample, row
       by row of each crop; C * P means the learned newline, where the network has one;
-      anything under mask False is padding and must be 0.
+      anything under mask False is padding and must be 0. Or (B, V, 4), where a token is
+      a weighted sum of patches.
     image_positions: (B, V) int32, position ids of the interleaved sequence.
     image_mask: (B, V) bool, False for padding.
     tokens: (B, T) int32 input ids, image placeholders removed.
@@ -41,6 +42,8 @@ class Batch:
     loss_mask: (B, T) bool, where a prediction is trained or scored.
     image_labels: (B, V) int32 class of what a token shows, -1 for none; only for the
       auxiliary reading loss, None where the data has no such labels.
+    image_token_weights: (B, V, 4) float32 beside an index of that shape: images whose
+      grid of patches was resized; 0 for padding. None beside a plain index.
     """
 
     pixels: Array
@@ -54,6 +57,7 @@ class Batch:
     targets: Array
     loss_mask: Array
     image_labels: Array | None = None
+    image_token_weights: Array | None = None
 
     @property
     def size(self) -> int:

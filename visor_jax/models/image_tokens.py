@@ -5,6 +5,10 @@ two crops of four patches, the last one cut to its upper row and closed by a new
 
     patches  crop 0: 0 1 2 3   crop 1: 4 5 6 7   newline: 8
     index    0 1 2 3  4 5 8
+
+Where the host resizes a grid of patches, a slot is a weighted sum of several:
+
+    index    [4 5 6 7]   weights  [1/4 1/4 1/4 1/4]   the mean of crop 1
 """
 
 import jax.numpy as jnp
@@ -14,13 +18,35 @@ from jaxtyping import Array, Float, Int
 def gather_image_tokens(
     patches: Float[Array, "B C P D"],
     newline: Float[Array, "D"] | None,
-    index: Int[Array, "B V"],
+    index: Int[Array, "B V *corners"],
+    weights: Float[Array, "B V *corners"] | None = None,
 ) -> Float[Array, "B V D"]:
-    """Returns the image tokens; index C * P stands for the newline token."""
+    """Returns the image tokens; index C * P stands for the newline token.
+
+    Args:
+      index: (B, V), or (B, V, corners) with weights of the same shape. The sum is made
+        in float32.
+
+    Raises:
+      ValueError: if an index with corners comes without weights, or the reverse.
+    """
+    if (index.ndim == 3) != (weights is not None):
+        raise ValueError(
+            f"An image token index of shape {index.shape} needs "
+            f"{'weights' if weights is None else 'no weights'}: only sums of patches, "
+            "(B, V, corners), are weighted."
+        )
     flat = patches.reshape(patches.shape[0], -1, patches.shape[-1])
     if newline is not None:
         row = jnp.broadcast_to(
             newline.astype(flat.dtype), (flat.shape[0], 1, flat.shape[-1])
         )
         flat = jnp.concatenate([flat, row], axis=1)
-    return jnp.take_along_axis(flat, index[..., None], axis=1)
+    if weights is None:
+        return jnp.take_along_axis(flat, index[..., None], axis=1)
+    # One corner at a time: never more than two streams' worth of memory.
+    total = jnp.zeros((), jnp.float32)
+    for corner in range(index.shape[-1]):
+        part = jnp.take_along_axis(flat, index[..., corner, None], axis=1)
+        total += weights[..., corner, None] * part.astype(jnp.float32)
+    return total.astype(flat.dtype)

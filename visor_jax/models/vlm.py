@@ -89,7 +89,9 @@ class VLM(nn.Module):
         """Returns the image stream that enters the decoder."""
         patches = self.multi_modal_projector(self.vision_features(batch.pixels))
         newline = self.image_newline if self.config.image_newline else None
-        tokens = gather_image_tokens(patches, newline, batch.image_token_index)
+        tokens = gather_image_tokens(
+            patches, newline, batch.image_token_index, batch.image_token_weights
+        )
         segments = jnp.zeros_like(batch.image_positions)
         tags = TokenTags(batch.image_positions, segments, batch.image_mask)
         return self.language_model.stream(tokens, tags)

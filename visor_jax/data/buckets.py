@@ -1,0 +1,283 @@
+"""A fixed set of shapes, so that the number of compiled programs is bounded and known.
+
+Every sample is padded to the smallest bucket that holds it. One program is compiled per
+bucket that occurs, never more than there are buckets:
+
+    sample   5 crops  2929 image tokens   31 text tokens
+    bucket   5 crops  3712 image tokens   64 text tokens
+
+Padding changes no result: it is masked, and positions are those of the sample itself.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from visor_jax.batch import Batch
+from visor_jax.data.image_settings import ImageSettings
+from visor_jax.data.image_slots import (
+    CORNERS,
+    NEWLINE,
+    resized_shape,
+    square_slots,
+    video_slots,
+)
+from visor_jax.data.samples import Sample
+
+# A bucket holds at most so many times the crops of the bucket below it.
+_GROWTH = 1.5
+# Image tokens are rounded up to a multiple of this, as kernels like it.
+_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """The shape of one program's input, but for the number of rows.
+
+    corners: 1 for a plain index of patches, 4 where image tokens are weighted sums.
+    """
+
+    crops: int
+    image_tokens: int
+    text_tokens: int
+    corners: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.crops, self.image_tokens, self.text_tokens) < 1:
+            raise ValueError(f"{self}: every length must be at least 1.")
+        if self.corners not in (1, CORNERS):
+            raise ValueError(f"{self}: corners must be 1 or {CORNERS}.")
+
+    def holds(self, sample: Sample) -> bool:
+        return (
+            sample.num_crops <= self.crops
+            and sample.num_image_tokens <= self.image_tokens
+            and sample.num_text_tokens <= self.text_tokens
+            and sample.slots.corners <= self.corners
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A batch of samples of one bucket.
+
+    rows: which sample stands in each row. A last group that is not full repeats its
+      last sample, without loss; `rows` names only the first `len(rows)` rows.
+    """
+
+    bucket: Bucket
+    rows: tuple[int, ...]
+    batch: Batch
+
+
+class Buckets:
+    """The buckets of a network, smallest first."""
+
+    def __init__(
+        self, buckets: Iterable[Bucket], settings: ImageSettings, *, pad_id: int
+    ) -> None:
+        """Takes any buckets of a network with these crops; `pad_id` fills up text.
+
+        Raises:
+          ValueError: if there is no bucket.
+        """
+        self._settings = settings
+        self._pad_id = pad_id
+        self.all = tuple(sorted(set(buckets), key=self._size))
+        if not self.all:
+            raise ValueError("At least one bucket is needed.")
+
+    @classmethod
+    def ladder(
+        cls,
+        settings: ImageSettings,
+        *,
+        pad_id: int,
+        text_tokens: Sequence[int] = (64, 256, 1024, 4096),
+        max_images: int = 8,
+        max_frames: int = 32,
+        multiple: int = _MULTIPLE,
+    ) -> "Buckets":
+        """Returns buckets for text alone, an image of any size, several, and a video.
+
+        Args:
+          text_tokens: the lengths of text.
+          max_images, max_frames: of the largest bucket for several images, for a video;
+            0 for none.
+          multiple: image tokens are rounded up to a multiple of this.
+        """
+        shapes = {(1, 1, 1), *_image_rungs(settings)}
+        per_image = square_slots(settings).count
+        for images in _doubling(2, max_images):
+            shapes.add((images, images * per_image, 1))
+        for frames in _doubling(8, max_frames):
+            shapes.add((frames, video_slots(frames, settings).count, CORNERS))
+        return cls(
+            (
+                Bucket(
+                    crops=crops,
+                    image_tokens=-(-tokens // multiple) * multiple,
+                    text_tokens=text,
+                    corners=corners,
+                )
+                for (crops, tokens, corners), text in itertools.product(
+                    shapes, text_tokens
+                )
+            ),
+            settings,
+            pad_id=pad_id,
+        )
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def choose(self, sample: Sample) -> Bucket:
+        """Returns the smallest bucket that holds the sample.
+
+        Raises:
+          ValueError: if none does, with the sample's lengths.
+        """
+        for bucket in self.all:
+            if bucket.holds(sample):
+                return bucket
+        most = {
+            name: max(getattr(bucket, name) for bucket in self.all)
+            for name in ("crops", "image_tokens", "text_tokens")
+        }
+        raise ValueError(
+            f"No bucket holds a sample of {sample.num_crops} crops, "
+            f"{sample.num_image_tokens} image tokens and {sample.num_text_tokens} text "
+            f"tokens ({sample.slots.corners} patches per token); the buckets go up to "
+            f"{most}: add one, or give less."
+        )
+
+    def batches(
+        self, samples: Sequence[Sample], batch_size: int = 1
+    ) -> Iterator[Group]:
+        """Yields all samples in groups of one bucket and `batch_size` rows each.
+
+        Within a bucket samples keep their order.
+
+        Raises:
+          ValueError: if a sample fits into no bucket; before anything is yielded.
+        """
+        if batch_size < 1:
+            raise ValueError(f"{batch_size=} must be at least 1.")
+        members: dict[Bucket, list[int]] = {}
+        for row, sample in enumerate(samples):
+            members.setdefault(self.choose(sample), []).append(row)
+        return self._groups(samples, members, batch_size)
+
+    def _groups(
+        self,
+        samples: Sequence[Sample],
+        members: dict[Bucket, list[int]],
+        batch_size: int,
+    ) -> Iterator[Group]:
+        for bucket, rows in members.items():
+            for start in range(0, len(rows), batch_size):
+                chosen = rows[start : start + batch_size]
+                filled = chosen + chosen[-1:] * (batch_size - len(chosen))
+                batch = self.batch([samples[row] for row in filled], bucket)
+                batch.loss_mask[len(chosen) :] = False
+                yield Group(bucket, tuple(chosen), batch)
+
+    def batch(self, samples: Sequence[Sample], bucket: Bucket) -> Batch:
+        """Returns the samples as one batch, padded on the right to the bucket's shape.
+
+        Raises:
+          ValueError: if there is none, or the bucket does not hold one of them.
+        """
+        wrong = [i for i, s in enumerate(samples) if not bucket.holds(s)]
+        if wrong or not samples:
+            raise ValueError(f"{bucket} does not hold samples {wrong} of the batch.")
+        rows = [
+            {**self._image_fields(s, bucket), **self._text_fields(s, bucket)}
+            for s in samples
+        ]
+        return Batch(
+            **{name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        )
+
+    def _image_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
+        slots, length = sample.slots, bucket.image_tokens
+        if bucket.corners > 1:
+            slots = slots.with_corners()
+        newline = bucket.crops * self._settings.patches_per_crop
+        index = np.where(slots.index == NEWLINE, newline, slots.index).astype(np.int32)
+        fields = {
+            "pixels": _padded(sample.crops, bucket.crops),
+            "image_token_index": _padded(index, length),
+            "image_positions": _padded(sample.layout.image_positions, length),
+            "image_mask": np.arange(length) < slots.count,
+        }
+        if slots.weights is not None:
+            fields["image_token_weights"] = _padded(slots.weights, length)
+        return fields
+
+    def _text_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
+        layout, length = sample.layout, bucket.text_tokens
+        return {
+            "tokens": _padded(layout.tokens, length, self._pad_id),
+            "text_positions": _padded(layout.text_positions, length),
+            "text_segments": np.zeros(length, np.int32),
+            "text_mask": np.arange(length) < len(layout.tokens),
+            "targets": _padded(layout.targets, length, self._pad_id),
+            "loss_mask": _padded(layout.loss_mask, length),
+        }
+
+    def _size(self, bucket: Bucket) -> tuple[int, int]:
+        patches = bucket.crops * self._settings.patches_per_crop
+        return patches + bucket.image_tokens + bucket.text_tokens, bucket.corners
+
+
+def _padded(values: np.ndarray, length: int, filler: int = 0) -> np.ndarray:
+    padded = np.full((length, *values.shape[1:]), filler, values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    """Returns first, 2 * first, ... up to `last`, which ends it; [] if last is 0."""
+    steps = itertools.takewhile(lambda n: n < last, (first << i for i in range(64)))
+    return [*steps, last] if last else []
+
+
+def _image_rungs(settings: ImageSettings) -> set[tuple[int, int, int]]:
+    """Returns (crops, image tokens, corners) for one image of any size.
+
+    A rung holds every image of up to so many crops: the most tokens that any of them
+    can have, and weights if any of them is resized.
+    """
+    need: dict[int, tuple[int, int]] = {}
+    for height, width in settings.pinpoints:
+        grid = height // settings.tile_size, width // settings.tile_size
+        crops = 1 + grid[0] * grid[1]
+        tokens, corners = _most_tokens(*grid, settings)
+        others = need.get(crops, (0, 1))
+        need[crops] = (max(tokens, others[0]), max(corners, others[1]))
+    rungs, counts = set(), sorted(need)
+    last = 0
+    while last < counts[-1]:
+        above = [n for n in counts if n > last]
+        last = max([above[0], *(n for n in above if n <= last * _GROWTH)])
+        below = [need[n] for n in counts if n <= last]
+        rungs.add((last, max(t for t, _ in below), max(c for _, c in below)))
+    return rungs
+
+
+def _most_tokens(rows: int, columns: int, settings: ImageSettings) -> tuple[int, int]:
+    """Returns the most tokens of an image in that grid, and corners per token.
+
+    Padding is cut off in pairs of rows or of columns, so these are all that exist.
+    """
+    side = settings.patches_per_side
+    rows, columns = rows * side, columns * side
+    shapes = [(n, columns) for n in range(rows, -1, -2)]
+    shapes += [(rows, n) for n in range(columns, -1, -2)]
+    resized = [resized_shape(*shape, settings) for shape in shapes]
+    tokens = max(r * (c + 1) for r, c in resized)
+    corners = 1 if resized == shapes else CORNERS
+    return settings.patches_per_crop + tokens, corners

@@ -1,11 +1,13 @@
 """Which patches make which image token: the index that the device gathers by.
 
 The patches of all crops of a sample are numbered crop by crop, row by row. A wide image
-with 2 x 2 patches per crop in a grid of 1 x 2 tiles, of which the padding above and
-below leaves the lower row only (crop 0 is the whole image, N the newline):
+with 2 x 2 patches per crop in a grid of 1 x 2 tiles (crop 0 is the whole image, N the
+newline that ends every row of the grid):
 
-    crop 0   0 1     crops 1, 2   4 5 | 8  9      tokens   0 1 2 3  6 7 10 11 N
-             2 3                  6 7 | 10 11
+    crop 0   0 1     crops 1, 2   4 5 | 8  9      tokens   0 1 2 3
+             2 3                  6 7 | 10 11              4 5 8 9 N  6 7 10 11 N
+
+Rows and columns of patches that show padding only are left out, in pairs.
 
 Where there are too many patches, and in videos, they are resized bilinearly: a token is
 then a weighted sum of the four patches around a point, `index` is (V, 4), and so are

@@ -67,7 +67,7 @@ def render(
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises ValueError unless these are messages of the form at the top."""
-    if isinstance(messages, str | Mapping) or not messages:
+    if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(
             "A conversation is a list of messages like {'role': 'user', 'content': "
             f"'...'}}, at least one; got {messages!r:.80}."

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.anyres import anyres_crops, frame_crops, square_crops
@@ -24,7 +24,7 @@ from visor_jax.data.image_slots import Slots, anyres_slots, square_slots, video_
 from visor_jax.data.token_layout import Layout, lay_out
 
 # A video is its frames; files of videos are not decoded here.
-VideoInput = Sequence[ImageInput] | UInt8[np.ndarray, "frames h w 3"]
+VideoInput = Sequence[ImageInput] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -77,40 +77,40 @@ def mutated_bytes(content, rng):
     return bytes(data)
 
 
+STRINGS = (
+    *("", "tool", "user", "<image>", "<video>", "<|im_end|>", "<|im_start|>user\n"),
+    *("\ud800", "\x00", "\n\n", "界", "x" * 300, "image", "text", "<ima", "ge>"),
+)
 STRANGE = (
-    *(None, 0, "", "tool", "<image>", "<video>", "<|im_end|>", "<|im_start|>user\n"),
-    *([], {}, {"type": "image"}, {"type": "video"}, {"type": "text", "text": "\ud800"}),
-    *({"type": "text"}, {"type": "image", "image": b"none"}, "\x00", "x" * 300, b"?"),
-    *(
-        {"type": "image", "url": "http://a"},
-        {"type": "image", "base64": "?"},
-        float("nan"),
-    ),
+    *(*STRINGS, None, 0, float("nan"), [], {}, {"type": "image"}, {"type": "video"}),
+    *({"type": "text"}, {"type": "text", "text": "so"}, {"type": "image", "image": 1}),
+    *({"type": "image", "image": b"none"}, {"type": "image", "url": "http://a"}, b"?"),
+    *({"type": "image", "base64": "?"}, {"role": "user", "content": "<image> what"}),
 )
 
 
 def mutated_messages(rng):
-    """Returns a conversation in which one to three values were changed or dropped."""
-    messages = copy.deepcopy(DIALOGUE)
-    for _ in range(rng.integers(1, 4)):
-        node, key = {"messages": messages}, "messages"
-        # Down to a random depth.
-        while isinstance(node[key], dict | list) and node[key] and rng.random() < 0.8:
+    """Returns a conversation in which one or two values are changed or dropped."""
+    root = {"messages": copy.deepcopy(DIALOGUE)}
+    for _ in range(rng.integers(1, 3)):
+        node, key = root, "messages"
+        # Nearly always down to a leaf.
+        while isinstance(node[key], dict | list) and node[key] and rng.random() < 0.95:
             node = node[key]
             keys = list(node) if isinstance(node, dict) else range(len(node))
             key = keys[rng.integers(len(keys))]
-        value = STRANGE[rng.integers(len(STRANGE))]
-        kind = rng.integers(3)
-        if kind == 0 and key != "messages":
+        value, kind = STRANGE[rng.integers(len(STRANGE))], rng.integers(6)
+        if isinstance(node[key], str) and kind:
+            text, words = node[key], STRINGS[rng.integers(len(STRINGS))]
+            place = int(rng.integers(len(text) + 1))
+            node[key] = text[:place] + words + text[place + kind - 1 :]
+        elif kind == 0 and node is not root:
             del node[key]
-        elif kind == 1 and isinstance(node, list):
+        elif isinstance(node, list):
             node.insert(key, value)
         else:
             node[key] = value
-        if not isinstance(node, dict) or "messages" not in node:
-            continue
-        messages = node["messages"]
-    return messages
+    return root["messages"]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@
 
 What happens to unusual images, so that nothing is guessed or dropped unseen:
 
-    EXIF rotation           applied, as transformers' `load_image` does
+    EXIF rotation           applied, as transformers' `load_image` does to files; to PIL
+                            images as well
     alpha, palette with     composited on white, as transformers' image processors do
       transparency
     grey, CMYK, YCbCr, ...  converted by Pillow, as transformers does

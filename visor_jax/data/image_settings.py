@@ -85,31 +85,20 @@ class ImageSettings:
             that asks for another processing than LLaVA-OneVision's.
         """
         processor = processor.get("image_processor", processor)
-        vision = config.get("vision_config", {})
-        problems = _fixed_problems(processor)
-        missing = [k for k in ("image_mean", "image_std") if not processor.get(k)]
+        problems = [*_fixed_problems(processor), *_sizes_problems(config, processor)]
         # Without them transformers falls back on the numbers of another tower.
+        missing = [k for k in ("image_mean", "image_std") if not processor.get(k)]
         problems += [f"the image processor does not state {name}" for name in missing]
-        missing = [k for k in ("image_size", "patch_size") if k not in vision]
-        problems += [f"vision_config does not state {name}" for name in missing]
-        pinpoints = config.get("image_grid_pinpoints")
-        if not pinpoints:
-            problems.append("config.json does not state image_grid_pinpoints")
-        if processor.get("image_grid_pinpoints", pinpoints) != pinpoints:
-            problems.append("image_grid_pinpoints of config and processor differ")
-        tile = vision.get("image_size")
-        size = processor.get("size", {"height": tile, "width": tile})
-        if size != {"height": tile, "width": tile}:
-            problems.append(f"processor size {size} is not the tower's {tile}")
         ratio = str(config.get("vision_aspect_ratio", "anyres_max_9"))
         most = ratio.removeprefix(_ASPECT_RATIO)
         if not ratio.startswith(_ASPECT_RATIO) or not most.isdigit():
             problems.append(f"vision_aspect_ratio {ratio!r} is not anyres_max_<n>")
         if problems:
             raise ValueError(f"Cannot process images as asked: {'; '.join(problems)}.")
+        pinpoints = config["image_grid_pinpoints"]
         return cls(
-            tile_size=tile,
-            patch_size=vision["patch_size"],
+            tile_size=config["vision_config"]["image_size"],
+            patch_size=config["vision_config"]["patch_size"],
             pinpoints=tuple((height, width) for height, width in pinpoints),
             max_tiles=int(most),
             mean=tuple(processor["image_mean"]),
@@ -123,3 +112,23 @@ def _fixed_problems(processor: Mapping[str, Any]) -> list[str]:
         for name, allowed in _FIXED.items()
         if name in processor and processor[name] not in allowed
     ]
+
+
+def _sizes_problems(
+    config: Mapping[str, Any], processor: Mapping[str, Any]
+) -> list[str]:
+    vision = config.get("vision_config", {})
+    missing = [k for k in ("image_size", "patch_size") if k not in vision]
+    problems = [f"vision_config does not state {name}" for name in missing]
+    pinpoints = config.get("image_grid_pinpoints")
+    if not pinpoints:
+        problems.append("config.json does not state image_grid_pinpoints")
+    # transformers reads the processor's for pixels, the network's for features.
+    elif processor.get("image_grid_pinpoints", pinpoints) != pinpoints:
+        problems.append("image_grid_pinpoints of config and processor differ")
+    tile = vision.get("image_size")
+    whole = {"height": tile, "width": tile}
+    size = processor.get("size", whole)
+    if tile is not None and size != whole:
+        problems.append(f"processor size {size} is not the tower's {tile}")
+    return problems

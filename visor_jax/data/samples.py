@@ -77,7 +77,8 @@ class ChatProcessor:
 
         Args:
           images, videos: in the order of their places; None for those that the messages
-            carry themselves. Exactly one image is cut into tiles, several are not.
+            carry themselves. Exactly one image is cut into tiles; several become one
+            crop each, as with `apply_chat_template` of transformers.
           room: new tokens that the context must have room for.
 
         Raises:

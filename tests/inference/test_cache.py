@@ -8,10 +8,10 @@ import pytest
 from tests import tiny, tolerances
 from tests.inference.prompts import extended, left_padded, prompts
 from visor_jax.budget import Budget
-from visor_jax.inference.prefill import last_valid, prefill
+from visor_jax.inference.prefill import prefill
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.vlm import VLM
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import TokenTags, last_valid
 
 NEW, TOGETHER = 4, 2
 CASES = [
@@ -44,7 +44,9 @@ def _read_stepwise(config, params, batch, gates):
     """
     model, slots = VLM(config), batch.tokens.shape[1]
     prompt = batch.replace(text_mask=batch.text_mask.at[:, -NEW:].set(False))
-    logits, first = model.apply(params, prompt, gates, method=VLM.prefill)
+    every = np.broadcast_to(np.arange(slots, dtype=np.int32), prompt.tokens.shape)
+    every = jnp.asarray(every)
+    logits, first = model.apply(params, prompt, gates, every, method=VLM.prefill)
     first = cache = first.with_capacity(slots + NEW)
     found = [logits[:, :-NEW]]
     for start in range(slots - NEW, slots, TOGETHER):
@@ -110,7 +112,7 @@ def test_prefill_gives_the_logits_and_tags_after_each_last_valid_token():
     batch = batch.replace(text_mask=batch.text_mask.at[:, -NEW:].set(False))
     found = prefill(VLM(config), params["params"], batch, budget, spare=3)
     gates = budget.gates(config.plan)
-    whole, _ = VLM(config).apply(params, batch, gates, method=VLM.prefill)
+    whole = VLM(config).apply(params, batch, gates).logits
     for row, valid in enumerate(np.asarray(batch.text_mask)):
         last = np.flatnonzero(valid)[-1]
         np.testing.assert_allclose(
@@ -125,7 +127,8 @@ def test_prefill_gives_the_logits_and_tags_after_each_last_valid_token():
 def test_last_valid_token_is_the_drawn_example():
     valid = jnp.array([[1, 1, 1, 0], [0, 0, 1, 1]], bool)
     positions = jnp.array([[2, 3, 4, 0], [0, 0, 2, 3]])
-    assert last_valid(positions, valid).tolist() == [2, 3]
+    tags = TokenTags(positions, jnp.zeros_like(positions), valid)
+    assert last_valid(tags).tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("budget", [Budget.none(), Budget((1,))], ids=str)

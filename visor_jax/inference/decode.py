@@ -1,13 +1,14 @@
-"""Writes the answer token by token against the cache, as one compiled loop.
+"""Writes the answer token by token against the cache: at once, or as a stream.
 
-The loop ends when every row has written its end token or the room is used up. A row
-that is finished writes padding:
+Writing ends when every row has written an end token or the room is used up. A row that
+is finished writes padding:
 
     eos = 1, pad = 0      row 0   7 4 1 0 0
                           row 1   5 5 2 8 1
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -24,16 +25,35 @@ from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 
 Params = Any
+# One end token or several.
+EndTokens = int | Sequence[int]
 
 
 @flax.struct.dataclass
-class _Loop:
-    """step: tokens written so far, of which the cache lacks the last one."""
+class _Rules:
+    """eos_ids: any of them ends a row; a negative one never does."""
+
+    eos_ids: Int[Array, "E"]
+    pad_id: Int[Array, ""]
+    row_keys: Key[Array, "B"] | None
+    sampling: Sampling = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class _Answers:
+    """The answers of a batch between two steps.
+
+    step: tokens written so far, of which the cache lacks the last one. newest,
+    positions, segments: (B,) that last one. used: (B, W) tokens that a repetition
+    penalty is for, None without one.
+    """
 
     step: Int[Array, ""]
-    tokens: Int[Array, "B N"]
     newest: Int[Array, "B"]
+    positions: Int[Array, "B"]
+    segments: Int[Array, "B"]
     finished: Bool[Array, "B"]
+    used: Bool[Array, "B W"] | None
     cache: KVCache
 
 
@@ -44,7 +64,7 @@ def decode(
     budget: Budget,
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: EndTokens,
     pad_id: int,
     sampling: Sampling = GREEDY,
     row_keys: Key[Array, "B"] | None = None,
@@ -55,12 +75,65 @@ def decode(
 
     Args:
       budget: the one that the prompts were prefilled with.
-      eos_id: ends a row; a negative number never does.
+      eos_id: the token or tokens that end a row; a negative number never does.
       row_keys: one random key per row; needed unless sampling is greedy.
 
     Raises:
       ValueError: for N below 1 or beyond the room in the cache, or missing keys.
     """
+    rules = _rules(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
+    gates = budget.gates(model.config.plan)
+    return _decode(
+        params, prefilled, rules, model=model, gates=gates, count=max_new_tokens
+    )
+
+
+def decode_stream(
+    model: VLM,
+    params: Params,
+    prefilled: Prefilled,
+    budget: Budget,
+    *,
+    max_new_tokens: int,
+    eos_id: EndTokens,
+    pad_id: int,
+    sampling: Sampling = GREEDY,
+    row_keys: Key[Array, "B"] | None = None,
+) -> Iterator[Int[np.ndarray, "B"]]:
+    """Yields the tokens of `decode` as they are written, (B,) a step.
+
+    Ends with the last row; a row that is finished before gives padding. One program per
+    budget, shapes and sampling, whatever `max_new_tokens` is. Arguments and errors are
+    those of `decode`; errors are raised here, before the first token is asked for.
+    """
+    rules = _rules(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
+    gates = budget.gates(model.config.plan)
+    advance = functools.partial(_advance, params, rules, model=model, gates=gates)
+    return _tokens_of(_first(prefilled, rules), advance, max_new_tokens)
+
+
+def _tokens_of(
+    answers: _Answers, advance: Any, count: int
+) -> Iterator[Int[np.ndarray, "B"]]:
+    for left in reversed(range(count)):
+        newest, finished = jax.device_get((answers.newest, answers.finished))
+        last = left == 0 or bool(finished.all())
+        if not last:
+            # Started before the token is handed out: the device works meanwhile.
+            answers = advance(answers)
+        yield newest
+        if last:
+            return
+
+
+def _rules(
+    prefilled: Prefilled,
+    max_new_tokens: int,
+    eos_id: EndTokens,
+    pad_id: int,
+    sampling: Sampling,
+    row_keys: Key[Array, "B"] | None,
+) -> _Rules:
     most = prefilled.spare + 1
     if not 1 <= max_new_tokens <= most:
         raise ValueError(
@@ -68,84 +141,121 @@ def decode(
         )
     if row_keys is None and not sampling.is_greedy:
         raise ValueError(f"{sampling} draws at random: give it a key.")
-    return _decode(
-        params,
-        prefilled,
-        eos_id,
-        pad_id,
-        None if sampling.is_greedy else row_keys,
-        model=model,
-        gates=budget.gates(model.config.plan),
-        count=max_new_tokens,
+    vocabulary = prefilled.logits.shape[-1]
+    if not all(0 <= token < vocabulary for token in (*sampling.also_used, pad_id)):
+        raise ValueError(
+            f"{pad_id=} and also_used={sampling.also_used} must lie in the vocabulary "
+            f"of {vocabulary} tokens."
+        )
+    return _Rules(
+        eos_ids=jnp.asarray(end_tokens(eos_id), jnp.int32),
+        pad_id=jnp.asarray(pad_id, jnp.int32),
+        row_keys=None if sampling.is_greedy else row_keys,
         sampling=sampling,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates", "count", "sampling"))
+def end_tokens(eos_id: EndTokens) -> tuple[int, ...]:
+    """Returns the end tokens, be they one or several."""
+    return tuple(int(token) for token in np.atleast_1d(eos_id))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "gates", "count"))
 def _decode(
     params: Params,
     prefilled: Prefilled,
-    eos_id: Int[Array, ""],
-    pad_id: Int[Array, ""],
-    row_keys: Key[Array, "B"] | None,
+    rules: _Rules,
     *,
     model: VLM,
     gates: tuple[bool, ...],
     count: int,
-    sampling: Sampling,
 ) -> Int[Array, "B N"]:
-    def write(logits: Float[Array, "B W"], loop: _Loop) -> _Loop:
-        keys = _fold_in(row_keys, loop.step)
-        chosen = jnp.where(loop.finished, pad_id, choose(logits, sampling, keys))
-        return loop.replace(
-            step=loop.step + 1,
-            tokens=loop.tokens.at[:, loop.step].set(chosen),
-            newest=chosen,
-            finished=loop.finished | (chosen == eos_id),
-        )
+    def advance(state: tuple[_Answers, Array]) -> tuple[_Answers, Array]:
+        answers, tokens = state
+        answers = _advance(params, rules, answers, model=model, gates=gates)
+        return answers, tokens.at[:, answers.step - 1].set(answers.newest)
 
-    def advance(loop: _Loop) -> _Loop:
-        tags = TokenTags(
-            positions=(prefilled.positions + loop.step - 1)[:, None],
-            segments=prefilled.segments[:, None],
-            valid=~loop.finished[:, None],
-        )
-        new = (loop.newest[:, None], tags, loop.cache, gates)
-        logits, cache = model.apply({"params": params}, *new, method=VLM.decode)
-        return write(logits[:, 0], loop.replace(cache=cache))
+    def goes_on(state: tuple[_Answers, Array]) -> Bool[Array, ""]:
+        answers, _ = state
+        return (answers.step < count) & ~answers.finished.all()
 
-    loop = write(prefilled.logits, _start(prefilled, count, pad_id))
+    answers = _first(prefilled, rules)
+    tokens = jnp.full((answers.newest.shape[0], count), rules.pad_id, jnp.int32)
+    tokens = tokens.at[:, 0].set(answers.newest)
     if count == 1:
-        return loop.tokens  # The prefill said it all: no decoder in the program.
-    goes_on = functools.partial(_goes_on, count=count)
-    return jax.lax.while_loop(goes_on, advance, loop).tokens
+        return tokens  # The prefill said it all: no decoder in the program.
+    return jax.lax.while_loop(goes_on, advance, (answers, tokens))[1]
 
 
-def _goes_on(loop: _Loop, count: int) -> Bool[Array, ""]:
-    return (loop.step < count) & ~loop.finished.all()
-
-
-def _start(prefilled: Prefilled, count: int, pad_id: Int[Array, ""]) -> _Loop:
-    rows = prefilled.positions.shape[0]
-    padding = jnp.full((rows, count), pad_id, jnp.int32)
-    return _Loop(
+@jax.jit
+def _first(prefilled: Prefilled, rules: _Rules) -> _Answers:
+    """Returns the answers after their first token."""
+    rows, vocabulary = prefilled.logits.shape
+    used = None
+    if rules.sampling.needs_used:
+        prompt = jnp.where(prefilled.prompt < 0, vocabulary, prefilled.prompt)
+        used = jnp.zeros((rows, vocabulary), bool)
+        # Padding lies outside and is dropped.
+        used = used.at[jnp.arange(rows)[:, None], prompt].set(True, mode="drop")
+        used = used.at[:, jnp.asarray(rules.sampling.also_used, int)].set(True)
+    before = _Answers(
         step=jnp.int32(0),
-        tokens=padding,
-        newest=padding[:, 0],
+        newest=jnp.full(rows, rules.pad_id, jnp.int32),
+        positions=prefilled.positions - 1,
+        segments=prefilled.segments,
         finished=jnp.zeros(rows, bool),
+        used=used,
         cache=prefilled.cache,
+    )
+    return _with_token(before, prefilled.logits, rules)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "gates"))
+def _advance(
+    params: Params,
+    rules: _Rules,
+    answers: _Answers,
+    *,
+    model: VLM,
+    gates: tuple[bool, ...],
+) -> _Answers:
+    """Returns the answers with one more token."""
+    tags = TokenTags(
+        positions=answers.positions[:, None],
+        segments=answers.segments[:, None],
+        valid=~answers.finished[:, None],
+    )
+    new = (answers.newest[:, None], tags, answers.cache, gates)
+    logits, cache = model.apply({"params": params}, *new, method=VLM.decode)
+    return _with_token(answers.replace(cache=cache), logits[:, 0], rules)
+
+
+def _with_token(
+    answers: _Answers, logits: Float[Array, "B W"], rules: _Rules
+) -> _Answers:
+    keys = rules.row_keys
+    if keys is not None:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, answers.step)
+    chosen = choose(logits, rules.sampling, keys, answers.used)
+    chosen = jnp.where(answers.finished, rules.pad_id, chosen)
+    ends = (chosen[:, None] == rules.eos_ids).any(axis=-1)
+    used = answers.used
+    if used is not None:
+        used = used.at[jnp.arange(chosen.shape[0]), chosen].set(True)
+    return answers.replace(
+        step=answers.step + 1,
+        newest=chosen,
+        positions=answers.positions + 1,
+        finished=answers.finished | ends,
+        used=used,
     )
 
 
-def _fold_in(
-    keys: Key[Array, "B"] | None, step: Int[Array, ""]
-) -> Key[Array, "B"] | None:
-    if keys is None:
-        return None
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-
-
-def answers(tokens: Int[Array, "B N"], eos_id: int) -> list[list[int]]:
+def answers(tokens: Int[Array, "B N"], eos_id: EndTokens) -> list[list[int]]:
     """Returns each row's tokens up to its end token, which is left out."""
-    rows = np.asarray(tokens).tolist()
-    return [row[: row.index(eos_id)] if eos_id in row else row for row in rows]
+    ends = set(end_tokens(eos_id))
+    cut = []
+    for row in np.asarray(tokens).tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        cut.append(row[:stop])
+    return cut

@@ -3,17 +3,18 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.inference.decode import decode
-from visor_jax.inference.prefill import check_prompts, prefill
+from visor_jax.inference.decode import EndTokens, decode, decode_stream
+from visor_jax.inference.prefill import check_context, check_prompts, prefill
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
 
@@ -29,27 +30,28 @@ def generate(
     budget: Budget,
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: EndTokens,
     pad_id: int,
     sampling: Sampling = GREEDY,
-    key: Key[Array, ""] | None = None,
+    key: Key[Array, "*B"] | None = None,
 ) -> Int[Array, "B N"]:
     """Returns the N = `max_new_tokens` tokens that follow each prompt of a batch.
 
     The end token is part of a row, padding follows it. What a row writes depends on
-    nothing but itself, and not on the side of its padding.
+    nothing but itself and its key, and not on the side of its padding.
 
     Args:
       batch: one prompt per row, all answered in the same budget.
-      key: for random sampling; every row and token gets a key of its own.
+      eos_id: the token or tokens that end a row; a negative number never does.
+      key: for random sampling; every row and token gets a key of its own. Or (B,) keys,
+        one per row: then a row draws the same wherever it stands.
 
     Raises:
-      ValueError: for rows that are no prompts, a wrong budget, N or lack of a key.
+      ValueError: for rows that are no prompts or do not fit into the context, a wrong
+        budget, N or lack of a key.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"{max_new_tokens=} must be at least 1.")
-    if _is_on_this_host(batch.tokens):
-        check_prompts(batch)
+    _check(model, batch, max_new_tokens)
+    keys = None if key is None else keys_of_rows(key, batch.size)
     prompts = prefill(model, params, batch, budget, spare=max_new_tokens - 1)
     return decode(
         model,
@@ -60,8 +62,65 @@ def generate(
         eos_id=eos_id,
         pad_id=pad_id,
         sampling=sampling,
-        row_keys=None if key is None else jax.random.split(key, batch.size),
+        row_keys=keys,
     )
+
+
+def stream(
+    model: VLM,
+    params: Params,
+    batch: Batch,
+    budget: Budget,
+    *,
+    max_new_tokens: int,
+    eos_id: EndTokens,
+    pad_id: int,
+    sampling: Sampling = GREEDY,
+    key: Key[Array, "*B"] | None = None,
+) -> Iterator[Int[np.ndarray, "B"]]:
+    """Yields what `generate` returns column by column, as the tokens are written.
+
+    Ends with the last row; a row that is finished before gives padding. Arguments and
+    errors are those of `generate`; errors are raised at the call. One program serves
+    all steps after the first.
+    """
+    _check(model, batch, max_new_tokens)
+    keys = None if key is None else keys_of_rows(key, batch.size)
+    prompts = prefill(model, params, batch, budget, spare=max_new_tokens - 1)
+    return decode_stream(
+        model,
+        params,
+        prompts,
+        budget,
+        max_new_tokens=max_new_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        sampling=sampling,
+        row_keys=keys,
+    )
+
+
+def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
+    """Returns one key per row; row i of one key has the same in a batch of any size.
+
+    Raises:
+      ValueError: for neither one key nor `rows` keys.
+    """
+    if key.shape == ():
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+    if key.shape != (rows,):
+        raise ValueError(
+            f"{rows} prompts need one key or {rows} keys, got keys of {key.shape}."
+        )
+    return key
+
+
+def _check(model: VLM, batch: Batch, max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"{max_new_tokens=} must be at least 1.")
+    if _is_on_this_host(batch.tokens):
+        check_prompts(batch)
+        check_context(batch, max_new_tokens, model.config.decoder.max_positions)
 
 
 def _is_on_this_host(array: np.ndarray | Array) -> bool:

@@ -17,12 +17,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.models.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.masks import TokenTags, last_valid
 
 Params = Any
 
@@ -32,12 +33,14 @@ class Prefilled:
     """What decoding starts from.
 
     logits: (B, W) of the token that follows each prompt. positions, segments: (B,) tags
-    of that token. cache: the prompt's, with room for `spare` more tokens.
+    of that token. prompt: (B, T) the prompts' text, -1 for padding. cache: theirs, with
+    room for `spare` more tokens.
     """
 
     logits: Float[Array, "B W"]
     positions: Int[Array, "B"]
     segments: Int[Array, "B"]
+    prompt: Int[Array, "B T"]
     cache: KVCache
     spare: int = flax.struct.field(pytree_node=False)
 
@@ -66,31 +69,19 @@ def prefill(
 def _prefill(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...], spare: int
 ) -> Prefilled:
-    last = last_valid(batch.text_positions, batch.text_mask)
-
-    def run(module: VLM) -> tuple[Float[Array, "B 1 W"], KVCache]:
-        text, image = module.embed_text(batch), module.encode_image(batch)
-        text, cache = module.language_model.prefill(text, image, gates)
-        # One row of logits per prompt: over a real vocabulary the others would cost
-        # about as much as the layers do.
-        hidden = jnp.take_along_axis(text.hidden, last[:, None, None], axis=1)
-        return module.logits(text.replace(hidden=hidden)), cache
-
-    logits, cache = model.apply({"params": params}, method=run)
+    arguments = (batch, gates)
+    logits, cache = model.apply({"params": params}, *arguments, method=VLM.prefill)
+    last = last_valid(
+        TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
+    )
     return Prefilled(
         logits=logits[:, 0],
         positions=_at(batch.text_positions, last) + 1,
         segments=_at(batch.text_segments, last),
+        prompt=jnp.where(batch.text_mask, batch.tokens, -1),
         cache=cache.with_capacity(batch.tokens.shape[1] + spare),
         spare=spare,
     )
-
-
-def last_valid(
-    positions: Int[Array, "B T"], valid: Bool[Array, "B T"]
-) -> Int[Array, "B"]:
-    """Returns the index of each row's valid token with the highest position."""
-    return jnp.argmax(jnp.where(valid, positions, -1), axis=1)
 
 
 def _at(values: Int[Array, "B T"], index: Int[Array, "B"]) -> Int[Array, "B"]:
@@ -128,6 +119,23 @@ def check_prompts(batch: Batch) -> None:
         problems.append(f"rows {_rows(late)} end with the image: put text after it")
     if problems:
         raise ValueError("Not prompts to continue: " + "; ".join(problems) + ".")
+
+
+def check_context(batch: Batch, max_new_tokens: int, max_positions: int) -> None:
+    """Raises ValueError unless prompts and answers fit into the model's context.
+
+    All offending rows are named. Reads the arrays, so they must be on this host.
+    """
+    last = np.where(batch.text_mask, np.asarray(batch.text_positions), -1).max(axis=1)
+    room = max_positions - (last + 1)
+    short = room < max_new_tokens
+    if short.any():
+        lengths = [f"row {row} ({last[row] + 1} tokens)" for row in _rows(short)]
+        raise ValueError(
+            f"Prompt and {max_new_tokens=} exceed the model's context of "
+            f"{max_positions} tokens: {', '.join(lengths)}. Shorten the text, give "
+            "fewer or smaller images, or ask for fewer new tokens."
+        )
 
 
 def _rows(chosen: np.ndarray) -> list[int]:

@@ -1,6 +1,7 @@
 """How the next token is chosen from its logits.
 
-Greedy at temperature 0. Otherwise, in the order of Hugging Face `transformers`, logits
+In the order of Hugging Face `transformers`: tokens used before are made less likely by
+the repetition penalty. At temperature 0 the likeliest token is taken. Otherwise logits
 are divided by the temperature, cut to the `top_k` likeliest tokens, then to the
 smallest set whose probabilities reach `top_p`; a token is drawn from what is left.
 """
@@ -9,16 +10,25 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """temperature: 0 takes the likeliest token. top_k, top_p: None keeps all tokens."""
+    """The settings; the default takes the likeliest token.
+
+    temperature: 0 takes the likeliest token.
+    top_k, top_p: None keeps all tokens (`transformers` has top_k=50 unless told).
+    repetition_penalty: above 1 for less repetition of the prompt and the answer so far.
+    also_used: tokens that count as used from the start. For the very numbers of
+      `transformers`, the image placeholder, which is part of its prompts.
+    """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    repetition_penalty: float = 1.0
+    also_used: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -30,12 +40,23 @@ class Sampling:
             problems.append(f"top_p={self.top_p} is not in (0, 1]")
         if self.is_greedy and (self.top_k is not None or self.top_p is not None):
             problems.append("top_k and top_p need a temperature above 0")
+        if not 0 < self.repetition_penalty < float("inf"):
+            problems.append(
+                f"repetition_penalty={self.repetition_penalty} is not above 0"
+            )
+        if any(token < 0 for token in self.also_used):
+            problems.append(f"also_used={self.also_used} are not all tokens")
         if problems:
             raise ValueError("Impossible sampling: " + "; ".join(problems) + ".")
 
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def needs_used(self) -> bool:
+        """Whether it matters which tokens were used before."""
+        return self.repetition_penalty != 1
 
 
 GREEDY = Sampling()
@@ -45,17 +66,32 @@ def choose(
     logits: Float[Array, "B W"],
     sampling: Sampling,
     keys: Key[Array, "B"] | None = None,
+    used: Bool[Array, "B W"] | None = None,
 ) -> Int[Array, "B"]:
     """Returns the chosen token of each row.
 
     Args:
       keys: one per row, so that a row's draw does not depend on its neighbours; not
         used when greedy.
+      used: the tokens that the repetition penalty is for.
     """
+    if sampling.needs_used:
+        logits = penalised(logits, used, sampling.repetition_penalty)
     if sampling.is_greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     kept = filtered(logits, sampling)
     return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+
+
+def penalised(
+    logits: Float[Array, "B W"], used: Bool[Array, "B W"], penalty: float
+) -> Float[Array, "B W"]:
+    """Returns the logits with those of used tokens lowered (CTRL, Keskar et al. 2019).
+
+    Positive ones are divided by the penalty, negative ones multiplied.
+    """
+    lowered = jnp.where(logits < 0, logits * penalty, logits / penalty)
+    return jnp.where(used, lowered, logits)
 
 
 def filtered(logits: Float[Array, "B W"], sampling: Sampling) -> Float[Array, "B W"]:

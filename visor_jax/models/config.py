@@ -70,7 +70,7 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A Qwen2 decoder."""
+    """A Qwen2 decoder. `max_positions`: tokens of image, text and answer together."""
 
     vocab_size: int
     width: int
@@ -79,6 +79,7 @@ class DecoderConfig:
     num_kv_heads: int
     head_dim: int
     rope_theta: float = 1e6
+    max_positions: int = 32768
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
     init_std: float = INIT_STD
@@ -86,7 +87,9 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _check_positive(
-            self, "vocab_size", "width", "mlp_width", "num_heads", "num_kv_heads"
+            self,
+            *("vocab_size", "width", "mlp_width", "num_heads", "num_kv_heads"),
+            "max_positions",
         )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(

@@ -11,6 +11,7 @@ all budgets share, and analyses can look at the streams between layers.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,13 +19,54 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder_layer import DecoderLayer, Past
+from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
 from visor_jax.models.kv_cache import KVCache, LayerCache
 from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
 
+# One way of running a layer: (layer, text, image, past) to what its method returns.
+Way = Callable[..., LayerResult]
+
+
+class _Ways(NamedTuple):
+    """How a layer runs: while a later layer reads the image, else, and with gate shut.
+
+    Methods are looked up on the layer, which may compute them again (`_REMAT`).
+    """
+
+    read: Way
+    unread: Way
+    shut: Way
+
+    def choose(self, is_on: bool, image_is_read: bool) -> Way:
+        if not is_on:
+            return self.shut
+        return self.read if image_is_read else self.unread
+
+
+def _text_only(layer: DecoderLayer, *streams: Any) -> LayerResult:
+    return layer.text_only(*streams)
+
+
+def _cross(layer: DecoderLayer, *streams: Any) -> LayerResult:
+    return layer.cross(*streams)
+
+
+def _full(layer: DecoderLayer, *streams: Any) -> LayerResult:
+    return layer.full(*streams)
+
+
+def _full_for_text(layer: DecoderLayer, *streams: Any) -> LayerResult:
+    return layer.full_for_text(*streams)
+
+
+_WAYS = {
+    LayerKind.TEXT: _Ways(_text_only, _text_only, _text_only),
+    LayerKind.CROSS: _Ways(_cross, _cross, _cross),
+    LayerKind.SELF: _Ways(_full, _full_for_text, _text_only),
+}
 # Methods of a layer that are computed again in the backward pass, by policy.
 _REMAT = {
     "gated": ("full", "full_for_text"),
@@ -52,6 +94,7 @@ class Decoder(nn.Module):
             layer(c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype)
             for kind in c.plan.kinds
         ]
+        self.ways = tuple(_WAYS[kind] for kind in c.plan.kinds)
         self.norm = RMSNorm(c.decoder.norm_eps)
 
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
@@ -93,10 +136,9 @@ class Decoder(nn.Module):
             read = (
                 self._image_is_read(index, gate_of) or max(capture, default=-1) >= index
             )
-            on, off = self._way(index, True, read), self._way(index, False, read)
-            text, image = gated(
-                gate, _streams_of(on), _streams_of(off), layer, text, image
-            )
+            ways = self.ways[index]
+            on = _streams_of(ways.choose(True, read))
+            text, image = gated(gate, on, _streams_of(ways.shut), layer, text, image)
             if index in capture:
                 captured[index] = image
         return text, image, captured
@@ -115,8 +157,8 @@ class Decoder(nn.Module):
         caches: list[LayerCache] = []
         for index, layer in enumerate(self.layers):
             read = self._image_is_read(index, gate_of)
-            way = self._way(index, gate_of.get(index, True), read)
-            text, image, cache = getattr(layer, way)(text, image)
+            way = self.ways[index].choose(gate_of.get(index, True), read)
+            text, image, cache = way(layer, text, image)
             caches.append(cache)
         return text, KVCache(tuple(caches), *tags, length)
 
@@ -137,20 +179,11 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             past = Past(cache.layers[index], cache.text, cache.image, cache.length)
             # The image was refined for good when the prompt was read.
-            way = self._way(index, gate_of.get(index, True), image_is_read=False)
-            text, _, layer_cache = getattr(layer, way)(text, None, past)
+            way = self.ways[index].choose(gate_of.get(index, True), False)
+            text, _, layer_cache = way(layer, text, None, past)
             new_layers.append(layer_cache)
         length = cache.length + text.length
         return text, cache.replace(layers=tuple(new_layers), length=length)
-
-    def _way(self, index: int, is_on: bool, image_is_read: bool) -> str:
-        """Returns the method of `DecoderLayer` that layer `index` runs."""
-        kind = self.config.plan.kinds[index]
-        if kind is LayerKind.CROSS:
-            return "cross"
-        if kind is LayerKind.TEXT or not is_on:
-            return "text_only"
-        return "full" if image_is_read else "full_for_text"
 
     def _image_is_read(self, index: int, gate_of: dict[int, Gate]) -> bool:
         return self.config.plan.image_is_read_after(index, gate_of.values())
@@ -168,9 +201,9 @@ class Decoder(nn.Module):
         return self._gate_of_layer(gates)
 
 
-def _streams_of(way: str) -> Callable[..., tuple[TokenStream, TokenStream]]:
+def _streams_of(way: Way) -> Callable[..., tuple[TokenStream, TokenStream]]:
     """Returns a function that runs a layer this way and drops what it would cache.
 
     The two branches of a gate must return alike, and they cache different things.
     """
-    return lambda layer, text, image: getattr(layer, way)(text, image)[:2]
+    return lambda layer, text, image: way(layer, text, image)[:2]

@@ -12,6 +12,10 @@ from visor_jax.models.config import VisionConfig
 from visor_jax.ops.attention import attend
 from visor_jax.ops.linear import Dense
 
+# Patches that go through the tower together, at most. Larger groups only take more
+# memory: on a CPU 4 crops of 729 are as fast, crop for crop, as 31.
+PATCHES_AT_ONCE = 3072
+
 
 def _norm(config: VisionConfig, dtype: jnp.dtype) -> nn.LayerNorm:
     # The fast variance loses three digits on features with a large mean.
@@ -133,3 +137,36 @@ class VisionTower(nn.Module):
             # round trip, and not used.
             self.post_layernorm(features)
         return features
+
+    def of_samples(self, pixels: Float[Array, "B C h w 3"]) -> Float[Array, "B C P E"]:
+        """Returns the patch features of each sample's crops.
+
+        Many crops go through in groups, so that memory does not grow with their number;
+        zero crops fill up the last group. A group holds crops of every sample: samples
+        may lie on different devices.
+        """
+        samples, crops = pixels.shape[:2]
+        size = group_size(crops, PATCHES_AT_ONCE // (samples * self.config.num_patches))
+        if size >= crops or self.is_initializing():
+            return self._of_group(pixels)
+        filler = ((0, 0), (0, -crops % size), *((0, 0),) * 3)
+        pixels = jnp.pad(pixels, filler)
+        groups = pixels.reshape(samples, -1, size, *pixels.shape[2:]).swapaxes(0, 1)
+        over_groups = nn.scan(
+            lambda tower, _, group: ((), tower._of_group(group)),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        _, features = over_groups(self, (), groups)
+        features = features.swapaxes(0, 1)
+        return features.reshape(samples, -1, *features.shape[3:])[:, :crops]
+
+    def _of_group(self, pixels: Float[Array, "B C h w 3"]) -> Float[Array, "B C P E"]:
+        features = self(pixels.reshape(-1, *pixels.shape[2:]))
+        return features.reshape(*pixels.shape[:2], *features.shape[1:])
+
+
+def group_size(crops: int, most: int) -> int:
+    """Returns how many crops form a group: at most `most`, with the least filling."""
+    most = max(1, min(most, crops))
+    return min(range(most, most // 2, -1), key=lambda size: -crops % size)

@@ -18,7 +18,7 @@ from visor_jax.models.siglip import VisionTower
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.linear import Dense, flat_dot_general
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import TokenTags, last_valid
 
 
 @flax.struct.dataclass
@@ -81,9 +81,7 @@ class VLM(nn.Module):
         self, pixels: Float[Array, "B C h w 3"]
     ) -> Float[Array, "B C P E"]:
         """Returns the tower's features of every patch of every crop."""
-        batch, crops = pixels.shape[:2]
-        features = self.vision_tower(pixels.reshape(batch * crops, *pixels.shape[2:]))
-        return features.reshape(batch, crops, *features.shape[1:])
+        return self.vision_tower.of_samples(pixels)
 
     def encode_image(self, batch: Batch) -> TokenStream:
         """Returns the image stream that enters the decoder."""
@@ -110,12 +108,21 @@ class VLM(nn.Module):
         return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 
     def prefill(
-        self, batch: Batch, gates: Gates
-    ) -> tuple[Float[Array, "B T W"], KVCache]:
-        """Returns the prompt's logits and the cache that decoding starts from."""
+        self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
+    ) -> tuple[Float[Array, "B R W"], KVCache]:
+        """Returns logits at R text slots, and the cache that decoding starts from.
+
+        Args:
+          slots: where logits are wanted; None for each row's last valid token (R = 1).
+            Over a real vocabulary, those of the whole prompt would cost about as much
+            as the layers do.
+        """
         text, image = self.embed_text(batch), self.encode_image(batch)
         text, cache = self.language_model.prefill(text, image, gates)
-        return self.logits(text), cache
+        if slots is None:
+            slots = last_valid(text.tags)[:, None]
+        hidden = jnp.take_along_axis(text.hidden, slots[..., None], axis=1)
+        return self.logits(text.replace(hidden=hidden)), cache
 
     def decode(
         self,

@@ -20,7 +20,10 @@ in any order and tokens can be dropped by a gather.
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
+
+# Finite, so that a row without any visible key gives a mean of values, not NaN.
+HIDDEN = -1e30
 
 
 @flax.struct.dataclass
@@ -51,3 +54,20 @@ def visible(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q M"]:
     shared = key.segments[:, None, :] == 0
     own = key.segments[:, None, :] == query.segments[:, :, None]
     return key.valid[:, None, :] & not_after & (shared | own)
+
+
+def mask_bias(query: TokenTags, key: TokenTags) -> Float[Array, "B Q M"]:
+    """Returns what is added to the scores: 0 where visible, else `HIDDEN`; float32."""
+    return jnp.where(visible(query, key), jnp.float32(0), jnp.float32(HIDDEN))
+
+
+def last_valid(tags: TokenTags) -> Int[Array, "B"]:
+    """Returns the slot of each row's valid token with the highest position.
+
+    Example: the x of rows padded on the right and on the left,
+
+        valid      1 1 1 0    0 0 1 1
+        positions  2 3 4 0    0 0 2 3
+                       x            x
+    """
+    return jnp.argmax(jnp.where(tags.valid, tags.positions, -1), axis=1)

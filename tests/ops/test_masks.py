@@ -1,7 +1,9 @@
+import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import given
 
-from visor_jax.ops.masks import TokenTags, visible
+from visor_jax.ops.masks import TokenTags, mask_bias, sees_shared, visible
 
 # The table at the top of the module.
 TABLE = """
@@ -49,3 +51,19 @@ def test_two_token_lists_side_by_side():
     one = visible(text, both)
     other = jnp.concatenate([visible(text, image), visible(text, text)], axis=-1)
     np.testing.assert_array_equal(one, other)
+
+
+@given(seed=st.integers(0, 2**16))
+def test_who_sees_any_of_the_shared_tokens(seed):
+    rng = np.random.default_rng(seed)
+    image = tags(rng.integers(0, 9, 4), np.zeros(4, int), rng.random(4) < 0.5)
+    text = tags(rng.integers(0, 9, 6), rng.integers(0, 3, 6))
+    expected = visible(text, image).any(axis=-1)
+    np.testing.assert_array_equal(sees_shared(text, image), expected)
+
+
+def test_bias_keeps_scores_or_hides_them():
+    tokens = tags([0, 1, 2, 3, 2, 3], [0, 0, 1, 1, 2, 2])
+    bias = np.asarray(mask_bias(tokens, tokens)[0])
+    np.testing.assert_array_equal(bias == 0, table(TABLE))
+    assert (np.exp(bias) == table(TABLE)).all()

@@ -251,7 +251,9 @@ def _with_token(
     )
 
 
-def answers(tokens: Int[Array, "B N"], eos_id: EndTokens) -> list[list[int]]:
+def answers(
+    tokens: Int[Array, "B N"] | Int[np.ndarray, "B N"], eos_id: EndTokens
+) -> list[list[int]]:
     """Returns each row's tokens up to its end token, which is left out."""
     ends = set(end_tokens(eos_id))
     cut = []

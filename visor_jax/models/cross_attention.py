@@ -17,7 +17,7 @@ from visor_jax.models.streams import TokenStream
 from visor_jax.ops.attention import attend
 from visor_jax.ops.depthwise_conv import depthwise_conv
 from visor_jax.ops.linear import Dense
-from visor_jax.ops.masks import TokenTags, visible
+from visor_jax.ops.masks import TokenTags, sees_shared
 
 
 class CrossAttention(nn.Module):
@@ -72,7 +72,7 @@ class CrossAttention(nn.Module):
         heads, width = self.decoder.num_heads, self.decoder.width
         queries = self._split(self.q_proj(self.text_norm(text.hidden)), heads)
         mixed = attend(queries, image_kv.keys, image_kv.values, text.tags, image_tags)
-        sees_image = visible(text.tags, image_tags).any(axis=-1)
+        sees_image = sees_shared(text.tags, image_tags)
         looked = self.o_proj(mixed.reshape(*mixed.shape[:2], width))
         return text.hidden + jnp.where(sees_image[..., None], looked, 0)
 

@@ -56,6 +56,17 @@ def visible(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q M"]:
     return key.valid[:, None, :] & not_after & (shared | own)
 
 
+def sees_shared(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q"]:
+    """Returns whether each query sees any key of segment 0 (the image is all that).
+
+    The same as `visible(...).any(axis=-1)` there, without an array of both lengths.
+    """
+    never = jnp.iinfo(key.positions.dtype).max
+    shared = key.valid & (key.segments == 0)
+    first = jnp.where(shared, key.positions, never).min(axis=1, keepdims=True)
+    return first <= query.positions
+
+
 def mask_bias(query: TokenTags, key: TokenTags) -> Float[Array, "B Q M"]:
     """Returns what is added to the scores: 0 where visible, else `HIDDEN`; float32."""
     return jnp.where(visible(query, key), jnp.float32(0), jnp.float32(HIDDEN))

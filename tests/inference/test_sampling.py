@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from visor_jax.inference.sampling import GREEDY, Sampling, choose, filtered
+from tests.parity import sampling_reference
+from visor_jax.inference.sampling import (
+    GREEDY,
+    Sampling,
+    choose,
+    filtered,
+    penalised,
+)
 
 LOGITS = np.random.default_rng(0).normal(scale=2, size=(6, 40)).astype(np.float32)
 
@@ -46,6 +53,38 @@ def test_filters_equal_the_oracle(settings):
     expected = _oracle(LOGITS, **settings)
     np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
     np.testing.assert_allclose(found, expected, **tolerances.REORDERED)
+
+
+def processed(settings):
+    """Returns our logits for the tokens and logits of `sampling_reference`."""
+    tokens, logits = sampling_reference.inputs()
+    sampling = Sampling(**settings)
+    logits = jax.numpy.asarray(logits)
+    if sampling.needs_used:
+        used = np.stack([np.isin(np.arange(logits.shape[1]), row) for row in tokens])
+        logits = penalised(logits, jax.numpy.asarray(used), sampling.repetition_penalty)
+    return np.asarray(logits if sampling.is_greedy else filtered(logits, sampling))
+
+
+def test_logits_are_processed_as_transformers_did():
+    with np.load(sampling_reference.GOLDEN) as copies:
+        expected = [copies[name] for name in copies.files]
+    pairs = zip(sampling_reference.SETTINGS, expected, strict=True)
+    for settings, logits in pairs:
+        found = processed(settings)
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(logits))
+        np.testing.assert_allclose(found, logits, **tolerances.PARITY)
+
+
+def test_the_penalty_comes_before_the_temperature_and_when_greedy():
+    logits = jax.numpy.array([[2.0, 1.9, -1.0]])
+    used = jax.numpy.array([[True, False, False]])
+    greedy = Sampling(repetition_penalty=1.5)
+    assert choose(logits, greedy, used=used).tolist() == [1]
+    assert choose(logits, GREEDY).tolist() == [0]
+    cold = Sampling(temperature=1e-3, repetition_penalty=1.5)
+    keys = jax.random.split(jax.random.key(0), 1)
+    assert choose(logits, cold, keys, used).tolist() == [1]
 
 
 def test_top_p_is_the_drawn_example():
@@ -100,6 +139,9 @@ def test_a_draw_does_not_depend_on_other_rows():
         ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p=1.1"),
         ({"top_k": 5}, "need a temperature above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty=nan"),
+        ({"also_used": (3, -1)}, r"also_used=\(3, -1\)"),
         ({"temperature": 1.0, "top_k": -1, "top_p": 2.0}, "top_k=-1.*top_p=2.0"),
     ],
 )

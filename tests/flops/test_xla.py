@@ -1,6 +1,7 @@
 """The account against the compiler's own cost analysis, at full size, nothing run.
 
-The compiler also counts elementwise work, which is small beside products this wide.
+The compiler also counts elementwise work, which is small beside products this wide. It
+counts the body of a loop once: attention is in the plain form, as in the account.
 """
 
 import jax
@@ -11,6 +12,7 @@ from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense, llava_ov_0p5b
+from visor_jax.ops import attention
 
 TOLERANCE = 0.02
 LENGTHS = {"text_tokens": 100, "image_tokens": 2929, "batch": 1}
@@ -24,7 +26,10 @@ def _xla_flops(config: VLMConfig, budget: Budget, crops: int) -> float:
 
 
 @pytest.mark.parametrize("name", ["none", "all", "dense"])
-def test_account_is_within_two_percent_of_xla(name: str) -> None:
+def test_account_is_within_two_percent_of_xla(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "LONGEST_PLAIN", 10**9)
     config = llava_ov_0p5b()
     config = dense(config) if name == "dense" else config
     budget = Budget.none() if name == "none" else Budget.all(config.plan)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.ops.gating import updated_if
 from visor_jax.ops.masks import HIDDEN, TokenTags, mask_bias
 
 # Tokens in a block, at most: large enough for products that use the machine fully,
@@ -131,8 +132,11 @@ def _attend_forward(blocks: _Blocks) -> tuple[Array, Any]:
 
         def add(state: tuple, of_key: tuple) -> tuple[tuple, None]:
             need, *rest = of_key
-            seen = lambda state: _with_keys(state, query, tags, *rest)  # noqa: E731
-            return jax.lax.cond(need, seen, lambda state: state, state), None
+
+            def see(state: tuple) -> tuple:
+                return _with_keys(state, query, tags, *rest)
+
+            return updated_if(need, see, state), None
 
         over = (needed, blocks.key, blocks.value, blocks.key_tags)
         (peak, total, mixed), _ = jax.lax.scan(add, start, over)
@@ -187,9 +191,12 @@ def _attend_backward(residuals: Any, d_mixed: Array) -> tuple[_Blocks]:
 
         def of_rows(d_keys: tuple, of_query: tuple) -> tuple[tuple, Array]:
             need, d_query, *rows = of_query
-            add = lambda d: _with_gradients(d, *rows, *keys)  # noqa: E731
-            d = jax.lax.cond(need, add, lambda d: d, (d_query, *d_keys))
-            return d[1:], d[0]
+
+            def add(gradients: tuple) -> tuple:
+                return _with_gradients(gradients, *rows, *keys)
+
+            d_query, *d_keys = updated_if(need, add, (d_query, *d_keys))
+            return tuple(d_keys), d_query
 
         start = tuple(jnp.zeros(x.shape, jnp.float32) for x in keys[:2])
         rows = (blocks.query, blocks.query_tags, log_total, shared, d_mixed)

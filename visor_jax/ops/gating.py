@@ -39,6 +39,17 @@ def gated(
     return nn.cond(gate, on, off, module, *operands)
 
 
+def updated_if(
+    needed: Bool[Array, ""], update: Callable[[Any], Any], state: Any
+) -> Any:
+    """Returns `update(state)` where it is needed, else the state as it was.
+
+    For work that the values of a running program spare; the gates of layers are
+    `gated`. Not under `vmap`, for the same reason.
+    """
+    return jax.lax.cond(needed, update, lambda state: state, state)
+
+
 def is_static(gates: Any) -> bool:
     """Returns whether the gates are known now (else: one traced (S,) array)."""
     return not isinstance(gates, jax.Array)

@@ -83,7 +83,7 @@ class CheckpointManager:
         items = {
             layout.PARAMS: ocp.args.StandardSave(params),
             layout.OPTIMIZER: ocp.args.StandardSave(optimizer),
-            layout.METADATA: ocp.args.JsonSave(_complete(metadata, step)),
+            layout.METADATA: ocp.args.JsonSave(complete_metadata(metadata, step)),
         }
         if data_iterator is not None:
             items[layout.DATA] = grain.checkpoint.CheckpointSave(data_iterator)
@@ -176,7 +176,12 @@ def _saving(directory: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _complete(metadata: Mapping[str, Any], step: int) -> dict[str, Any]:
+def complete_metadata(metadata: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Returns the metadata with format and step, as JSON values.
+
+    Raises:
+      ValueError: if a required key is lacking or a value is not JSON.
+    """
     lacking = [key for key in _REQUIRED if key not in metadata]
     if lacking:
         raise ValueError(f"Checkpoint metadata lacks {lacking}.")

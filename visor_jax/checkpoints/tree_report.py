@@ -1,5 +1,6 @@
 """Says how the arrays of a checkpoint differ from the arrays a program expects."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,13 +47,23 @@ def differences(found: Any, expected: Any) -> str:
         "unexpected in the checkpoint": unexpected,
         "of another shape": misshapen,
     }
-    return "".join(_section(name, lines) for name, lines in sections.items())
+    return listing(sections, at_most=_LISTED)
 
 
-def _section(name: str, lines: list[str]) -> str:
+def listing(sections: Mapping[str, list[str]], *, at_most: int | None = None) -> str:
+    """Returns the lines of every section under its name; "" if there are none.
+
+    Args:
+      sections: {name: lines}; empty ones are left out.
+      at_most: lines of one section that are shown; None for all.
+    """
+    return "".join(_section(name, lines, at_most) for name, lines in sections.items())
+
+
+def _section(name: str, lines: list[str], at_most: int | None) -> str:
     if not lines:
         return ""
-    shown = sorted(lines)[:_LISTED]
-    if len(lines) > _LISTED:
-        shown.append(f"... and {len(lines) - _LISTED} more")
+    shown = sorted(lines)[:at_most]
+    if len(shown) < len(lines):
+        shown.append(f"... and {len(lines) - len(shown)} more")
     return f"\n  {name} ({len(lines)}):" + "".join(f"\n    {line}" for line in shown)

@@ -83,7 +83,7 @@ def llava_ov_0p5b() -> VLMConfig:
             head_dim=64,
         ),
         adapter=AdapterConfig(num_kv_heads=14),
-        plan=LayerPlan.build(24, cross=range(0, 24, 3), self_=range(2, 21, 3)),
+        plan=visor_plan(24),
         compute_dtype="bfloat16",
         remat="layer",
     )
@@ -103,10 +103,27 @@ def llava_ov_7b() -> VLMConfig:
             tie_embeddings=False,
         ),
         adapter=AdapterConfig(num_kv_heads=28),
-        plan=LayerPlan.build(28, cross=range(0, 27, 3), self_=range(2, 26, 3)),
+        plan=visor_plan(28),
         compute_dtype="bfloat16",
         remat="layer",
     )
+
+
+def visor_plan(num_layers: int) -> LayerPlan:
+    """Returns the plan for a pretrained decoder: layers 0, 3, 6, ... are CROSS.
+
+    Each but the last is followed, two layers on, by a SELF layer.
+
+    Raises:
+      ValueError: for fewer than six layers, which leave no SELF layer.
+    """
+    if num_layers < 6:
+        raise ValueError(
+            f"There is no VISOR plan for {num_layers} layers: name the CROSS and SELF "
+            "layers."
+        )
+    cross = range(0, num_layers - num_layers % 3, 3)
+    return LayerPlan.build(num_layers, cross=cross, self_=range(2, cross[-1], 3))
 
 
 VARIANTS: dict[str, Callable[[], VLMConfig]] = {

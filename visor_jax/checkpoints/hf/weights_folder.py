@@ -1,0 +1,88 @@
+"""The weights of a Hugging Face folder: one safetensors file, or shards and an index.
+
+Nothing is read here but tables of contents. The VISOR parameters of a folder that this
+project exported lie in a file of their own, which is not part of the index.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from visor_jax.checkpoints.hf.safetensors_file import TensorInfo, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+VISOR = "visor.safetensors"
+CONFIG = "config.json"
+
+
+def read_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
+    """Returns {key as stored: info} of the folder's tensors, over all shards.
+
+    Raises:
+      ValueError: if the folder holds no safetensors weights, or if a shard is absent,
+        cut short or not what the index says it is.
+    """
+    folder = Path(folder)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    if (folder / SINGLE).is_file():
+        return read_header(folder / SINGLE)
+    raise ValueError(_no_weights(folder))
+
+
+def read_visor_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
+    """Returns {key: info} of the folder's VISOR parameters, {} if it has none."""
+    file = Path(folder) / VISOR
+    return read_header(file) if file.is_file() else {}
+
+
+def _no_weights(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is not a folder."
+    found = sorted(p.name for p in folder.iterdir())
+    if any(name.endswith(".safetensors") and name != VISOR for name in found):
+        return (
+            f"{folder} holds safetensors files but neither {SINGLE} nor {INDEX}: the "
+            "download was not finished; download the folder again."
+        )
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
+        return (
+            f"{folder} holds pickled weights only. They can run code, so only "
+            "safetensors are loaded: save the model again with save_pretrained."
+        )
+    return (
+        f"{folder} is not a checkpoint of Hugging Face: it holds neither {SINGLE} nor "
+        f"{INDEX}."
+    )
+
+
+def _read_shards(folder: Path) -> dict[str, TensorInfo]:
+    index = folder / INDEX
+    try:
+        weight_map = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{index} is damaged ({error}): download it again.") from error
+    files = sorted(set(weight_map.values()))
+    # A name with a path in it could point anywhere on this machine.
+    odd = [f for f in files if Path(f).name != f or not f.endswith(".safetensors")]
+    if odd:
+        raise ValueError(f"{index} names {odd}, which are no safetensors files of it.")
+    absent = [f for f in files if not (folder / f).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder} lacks {len(absent)} of the {len(files)} files that its index "
+            f"names: {', '.join(absent)}. Finish the download."
+        )
+    weights: dict[str, TensorInfo] = {}
+    for file in files:
+        found = read_header(folder / file)
+        listed = {key for key, owner in weight_map.items() if owner == file}
+        if listed != found.keys():
+            differing = sorted(listed ^ found.keys())
+            raise ValueError(
+                f"{folder / file} does not hold the keys that {INDEX} says it does; "
+                f"differing: {', '.join(differing)}. Download both again."
+            )
+        weights |= found
+    return weights

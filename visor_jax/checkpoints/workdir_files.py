@@ -1,0 +1,89 @@
+"""Writes a checkpoint that no training run made: parameters and metadata, step 0.
+
+It lies as a run's checkpoints do (`visor_jax.checkpoints.layout`), without optimizer
+and data position, so that whatever opens one opens the other. Files that belong to the
+text and image processing are kept in the workdir's `tokenizer/`.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from visor_jax.checkpoints import layout, orbax_log
+from visor_jax.checkpoints.manager import complete_metadata
+
+Params = Any
+
+TOKENIZER = "tokenizer"
+# Files of a Hugging Face folder that say how text and images are prepared.
+PROCESSING_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt"),
+    *("chat_template.json", "chat_template.jinja", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json"),
+    "video_preprocessor_config.json",
+)
+# Arrays are copied on their way to the disk; at most so many GB at a time.
+_COPIED_GB = 0.3
+
+
+def check_empty(folder: epath.PathLike) -> epath.Path:
+    """Returns the absolute path of a folder that is new or empty.
+
+    Raises:
+      ValueError: if there is something in it, or a file of that name.
+    """
+    folder = layout.absolute(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a new folder.")
+    if folder.exists() and any(True for _ in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give a new folder, or empty it.")
+    return folder
+
+
+def write_step_0(
+    workdir: epath.PathLike, params: Params, metadata: Mapping[str, Any]
+) -> epath.Path:
+    """Returns the step directory after writing it; it appears when it is complete.
+
+    Args:
+      params: arrays; in pieces of bounded size they are copied while being written.
+      metadata: as for `CheckpointManager.save`.
+    """
+    orbax_log.silence()
+    directory = layout.absolute(workdir) / layout.CHECKPOINTS / "0"
+    handler = ocp.CompositeCheckpointHandler(
+        **{
+            layout.PARAMS: ocp.PyTreeCheckpointHandler(save_concurrent_gb=_COPIED_GB),
+            layout.METADATA: ocp.JsonCheckpointHandler(),
+        }
+    )
+    items = {
+        layout.PARAMS: ocp.args.PyTreeSave(params),
+        layout.METADATA: ocp.args.JsonSave(complete_metadata(metadata, 0)),
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(directory, args=ocp.args.Composite(**items))
+    return directory
+
+
+def copy_files(
+    names: Iterable[str], source: epath.PathLike, target: epath.PathLike
+) -> list[str]:
+    """Returns the names that `source` has, after copying those files to `target`."""
+    source, target = epath.Path(source), epath.Path(target)
+    present = [name for name in names if (source / name).exists()]
+    if present:
+        target.mkdir(parents=True, exist_ok=True)
+    for name in present:
+        (source / name).copy(target / name, overwrite=True)
+    return present
+
+
+def processing_folder(step: epath.PathLike) -> Path:
+    """Returns the folder of tokenizer and processor files beside a step directory."""
+    return Path(step).parents[1] / TOKENIZER

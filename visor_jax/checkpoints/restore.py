@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import flax.traverse_util
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -105,11 +107,7 @@ def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
       ValueError: if the item does not fit `abstract`.
     """
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        with _reading(step, item):
-            listing = checkpointer.metadata(step / item).item_metadata
-            if listing is None:
-                raise FileNotFoundError("its list of arrays is missing")
-            found = listing.tree
+        found = _listed(checkpointer, step, item)
         if abstract is None:
             abstract = jax.tree.map(_as_saved, found)
         else:
@@ -118,6 +116,47 @@ def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
         with _reading(step, item):
             restore = ocp.args.StandardRestore(target)
             return checkpointer.restore(step / item, args=restore)
+
+
+def list_arrays(step: epath.Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns {"a/b/kernel": shape and dtype} of one item of a step directory.
+
+    Raises:
+      DamagedCheckpointError: if its list of arrays cannot be read.
+    """
+    orbax_log.silence()
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        tree = jax.tree.map(_as_saved, _listed(checkpointer, step, item))
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def read_some_arrays(
+    step: epath.Path, item: str, paths: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays with these paths, whole and on the host, and reads no others.
+
+    Raises:
+      DamagedCheckpointError: if files are missing or cut short.
+    """
+    wanted = flax.traverse_util.unflatten_dict(dict.fromkeys(paths, 0), sep="/")
+    if not wanted:
+        return {}
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    restore = ocp.args.PyTreeRestore(
+        item=wanted, restore_args=on_host, partial_restore=True
+    )
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    with checkpointer, _reading(step, item):
+        found = checkpointer.restore(step / item, args=restore)
+    return flax.traverse_util.flatten_dict(found, sep="/")
+
+
+def _listed(checkpointer: ocp.Checkpointer, step: epath.Path, item: str) -> Any:
+    with _reading(step, item):
+        listing = checkpointer.metadata(step / item).item_metadata
+        if listing is None:
+            raise FileNotFoundError("its list of arrays is missing")
+        return listing.tree
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Between config.json of a LLaVA-OneVision folder and `VLMConfig`.
+"""From config.json of a LLaVA-OneVision folder to `VLMConfig`.
 
 transformers parses the file, so every form that it reads is read here, with its
 defaults (the rotary base at the top or under "rope_parameters", absent keys, "dtype" or

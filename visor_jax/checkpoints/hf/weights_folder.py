@@ -9,10 +9,12 @@ import os
 from pathlib import Path
 
 from visor_jax.checkpoints.hf.safetensors_file import TensorInfo, read_header
+from visor_jax.models.config import VLMConfig
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 VISOR = "visor.safetensors"
+VISOR_CONFIG = "visor_config.json"
 CONFIG = "config.json"
 
 
@@ -35,6 +37,21 @@ def read_visor_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
     """Returns {key: info} of the folder's VISOR parameters, {} if it has none."""
     file = Path(folder) / VISOR
     return read_header(file) if file.is_file() else {}
+
+
+def read_visor_config(folder: str | os.PathLike) -> VLMConfig | None:
+    """Returns the VISOR network that the folder holds, None if it holds none.
+
+    Raises:
+      ValueError: if its description is damaged.
+    """
+    file = Path(folder) / VISOR_CONFIG
+    if not file.is_file():
+        return None
+    try:
+        return VLMConfig.from_dict(json.loads(file.read_text())["model"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def _no_weights(folder: Path) -> str:

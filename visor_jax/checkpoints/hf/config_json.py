@@ -1,0 +1,84 @@
+"""From a network's `VLMConfig` to the config.json that transformers reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from visor_jax.checkpoints.hf.hf_config import ARCHITECTURE, MODEL_TYPE
+from visor_jax.models.config import VLMConfig
+
+
+def to_config_json(
+    config: VLMConfig, original: Mapping[str, Any] | None, dtype: str
+) -> dict[str, Any]:
+    """Returns config.json of the dense part of a network, as transformers reads it.
+
+    Args:
+      original: config.json that the network was imported with; what the network does
+        not know itself (token ids, image grids) stays as it is there. None for the
+        published values.
+      dtype: name of the weights' dtype.
+
+    Raises:
+      ValueError: for a network that LLaVA-OneVision has no place for.
+    """
+    if not config.image_newline or config.grid_embedding:
+        raise ValueError(
+            "This network is no LLaVA-OneVision: it has "
+            f"image_newline={config.image_newline} and "
+            f"grid_embedding={config.grid_embedding}, and transformers has no place "
+            "for that. Only networks that began as LLaVA-OneVision can be exported."
+        )
+    v, d = config.vision, config.decoder
+    tied = {"tie_word_embeddings": d.tie_embeddings}
+    fields = dict(original or _published())
+    text, vision = dict(fields["text_config"]), dict(fields["vision_config"])
+    for part in (fields, text, vision):
+        part.pop("dtype", None)
+        part.pop("torch_dtype", None)
+    text |= {
+        "vocab_size": d.vocab_size,
+        "hidden_size": d.width,
+        "intermediate_size": d.mlp_width,
+        "num_hidden_layers": config.plan.num_layers,
+        "num_attention_heads": d.num_heads,
+        "num_key_value_heads": d.num_kv_heads,
+        "rms_norm_eps": d.norm_eps,
+        # Both spellings: transformers before and since version 5.
+        "rope_theta": d.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": d.rope_theta},
+        **tied,
+    }
+    vision |= {
+        "hidden_size": v.width,
+        "intermediate_size": v.mlp_width,
+        "num_hidden_layers": v.num_layers,
+        "num_attention_heads": v.num_heads,
+        "image_size": v.image_size,
+        "patch_size": v.patch_size,
+        "layer_norm_eps": v.norm_eps,
+    }
+    parts = {"text_config": text, "vision_config": vision}
+    return {**fields, **parts, **tied, "torch_dtype": dtype}
+
+
+def _published() -> dict[str, Any]:
+    """Returns what LLaVA-OneVision's published files say beside the sizes."""
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "image_token_index": 151646,
+        "video_token_index": 151647,
+        "vision_aspect_ratio": "anyres_max_9",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "projector_hidden_act": "gelu",
+        "text_config": {
+            "model_type": "qwen2",
+            "bos_token_id": 151643,
+            "eos_token_id": 151645,
+        },
+        "vision_config": {
+            "model_type": _SO400M["model_type"],
+            "vision_use_head": False,
+        },
+    }

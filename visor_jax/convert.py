@@ -1,0 +1,270 @@
+"""`python -m visor_jax.convert`: LLaVA-OneVision weights in, trained networks out.
+
+    python -m visor_jax.convert --from_hf=PATH_OR_ID --out=DIR [--plan=dense|visor]
+    python -m visor_jax.convert --checkpoint=DIR --to_hf=DIR
+
+The first writes a checkpoint that every command here opens, tokenizer and processor
+files beside it. The second writes a folder that transformers loads. Runs on the CPU.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
+import numpy as np
+from absl import flags
+from etils import epath
+
+from visor_jax import command_line
+from visor_jax.budget import BudgetSet
+from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf import hf_config, read_params, weights_folder
+from visor_jax.checkpoints.hf.hub import find_folder
+from visor_jax.checkpoints.hf.safetensors_file import TensorInfo
+from visor_jax.checkpoints.hf.write_folder import parse_size, write_folder
+from visor_jax.checkpoints.tree_report import shapes_by_key
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models import variants
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.parameters import new_parameters, parameter_shapes
+from visor_jax.training.run_record import git_commit
+
+PLANS = ("dense", "visor")
+DTYPES = ("stored", "float32", "bfloat16")
+
+_logger = logging.getLogger("visor_jax.convert")
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("from_hf", None, "Folder or Hub id of a LLaVA-OneVision.")
+    flags.DEFINE_string("revision", None, "Of a Hub id: branch, tag or commit.")
+    flags.DEFINE_string("out", None, "New workdir for what is imported.")
+    flags.DEFINE_enum(
+        "plan", None, PLANS, "Default: the folder's own if it has one, else dense."
+    )
+    flags.DEFINE_list("cross_layers", None, "CROSS layers of --plan=visor, e.g. 0,3,6.")
+    flags.DEFINE_list("self_layers", None, "SELF layers of --plan=visor, e.g. 2,5.")
+    flags.DEFINE_enum("dtype", "stored", DTYPES, "Of the weights that are written.")
+    flags.DEFINE_integer("seed", 0, "Of parameters that are new.")
+    flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to export.")
+    flags.DEFINE_string("to_hf", None, "New folder for what is exported.")
+    flags.DEFINE_string("max_shard_size", "5GB", "Of one exported file of weights.")
+
+
+def main(arguments: list[str]) -> None:
+    """Imports or exports, as the flags say."""
+    del arguments
+    options = flags.FLAGS
+    # Weights are only moved: no accelerator has to be free, or large enough.
+    jax.config.update("jax_platforms", "cpu")
+    with command_line.user_errors():
+        if _chosen(options) == "import":
+            step = import_checkpoint(
+                options.from_hf,
+                options.out,
+                revision=options.revision,
+                plan=_plan_choice(options),
+                dtype=options.dtype,
+                seed=options.seed,
+            )
+            print(f"imported {options.from_hf}: {step}")
+        else:
+            files = export_checkpoint(
+                options.checkpoint,
+                options.to_hf,
+                max_shard_size=options.max_shard_size,
+                dtype=options.dtype,
+            )
+            print(f"exported to {options.to_hf}: {', '.join(files)}")
+
+
+def _chosen(options: Any) -> str:
+    """Returns "import" or "export". Raises ValueError unless flags ask for one."""
+    given = {
+        name
+        for name in ("from_hf", "out", "checkpoint", "to_hf")
+        if getattr(options, name)
+    }
+    if given == {"from_hf", "out"}:
+        return "import"
+    if given == {"checkpoint", "to_hf"}:
+        return "export"
+    raise ValueError(
+        "Give --from_hf and --out to import, or --checkpoint and --to_hf to export."
+    )
+
+
+def _plan_choice(options: Any) -> str | dict[str, tuple[int, ...]] | None:
+    """Returns --plan, or the layers by kind where they are listed."""
+    given = {"cross": options.cross_layers, "self_": options.self_layers}
+    if all(layers is None for layers in given.values()):
+        return options.plan
+    if options.plan != "visor":
+        raise ValueError("--cross_layers and --self_layers belong to --plan=visor.")
+    try:
+        return {
+            kind: tuple(int(layer) for layer in layers or ())
+            for kind, layers in given.items()
+        }
+    except ValueError as error:
+        raise ValueError(
+            f"Layers are listed by number, e.g. 0,3,6 ({error})."
+        ) from None
+
+
+def import_checkpoint(
+    path_or_id: str,
+    out: epath.PathLike,
+    *,
+    revision: str | None = None,
+    plan: str | Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "stored",
+    seed: int = 0,
+) -> epath.Path:
+    """Returns the step directory that was made of a Hugging Face folder.
+
+    Args:
+      path_or_id: folder or Hub id.
+      out: workdir, new or empty.
+      plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
+        folder's own (dense, unless this project exported a VISOR network).
+      dtype: "stored" keeps the weights as they are, bit for bit.
+      seed: of parameters that the folder does not hold.
+
+    Raises:
+      ValueError: if the folder is not a whole LLaVA-OneVision checkpoint, the plan is
+        impossible, or `out` is not empty.
+    """
+    out = workdir_files.check_empty(out)
+    folder = find_folder(path_or_id, revision=revision)
+    fields = hf_config.as_llava_onevision(hf_config.read_config_json(folder))
+    weights = weights_folder.read_weights(folder)
+    config, visor_weights = _network(folder, fields, weights, plan)
+    target = _target_dtype({**weights, **visor_weights}, dtype)
+    if target == jnp.bfloat16:
+        config = config.replace(compute_dtype="bfloat16")
+    params, new = _parameters(config, weights, visor_weights, target, seed)
+    metadata = {
+        "task": "import",
+        "label": Path(path_or_id).name,
+        "seed": seed,
+        "model": config.to_dict(),
+        "budgets": _budgets(config.plan),
+        "train_steps": 0,
+        "metrics_offset": 0,
+        "wall_clock_s": 0.0,
+        "git_commit": git_commit(),
+        "new_parameters": new,
+        "source": {
+            "from_hf": str(path_or_id),
+            "revision": revision,
+            "dtype": target.name,
+            "config": fields,
+        },
+    }
+    step = workdir_files.write_step_0(out, params, metadata)
+    workdir_files.copy_files(
+        workdir_files.PROCESSING_FILES, folder, out / workdir_files.TOKENIZER
+    )
+    return step
+
+
+def _network(
+    folder: Path,
+    fields: Mapping[str, Any],
+    weights: Mapping[str, TensorInfo],
+    plan: str | Mapping[str, Sequence[int]] | None,
+) -> tuple[VLMConfig, dict[str, TensorInfo]]:
+    """Returns the network to make, and the stored VISOR parameters that it takes."""
+    parsed = hf_config.parse(fields)
+    tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
+    dense = hf_config.to_vlm_config(parsed, tied=tied)
+    own = weights_folder.read_visor_config(folder)
+    if own is not None and plan is None:
+        return own, weights_folder.read_visor_weights(folder)
+    if own is not None:
+        _logger.info("%s holds a VISOR network: only its dense part is taken", folder)
+    count = dense.plan.num_layers
+    if plan in (None, "dense"):
+        return dense, {}
+    if plan == "visor":
+        return dense.replace(plan=variants.visor_plan(count)), {}
+    return dense.replace(plan=LayerPlan.build(count, **plan)), {}
+
+
+def _target_dtype(weights: Mapping[str, TensorInfo], name: str) -> np.dtype:
+    if name != "stored":
+        return np.dtype(name)
+    found = {info.dtype for info in weights.values()}
+    # float32 holds every float16 and bfloat16 exactly.
+    return found.pop() if len(found) == 1 else np.dtype(np.float32)
+
+
+def _budgets(plan: LayerPlan) -> list[str]:
+    """Returns the budgets that make sense before any training: the two extremes."""
+    names = ["all"] if plan.is_dense else ["none", "all"]
+    return list(dict.fromkeys(BudgetSet.parse([n], plan).names[0] for n in names))
+
+
+def _parameters(
+    config: VLMConfig,
+    weights: Mapping[str, TensorInfo],
+    visor_weights: Mapping[str, TensorInfo],
+    dtype: np.dtype,
+    seed: int,
+) -> tuple[Any, list[str]]:
+    """Returns all parameters, and the paths of those that the folder did not hold."""
+    # What only training reads comes along where it is stored.
+    reading = any("reading_heads" in key for key in visor_weights)
+    shapes = parameter_shapes(config, reading=reading)
+    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+    tied = config.decoder.tie_embeddings
+    sources = read_params.match(weights, visor_weights, expected, tied=tied)
+    new = sorted(shapes_by_key(expected).keys() - sources.keys())
+    if new:
+        _logger.info("%d new parameters: the adapters of CROSS layers", len(new))
+    fresh = new_parameters(config, new, seed=seed)
+    fresh = jax.tree.map(lambda x: x.astype(dtype), fresh)
+    read = read_params.read_params(sources, expected)
+    flat = flax.traverse_util.flatten_dict(read, sep="/")
+    flat |= flax.traverse_util.flatten_dict(fresh, sep="/")
+    return flax.traverse_util.unflatten_dict(flat, sep="/"), new
+
+
+def export_checkpoint(
+    checkpoint: epath.PathLike,
+    to_hf: epath.PathLike,
+    *,
+    max_shard_size: str = "5GB",
+    dtype: str = "stored",
+) -> list[str]:
+    """Returns the names of the files written to the folder `to_hf`.
+
+    Args:
+      checkpoint: workdir, its `checkpoints` directory, or one step directory.
+      to_hf: folder, new or empty.
+      dtype: "stored" keeps the weights as they are, bit for bit.
+
+    Raises:
+      ValueError: if there is no checkpoint, it is damaged, its network is no
+        LLaVA-OneVision, or `to_hf` is not empty.
+    """
+    limit = parse_size(max_shard_size)
+    out = workdir_files.check_empty(to_hf)
+    return write_folder(
+        layout.find_steps(checkpoint)[0],
+        out,
+        max_shard_size=limit,
+        dtype=None if dtype == "stored" else dtype,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.run(main)

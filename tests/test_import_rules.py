@@ -24,7 +24,7 @@ VAGUE_NAMES = {
 }
 
 ENTRY_POINTS = (
-    *("train", "evaluate", "generate", "convert", "step_time"),
+    *("train", "evaluate", "generate", "convert", "verify", "step_time"),
     *("settings", "library"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
@@ -159,8 +159,12 @@ def test_packages_form_no_cycle():
     assert not graph, f"cycle among {sorted(graph)}"
 
 
-def test_torch_only_in_the_parity_tests():
-    users = [p for p in _modules(PACKAGE) if "torch" in _third_party(p)]
+# Runs the reference beside the network here; that is what the command is for.
+VERIFY = PACKAGE / "verify.py"
+
+
+def test_torch_only_in_verify_and_the_parity_tests():
+    users = [p for p in _modules(PACKAGE) if "torch" in _third_party(p) and p != VERIFY]
     users += [
         p
         for p in _modules(ROOT / "tests")
@@ -170,7 +174,7 @@ def test_torch_only_in_the_parity_tests():
 
 
 def test_transformers_only_where_files_of_hugging_face_are_read():
-    allowed = (PACKAGE / "data", PACKAGE / "checkpoints/hf")
+    allowed = (PACKAGE / "data", PACKAGE / "checkpoints/hf", VERIFY)
     users = [p for p in _modules(PACKAGE) if "transformers" in _third_party(p)]
     assert not [p for p in users if not any(p.is_relative_to(a) for a in allowed)]
 

@@ -1,6 +1,5 @@
 """The parameters of a network without running it: shapes, and new values of some."""
 
-import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -45,15 +44,19 @@ def _init(config: VLMConfig, reading: bool) -> Callable[[jax.Array], Params]:
     # Parameters do not depend on how activations are computed.
     model = VLM(config.replace(compute_dtype="float32", remat="none"))
     gates = (True,) * len(config.plan.self_layers)
-    run = functools.partial(model.init, batch=_smallest_batch(config), gates=gates)
-    return lambda key: run(key, reading=reading)["params"]
+
+    def init(key: jax.Array) -> Params:
+        batch = _smallest_batch(config).map(jnp.asarray)
+        return model.init(key, batch, gates, reading=reading)["params"]
+
+    return init
 
 
 def _smallest_batch(config: VLMConfig) -> Batch:
     side = config.vision.image_size
     number, yes = np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
     return Batch(
-        pixels=jnp.zeros((1, 1, side, side, 3), jnp.float32),
+        pixels=np.zeros((1, 1, side, side, 3), np.float32),
         image_token_index=number,
         image_positions=number,
         image_mask=yes,

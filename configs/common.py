@@ -55,6 +55,8 @@ def mini() -> ml_collections.ConfigDict:
     config.loop = {"steps": 3000, "log_every": 50, "checkpoint_every": 500}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evaluation_pages = 1024
+    # A checkpoint to begin with: `--config.init_from=DIR`.
+    config.init_from = ml_collections.config_dict.placeholder(str)
     return config
 
 
@@ -85,4 +87,6 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config.loop = {"steps": 25000, "log_every": 20, "checkpoint_every": 1000}
     config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
     config.evaluation_pages = 1024
+    # A checkpoint to begin with: `--config.init_from=DIR`.
+    config.init_from = ml_collections.config_dict.placeholder(str)
     return config

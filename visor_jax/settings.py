@@ -59,7 +59,11 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Everything that a training run is made of."""
+    """Everything that a training run is made of.
+
+    init_from: checkpoint whose parameters the run begins with (an imported one, or
+      another run's); None for new ones.
+    """
 
     task: str
     preset: str
@@ -75,6 +79,7 @@ class RunSettings:
     loop: LoopSettings
     mesh: MeshSettings
     evaluation_pages: int
+    init_from: str | None = None
 
 
 TASKS = ("universal",)
@@ -89,7 +94,8 @@ def read(config: Mapping[str, Any]) -> RunSettings:
     fields = _plain(config)
     sections = {f.name for f in dataclasses.fields(RunSettings)} - {"schedule"}
     sections.add("budget_phases")
-    _check_keys(fields, sections, required=sections, where="config")
+    required = sections - {"init_from"}
+    _check_keys(fields, sections, required=required, where="config")
     if fields["task"] not in TASKS:
         raise ValueError(f"task={fields['task']!r} is not one of {TASKS}.")
     model = _build(ModelSettings, fields["model"], "model").build()
@@ -101,6 +107,14 @@ def read(config: Mapping[str, Any]) -> RunSettings:
     optimizer = _build(OptimizerSettings, fields["optimizer"], "optimizer")
     learning_rate_schedule(optimizer, loop.steps)
     tower = fields["tower"]
+    if tower is not None:
+        tower = _build(TowerSettings, tower, "tower")
+    init_from = fields.get("init_from")
+    if init_from is not None and tower is not None and tower.steps:
+        raise ValueError(
+            f"init_from={init_from!r} brings a vision tower and tower.steps="
+            f"{tower.steps} would train one: set tower.steps to 0."
+        )
     return RunSettings(
         task=fields["task"],
         preset=fields["preset"],
@@ -112,10 +126,11 @@ def read(config: Mapping[str, Any]) -> RunSettings:
         data=_data(fields["data"], fields["seed"]),
         objective=_build(ObjectiveSettings, fields["objective"], "objective"),
         optimizer=optimizer,
-        tower=None if tower is None else _build(TowerSettings, tower, "tower"),
+        tower=tower,
         loop=loop,
         mesh=_build(MeshSettings, fields["mesh"], "mesh"),
         evaluation_pages=_at_least_one(fields["evaluation_pages"], "evaluation_pages"),
+        init_from=init_from,
     )
 
 

@@ -24,7 +24,9 @@ from ml_collections import config_flags
 
 from visor_jax import command_line, settings
 from visor_jax.batch import Batch
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.report import ReportFacts, report_run
 from visor_jax.evals.rows import RunFacts
@@ -41,6 +43,7 @@ from visor_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState
 from visor_jax.training.universal_step import make_universal_step
+from visor_jax.training.warm_start import bring_processing_files, warm_start
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -75,6 +78,12 @@ class Run:
     def cache(self) -> Path:
         return Path(self.settings.data.cache or self.workdir / "cache")
 
+    @functools.cached_property
+    def source(self) -> dict[str, Any] | None:
+        """What the checkpoint that the run began with was imported from."""
+        began_with = self.settings.init_from
+        return read_metadata(began_with).get("source") if began_with else None
+
     def metadata(self) -> dict[str, Any]:
         """Returns what every checkpoint says of the run (see `evaluate` and `load`)."""
         s = self.settings
@@ -88,6 +97,8 @@ class Run:
             "train_steps": s.loop.steps,
             "git_commit": run_record.git_commit(),
             "data": {"kind": s.data.kind, "seed": s.seed},
+            "init_from": s.init_from,
+            "source": self.source,
         }
 
 
@@ -126,8 +137,11 @@ def train(run: Run) -> tuple[TrainState, int, float]:
                 began=began,
             )
             state = loop.resume(abstract, data.batches, files)
+            given = {} if tower is None else {"vision_tower": tower}
+            if state is None and s.init_from is not None:
+                given = warm_start(s.init_from, s.model, abstract.params)
         if state is None:
-            state = stages.first_state(create, abstract, tower)
+            state = stages.first_state(create, abstract, given)
         put = functools.partial(jax.device_put, device=batch_sharding(run.mesh))
         step = compiled_step(run, optimizer, state, put(data.example), writer)
         state, done = loop.run(
@@ -232,6 +246,13 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     chosen = settings.read(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
     workdir = Path(_WORKDIR.value or f"runs/{name}")
+    if (workdir / layout.CHECKPOINTS / "0").exists():
+        raise ValueError(
+            f"{workdir} holds imported weights, not a run: begin with them in another "
+            f"--workdir by --config.init_from={workdir}."
+        )
+    if chosen.init_from is not None:
+        layout.find_steps(chosen.init_from)
     run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
     mesh = make_mesh(chosen.mesh)
     parts = samples_split(mesh)
@@ -251,6 +272,8 @@ def main(_: list[str]) -> None:
             run = prepare(config, interruption)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
+                if run.settings.init_from is not None:
+                    bring_processing_files(run.settings.init_from, run.workdir)
         _logger.info("%s: %s", run.workdir, describe_mesh(run.mesh))
         try:
             state, done, seconds = train(run)

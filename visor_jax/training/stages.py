@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 import optax
 
@@ -26,6 +27,8 @@ from visor_jax.training.interruption import Interruption
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState, state_shardings
 from visor_jax.training.tower_stage import TowerSettings, cached_tower, pretrain_tower
+
+Params = Any
 
 
 class Stopped(Exception):
@@ -143,15 +146,19 @@ def shardings_of(state: TrainState) -> TrainState:
 
 
 def first_state(
-    create: Callable[[], TrainState], abstract: TrainState, tower: Any
+    create: Callable[[], TrainState], abstract: TrainState, given: Params
 ) -> TrainState:
-    """Returns `create()` placed as `abstract` says, with the tower put in if given."""
+    """Returns `create()` placed as `abstract` says, with the given parameters put in.
+
+    given: a tree with some of the parameters; {} for none.
+    """
     shardings = shardings_of(abstract)
     state = jax.jit(create, out_shardings=shardings)()
-    if tower is None:
-        return state
-    placed = jax.device_put(tower, shardings.params["vision_tower"])
-    return state.replace(params={**state.params, "vision_tower": placed})
+    flat = flax.traverse_util.flatten_dict(state.params, sep="/")
+    places = flax.traverse_util.flatten_dict(shardings.params, sep="/")
+    for path, value in flax.traverse_util.flatten_dict(given, sep="/").items():
+        flat[path] = jax.device_put(value, places[path])
+    return state.replace(params=flax.traverse_util.unflatten_dict(flat, sep="/"))
 
 
 def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:

@@ -1,0 +1,53 @@
+"""Paths and Hub ids, without a network."""
+
+import huggingface_hub
+import pytest
+
+from visor_jax.checkpoints.hf.hub import find_folder
+
+
+def test_a_folder_is_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner/name").mkdir(parents=True)
+    assert find_folder("owner/name") == tmp_path / "owner/name"
+
+
+def test_an_id_is_downloaded_without_code_or_pickles(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(name, *, revision, allow_patterns):
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_folder("llava-hf/model-0.5b", revision="main") == tmp_path
+    assert (asked["name"], asked["revision"]) == ("llava-hf/model-0.5b", "main")
+    files = [
+        *("model.safetensors", "model.safetensors.index.json", "config.json"),
+        *("tokenizer.json", "merges.txt", "chat_template.jinja"),
+        *("pytorch_model.bin", "modeling_x.py", "model.pt", "a.pkl", "README.md"),
+    ]
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        files, allow_patterns=asked["patterns"]
+    )
+    assert list(wanted) == files[:6]
+
+
+def test_failures_name_the_id(monkeypatch):
+    def download(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ValueError, match=r"'a/b' is no folder here.* no route to host"):
+        find_folder("a/b")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b", "a/b/c", "-a/b"])
+def test_neither_path_nor_id(name):
+    with pytest.raises(ValueError, match="is no Hub id"):
+        find_folder(name)
+
+
+def test_a_file_is_no_folder():
+    with pytest.raises(ValueError, match="is a file"):
+        find_folder(__file__)

@@ -1,0 +1,293 @@
+"""Import and export of a stored tiny checkpoint, without PyTorch.
+
+tests/checkpoints/hf/golden holds it, with what transformers answered
+(tests/parity/make_golden.py).
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.tolerances import EXACT, PARITY
+from visor_jax import verify
+from visor_jax.budget import Budget
+from visor_jax.checkpoints.hf import hf_config
+from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.checkpoints.restore import load_checkpoint
+from visor_jax.convert import export_checkpoint, import_checkpoint
+from visor_jax.data.reference_inputs import reference_inputs
+from visor_jax.inference.generation import generate
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.parameters import parameter_shapes
+from visor_jax.models.vlm import VLM
+from visor_jax.sharding.mesh import MeshSettings, make_mesh
+from visor_jax.sharding.param_rules import param_shardings
+from visor_jax.training.warm_start import warm_start
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests/checkpoints/hf/golden"
+# The golden decoder has two layers.
+VISOR = {"cross": (0,), "self_": (1,)}
+STEP = {"step": np.int32(1)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "expected.npz")
+
+
+@pytest.fixture(scope="module")
+def batch(golden):
+    parsed = hf_config.parse(hf_config.read_config_json(GOLDEN))
+    image, tokens = Image.fromarray(golden["image"]), golden["tokens"].tolist()
+    form = verify.geometry(parsed)
+    return reference_inputs(image, tokens, parsed.image_token_index, form).batch
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """Returns the workdir of the golden checkpoint, imported as it is."""
+    workdir = tmp_path_factory.mktemp("dense") / "run"
+    import_checkpoint(str(GOLDEN), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def visor(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("visor") / "run"
+    import_checkpoint(str(GOLDEN), workdir, plan=VISOR, dtype="float32")
+    return workdir
+
+
+def network(workdir):
+    """Returns (network in float32, its parameters in float32, metadata)."""
+    loaded = load_checkpoint(workdir)
+    config = VLMConfig.from_dict(loaded.metadata["model"])
+    config = config.replace(compute_dtype="float32")
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), loaded.params)
+    return VLM(config), params, loaded.metadata
+
+
+@functools.partial(jax.jit, static_argnames=("model", "gates"))
+def logits_of(params, batch, *, model, gates):
+    return model.apply({"params": params}, batch, gates).logits
+
+
+def test_golden_answers(dense, golden, batch):
+    model, params, metadata = network(dense)
+    logits = logits_of(params, batch, model=model, gates=(True, True))[0]
+    found = np.asarray(logits)[batch.text_mask[0]]
+    np.testing.assert_allclose(found, golden["logits"], **PARITY)
+    expected = golden["greedy"]
+    budget = Budget.all(model.config.plan)
+    limits = {"max_new_tokens": len(expected), "eos_id": -1, "pad_id": 0}
+    tokens = generate(model, params, batch, budget, **limits)
+    np.testing.assert_array_equal(tokens[0], expected)
+    assert metadata["budgets"] == ["sa2:0,1"]
+    assert metadata["new_parameters"] == []
+    assert metadata["step"] == 0
+
+
+def test_stored_dtype_is_kept_and_says_how_to_compute(dense):
+    loaded = load_checkpoint(dense)
+    assert {x.dtype for x in jax.tree.leaves(loaded.params)} == {jnp.dtype("bfloat16")}
+    assert loaded.metadata["model"]["compute_dtype"] == "bfloat16"
+    assert loaded.metadata["source"]["dtype"] == "bfloat16"
+
+
+def test_new_adapters_change_nothing(visor, batch):
+    """The same plan without adapters, TEXT where it says CROSS, gives the same bits."""
+    model, params, metadata = network(visor)
+    new = metadata["new_parameters"]
+    assert new
+    assert all("layers_0/cross_attention/" in path for path in new)
+    assert metadata["budgets"] == ["sa0", "sa1:1"]
+    plain = model.config.replace(plan=LayerPlan.build(2, self_=(1,)))
+    kept = flax.traverse_util.flatten_dict(params, sep="/")
+    assert set(new) <= kept.keys()
+    kept = {path: x for path, x in kept.items() if path not in new}
+    kept = flax.traverse_util.unflatten_dict(kept, sep="/")
+    np.testing.assert_allclose(
+        logits_of(params, batch, model=model, gates=(True,)),
+        logits_of(kept, batch, model=VLM(plain), gates=(True,)),
+        **EXACT,
+    )
+
+
+def test_text_alone_is_answered_as_by_the_dense_network(dense, visor, batch):
+    blind = dataclasses.replace(batch, image_mask=np.zeros_like(batch.image_mask))
+    model, params, _ = network(visor)
+    found = logits_of(params, blind, model=model, gates=(True,))
+    model, params, _ = network(dense)
+    expected = logits_of(params, blind, model=model, gates=(True, True))
+    valid = batch.text_mask
+    np.testing.assert_allclose(found[valid], expected[valid], **PARITY)
+
+
+def test_a_visor_network_comes_back_from_its_export(visor, tmp_path):
+    files = export_checkpoint(visor, tmp_path / "hf")
+    assert {"visor.safetensors", "visor_config.json", "README.md"} <= set(files)
+    added = load_file(tmp_path / "hf/visor.safetensors")
+    assert all("cross_attention" in key for key in added)
+    original = load_file(GOLDEN / "model.safetensors")
+    exported = load_file(tmp_path / "hf/model.safetensors")
+    assert exported.keys() == original.keys()
+    for key, tensor in original.items():
+        np.testing.assert_array_equal(exported[key], tensor.astype(np.float32))
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "| CROSS | 0 |" in card
+    import_checkpoint(str(tmp_path / "hf"), tmp_path / "again")
+    before, after = load_checkpoint(visor), load_checkpoint(tmp_path / "again")
+    assert after.metadata["model"] == before.metadata["model"]
+    assert after.metadata["new_parameters"] == []
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_a_trained_run_on_eight_devices_is_exported(dense, tmp_path):
+    _, params, metadata = network(dense)
+    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
+    shifted = jax.tree.map(lambda x: x + 1, params)
+    split = jax.device_put(shifted, param_shardings(shifted, mesh))
+    assert len(split["image_newline"].devices()) == 8
+    with CheckpointManager(tmp_path / "run", save_every=1) as manager:
+        manager.save(
+            5, params=split, optimizer=STEP, data_iterator=None, metadata=metadata
+        )
+    files = export_checkpoint(tmp_path / "run", tmp_path / "hf", max_shard_size="40KB")
+    shards = [file for file in files if file.startswith("model-")]
+    assert len(shards) > 2
+    index = json.loads((tmp_path / "hf/model.safetensors.index.json").read_text())
+    total = 0
+    for name, tensor in load_file(GOLDEN / "model.safetensors").items():
+        found = load_file(tmp_path / "hf" / index["weight_map"][name])[name]
+        np.testing.assert_array_equal(found, tensor.astype(np.float32) + 1)
+        total += found.nbytes
+    assert index["metadata"]["total_size"] == total
+    assert json.loads((tmp_path / "hf/config.json").read_text())["torch_dtype"] == (
+        "float32"
+    )
+
+
+def test_training_begins_with_the_imported_weights(dense):
+    """A dense checkpoint becomes a VISOR network: float32, split, adapters left new."""
+    _, params, metadata = network(dense)
+    config = VLMConfig.from_dict(metadata["model"]).replace(
+        plan=LayerPlan.build(2, cross=(0,), self_=(1,)), remat="layer"
+    )
+    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
+    shapes = parameter_shapes(config)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        param_shardings(shapes, mesh),
+    )
+    given = warm_start(str(dense), config, abstract)
+    jax.tree.map(np.testing.assert_array_equal, given, params)
+    table = given["language_model"]["embed_tokens"]["embedding"]
+    assert len(table.sharding.device_set) == 8
+    decoder = dataclasses.replace(config.decoder, rope_theta=1e4)
+    with pytest.raises(ValueError, match=r"rope_theta: 1000000.0 there, 10000.0 here"):
+        warm_start(str(dense), config.replace(decoder=decoder), abstract)
+
+
+def test_processing_files_come_along(tmp_path):
+    folder = tmp_path / "hf"
+    shutil.copytree(GOLDEN, folder)
+    texts = {
+        "tokenizer.json": "{}",
+        "chat_template.jinja": "{{ m }}",
+        "preprocessor_config.json": '{"size": 56}',
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    (folder / "modeling.py").write_text("raise SystemExit")
+    import_checkpoint(str(folder), tmp_path / "run")
+    there = {p.name: p.read_text() for p in (tmp_path / "run/tokenizer").iterdir()}
+    assert there == texts
+    export_checkpoint(tmp_path / "run", tmp_path / "back")
+    for name, text in texts.items():
+        assert (tmp_path / "back" / name).read_text() == text
+    assert not (tmp_path / "back/modeling.py").exists()
+
+
+def test_what_is_in_the_way_is_not_overwritten(dense, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        import_checkpoint(str(GOLDEN), tmp_path)
+    with pytest.raises(ValueError, match="is not empty"):
+        export_checkpoint(dense, tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        export_checkpoint(dense, tmp_path / "note.txt")
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_only_networks_with_a_place_in_transformers_are_exported(dense, tmp_path):
+    _, params, metadata = network(dense)
+    metadata["model"] = {**metadata["model"], "grid_embedding": True}
+    with CheckpointManager(tmp_path / "run", save_every=1) as manager:
+        manager.save(
+            1, params=params, optimizer=STEP, data_iterator=None, metadata=metadata
+        )
+    with pytest.raises(ValueError, match="This network is no LLaVA-OneVision"):
+        export_checkpoint(tmp_path / "run", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_plans_for_few_layers_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no VISOR plan for 2 layers"):
+        import_checkpoint(str(GOLDEN), tmp_path / "run", plan="visor")
+    with pytest.raises(ValueError, match=r"SELF layers \[2\] are not in 0..1"):
+        import_checkpoint(
+            str(GOLDEN), tmp_path / "run", plan={"cross": (0,), "self_": (2,)}
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def command(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"visor_jax.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_command(tmp_path):
+    out = tmp_path / "run"
+    layers = ("--plan=visor", "--cross_layers=0", "--self_layers=1")
+    done = command("convert", f"--from_hf={GOLDEN}", f"--out={out}", *layers)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"imported {GOLDEN}: {out}/checkpoints/0\n",
+    )
+    assert done.stderr == "7 new parameters: the adapters of CROSS layers\n"
+    assert load_checkpoint(out).metadata["new_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--from_hf=a", "--to_hf=b"), "Give --from_hf and --out to import, or"),
+        (("--from_hf=nowhere", "--out=run"), "'nowhere' does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, tmp_path):
+    done = command("convert", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1

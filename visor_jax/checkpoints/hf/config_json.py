@@ -6,6 +6,21 @@ from typing import Any
 from visor_jax.checkpoints.hf.hf_config import ARCHITECTURE, MODEL_TYPE
 from visor_jax.models.config import VLMConfig
 
+# What the published files say beside the sizes.
+_PUBLISHED = {
+    "model_type": MODEL_TYPE,
+    "architectures": [ARCHITECTURE],
+    "image_token_index": 151646,
+    "video_token_index": 151647,
+    "vision_aspect_ratio": "anyres_max_9",
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+    "projector_hidden_act": "gelu",
+    "text_config": {"bos_token_id": 151643, "eos_token_id": 151645},
+}
+_TEXT = {"model_type": "qwen2"}
+_VISION = {"model_type": "siglip_vision_model", "vision_use_head": False}
+
 
 def to_config_json(
     config: VLMConfig, original: Mapping[str, Any] | None, dtype: str
@@ -30,8 +45,9 @@ def to_config_json(
         )
     v, d = config.vision, config.decoder
     tied = {"tie_word_embeddings": d.tie_embeddings}
-    fields = dict(original or _published())
-    text, vision = dict(fields["text_config"]), dict(fields["vision_config"])
+    fields = dict(original or _PUBLISHED)
+    text = {**_TEXT, **(fields.get("text_config") or {})}
+    vision = {**_VISION, **(fields.get("vision_config") or {})}
     for part in (fields, text, vision):
         part.pop("dtype", None)
         part.pop("torch_dtype", None)
@@ -59,26 +75,3 @@ def to_config_json(
     }
     parts = {"text_config": text, "vision_config": vision}
     return {**fields, **parts, **tied, "torch_dtype": dtype}
-
-
-def _published() -> dict[str, Any]:
-    """Returns what LLaVA-OneVision's published files say beside the sizes."""
-    return {
-        "model_type": MODEL_TYPE,
-        "architectures": [ARCHITECTURE],
-        "image_token_index": 151646,
-        "video_token_index": 151647,
-        "vision_aspect_ratio": "anyres_max_9",
-        "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "full",
-        "projector_hidden_act": "gelu",
-        "text_config": {
-            "model_type": "qwen2",
-            "bos_token_id": 151643,
-            "eos_token_id": 151645,
-        },
-        "vision_config": {
-            "model_type": _SO400M["model_type"],
-            "vision_use_head": False,
-        },
-    }

@@ -1,0 +1,164 @@
+"""config.json in its old and new forms, and what is refused."""
+
+import json
+
+import pytest
+
+from visor_jax.checkpoints.hf import hf_config
+from visor_jax.checkpoints.hf.config_json import to_config_json
+from visor_jax.models import variants
+
+# What the published files say (transformers 4.45), as far as it matters.
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "image_size": 384,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 26,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+SMALL = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "max_window_layers": 24,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "vocab_size": 152000,
+}
+LARGE = {
+    **SMALL,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "vocab_size": 152128,
+}
+
+
+def published(text=SMALL, **changes):
+    return {
+        "model_type": "llava_onevision",
+        "architectures": ["LlavaOnevisionForConditionalGeneration"],
+        "ignore_index": -100,
+        "use_image_newline_parameter": True,
+        "torch_dtype": "float16",
+        "tie_word_embeddings": False,
+        "text_config": dict(text),
+        "vision_config": VISION,
+        **changes,
+    }
+
+
+def text(**changes):
+    return published({**SMALL, **changes})
+
+
+def original(**changes):
+    return {
+        **{key: SMALL[key] for key in SMALL if key != "model_type"},
+        "model_type": "llava",
+        "architectures": ["LlavaQwenForCausalLM"],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+        "image_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": "(1x1),...,(6x6)",
+        **changes,
+    }
+
+
+def read(fields):
+    parsed = hf_config.parse(fields)
+    return hf_config.to_vlm_config(parsed, tied=parsed.tie_word_embeddings)
+
+
+def expected(name):
+    return variants.dense(variants.variant(name)).replace(
+        compute_dtype="float32", remat="none"
+    )
+
+
+def test_the_published_sizes():
+    assert read(published()) == expected("llava_ov_0p5b")
+    assert read(published(LARGE)) == expected("llava_ov_7b")
+
+
+def test_the_form_of_version_5():
+    new = {key: value for key, value in SMALL.items() if key != "rope_theta"}
+    new["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
+    new["layer_types"] = ["full_attention"] * 24
+    fields = published(new, tie_word_embeddings=True, dtype="float16")
+    assert read(fields) == expected("llava_ov_0p5b")
+    assert read(published(new, vision_feature_layer=[-1])) == expected("llava_ov_0p5b")
+
+
+def test_the_original_code():
+    assert read(original()) == expected("llava_ov_0p5b")
+    assert hf_config.parse(original()).image_grid_pinpoints[-1] == [2304, 2304]
+
+
+def test_absent_values_are_the_classes_own():
+    lacking = {key: value for key, value in SMALL.items() if key != "rope_theta"}
+    assert read(published(lacking)).decoder.rope_theta == 1e4
+    assert read(published(vision_config=None)).vision == expected("llava_ov_7b").vision
+
+
+@pytest.mark.parametrize("name", ["llava_ov_0p5b", "llava_ov_7b"])
+def test_what_is_written_is_read_again(name):
+    config = expected(name)
+    for source in (None, published(), published(LARGE)):
+        fields = json.loads(json.dumps(to_config_json(config, source, "bfloat16")))
+        assert read(fields) == config
+        assert fields["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "qwen2_vl"}, "another kind: model_type='qwen2_vl'"),
+        ({}, "another kind: model_type=None"),
+        (text(model_type="llama"), "text_config.model_type='llama'"),
+        (text(hidden_act="gelu"), "text_config.hidden_act='gelu' instead of 'silu'"),
+        (text(rope_scaling={"type": "linear", "factor": 2.0}), "rope_type='linear'"),
+        (text(use_sliding_window=True, max_window_layers=0), "sliding_attention"),
+        (text(hidden_size="wide"), "values that do not work.*hidden_size"),
+        (text(num_attention_heads=12), "num_heads=12"),
+        (published(vision_feature_layer=-2), "vision_feature_layer=-2 instead of -1"),
+        (published(vision_feature_select_strategy="default"), "'default' instead"),
+        (published(projector_hidden_act="relu"), "projector_hidden_act='relu'"),
+        (published(multimodal_projector_bias=False), "bias=False instead of True"),
+        (published(vision_config={"model_type": "clip_vision_model"}), "clip_vision"),
+        (original(mm_projector_type="linear"), "mm_projector_type='linear'"),
+        (original(mm_vision_tower="openai/clip"), "mm_vision_tower='openai/clip'"),
+    ],
+)
+def test_what_is_not_computed_here_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        read(fields)
+
+
+def test_everything_wrong_is_said_at_once():
+    fields = published(projector_hidden_act="relu", vision_feature_layer=-2)
+    with pytest.raises(ValueError, match=r"'relu'.*; vision_feature_layer=-2"):
+        read(fields)
+
+
+def test_a_folder_without_a_configuration(tmp_path):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        hf_config.read_config_json(tmp_path)
+    for content in ('{"model_type":', "[]"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            hf_config.read_config_json(tmp_path)

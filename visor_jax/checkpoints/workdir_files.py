@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -28,6 +29,9 @@ PROCESSING_FILES = (
 )
 # Arrays are copied on their way to the disk; at most so many GB at a time.
 _COPIED_GB = 0.3
+# Bytes that are compressed as one piece: a whole table of embeddings would be another
+# copy in memory.
+_CHUNK = 2**25
 
 
 def check_empty(folder: epath.PathLike) -> epath.Path:
@@ -61,8 +65,9 @@ def write_step_0(
             layout.METADATA: ocp.JsonCheckpointHandler(),
         }
     )
+    in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
     items = {
-        layout.PARAMS: ocp.args.PyTreeSave(params),
+        layout.PARAMS: ocp.args.PyTreeSave(params, save_args=in_chunks),
         layout.METADATA: ocp.args.JsonSave(complete_metadata(metadata, 0)),
     }
     directory.parent.mkdir(parents=True, exist_ok=True)

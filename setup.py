@@ -42,7 +42,8 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
+        # jinja2: the published chat template is rendered as transformers would.
+        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff", "jinja2"],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],
     },

@@ -90,7 +90,7 @@ def make_universal_step(
             hits=hits.total,
             tokens=hits.count,
             reading_loss=reading.mean,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
         )
         return state.replace(
             step=state.step + 1,

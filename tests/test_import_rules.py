@@ -56,7 +56,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": ("ops", "axes", "layer_plan", "batch"),
     "token_reduction": _METHODS,
     "policy": _METHODS,
-    "checkpoints": ("models.config", "sharding", *LAYER_0),
+    # Of imported networks: which parameters there are, and values for new ones.
+    "checkpoints": (
+        *("models.config", "models.parameters", "models.variants", "sharding"),
+        *LAYER_0,
+    ),
     "training": LAYERS_0_TO_4,
     "inference": LAYERS_0_TO_4,
     "evals": _STUDIES,

@@ -1,7 +1,7 @@
 """visor_jax: VISOR (VISion On Request) in JAX and Flax."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import visor_jax.library
@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
-def load(path: str | os.PathLike) -> "visor_jax.library.VisorModel":
-    """Returns the network of the newest readable checkpoint under `path`.
+def load(
+    path_or_id: str | os.PathLike, **options: Any
+) -> "visor_jax.library.VisorModel":
+    """Returns the network of a checkpoint, ours or Hugging Face's.
 
     See `visor_jax.library.load`. Nothing heavy is imported before the first call.
     """
     from visor_jax import library
 
-    return library.load(path)
+    return library.load(path_or_id, **options)

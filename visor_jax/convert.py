@@ -7,37 +7,24 @@ The first writes a checkpoint that every command here opens, tokenizer and proce
 files beside it. The second writes a folder that transformers loads. Runs on the CPU.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
-import numpy as np
 from absl import flags
 from etils import epath
 
 from visor_jax import command_line
-from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf import hf_config, read_params, weights_folder
 from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.hf.safetensors_file import TensorInfo
+from visor_jax.checkpoints.hf.import_network import (
+    DTYPES,
+    PLANS,
+    PlanChoice,
+    import_network,
+)
 from visor_jax.checkpoints.hf.write_folder import parse_size, write_folder
-from visor_jax.checkpoints.tree_report import shapes_by_key
-from visor_jax.layer_plan import LayerPlan
-from visor_jax.models import variants
-from visor_jax.models.config import VLMConfig
-from visor_jax.models.parameters import new_parameters, parameter_shapes
 from visor_jax.training.run_record import git_commit
-
-PLANS = ("dense", "visor")
-DTYPES = ("stored", "float32", "bfloat16")
-
-_logger = logging.getLogger("visor_jax.convert")
 
 
 def define_flags() -> None:
@@ -100,7 +87,7 @@ def _chosen(options: Any) -> str:
     )
 
 
-def _plan_choice(options: Any) -> str | dict[str, tuple[int, ...]] | None:
+def _plan_choice(options: Any) -> PlanChoice:
     """Returns --plan, or the layers by kind where they are listed."""
     given = {"cross": options.cross_layers, "self_": options.self_layers}
     if all(layers is None for layers in given.values()):
@@ -123,7 +110,7 @@ def import_checkpoint(
     out: epath.PathLike,
     *,
     revision: str | None = None,
-    plan: str | Mapping[str, Sequence[int]] | None = None,
+    plan: PlanChoice = None,
     dtype: str = "stored",
     seed: int = 0,
 ) -> epath.Path:
@@ -143,98 +130,30 @@ def import_checkpoint(
     """
     out = workdir_files.check_empty(out)
     folder = find_folder(path_or_id, revision=revision)
-    fields = hf_config.as_llava_onevision(hf_config.read_config_json(folder))
-    weights = weights_folder.read_weights(folder)
-    config, visor_weights = _network(folder, fields, weights, plan)
-    target = _target_dtype({**weights, **visor_weights}, dtype)
-    if target == jnp.bfloat16:
-        config = config.replace(compute_dtype="bfloat16")
-    params, new = _parameters(config, weights, visor_weights, target, seed)
+    network = import_network(folder, plan=plan, dtype=dtype, seed=seed)
     metadata = {
         "task": "import",
         "label": Path(path_or_id).name,
         "seed": seed,
-        "model": config.to_dict(),
-        "budgets": _budgets(config.plan),
+        "model": network.config.to_dict(),
+        "budgets": network.budgets,
         "train_steps": 0,
         "metrics_offset": 0,
         "wall_clock_s": 0.0,
         "git_commit": git_commit(),
-        "new_parameters": new,
+        "new_parameters": network.new,
         "source": {
             "from_hf": str(path_or_id),
             "revision": revision,
-            "dtype": target.name,
-            "config": fields,
+            "dtype": network.dtype.name,
+            "config": network.source,
         },
     }
-    step = workdir_files.write_step_0(out, params, metadata)
+    step = workdir_files.write_step_0(out, network.params, metadata)
     workdir_files.copy_files(
         workdir_files.PROCESSING_FILES, folder, out / workdir_files.TOKENIZER
     )
     return step
-
-
-def _network(
-    folder: Path,
-    fields: Mapping[str, Any],
-    weights: Mapping[str, TensorInfo],
-    plan: str | Mapping[str, Sequence[int]] | None,
-) -> tuple[VLMConfig, dict[str, TensorInfo]]:
-    """Returns the network to make, and the stored VISOR parameters that it takes."""
-    parsed = hf_config.parse(fields)
-    tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
-    dense = hf_config.to_vlm_config(parsed, tied=tied)
-    own = weights_folder.read_visor_config(folder)
-    if own is not None and plan is None:
-        return own, weights_folder.read_visor_weights(folder)
-    if own is not None:
-        _logger.info("%s holds a VISOR network: only its dense part is taken", folder)
-    count = dense.plan.num_layers
-    if plan in (None, "dense"):
-        return dense, {}
-    if plan == "visor":
-        return dense.replace(plan=variants.visor_plan(count)), {}
-    return dense.replace(plan=LayerPlan.build(count, **plan)), {}
-
-
-def _target_dtype(weights: Mapping[str, TensorInfo], name: str) -> np.dtype:
-    if name != "stored":
-        return np.dtype(name)
-    found = {info.dtype for info in weights.values()}
-    # float32 holds every float16 and bfloat16 exactly.
-    return found.pop() if len(found) == 1 else np.dtype(np.float32)
-
-
-def _budgets(plan: LayerPlan) -> list[str]:
-    """Returns the budgets that make sense before any training: the two extremes."""
-    names = ["all"] if plan.is_dense else ["none", "all"]
-    return list(dict.fromkeys(BudgetSet.parse([n], plan).names[0] for n in names))
-
-
-def _parameters(
-    config: VLMConfig,
-    weights: Mapping[str, TensorInfo],
-    visor_weights: Mapping[str, TensorInfo],
-    dtype: np.dtype,
-    seed: int,
-) -> tuple[Any, list[str]]:
-    """Returns all parameters, and the paths of those that the folder did not hold."""
-    # What only training reads comes along where it is stored.
-    reading = any("reading_heads" in key for key in visor_weights)
-    shapes = parameter_shapes(config, reading=reading)
-    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-    tied = config.decoder.tie_embeddings
-    sources = read_params.match(weights, visor_weights, expected, tied=tied)
-    new = sorted(shapes_by_key(expected).keys() - sources.keys())
-    if new:
-        _logger.info("%d new parameters: the adapters of CROSS layers", len(new))
-    fresh = new_parameters(config, new, seed=seed)
-    fresh = jax.tree.map(lambda x: x.astype(dtype), fresh)
-    read = read_params.read_params(sources, expected)
-    flat = flax.traverse_util.flatten_dict(read, sep="/")
-    flat |= flax.traverse_util.flatten_dict(fresh, sep="/")
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), new
 
 
 def export_checkpoint(

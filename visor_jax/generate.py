@@ -1,31 +1,45 @@
-"""`python -m visor_jax.generate`: answers one question about one image.
+"""`python -m visor_jax.generate`: answers one prompt about one image, several, or none.
 
     python -m visor_jax.generate --checkpoint=runs/universal --image=page.png \\
         --prompt="digit row 2 column 3" --budget=sa1:3
 
-Prints the answer; with --json one line that also holds the budget's FLOPs and the
-measured time. A user's mistake is one line on stderr and exit code 2.
+The checkpoint may also be a LLaVA-OneVision of Hugging Face (folder or Hub id). Prints
+the answer as it is written; with --json one line that also holds the budget's FLOPs and
+the measured time. A user's mistake is one line on stderr and exit code 2.
 """
 
 import json
 from typing import Any
 
+import jax
 from absl import flags
 
 from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.library import DEFAULT_NEW_TOKENS, VisorModel, load
+from visor_jax.data.chat_template import TEMPLATES
+from visor_jax.inference.sampling import Sampling
+from visor_jax.library import VisorModel, load
+from visor_jax.models.config import COMPUTE_DTYPES
 
 
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint.", required=True)
-    flags.DEFINE_string("image", None, "Image file.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Checkpoint or Hub id.", required=True)
+    flags.DEFINE_multi_string("image", [], "Image file; repeat it for several.")
     flags.DEFINE_string("prompt", None, "The question.", required=True)
     flags.DEFINE_string("budget", None, "'none', 'all', 'sa1:3', ...; default: most.")
     flags.DEFINE_integer(
-        "max_new_tokens", DEFAULT_NEW_TOKENS, "At most so many.", lower_bound=1
+        "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
+    )
+    flags.DEFINE_float("temperature", 0.0, "0 for the likeliest token.")
+    flags.DEFINE_integer("top_k", None, "Draw among so many tokens.")
+    flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
+    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 to avoid used tokens.")
+    flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    flags.DEFINE_enum("dtype", None, COMPUTE_DTYPES, "Default: as stored.")
+    flags.DEFINE_enum(
+        "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
 
@@ -35,19 +49,49 @@ def main(arguments: list[str]) -> None:
     del arguments
     options = flags.FLAGS
     with command_line.user_errors():
-        model = load(options.checkpoint)
-        budget = model.budget(options.budget)
-        batch = model.batch(options.image, options.prompt)
-    answer = model.answer(batch, budget, max_new_tokens=options.max_new_tokens)
+        sampling = _sampling(options)
+        model = load(
+            options.checkpoint,
+            dtype=options.dtype,
+            chat_template=options.chat_template,
+        )
+        budget, images = model.budget(options.budget), options.image or None
+        pieces = model.stream(
+            images,
+            options.prompt,
+            budget,
+            max_new_tokens=options.max_new_tokens,
+            sampling=sampling,
+            key=None if sampling.is_greedy else jax.random.key(options.seed),
+        )
     if options.json:
+        batch = model.batch(
+            images, options.prompt, max_new_tokens=options.max_new_tokens
+        )
+        answer = "".join(pieces)
         report = _report(model, batch, budget, answer, options.max_new_tokens)
         print(json.dumps(report))
-    else:
-        print(answer)
+        return
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _sampling(options: Any) -> Sampling:
+    return Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+    )
 
 
 def _report(
-    model: VisorModel, batch: Batch, budget: Budget, answer: str, max_new_tokens: int
+    model: VisorModel,
+    batch: Batch,
+    budget: Budget,
+    answer: str,
+    max_new_tokens: int | None,
 ) -> dict[str, Any]:
     """Returns the JSON line; FLOPs and time are of the prompt as it was computed."""
     lengths = {

@@ -1,51 +1,53 @@
-"""The library's front door: a trained network, opened from a path alone.
+"""The library's front door: a network and everything around it, from a path or an id.
 
 model = visor_jax.load("runs/universal")
-model.generate("page.png", "digit row 2 column 3")
-model.cost("sa1:3").llm_saving
+model.generate("page.png", "digit row 2 column 3", budget="sa1:3")
+
+model = visor_jax.load("llava-hf/llava-onevision-qwen2-0.5b-ov-hf")
+model.generate(["a.jpg", "b.jpg"], "What changed?", max_new_tokens=64)
+model.chat([{"role": "user", "content": [
+    {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}])
+for piece in model.stream("a.jpg", "Describe it."):
+    print(piece, end="", flush=True)
 """
 
 import functools
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.restore import check_fits, load_checkpoint, read_metadata
-from visor_jax.data.image_files import ImageInput, read_square_image
-from visor_jax.data.page_batches import single_question_batch
-from visor_jax.data.pages.drawing import IMAGE_SIZE
-from visor_jax.data.pages.packing import PATCH
-from visor_jax.data.tokenizer import encode_question, load_tokenizer, page_tokenizer
+from visor_jax.data.chat_template import Message
+from visor_jax.data.image_files import ImageInput
+from visor_jax.data.samples import VideoInput
 from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
+from visor_jax.inference import generation
 from visor_jax.inference.decode import answers
-from visor_jax.inference.generation import Latency, generate, measure_latency
+from visor_jax.inference.open_network import open_network
+from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 
 Params = Any
-# A Hugging Face tokenizer; `visor_jax.data` alone imports that package.
-Tokenizer = Any
-
-DEFAULT_NEW_TOKENS = 8
-# Prompts are padded to a multiple of this, so that few programs serve all of them.
-_TEXT_MULTIPLE = 8
-# Heads of the auxiliary reading loss: only training uses them.
-_TRAINING_ONLY = "reading_heads"
+# One image, or several in the order of their places in the prompt.
+Images = ImageInput | Sequence[ImageInput] | None
 
 
 class VisorModel:
-    """A network with its parameters, budgets and tokenizer.
+    """A network with its parameters, budgets and reader of text and pictures.
 
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...).
+
+    Where a method takes `prompt`, that is a text or a list of chat messages; `images`
+    and `videos` (lists of frames) may be in the messages instead. `budget` is a name
+    ("none", "all", "sa1:3") or a `Budget`; None for the largest.
     """
 
     def __init__(
@@ -53,60 +55,171 @@ class VisorModel:
         config: VLMConfig,
         params: Params,
         budgets: BudgetSet,
-        tokenizer: Tokenizer,
+        reader: Reader,
         metadata: dict[str, Any],
     ) -> None:
         self.config = config
         self.params = params
         self.budgets = budgets
-        self.tokenizer = tokenizer
+        self.reader = reader
         self.metadata = metadata
         self.network = VLM(config)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self.reader.tokenizer
+
     def generate(
         self,
-        image: ImageInput,
-        prompt: str,
+        images: Images,
+        prompt: str | Sequence[Message],
         budget: str | Budget | None = None,
         *,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        videos: Sequence[VideoInput] | None = None,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
     ) -> str:
-        """Returns the answer to a question about an image.
+        """Returns the answer to a prompt.
 
         Args:
-          image: a file, a PIL image or a uint8 array; resized to the network's size.
-          prompt: the plain question.
-          budget: a name ("none", "all", "sa1:3") or a Budget; None for the largest.
+          images: files, their bytes, PIL images or uint8 arrays; None for none.
+          max_new_tokens: at most so many; None for the reader's default.
           key: for random sampling.
 
         Raises:
-          ValueError: for an image that cannot be read, words the tokenizer does not
-            know, or a budget that the network was not trained for.
+          ValueError: for an image that cannot be read, places in the prompt that do not
+            match the images, a prompt that is too long or has words the tokenizer does
+            not know, or a budget that the network was not trained for.
         """
-        batch, chosen = self.batch(image, prompt), self.budget(budget)
-        return self.answer(
-            batch, chosen, max_new_tokens=max_new_tokens, sampling=sampling, key=key
+        request = Request(prompt, _listed(images), videos)
+        (answer,) = self.generate_all(
+            [request],
+            budget,
+            batch_size=1,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            key=key,
         )
+        return answer
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        budget: str | Budget | None = None,
+        **options: Any,
+    ) -> str:
+        """Returns the assistant's next turn.
+
+        Args:
+          messages: of Hugging Face's form, images in their parts; or `images=` and
+            `videos=` beside them. Other options and errors are those of `generate`.
+        """
+        return self.generate(options.pop("images", None), messages, budget, **options)
+
+    def generate_all(
+        self,
+        requests: Sequence[Request],
+        budget: str | Budget | None = None,
+        *,
+        batch_size: int = 8,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        key: Array | None = None,
+    ) -> list[str]:
+        """Returns the answers to many prompts, in their order.
+
+        Prompts of about the same size are answered together; an answer depends neither
+        on its neighbours nor on their number. Arguments and errors as in `generate`;
+        all prompts are read before the first is answered.
+        """
+        chosen, count = self.budget(budget), self._count(max_new_tokens)
+        samples = [self.reader.sample(request, room=count) for request in requests]
+        keys = None if key is None else generation.keys_of_rows(key, len(samples))
+        found = [""] * len(samples)
+        batch_size = min(batch_size, max(1, len(samples)))
+        for group in self.reader.buckets.batches(samples, batch_size):
+            rows = [*group.rows, *group.rows[-1:] * (batch_size - len(group.rows))]
+            tokens = generation.generate(
+                self.network,
+                self.params,
+                group.batch,
+                chosen,
+                max_new_tokens=count,
+                **self._ends(),
+                sampling=sampling,
+                key=None if keys is None else keys[np.array(rows)],
+            )
+            texts = map(self.reader.text, answers(tokens, self.reader.eos_ids))
+            for row, text in zip(group.rows, texts, strict=False):
+                found[row] = text
+        return found
+
+    def stream(
+        self,
+        images: Images,
+        prompt: str | Sequence[Message],
+        budget: str | Budget | None = None,
+        *,
+        videos: Sequence[VideoInput] | None = None,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        key: Array | None = None,
+    ) -> Iterator[str]:
+        """Yields what `generate` returns in pieces, as they are written.
+
+        Arguments and errors are those of `generate`; errors are raised at the call.
+        """
+        chosen, count = self.budget(budget), self._count(max_new_tokens)
+        tokens = generation.stream(
+            self.network,
+            self.params,
+            self.batch(images, prompt, videos=videos, max_new_tokens=count),
+            chosen,
+            max_new_tokens=count,
+            **self._ends(),
+            sampling=sampling,
+            key=key,
+        )
+        return self.reader.pieces(int(token[0]) for token in tokens)
 
     def logits(
-        self, image: ImageInput, prompt: str, budget: str | Budget | None = None
+        self,
+        images: Images,
+        prompt: str | Sequence[Message],
+        budget: str | Budget | None = None,
+        *,
+        videos: Sequence[VideoInput] | None = None,
     ) -> Float[np.ndarray, "T W"]:
-        """Returns float32 logits of what follows each of the prompt's T tokens.
+        """Returns float32 logits of what follows each of the prompt's T text tokens.
 
-        The last token is the ":" that ends every prompt. Arguments and errors are those
-        of `generate`.
+        Image tokens have none. Arguments and errors are those of `generate`.
         """
-        batch, gates = self.batch(image, prompt), self._gates(self.budget(budget))
+        gates = self.budget(budget).gates(self.config.plan)
+        batch = self.batch(images, prompt, videos=videos, max_new_tokens=0)
         logits = _logits(self.params, batch, model=self.network, gates=gates)
         return np.asarray(logits)[0, batch.text_mask[0]]
+
+    def batch(
+        self,
+        images: Images,
+        prompt: str | Sequence[Message],
+        *,
+        videos: Sequence[VideoInput] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Batch:
+        """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
+        count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
+        request = Request(prompt, _listed(images), videos)
+        sample = self.reader.sample(request, room=count)
+        return self.reader.buckets.batch([sample], self.reader.buckets.choose(sample))
 
     def cost(
         self,
         budget: str | Budget | None = None,
         *,
-        text_tokens: int = _TEXT_MULTIPLE,
+        text_tokens: int = 8,
         image_tokens: int | None = None,
         crops: int = 1,
         logit_positions: int | None = 1,
@@ -154,47 +267,16 @@ class VisorModel:
             )
         return chosen
 
-    def batch(self, image: ImageInput, prompt: str) -> Batch:
-        """Returns the one-row batch of a question. Raises ValueError as `generate`."""
-        length = len(encode_question(self.tokenizer, prompt))
-        pixels = read_square_image(image, self.config.vision.image_size)
-        return single_question_batch(
-            pixels,
-            prompt,
-            self.tokenizer,
-            text_length=-(-length // _TEXT_MULTIPLE) * _TEXT_MULTIPLE,
-        )
-
-    def answer(
-        self,
-        batch: Batch,
-        budget: Budget,
-        *,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
-        sampling: Sampling = GREEDY,
-        key: Array | None = None,
-    ) -> str:
-        """Returns the answer to a one-row batch. Raises ValueError as `generate`."""
-        tokens = generate(
+    def latency(
+        self, batch: Batch, budget: Budget, *, max_new_tokens: int | None = None
+    ) -> generation.Latency:
+        """Returns the measured milliseconds of prefill and of each further token."""
+        return generation.measure_latency(
             self.network,
             self.params,
             batch,
             budget,
-            max_new_tokens=max_new_tokens,
-            eos_id=self.tokenizer.eos_token_id,
-            pad_id=self.tokenizer.pad_token_id,
-            sampling=sampling,
-            key=key,
-        )
-        (words,) = answers(tokens, self.tokenizer.eos_token_id)
-        return self.tokenizer.decode(words, skip_special_tokens=True)
-
-    def latency(
-        self, batch: Batch, budget: Budget, *, max_new_tokens: int = DEFAULT_NEW_TOKENS
-    ) -> Latency:
-        """Returns the measured milliseconds of prefill and of each further token."""
-        return measure_latency(
-            self.network, self.params, batch, budget, max_new_tokens=max_new_tokens
+            max_new_tokens=self._count(max_new_tokens),
         )
 
     def _parse(self, budget: str | Budget | None) -> Budget:
@@ -205,8 +287,20 @@ class VisorModel:
         budget.check(self.config.plan)
         return budget
 
-    def _gates(self, budget: Budget) -> tuple[bool, ...]:
-        return budget.gates(self.config.plan)
+    def _count(self, max_new_tokens: int | None) -> int:
+        count = self.reader.new_tokens if max_new_tokens is None else max_new_tokens
+        if count < 1:
+            raise ValueError(f"{max_new_tokens=} must be at least 1.")
+        return count
+
+    def _ends(self) -> dict[str, Any]:
+        return {"eos_id": self.reader.eos_ids, "pad_id": self.reader.pad_id}
+
+
+def _listed(images: Images) -> Sequence[ImageInput] | None:
+    if images is None or isinstance(images, list | tuple):
+        return images
+    return [images]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "gates"))
@@ -216,62 +310,30 @@ def _logits(
     return model.apply({"params": params}, batch, gates).logits
 
 
-def load(path: epath.PathLike) -> VisorModel:
-    """Returns the network of the newest readable checkpoint under `path`.
+def load(
+    path_or_id: Any,
+    *,
+    dtype: str | None = None,
+    chat_template: str | None = None,
+    revision: str | None = None,
+) -> VisorModel:
+    """Returns the network of a checkpoint, ours or Hugging Face's.
 
     Args:
-      path: a run's workdir, its `checkpoints` directory, or one step directory.
+      path_or_id: a run's or an import's workdir (the newest readable checkpoint), its
+        `checkpoints` directory or one step directory; or a LLaVA-OneVision in the form
+        of Hugging Face: a folder, or an id on the Hub.
+      dtype: "float32" or "bfloat16", of parameters and computation; None as stored.
+      chat_template: "hub" or "qwen_1_5"; None for the checkpoint's own.
+      revision: of a Hub id.
 
     Raises:
       ValueError: if there is no checkpoint, if it is damaged, half written or of
-        another model than it says, or if its network does not read pages.
+        another model than it says, or if its tokenizer or processor is missing.
     """
-    config = _config(read_metadata(path), path)
-    loaded = load_checkpoint(path)
-    params = {
-        name: part
-        for name, part in loaded.params.items()
-        if not name.startswith(_TRAINING_ONLY)
-    }
-    directory = epath.Path(loaded.directory)
-    check_fits(directory, "params", params, _abstract_params(config))
-    budgets = BudgetSet.parse(loaded.metadata["budgets"], config.plan)
-    tokenizer = _tokenizer(directory)
-    if len(tokenizer) > config.decoder.vocab_size:
-        raise ValueError(
-            f"{path} has {config.decoder.vocab_size} output tokens but its tokenizer "
-            f"{len(tokenizer)}: they are not of the same run."
-        )
-    return VisorModel(config, params, budgets, tokenizer, loaded.metadata)
-
-
-def _config(metadata: dict[str, Any], path: epath.PathLike) -> VLMConfig:
-    try:
-        config = VLMConfig.from_dict(metadata["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not describe a network of this version: {error}"
-        ) from error
-    vision = config.vision
-    if (vision.image_size, vision.patch_size) != (IMAGE_SIZE, PATCH):
-        raise ValueError(
-            f"{path} holds a network for images of {vision.image_size} pixels in "
-            f"patches of {vision.patch_size}; so far only those that read the embedded "
-            f"benchmark's pages ({IMAGE_SIZE} in patches of {PATCH}) can be asked."
-        )
-    return config
-
-
-def _abstract_params(config: VLMConfig) -> Params:
-    """Returns the shapes of all parameters that answering needs."""
-    page = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    batch = single_question_batch(page, "ring", page_tokenizer())
-    gates = Budget.all(config.plan).gates(config.plan)
-    init = functools.partial(VLM(config).init, gates=gates)
-    return jax.eval_shape(init, jax.random.key(0), batch)["params"]
-
-
-def _tokenizer(step: epath.Path) -> Tokenizer:
-    """Returns the tokenizer saved in the workdir, else that of the pages."""
-    folder = Path(step).parents[1] / "tokenizer"
-    return load_tokenizer(folder) if folder.is_dir() else page_tokenizer()
+    opened = open_network(
+        path_or_id, dtype=dtype, template=chat_template, revision=revision
+    )
+    return VisorModel(
+        opened.config, opened.params, opened.budgets, opened.reader, opened.metadata
+    )

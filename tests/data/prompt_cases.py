@@ -1,7 +1,7 @@
 """Batches of prompts with pictures whose logits are known, and what we make of them.
 
-The golden file holds what transformers makes of them, with the same parameters: of
-every text token the logits at `COLUMNS`. To write it again:
+The golden files hold what transformers makes of them, with the same parameters: of
+every text token the logits at `COLUMNS`, and greedy answers. To write them again:
 
     PYTHONPATH=. python -m tests.parity.prompt_reference
 """
@@ -21,6 +21,9 @@ from visor_jax.data.samples import ChatProcessor
 from visor_jax.models.vlm import VLM
 
 GOLDEN = Path(__file__).parent / "golden/prompt_logits.npz"
+GOLDEN_ANSWERS = Path(__file__).parent / "golden/prompt_answers.npz"
+NEW_TOKENS = 12
+SHARP = 2
 # The larger one leaves pixels over beside its patches; its network is untied.
 TILES = (56, 60)
 # Resized patches, tall, wide, exact grid, upscaled.
@@ -71,9 +74,19 @@ def is_tied(tile: int) -> bool:
     return tile == TILES[0]
 
 
-def parameters(tile: int):
-    """Returns parameters that need nothing but NumPy to be drawn again."""
-    return tiny.params_of(our_config(tied=is_tied(tile), side=tile))["params"]
+def parameters(tile: int, *, sharp: bool = False):
+    """Returns parameters that need nothing but NumPy to be drawn again.
+
+    sharp: with a decoder whose answers depend on all that it reads; else they would
+      repeat a word.
+    """
+    params = tiny.params_of(our_config(tied=is_tied(tile), side=tile))["params"]
+    if sharp:
+        params["language_model"] = jax.tree.map_with_path(
+            lambda path, x: SHARP * x if "kernel" in str(path) else x,
+            params["language_model"],
+        )
+    return params
 
 
 @functools.partial(jax.jit, static_argnames="tile")

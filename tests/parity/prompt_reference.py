@@ -1,4 +1,4 @@
-"""What transformers makes of prompts with pictures; run as a program, the golden file.
+"""What transformers makes of prompts with pictures; run as a program, golden files.
 
 transformers gets its own pixels, and ids in which every placeholder is repeated; its
 model refuses a wrong count.
@@ -26,7 +26,7 @@ _PLACES = (tiny_llava.IMAGE, tiny_llava.VIDEO)
 
 
 @functools.cache
-def hf_model(tile: int):
+def hf_model(tile: int, *, sharp: bool = False):
     """Returns the model of transformers with our parameters."""
     from transformers import (
         LlavaOnevisionConfig,
@@ -47,7 +47,7 @@ def hf_model(tile: int):
     state = model.state_dict()
     if is_tied(tile):
         del state["lm_head.weight"]
-    _set_parameters(state, prompt_cases.parameters(tile))
+    _set_parameters(state, prompt_cases.parameters(tile, sharp=sharp))
     return model.eval()
 
 
@@ -95,19 +95,39 @@ def hf_logits(tile: int, prompts: list[Prompt]) -> list[np.ndarray]:
     import torch
 
     rows = [hf_ids(tile, prompt) for prompt in prompts]
+    with torch.no_grad():
+        logits = hf_model(tile)(**_inputs(tile, prompts, rows)).logits.numpy()
+    return [
+        values[-len(row) :][~np.isin(row, _PLACES)]
+        for values, row in zip(logits, rows, strict=True)
+    ]
+
+
+def hf_answers(tile: int, prompts: list[Prompt]) -> list[np.ndarray]:
+    """Returns per prompt the tokens that greedy generation writes."""
+    rows = [hf_ids(tile, prompt) for prompt in prompts]
+    tokens = hf_model(tile, sharp=True).generate(
+        **_inputs(tile, prompts, rows),
+        do_sample=False,
+        max_new_tokens=prompt_cases.NEW_TOKENS,
+        eos_token_id=tiny_llava.END,
+        pad_token_id=tiny_llava.PAD,
+    )
+    return list(tokens[:, max(map(len, rows)) :].numpy())
+
+
+def _inputs(tile: int, prompts: list[Prompt], rows: list[list[int]]):
+    """Returns one left-padded batch."""
+    import torch
+
     longest = max(map(len, rows))
     padding = torch.tensor([[longest - len(row)] for row in rows])
     ids = [[tiny_llava.PAD] * (longest - len(row)) + row for row in rows]
-    with torch.no_grad():
-        logits = hf_model(tile)(
-            input_ids=torch.tensor(ids),
-            attention_mask=(torch.arange(longest) >= padding).long(),
-            **_pictures(tile, prompts),
-        ).logits.numpy()
-    return [
-        values[longest - len(row) :][~np.isin(row, _PLACES)]
-        for values, row in zip(logits, rows, strict=True)
-    ]
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": (torch.arange(longest) >= padding).long(),
+        **_pictures(tile, prompts),
+    }
 
 
 def _pictures(tile: int, prompts: list[Prompt]):
@@ -135,5 +155,15 @@ def reference() -> dict[str, np.ndarray]:
     }
 
 
+def reference_answers() -> dict[str, np.ndarray]:
+    """Returns {case, tile and row: (N,) tokens} of transformers."""
+    return {
+        f"{name} {tile} {row}": tokens
+        for (name, tile), prompts in prompt_cases.cases().items()
+        for row, tokens in enumerate(hf_answers(tile, prompts))
+    }
+
+
 if __name__ == "__main__":
     np.savez_compressed(prompt_cases.GOLDEN, **reference())
+    np.savez_compressed(prompt_cases.GOLDEN_ANSWERS, **reference_answers())

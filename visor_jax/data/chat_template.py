@@ -57,12 +57,17 @@ def render(
       ValueError: for an unknown template, or messages of another form; every message
         that is wrong is named.
     """
+    check_template(template)
+    check_messages(messages)
+    return TEMPLATES[template](messages, generation_prompt)
+
+
+def check_template(template: str) -> None:
+    """Raises ValueError unless there is a template of that name."""
     if template not in TEMPLATES:
         raise ValueError(
             f"Unknown chat template {template!r}: choose one of {sorted(TEMPLATES)}."
         )
-    check_messages(messages)
-    return TEMPLATES[template](messages, generation_prompt)
 
 
 def check_messages(messages: Sequence[Message]) -> None:

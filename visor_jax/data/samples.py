@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.anyres import anyres_crops, frame_crops, square_crops
-from visor_jax.data.chat_template import Message, media, render
+from visor_jax.data.chat_template import Message, check_template, media, render
 from visor_jax.data.image_files import ImageInput, read_image
 from visor_jax.data.image_settings import ImageSettings
 from visor_jax.data.image_slots import Slots, anyres_slots, square_slots, video_slots
@@ -65,6 +65,9 @@ class ChatProcessor:
     template: str = "qwen_1_5"
     max_length: int | None = 32768
 
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
     def prompt(
         self,
         messages: Sequence[Message],
@@ -85,8 +88,7 @@ class ChatProcessor:
           ValueError: for an image that cannot be read, messages of another form, places
             that do not match, or a prompt that is too long.
         """
-        limit = None if self.max_length is None else self.max_length - room
-        return self._sample(messages, images, videos, "none", limit)
+        return self._sample(messages, images, videos, "none", room)
 
     def training(
         self,
@@ -104,7 +106,7 @@ class ChatProcessor:
         Raises:
           ValueError: as `prompt`; and if nothing is left to train.
         """
-        return self._sample(messages, images, videos, supervision, self.max_length)
+        return self._sample(messages, images, videos, supervision, 0)
 
     def _sample(
         self,
@@ -112,7 +114,7 @@ class ChatProcessor:
         images: Sequence[ImageInput] | None,
         videos: Sequence[VideoInput] | None,
         supervision: str,
-        max_length: int | None,
+        room: int,
     ) -> Sample:
         pieces = render(
             messages, self.template, generation_prompt=supervision == "none"
@@ -125,7 +127,8 @@ class ChatProcessor:
             images=[slots.count for _, slots in pictures],
             videos=[slots.count for _, slots in films],
             supervision=supervision,
-            max_length=max_length,
+            max_length=self.max_length,
+            room=room,
         )
         parts = {"image": pictures, "video": films}
         ordered = [parts[kind][number] for kind, number in layout.media]

@@ -61,6 +61,7 @@ def lay_out(
     videos: Sequence[int] = (),
     supervision: str = "none",
     max_length: int | None = None,
+    room: int = 0,
 ) -> Layout:
     """Returns both streams of a prompt.
 
@@ -70,6 +71,7 @@ def lay_out(
       images, videos: tokens of each, in the order of their placeholders.
       supervision: one of SUPERVISIONS.
       max_length: the context of the network, image tokens included.
+      room: tokens of it that an answer needs.
 
     Raises:
       ValueError: if placeholders and images do not match, the prompt is longer than the
@@ -82,11 +84,12 @@ def lay_out(
     counts = {"image": list(images), "video": list(videos)}
     _check_places(ids, place_ids, counts)
     layout = _interleave(ids, trained, place_ids, counts)
-    if max_length is not None and layout.length > max_length:
+    if max_length is not None and layout.length + room > max_length:
+        answer = f" and the answer up to {room}" if room else ""
         raise ValueError(
             f"The prompt has {layout.length} tokens ({len(layout.tokens)} of text, "
-            f"{len(layout.image_positions)} of images), the context {max_length}: "
-            "shorten the text, or give fewer or smaller images."
+            f"{len(layout.image_positions)} of images){answer}, the context "
+            f"{max_length}: shorten the text, or give fewer or smaller images."
         )
     if supervision != "none" and not layout.loss_mask.any():
         raise ValueError("Nothing to train: the conversation has no assistant's words.")

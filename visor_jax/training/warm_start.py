@@ -20,7 +20,7 @@ Params = Any
 # What a checkpoint may lack.
 _MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+)/")
 # Settings of new parameters and of the computation, not of what the parameters mean.
-_MAY_DIFFER = ("init_std",)
+_MAY_DIFFER = ("init_std", "embedding_init_std", "max_positions")
 
 
 def warm_start(path: str, config: VLMConfig, abstract: Params) -> Params:

@@ -59,6 +59,7 @@ def to_config_json(
         "num_attention_heads": d.num_heads,
         "num_key_value_heads": d.num_kv_heads,
         "rms_norm_eps": d.norm_eps,
+        "max_position_embeddings": d.max_positions,
         # Both spellings: transformers before and since version 5.
         "rope_theta": d.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": d.rope_theta},

@@ -163,6 +163,7 @@ def to_vlm_config(
             num_kv_heads=text.num_key_value_heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             rope_theta=float(text.rope_parameters["rope_theta"]),
+            max_positions=text.max_position_embeddings,
             norm_eps=text.rms_norm_eps,
             tie_embeddings=tied,
         ),

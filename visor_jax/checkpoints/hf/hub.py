@@ -26,7 +26,7 @@ def find_folder(path_or_id: str | os.PathLike, *, revision: str | None = None) -
     name = os.fspath(path_or_id)
     if folder.exists():
         raise ValueError(f"{name} is a file: give the folder that holds config.json.")
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         raise ValueError(
             f"{name!r} does not exist, and is no Hub id (owner/name) either."
         )
@@ -45,3 +45,8 @@ def find_folder(path_or_id: str | os.PathLike, *, revision: str | None = None) -
             f"{name!r} is no folder here, and downloading it from the Hugging Face Hub "
             f"failed: {reason}"
         ) from error
+
+
+def is_hub_id(name: str) -> bool:
+    """Returns whether a text has the form of a Hub id, `owner/name`."""
+    return _HUB_ID.fullmatch(name) is not None

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import visor_jax
-from tests import tolerances
 from tests.data import prompt_cases, tiny_llava
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
@@ -182,13 +181,13 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(copy):
     file = copy / "config.json"
     fields = {**json.loads(file.read_text()), "image_token_index": 7}
     file.write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match="token 7 in config.json but 259"):
+    with pytest.raises(ValueError, match=r"token 7 in config\.json but 259"):
         visor_jax.load(copy)
 
 
 def test_prompts_that_cannot_be_answered_are_refused(model):
     image = random_image(30, 40)
-    with pytest.raises(ValueError, match="2 places for images .* but 1 images"):
+    with pytest.raises(ValueError, match=r"2 places for images .* but 1 images"):
         model.generate(image, "<image> <image> Why?")
     with pytest.raises(ValueError, match="the context 32768"):
         model.generate(image, "why " * 10000)

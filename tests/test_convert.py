@@ -18,17 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
 
+from tests.checkpoints.hf import golden_prompt
 from tests.tolerances import EXACT, PARITY
-from visor_jax import verify
 from visor_jax.budget import Budget
-from visor_jax.checkpoints.hf import hf_config
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.convert import export_checkpoint, import_checkpoint
-from visor_jax.data.reference_inputs import reference_inputs
 from visor_jax.inference.generation import generate
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
@@ -52,10 +49,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def batch(golden):
-    parsed = hf_config.parse(hf_config.read_config_json(GOLDEN))
-    image, tokens = Image.fromarray(golden["image"]), golden["tokens"].tolist()
-    form = verify.geometry(parsed)
-    return reference_inputs(image, tokens, parsed.image_token_index, form).batch
+    return golden_prompt.batch(golden["image"])
 
 
 @pytest.fixture(scope="module")

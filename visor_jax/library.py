@@ -196,10 +196,15 @@ class VisorModel:
 
         Image tokens have none. Arguments and errors are those of `generate`.
         """
-        gates = self.budget(budget).gates(self.config.plan)
         batch = self.batch(images, prompt, videos=videos, max_new_tokens=0)
-        logits = _logits(self.params, batch, model=self.network, gates=gates)
-        return np.asarray(logits)[0, batch.text_mask[0]]
+        return self.logits_of(batch, budget)[0][batch.text_mask[0]]
+
+    def logits_of(
+        self, batch: Batch, budget: str | Budget | None = None
+    ) -> Float[np.ndarray, "B T W"]:
+        """Returns the logits of a batch, those of padding among them."""
+        gates = self.budget(budget).gates(self.config.plan)
+        return np.asarray(_logits(self.params, batch, model=self.network, gates=gates))
 
     def batch(
         self,

@@ -4,14 +4,13 @@
         [--images=a.png,b.jpg] [--prompt="What is this?"]
 
 Runs the imported network here and the folder it was imported from in transformers
-(PyTorch is needed for this command alone), both in float32 on the same pixels and
-tokens, and compares logits and greedy answers. Exit code 0: they agree; 1: they do not;
-2: the user's mistake.
+(PyTorch is needed for this command alone), both in float32, and compares logits and
+greedy answers: about every image, and about all of them together if there are several.
+Each side prepares the pictures itself. Exit code 0: they agree; 1: they do not; 2: the
+user's mistake.
 """
 
 import dataclasses
-import functools
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -19,35 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from etils import epath
 from PIL import Image
 
 from visor_jax import command_line
-from visor_jax.budget import Budget
-from visor_jax.checkpoints.hf import hf_config
 from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
-from visor_jax.data.reference_inputs import (
-    ImageGeometry,
-    ReferenceInputs,
-    reference_inputs,
-)
+from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.data.image_files import read_image
+from visor_jax.data.samples import Sample
 from visor_jax.evals.logit_comparison import Answer, Comparison, compare
+from visor_jax.inference import generation
 from visor_jax.inference.decode import answers
-from visor_jax.inference.generation import generate
+from visor_jax.inference.reader import Reader, Request
+from visor_jax.library import VisorModel, load
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.parameters import parameter_shapes
-from visor_jax.models.vlm import VLM
 
 DIFFER = 1
 DEFAULT_PROMPT = "What is shown in this image?"
-# As the published weights were trained, without the system turn.
-_TEMPLATE = "<|im_start|>user\n<image>\n{}<|im_end|>\n<|im_start|>assistant\n"
-# Tokens of a random prompt, where the folder holds no tokenizer.
-_RANDOM_TOKENS = (5, 11)
 
 
 def define_flags() -> None:
@@ -85,6 +74,14 @@ def main(arguments: list[str]) -> None:
         sys.exit(DIFFER)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One prompt: its pixels for transformers, and the sample made of them here."""
+
+    pictures: list[np.ndarray]
+    sample: Sample
+
+
 def verify(
     checkpoint: epath.PathLike,
     reference: str,
@@ -93,16 +90,17 @@ def verify(
     prompts: Sequence[str] = (),
     max_new_tokens: int = 16,
 ) -> list[Comparison]:
-    """Returns the comparison of every image with every prompt.
+    """Returns the comparison of every image, and all of them, with every prompt.
 
     Args:
       checkpoint: workdir or checkpoint of a dense network.
-      reference: folder or Hub id that transformers loads.
+      reference: folder or Hub id that transformers loads, with its tokenizer.
       images: files; None for two photographs.
-      prompts: () for one question, or random tokens if there is no tokenizer.
+      prompts: () for one question.
 
     Raises:
-      ValueError: for paths that are no checkpoint, a VISOR network, or missing PyTorch.
+      ValueError: for paths that are no checkpoint, a VISOR network, missing PyTorch, or
+        images that cannot be read.
     """
     config = VLMConfig.from_dict(read_metadata(checkpoint)["model"])
     if not config.plan.is_dense:
@@ -111,25 +109,19 @@ def verify(
             "--plan=dense to compare with LLaVA-OneVision."
         )
     folder = find_folder(reference)
-    parsed = hf_config.parse(hf_config.read_config_json(folder))
     _require_torch()
     # The command wants exact products; PyTorch on a CPU has no others.
     jax.config.update("jax_default_matmul_precision", "highest")
-    form = geometry(parsed)
-    pictures = _pictures(images, form.size)
-    token_lists = _token_lists(folder, parsed, prompts)
-    cases = {
-        f"{image_name}, {prompt_name}": reference_inputs(
-            image, tokens, parsed.image_token_index, form
-        )
-        for (image_name, image), (prompt_name, tokens) in itertools.product(
-            pictures.items(), token_lists.items()
-        )
+    model = load(checkpoint, dtype="float32")
+    pictures = _pictures(images, config.vision.image_size)
+    cases = _cases(model.reader, pictures, prompts or [DEFAULT_PROMPT], max_new_tokens)
+    ours = {
+        name: _our_answer(model, case, max_new_tokens) for name, case in cases.items()
     }
-    count, eos = max_new_tokens, _first(parsed.text_config.eos_token_id)
+    reader = model.reader
     # One after the other: two copies of a large network may not fit.
-    ours = run_ours(checkpoint, config, cases, eos, count)
-    theirs = run_reference(folder, parsed, cases, eos, count)
+    del model
+    theirs = reference_answers(folder, reader, cases, max_new_tokens)
     return [compare(name, ours[name], theirs[name]) for name in cases]
 
 
@@ -142,104 +134,61 @@ def _require_torch() -> None:
         ) from error
 
 
-def _first(eos: int | list[int] | None) -> int:
-    """Returns the token that ends answers, -1 if none does; both networks get it."""
-    if isinstance(eos, list):
-        return eos[0]
-    return -1 if eos is None else eos
-
-
-def geometry(parsed: Any) -> ImageGeometry:
-    """Returns how a parsed configuration wants images processed."""
-    vision = parsed.vision_config
-    return ImageGeometry(
-        size=vision.image_size,
-        patches_per_side=vision.image_size // vision.patch_size,
-        pinpoints=tuple(tuple(pair) for pair in parsed.image_grid_pinpoints),
-        max_grid=int(parsed.vision_aspect_ratio.removeprefix("anyres_max_")),
-    )
-
-
-def _pictures(files: Sequence[str] | None, size: int) -> dict[str, Image.Image]:
+def _pictures(files: Sequence[str] | None, size: int) -> dict[str, np.ndarray]:
     """Returns the images; without files, photographs of about four tiles."""
     if files is not None:
-        opened = {}
-        for file in files:
-            with Image.open(file) as image:
-                opened[Path(file).name] = image.convert("RGB")
-        return opened
+        return {Path(file).name: read_image(file) for file in files}
     from sklearn.datasets import load_sample_images
 
     found = load_sample_images()
     pictures = map(Image.fromarray, found.images)
     return {
-        Path(name).name: picture.resize(
-            (2 * size, 2 * size * picture.height // picture.width)
+        Path(name).name: np.asarray(
+            picture.resize((2 * size, 2 * size * picture.height // picture.width))
         )
         for name, picture in zip(found.filenames, pictures, strict=True)
     }
 
 
-def _token_lists(
-    folder: Path, parsed: Any, prompts: Sequence[str]
-) -> dict[str, list[int]]:
-    image_token = parsed.image_token_index
-    if (folder / "tokenizer.json").is_file():
-        from visor_jax.data.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(folder)
-        return {
-            repr(prompt): tokenizer.encode(
-                _TEMPLATE.format(prompt), add_special_tokens=False
-            )
-            for prompt in prompts or [DEFAULT_PROMPT]
-        }
-    if prompts:
-        raise ValueError(f"{folder} has no tokenizer.json: prompts cannot be read.")
-    special = (image_token, parsed.video_token_index)
-    highest = min(*special, parsed.text_config.vocab_size)
-    before, after = np.split(
-        np.random.default_rng(0).integers(0, highest, sum(_RANDOM_TOKENS)),
-        _RANDOM_TOKENS[:1],
-    )
-    return {"random tokens": [*before.tolist(), image_token, *after.tolist()]}
-
-
-def run_ours(
-    checkpoint: epath.PathLike,
-    config: VLMConfig,
-    cases: dict[str, ReferenceInputs],
-    eos: int,
-    count: int,
-) -> dict[str, Answer]:
-    """Returns what the checkpoint's network makes of every case, in float32."""
-    config = config.replace(compute_dtype="float32", remat="none", reading_layers=())
-    params = load_checkpoint(checkpoint, parameter_shapes(config)).params
-    network, budget = VLM(config), Budget.all(config.plan)
-    gates = budget.gates(config.plan)
-    forward = jax.jit(lambda p, b: network.apply({"params": p}, b, gates).logits)
-    answered = {}
-    for name, case in cases.items():
-        logits = np.asarray(forward(params, case.batch))[0, : case.num_text]
-        tokens = generate(
-            network,
-            params,
-            case.batch,
-            budget,
-            max_new_tokens=count,
-            eos_id=eos,
-            pad_id=0,
+def _cases(
+    reader: Reader,
+    pictures: dict[str, np.ndarray],
+    prompts: Sequence[str],
+    max_new_tokens: int,
+) -> dict[str, Case]:
+    groups = {name: [picture] for name, picture in pictures.items()}
+    if len(pictures) > 1:
+        groups["all images"] = list(pictures.values())
+    return {
+        f"{name}, {prompt!r}": Case(
+            pictures=group,
+            sample=reader.sample(Request(prompt, group), room=max_new_tokens),
         )
-        answered[name] = Answer(logits=logits, tokens=answers(tokens, eos)[0])
-    return answered
+        for name, group in groups.items()
+        for prompt in prompts
+    }
 
 
-def run_reference(
-    folder: Path,
-    parsed: Any,
-    cases: dict[str, ReferenceInputs],
-    eos: int,
-    count: int,
+def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
+    buckets = model.reader.buckets
+    batch = buckets.batch([case.sample], buckets.choose(case.sample))
+    tokens = generation.generate(
+        model.network,
+        model.params,
+        batch,
+        model.budget(),
+        max_new_tokens=count,
+        eos_id=model.reader.eos_ids,
+        pad_id=model.reader.pad_id,
+    )
+    return Answer(
+        logits=model.logits_of(batch)[0][batch.text_mask[0]],
+        tokens=answers(tokens, model.reader.eos_ids)[0],
+    )
+
+
+def reference_answers(
+    folder: Path, reader: Reader, cases: dict[str, Case], count: int
 ) -> dict[str, Answer]:
     """Returns what transformers makes of every case, in float32."""
     import torch
@@ -248,29 +197,49 @@ def run_reference(
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    write = functools.partial(
-        model.generate,
-        do_sample=False,
-        max_new_tokens=count,
-        eos_token_id=None if eos < 0 else eos,
-        pad_token_id=0,
-    )
+    image_token = model.config.image_token_id
     answered = {}
     for name, case in cases.items():
-        inputs = {
-            "input_ids": torch.tensor(case.ids, dtype=torch.long),
-            "pixel_values": torch.tensor(case.pixel_values),
-            "image_sizes": torch.tensor(case.image_sizes),
-            "attention_mask": torch.ones(case.ids.shape, dtype=torch.long),
-        }
+        inputs = _reference_inputs(reader, case, image_token)
+        length = inputs["input_ids"].shape[1]
         with torch.no_grad():
             logits = model(**inputs).logits[0].float().numpy()
-            written = write(**inputs)[:, case.ids.shape[1] :]
+            written = model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=count,
+                eos_token_id=list(reader.eos_ids),
+                pad_token_id=reader.pad_id,
+            )
+        is_text = inputs["input_ids"][0].numpy() != image_token
         answered[name] = Answer(
-            logits=case.text_of(logits, parsed.image_token_index),
-            tokens=answers(jnp.asarray(written.numpy()), eos)[0],
+            logits=logits[is_text],
+            tokens=answers(written[:, length:].numpy(), reader.eos_ids)[0],
         )
     return answered
+
+
+def _reference_inputs(reader: Reader, case: Case, image_token: int) -> dict[str, Any]:
+    """Returns one prompt for transformers, with pixels of its own making."""
+    import torch
+    from transformers import LlavaOnevisionImageProcessorPil
+
+    settings, layout = reader.processor.images, case.sample.layout
+    processor = LlavaOnevisionImageProcessorPil(
+        size={"height": settings.tile_size, "width": settings.tile_size},
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+        image_grid_pinpoints=[list(point) for point in settings.pinpoints],
+    )
+    pictures = [Image.fromarray(picture) for picture in case.pictures]
+    pixels = processor([pictures], return_tensors="np")
+    ids = np.full((1, layout.length), image_token, np.int64)
+    ids[0, layout.text_positions] = layout.tokens
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.ones(ids.shape, dtype=torch.long),
+        **{name: torch.tensor(value) for name, value in pixels.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m tests.parity.make_golden
 
 config.json, model.safetensors   bfloat16, published names, tied
-expected.npz                     image, tokens; float32 logits of the text, greedy
+expected.npz                     image; float32 logits of the text, greedy answer
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from transformers import LlavaOnevisionForConditionalGeneration
 
+from tests.checkpoints.hf import golden_prompt
+from tests.data import tiny_llava as small
 from tests.parity import tiny_llava
-from visor_jax import verify
-from visor_jax.checkpoints.hf import hf_config
-from visor_jax.data.reference_inputs import reference_inputs
 
 GOLDEN = Path(__file__).parents[1] / "checkpoints/hf/golden"
 NEW_TOKENS = 4
@@ -25,21 +25,36 @@ def main() -> None:
     model = tiny_llava.build(side=56, tied=True).to(torch.bfloat16)
     tiny_llava.save(model, GOLDEN, dtype="bfloat16")
     image = tiny_llava.picture(30, 75)
-    tokens = [7, 3, 200, tiny_llava.IMAGE_TOKEN, 11, 45, 99, 250, 1, 31]
-    parsed = hf_config.parse(hf_config.read_config_json(GOLDEN))
-    case = reference_inputs(
-        Image.fromarray(image), tokens, tiny_llava.IMAGE_TOKEN, verify.geometry(parsed)
-    )
-    answer = verify.run_reference(GOLDEN, parsed, {"": case}, eos=-1, count=NEW_TOKENS)[
-        ""
-    ]
+    inputs = _inputs(image)
+    exact = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        GOLDEN, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        logits = exact(**inputs).logits[0].numpy()
+        written = exact.generate(
+            **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None
+        )
+    is_text = inputs["input_ids"][0].numpy() != small.IMAGE
     np.savez(
         GOLDEN / "expected.npz",
         image=image,
-        tokens=tokens,
-        logits=answer.logits,
-        greedy=answer.tokens,
+        logits=logits[is_text],
+        greedy=written[0, inputs["input_ids"].shape[1] :].numpy(),
     )
+
+
+def _inputs(image: np.ndarray) -> dict[str, torch.Tensor]:
+    count = golden_prompt.sample(image).slots.count
+    ids: list[int] = []
+    for token in golden_prompt.TOKENS:
+        ids += [token] * (count if token == small.IMAGE else 1)
+    processor = small.hf_image_processor(small.image_settings(side=3))
+    pixels = processor([Image.fromarray(image)], return_tensors="np")
+    return {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones((1, len(ids)), dtype=torch.long),
+        **{name: torch.tensor(value) for name, value in pixels.items()},
+    }
 
 
 if __name__ == "__main__":

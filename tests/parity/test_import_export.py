@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,8 +40,8 @@ def pictures(folder, *sizes):
     return files
 
 
-# Wide and enlarged; tall; an exact grid where the side is 56.
-SIZES = {True: ((30, 75), (112, 112)), False: ((140, 70),)}
+# Wide and enlarged; an exact grid; tall; features resized.
+SIZES = {True: ((30, 75), (112, 112)), False: ((140, 70), (300, 330))}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -46,17 +49,19 @@ def test_answers_are_those_of_transformers(models, tied, tmp_path):
     from tests.parity import tiny_llava
 
     folder = tiny_llava.save(models[tied], tmp_path / "hf")
+    tiny_llava.save_processing(models[tied], folder)
     import_checkpoint(str(folder), tmp_path / "run")
     compared = verify(
         tmp_path / "run",
         str(folder),
         images=pictures(tmp_path, *SIZES[tied]),
+        prompts=("Why?", "Where is it?"),
         max_new_tokens=4,
     )
-    assert len(compared) == len(SIZES[tied])
+    # Every image, and all of them together.
+    assert len(compared) == 2 * (len(SIZES[tied]) + 1)
     for result in compared:
         assert result.holds(tolerance=PARITY["atol"], max_kl=1e-9), result
-        assert result.tokens == 16
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -136,6 +141,7 @@ def test_a_head_stored_beside_the_embeddings(models, tmp_path, caplog):
     from tests.parity import tiny_llava
 
     folder = tiny_llava.save(models[True], tmp_path / "hf")
+    tiny_llava.save_processing(models[True], folder)
     file = folder / "model.safetensors"
     tensors = load_file(file)
     table = tensors["language_model.model.embed_tokens.weight"]
@@ -161,6 +167,7 @@ def test_verify_sees_a_difference(models, tmp_path):
     from tests.parity import tiny_llava
 
     folder = tiny_llava.save(models[True], tmp_path / "hf")
+    tiny_llava.save_processing(models[True], folder)
     other = tiny_llava.save(
         tiny_llava.build(side=56, tied=True, seed=1), tmp_path / "other"
     )
@@ -175,7 +182,7 @@ def test_verify_sees_a_difference(models, tmp_path):
     assert np.isfinite(result.max_abs)
 
 
-def test_visor_networks_and_large_images_are_refused(models, tmp_path):
+def test_visor_networks_are_refused(models, tmp_path):
     from tests.parity import tiny_llava
 
     folder = tiny_llava.save(models[True], tmp_path / "hf")
@@ -183,14 +190,30 @@ def test_visor_networks_and_large_images_are_refused(models, tmp_path):
     import_checkpoint(str(folder), tmp_path / "visor", plan=plan)
     with pytest.raises(ValueError, match="is a VISOR network"):
         verify(tmp_path / "visor", str(folder))
-    import_checkpoint(str(folder), tmp_path / "dense")
-    with pytest.raises(ValueError, match="168 x 168 is too large for this check"):
-        verify(
-            tmp_path / "dense",
-            str(
-                tiny_llava.save(
-                    models[True], tmp_path / "2", vision_aspect_ratio="anyres_max_4"
-                )
-            ),
-            images=pictures(tmp_path, (168, 168)),
+
+
+def test_command(models, tmp_path):
+    from tests.parity import tiny_llava
+
+    folder = tiny_llava.save(models[True], tmp_path / "hf")
+    tiny_llava.save_processing(models[True], folder)
+    import_checkpoint(str(folder), tmp_path / "run")
+
+    def run(*flags):
+        command = ("-m", "visor_jax.verify", f"--checkpoint={tmp_path / 'run'}", *flags)
+        return subprocess.run(
+            [sys.executable, *command, "--max_new_tokens=2"],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
         )
+
+    done = run(f"--reference={folder}")
+    assert done.returncode == 0, done.stderr
+    assert [line[:7] for line in done.stdout.splitlines()] == ["agree  "] * 3
+    done = run(f"--reference={folder}", "--tolerance=0")
+    assert done.returncode == 1
+    assert done.stdout.count("DIFFER") == 3
+    done = run("--reference=nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 'nowhere' does not exist")

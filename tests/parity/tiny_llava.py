@@ -14,8 +14,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from tests.data import tiny_llava as small
+
 PATCH = 14
-IMAGE_TOKEN, VIDEO_TOKEN, EOS = 260, 261, 258
+EOS, IMAGE_TOKEN, VIDEO_TOKEN = small.END, small.IMAGE, small.VIDEO
 LAYERS = 2
 
 # From the names in memory, whose tower lacks the "vision_model" of old files.
@@ -104,6 +106,20 @@ def save(model, folder: Path, layout: str = "published", **changes: object) -> P
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = {**model.config.to_dict(), **changes}
     (folder / "config.json").write_text(json.dumps(config, default=str))
+    return folder
+
+
+def save_processing(model, folder: Path) -> Path:
+    """Returns the folder after writing its tokenizer and image processor."""
+    small.tokenizer().save_pretrained(folder)
+    side = model.config.vision_config.image_size
+    fields = {
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"height": side, "width": side},
+        "image_grid_pinpoints": model.config.image_grid_pinpoints,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields))
     return folder
 
 

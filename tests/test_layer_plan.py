@@ -70,3 +70,9 @@ def test_plan_without_layers_is_refused():
 def test_plan_takes_kinds_only():
     with pytest.raises(ValueError, match="LayerKind values"):
         LayerPlan(("self",))
+
+
+def test_prefix_ends_before_the_first_self_layer():
+    assert LayerPlan.build(6, cross=(0, 3), self_=(2, 5)).prefix_length == 2
+    assert LayerPlan.dense(6).prefix_length == 0
+    assert LayerPlan.build(6, cross=(0,)).prefix_length == 6

@@ -72,6 +72,11 @@ class LayerPlan:
         return cls((LayerKind.SELF,) * num_layers)
 
     @property
+    def prefix_length(self) -> int:
+        """How many layers come before the first SELF layer: alike at every budget."""
+        return min(self.self_layers, default=self.num_layers)
+
+    @property
     def num_layers(self) -> int:
         return len(self.kinds)
 

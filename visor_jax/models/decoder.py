@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -67,6 +68,17 @@ _WAYS = {
     LayerKind.CROSS: _Ways(_cross, _cross, _cross),
     LayerKind.SELF: _Ways(_full, _full_for_text, _text_only),
 }
+
+
+@flax.struct.dataclass
+class Prefix:
+    """A prompt after its first layers: both streams, and what those layers remember."""
+
+    text: TokenStream
+    image: TokenStream
+    caches: tuple[LayerCache, ...]
+
+
 # Methods of a layer that are computed again in the backward pass, by policy.
 _REMAT = {
     "gated": ("full", "full_for_text"),
@@ -143,24 +155,33 @@ class Decoder(nn.Module):
                 captured[index] = image
         return text, image, captured
 
-    def prefill(
-        self, text: TokenStream, image: TokenStream, gates: Gates
-    ) -> tuple[TokenStream, KVCache]:
-        """Runs all layers; returns the text stream and a cache of exactly its length.
+    def prefix(self, text: TokenStream, image: TokenStream) -> Prefix:
+        """Returns both streams after the layers that run alike at every budget."""
+        stop = self.config.plan.prefix_length
+        shut = (False,) * len(self.config.plan.self_layers)
+        return self._prefill_layers(Prefix(text, image, ()), shut, stop)
+
+    def prefill_rest(self, prefix: Prefix, gates: Gates) -> tuple[TokenStream, KVCache]:
+        """Runs the other layers; returns the text stream and a cache of its length.
 
         Raises:
           ValueError: for traced gates; what a cache holds depends on the budget.
         """
+        done = self._prefill_layers(prefix, gates, self.config.plan.num_layers)
+        length = jnp.asarray(done.text.length, jnp.int32)
+        tags = (done.text.tags, done.image.tags)
+        return done.text, KVCache(done.caches, *tags, length)
+
+    def _prefill_layers(self, prefix: Prefix, gates: Gates, stop: int) -> Prefix:
+        """Runs the layers from where the prefix ends up to `stop`."""
         gate_of = self._static_gate_of_layer(gates)
-        tags = (text.tags, image.tags)
-        length = jnp.asarray(text.length, jnp.int32)
-        caches: list[LayerCache] = []
-        for index, layer in enumerate(self.layers):
+        text, image, caches = prefix.text, prefix.image, list(prefix.caches)
+        for index in range(len(caches), stop):
             read = self._image_is_read(index, gate_of)
             way = self.ways[index].choose(gate_of.get(index, True), read)
-            text, image, cache = way(layer, text, image)
+            text, image, cache = way(self.layers[index], text, image)
             caches.append(cache)
-        return text, KVCache(tuple(caches), *tags, length)
+        return Prefix(text, image, tuple(caches))
 
     def decode(
         self, text: TokenStream, cache: KVCache, gates: Gates

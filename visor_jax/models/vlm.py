@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY, VLMConfig
-from visor_jax.models.decoder import Decoder
+from visor_jax.models.decoder import Decoder, Prefix
 from visor_jax.models.image_tokens import gather_image_tokens
 from visor_jax.models.kv_cache import KVCache
 from visor_jax.models.projector import Projector
@@ -107,8 +107,13 @@ class VLM(nn.Module):
         table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
         return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 
-    def prefill(
-        self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
+    def prefix(self, batch: Batch) -> Prefix:
+        """Returns the prompts after the layers that run alike at every budget."""
+        text, image = self.embed_text(batch), self.encode_image(batch)
+        return self.language_model.prefix(text, image)
+
+    def prefill_rest(
+        self, prefix: Prefix, gates: Gates, slots: Int[Array, "B R"] | None = None
     ) -> tuple[Float[Array, "B R W"], KVCache]:
         """Returns logits at R text slots, and the cache that decoding starts from.
 
@@ -117,12 +122,17 @@ class VLM(nn.Module):
             Over a real vocabulary, those of the whole prompt would cost about as much
             as the layers do.
         """
-        text, image = self.embed_text(batch), self.encode_image(batch)
-        text, cache = self.language_model.prefill(text, image, gates)
+        text, cache = self.language_model.prefill_rest(prefix, gates)
         if slots is None:
             slots = last_valid(text.tags)[:, None]
         hidden = jnp.take_along_axis(text.hidden, slots[..., None], axis=1)
         return self.logits(text.replace(hidden=hidden)), cache
+
+    def prefill(
+        self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
+    ) -> tuple[Float[Array, "B R W"], KVCache]:
+        """Returns what `prefill_rest` does, from the pixels on."""
+        return self.prefill_rest(self.prefix(batch), gates, slots)
 
     def decode(
         self,

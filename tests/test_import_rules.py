@@ -25,6 +25,7 @@ VAGUE_NAMES = {
 
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "convert", "verify", "step_time"),
+    *("sweep",),
     *("settings", "library"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")

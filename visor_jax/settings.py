@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.layer_plan import LayerPlan
@@ -99,7 +100,8 @@ def read(config: Mapping[str, Any]) -> RunSettings:
     if fields["task"] not in TASKS:
         raise ValueError(f"task={fields['task']!r} is not one of {TASKS}.")
     model = _build(ModelSettings, fields["model"], "model").build()
-    budgets = BudgetSet.parse(fields["budgets"], model.plan)
+    names = _budget_names(fields["budgets"], model.plan)
+    budgets = BudgetSet.parse(names, model.plan)
     loop = _build(LoopSettings, fields["loop"], "loop")
     phases = tuple(
         SchedulePhase(end, weights) for end, weights in fields["budget_phases"]
@@ -177,6 +179,17 @@ class ModelSettings:
         return config.replace(
             reading_layers=(), plan=LayerPlan.build(plan.num_layers, **layers)
         )
+
+
+def _budget_names(names: tuple[str, ...], plan: LayerPlan) -> tuple[str, ...]:
+    """Returns the names, with "@file" replaced by the budgets of a sweep's file."""
+    expanded: list[str] = []
+    for name in names:
+        if name.startswith("@"):
+            expanded += read_budget_file(Path(name[1:]), plan)
+        else:
+            expanded.append(name)
+    return tuple(expanded)
 
 
 def _data(fields: dict[str, Any], seed: int) -> DataSettings:

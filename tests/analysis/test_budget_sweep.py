@@ -1,0 +1,149 @@
+"""Sweeps: what is viable, what the search looks at, and the file it writes."""
+
+import itertools
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from tests.inference import page_run
+from visor_jax import settings, sweep
+from visor_jax.analysis.budget_sweep import (
+    ScoredBudget,
+    pareto,
+    read_budget_file,
+    write_budget_file,
+)
+from visor_jax.analysis.budget_sweep import sweep as search
+from visor_jax.budget import Budget
+from visor_jax.layer_plan import LayerPlan
+
+PLAN = LayerPlan.build(6, cross=(0,), self_=(1, 3, 5))
+WIDE = LayerPlan.build(24, cross=(0,), self_=range(1, 13))
+GAIN = {layer: 1 / (3 + layer) for layer in WIDE.self_layers}
+
+
+def _subsets(plan):
+    layers = plan.self_layers
+    sizes = range(len(layers) + 1)
+    return [Budget(c) for n in sizes for c in itertools.combinations(layers, n)]
+
+
+def _additive(budgets):
+    return [
+        ScoredBudget(
+            budget=budget,
+            cost=len(budget.self_layers),
+            score=sum(GAIN[layer] for layer in budget.self_layers),
+        )
+        for budget in budgets
+    ]
+
+
+@hypothesis.given(
+    scores=st.lists(st.integers(0, 5), min_size=8, max_size=8),
+    margin=st.sampled_from([0.0, 1.0]),
+)
+def test_viable_budgets_beat_every_cheaper_one(scores, margin):
+    scored = [
+        ScoredBudget(budget=budget, cost=len(budget.self_layers), score=score)
+        for budget, score in zip(_subsets(PLAN), scores, strict=True)
+    ]
+    kept = {each.budget for each in pareto(scored, PLAN, margin)}
+    extremes = {Budget.none(), Budget.all(PLAN)}
+    assert extremes <= kept
+    for each in scored:
+        cheaper = [other.score for other in scored if other.cost < each.cost]
+        rises = each.score > max(cheaper, default=float("-inf")) + margin
+        best_of_its_cost = each.score == max(
+            other.score for other in scored if other.cost == each.cost
+        )
+        if each.budget in kept - extremes:
+            assert rises
+            assert best_of_its_cost
+        if rises and best_of_its_cost:
+            # One of those that are equally good.
+            assert any(
+                (other.cost, other.score) == (each.cost, each.score)
+                for other in scored
+                if other.budget in kept
+            )
+
+
+def test_all_subsets_are_evaluated_where_there_are_few():
+    done = search(PLAN, lambda budgets: _additive_of(budgets), limit=8)
+    assert {each.budget for each in done.scored} == set(_subsets(PLAN))
+    assert done.possible == 8
+
+
+def _additive_of(budgets):
+    return [
+        ScoredBudget(budget=b, cost=len(b.self_layers), score=float(len(b.self_layers)))
+        for b in budgets
+    ]
+
+
+def test_the_search_keeps_to_its_limit_and_finds_the_best_of_each_size():
+    seen = []
+
+    def evaluate(budgets):
+        seen.extend(budgets)
+        return _additive(budgets)
+
+    done = search(WIDE, evaluate, limit=150)
+    assert len(seen) == len(done.scored) <= 150
+    assert len(set(seen)) == len(seen)
+    assert done.possible == 4096
+    best = sorted(WIDE.self_layers, key=lambda layer: -GAIN[layer])
+    for size in range(1, 12):
+        wanted = Budget(tuple(sorted(best[:size])))
+        assert wanted in {each.budget for each in done.viable}
+    assert len(search(WIDE, _additive, limit=20).scored) == 20
+    assert Budget.all(WIDE) in {
+        b.budget for b in search(WIDE, _additive, limit=2).scored
+    }
+
+
+def test_impossible_sweeps_are_refused():
+    with pytest.raises(ValueError, match="no SELF layers"):
+        search(LayerPlan.build(3, cross=(0,)), _additive)
+    with pytest.raises(ValueError, match="limit=1 must be at least 2"):
+        search(PLAN, _additive_of, limit=1)
+
+
+def test_a_file_is_read_back_for_the_same_plan_only(tmp_path):
+    file = tmp_path / "budgets/viable.json"
+    done = search(PLAN, _additive_of)
+    write_budget_file(file, "viable", done, pages=3)
+    names = read_budget_file(file, PLAN)
+    assert names == tuple(each.budget.name for each in done.viable)
+    assert json.loads(file.read_text())["pages"] == 3
+    with pytest.raises(ValueError, match=r"\[1, 3, 5\] there, \[1, 2, 3"):
+        read_budget_file(file, WIDE)
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="holds no budgets"):
+        read_budget_file(file, PLAN)
+    with pytest.raises(ValueError, match="holds no budgets"):
+        read_budget_file(tmp_path / "gone.json", PLAN)
+
+
+def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, capsys):
+    workdir = page_run.save(tmp_path / "run", page_run.parameters())
+    done, file = sweep.sweep_checkpoint(str(workdir), pages=4, margin=0.0)
+    assert len(done.scored) == 4
+    assert file == workdir / "budgets/viable.json"
+    assert file.with_suffix(".png").exists()
+    content = json.loads(file.read_text())
+    costs = [each["cost"] for each in content["scores"]]
+    assert costs == sorted(costs)
+    for each in content["scores"]:
+        tasks = each["tasks"]
+        assert each["score"] == pytest.approx((each["easy"] + each["hard"]) / 2)
+        assert each["easy"] == pytest.approx(
+            sum(tasks[t] for t in ("colour", "ring", "half", "square")) / 4
+        )
+    plan = page_run.CONFIG.plan
+    read = settings._budget_names((f"@{file}", "none"), plan)
+    assert read[:-1] == tuple(content["budgets"])
+    assert read[-1] == "none"

@@ -52,7 +52,7 @@ def mini() -> ml_collections.ConfigDict:
         # The norm that SigLIP checkpoints carry and LLaVA does not use.
         "frozen": ("vision_tower/post_layernorm",),
     }
-    config.loop = {"steps": 3000, "log_every": 50, "checkpoint_every": 500}
+    config.loop = {"steps": 3600, "log_every": 50, "checkpoint_every": 500}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evaluation_pages = 1024
     # A checkpoint to begin with: `--config.init_from=DIR`.

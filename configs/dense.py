@@ -17,6 +17,6 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     config.budgets = ("all",)
     if preset == "mini":
         # A dense step takes longer: about the time of the universal network's steps.
-        config.loop.steps = 1750
+        config.loop.steps = 2200
     config.budget_phases = ((1.0, {"all": 1.0}),)
     return config

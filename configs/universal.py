@@ -21,8 +21,8 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
         config.budgets = ("every",)
         # Until the largest network can read, there is nothing to share with the others.
         config.budget_phases = (
-            (0.35, {"all": 1.0}),
-            (1.0, {"all": 0.2, "none": 0.5, "any": 0.3}),
+            (0.38, {"all": 1.0}),
+            (1.0, {"all": 0.3, "none": 0.4, "any": 0.3}),
         )
     else:
         config.budgets = ("none", "all")

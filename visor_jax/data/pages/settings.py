@@ -7,20 +7,28 @@ from visor_jax.data.pages.questions import LONGEST_QUESTION, question_probabilit
 
 TaskPhase = tuple[float, Mapping[str, float]]
 
-# Reading first, comparing later: the order in which the tasks come off their plateaus.
+# First what the tower was taught, before it forgets it; then reading; comparing last.
+# This is the order in which the tasks come off their plateaus.
 DEFAULT_PHASES: tuple[TaskPhase, ...] = (
     (
-        0.4,
+        0.1,
         {
-            **{"colour": 1, "ring": 1, "half": 1, "square": 1},
-            **{"read": 5, "mark": 3, "rmark": 3, "max": 2, "argmax": 2, "bar": 1},
+            **{"colour": 1, "ring": 3, "half": 1, "square": 4},
+            **{"read": 5, "mark": 1, "rmark": 1, "max": 1, "argmax": 1, "bar": 1},
+        },
+    ),
+    (
+        0.3,
+        {
+            **{"colour": 0.5, "ring": 1, "half": 0.5, "square": 1.5},
+            **{"read": 5, "mark": 3, "rmark": 3, "max": 3, "argmax": 4, "bar": 1.5},
         },
     ),
     (
         1.0,
         {
-            **{"colour": 1, "ring": 1, "half": 1, "square": 1},
-            **{"read": 3, "mark": 2, "rmark": 2, "max": 3, "argmax": 4, "bar": 2},
+            **{"colour": 0.5, "ring": 1, "half": 0.5, "square": 1.5},
+            **{"read": 3, "mark": 2, "rmark": 2, "max": 3, "argmax": 5, "bar": 2},
         },
     ),
 )

@@ -33,7 +33,7 @@ EndTokens = int | Sequence[int]
 class _Rules:
     """eos_ids: any of them ends a row; a negative one never does."""
 
-    eos_ids: Int[Array, "E"]
+    eos_ids: Int[Array, "A"]
     pad_id: Int[Array, ""]
     row_keys: Key[Array, "B"] | None
     sampling: Sampling = flax.struct.field(pytree_node=False)

@@ -28,6 +28,8 @@ setup(
         "grain>=0.2.18",
         "array-record",
         "transformers>=5.23",
+        # transformers renders chat templates with it and does not require it.
+        "jinja2",
         "ml-collections>=1.1",
         "chex",
         "absl-py",
@@ -42,8 +44,7 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        # jinja2: the published chat template is rendered as transformers would.
-        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff", "jinja2"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],
     },

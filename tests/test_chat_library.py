@@ -9,6 +9,7 @@ import pytest
 
 import visor_jax
 from tests.data import prompt_cases, tiny_llava
+from tests.data.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
 from visor_jax.inference.reader import Request
@@ -140,12 +141,39 @@ def test_sampling_depends_on_the_key_and_not_on_the_batch(model):
     assert len(set(drawn[1])) == 3
 
 
-def test_the_published_template_is_the_default_where_it_is_found(copy):
-    assert visor_jax.load(copy).reader.processor.template == "qwen_1_5"
-    (copy / "chat_template.json").write_text("{}")
-    assert visor_jax.load(copy).reader.processor.template == "hub"
+OWN = "{% for m in messages %}[{{ m['role'] }}] <image>{{ m['content'][-1]['text'] }}"
+OWN += "{% endfor %}[bot]"
+
+
+def test_the_folder_says_which_template(copy, model):
+    def template():
+        return visor_jax.load(copy).reader.processor.template
+
+    assert template() == "qwen_1_5"
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": HUB}))
+    assert template() == "hub"
+    (copy / "chat_template.jinja").write_text(OWN)
+    own = visor_jax.load(copy)
+    image = random_image(30, 40)
+    sample = own.reader.sample(Request("Why?", image), room=1)
+    expected = tiny_llava.tokenizer().encode("[user] Why?[bot]")
+    assert sample.layout.tokens.tolist() == expected
     with pytest.raises(ValueError, match="Unknown chat template 'llama'"):
         visor_jax.load(copy, chat_template="llama")
+    (copy / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with pytest.raises(ValueError, match="cannot render these messages: no"):
+        visor_jax.load(copy).generate(image, "Why?")
+
+
+def test_a_tokenizer_without_places_for_images_gets_them(copy, model):
+    """As in folders of the original code, whose ids come after all others."""
+    plain = tiny_llava.tokenizer_without_places()
+    plain.save_pretrained(copy)
+    image = random_image(60, 90)
+    added = visor_jax.load(copy, chat_template="hub")
+    np.testing.assert_array_equal(
+        added.logits(image, "Why?"), model.logits(image, "Why?")
+    )
 
 
 def test_several_end_tokens_come_from_the_generation_config(copy, model):
@@ -166,6 +194,7 @@ def test_several_end_tokens_come_from_the_generation_config(copy, model):
         ("preprocessor_config.json", "{", "is damaged"),
         ("preprocessor_config.json", '{"image_mean": [1, 1, 1]}', "image_std"),
         ("generation_config.json", "]", "is damaged"),
+        ("generation_config.json", "[]", "no object"),
         ("config.json", '{"model_type": "llama"}', "a model of another kind"),
     ],
 )
@@ -199,3 +228,24 @@ def test_prompts_that_cannot_be_answered_are_refused(model):
         model.stream("gone.png", "Why?")
     with pytest.raises(ValueError, match="needs 'role' and 'content'"):
         model.generate_all([Request([{"role": "user"}])])
+    with pytest.raises(ValueError, match="not a int"):
+        Request("Why?", 7)
+    for film in ("a.mp4", [["a.png"], "b.mp4"], 3):
+        with pytest.raises(ValueError, match="A video is the list of its frames"):
+            Request("Why?", videos=film)
+
+
+def test_frames_in_a_flat_list_are_one_video(model):
+    frames = [random_image(30, 20, seed) for seed in (1, 2)]
+    expected = model.logits(None, "Why?", videos=[frames])
+    for same in (frames, np.stack(frames), np.stack(frames)[None]):
+        found = model.logits(None, "Why?", videos=same)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_programs_are_few(model):
+    """What is left over of a bucket is filled up to a power of two."""
+    image = random_image(30, 40)
+    samples = [model.reader.sample(Request("Why?", image), room=1)] * 11
+    groups = model.reader.buckets.batches(samples, 8, whole=False)
+    assert [group.batch.size for group in groups] == [8, 4]

@@ -132,6 +132,21 @@ def test_unknown_words_are_named(model):
         model.logits(page_run.page(), " ")
 
 
+def test_questions_may_be_messages_about_one_page_only(model):
+    image, text = {"type": "image", "image": page_run.page()}, {"type": "text"}
+    content = [image, {**text, "text": QUESTION}]
+    messages = [{"role": "user", "content": content}]
+    np.testing.assert_array_equal(
+        model.logits(None, messages), model.logits(page_run.page(), QUESTION)
+    )
+    film = {"type": "video", "video": [page_run.page()]}
+    for wrong in ([film, *content], content[1:], [image, *content]):
+        with pytest.raises(ValueError, match="questions about one page"):
+            model.chat([{"role": "user", "content": wrong}])
+    with pytest.raises(ValueError, match="one message of the user"):
+        model.chat([{"role": "system", "content": "Hm"}, *messages])
+
+
 def test_damaged_and_missing_images_are_named(model, tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png.*no such file"):
         model.generate(tmp_path / "gone.png", QUESTION)

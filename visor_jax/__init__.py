@@ -1,5 +1,6 @@
 """visor_jax: VISOR (VISion On Request) in JAX and Flax."""
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,3 +23,16 @@ def load(
     from visor_jax import library
 
     return library.load(path_or_id, **options)
+
+
+_LAZY = {
+    "Request": "visor_jax.inference.reader",
+    "Sampling": "visor_jax.inference.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what `visor_jax.load`'s network takes, imported when it is asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'visor_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

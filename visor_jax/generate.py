@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
+    flags.DEFINE_string("revision", None, "Of a Hub id: branch, tag or commit.")
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
 
 
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> None:
             options.checkpoint,
             dtype=options.dtype,
             chat_template=options.chat_template,
+            revision=options.revision,
         )
         budget, images = model.budget(options.budget), options.image or None
         pieces = model.stream(

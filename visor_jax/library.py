@@ -22,8 +22,7 @@ from jaxtyping import Array, Float
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.chat_template import Message
-from visor_jax.data.image_files import ImageInput
-from visor_jax.data.samples import VideoInput
+from visor_jax.data.samples import Images, Videos
 from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
 from visor_jax.inference import generation
@@ -35,8 +34,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 
 Params = Any
-# One image, or several in the order of their places in the prompt.
-Images = ImageInput | Sequence[ImageInput] | None
+Prompt = str | Sequence[Message]
 
 
 class VisorModel:
@@ -72,11 +70,11 @@ class VisorModel:
 
     def generate(
         self,
-        images: Images,
-        prompt: str | Sequence[Message],
+        images: Images = None,
+        prompt: Prompt = "",
         budget: str | Budget | None = None,
         *,
-        videos: Sequence[VideoInput] | None = None,
+        videos: Videos = None,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
@@ -85,7 +83,7 @@ class VisorModel:
 
         Args:
           images: files, their bytes, PIL images or uint8 arrays; None for none.
-          max_new_tokens: at most so many; None for the reader's default.
+          max_new_tokens: at most so many; None for 256 (8 for pages).
           key: for random sampling.
 
         Raises:
@@ -93,7 +91,7 @@ class VisorModel:
             match the images, a prompt that is too long or has words the tokenizer does
             not know, or a budget that the network was not trained for.
         """
-        request = Request(prompt, _listed(images), videos)
+        request = Request(prompt, images, videos)
         (answer,) = self.generate_all(
             [request],
             budget,
@@ -108,15 +106,28 @@ class VisorModel:
         self,
         messages: Sequence[Message],
         budget: str | Budget | None = None,
-        **options: Any,
+        *,
+        images: Images = None,
+        videos: Videos = None,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        key: Array | None = None,
     ) -> str:
         """Returns the assistant's next turn.
 
         Args:
-          messages: of Hugging Face's form, images in their parts; or `images=` and
-            `videos=` beside them. Other options and errors are those of `generate`.
+          messages: of Hugging Face's form, images in their parts or beside them. Other
+            arguments and errors are those of `generate`.
         """
-        return self.generate(options.pop("images", None), messages, budget, **options)
+        return self.generate(
+            images,
+            messages,
+            budget,
+            videos=videos,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            key=key,
+        )
 
     def generate_all(
         self,
@@ -138,9 +149,9 @@ class VisorModel:
         samples = [self.reader.sample(request, room=count) for request in requests]
         keys = None if key is None else generation.keys_of_rows(key, len(samples))
         found = [""] * len(samples)
-        batch_size = min(batch_size, max(1, len(samples)))
-        for group in self.reader.buckets.batches(samples, batch_size):
-            rows = [*group.rows, *group.rows[-1:] * (batch_size - len(group.rows))]
+        for group in self.reader.buckets.batches(samples, batch_size, whole=False):
+            filler = group.batch.size - len(group.rows)
+            rows = [*group.rows, *group.rows[-1:] * filler]
             tokens = generation.generate(
                 self.network,
                 self.params,
@@ -158,11 +169,11 @@ class VisorModel:
 
     def stream(
         self,
-        images: Images,
-        prompt: str | Sequence[Message],
+        images: Images = None,
+        prompt: Prompt = "",
         budget: str | Budget | None = None,
         *,
-        videos: Sequence[VideoInput] | None = None,
+        videos: Videos = None,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
@@ -186,11 +197,11 @@ class VisorModel:
 
     def logits(
         self,
-        images: Images,
-        prompt: str | Sequence[Message],
+        images: Images = None,
+        prompt: Prompt = "",
         budget: str | Budget | None = None,
         *,
-        videos: Sequence[VideoInput] | None = None,
+        videos: Videos = None,
     ) -> Float[np.ndarray, "T W"]:
         """Returns float32 logits of what follows each of the prompt's T text tokens.
 
@@ -208,15 +219,15 @@ class VisorModel:
 
     def batch(
         self,
-        images: Images,
-        prompt: str | Sequence[Message],
+        images: Images = None,
+        prompt: Prompt = "",
         *,
-        videos: Sequence[VideoInput] | None = None,
+        videos: Videos = None,
         max_new_tokens: int | None = None,
     ) -> Batch:
         """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
         count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
-        request = Request(prompt, _listed(images), videos)
+        request = Request(prompt, images, videos)
         sample = self.reader.sample(request, room=count)
         return self.reader.buckets.batch([sample], self.reader.buckets.choose(sample))
 
@@ -273,14 +284,18 @@ class VisorModel:
         return chosen
 
     def latency(
-        self, batch: Batch, budget: Budget, *, max_new_tokens: int | None = None
+        self,
+        batch: Batch,
+        budget: str | Budget | None = None,
+        *,
+        max_new_tokens: int | None = None,
     ) -> generation.Latency:
         """Returns the measured milliseconds of prefill and of each further token."""
         return generation.measure_latency(
             self.network,
             self.params,
             batch,
-            budget,
+            self.budget(budget),
             max_new_tokens=self._count(max_new_tokens),
         )
 
@@ -300,12 +315,6 @@ class VisorModel:
 
     def _ends(self) -> dict[str, Any]:
         return {"eos_id": self.reader.eos_ids, "pad_id": self.reader.pad_id}
-
-
-def _listed(images: Images) -> Sequence[ImageInput] | None:
-    if images is None or isinstance(images, list | tuple):
-        return images
-    return [images]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "gates"))

@@ -191,10 +191,19 @@ def test_bad_pictures_are_named(tmp_path):
         PROCESSOR.prompt(question(images=2), images=[image, tmp_path / "gone.png"])
     with pytest.raises(ValueError, match="frame 2 of video 1: it is damaged"):
         PROCESSOR.prompt(question(images=0, videos=1), videos=[[image, b"none"]])
-    with pytest.raises(ValueError, match="Video 1 of 1 must be a list of its frames"):
+    with pytest.raises(
+        ValueError, match=r"A video is the list of its frames.*got \[\]"
+    ):
         PROCESSOR.prompt(question(images=0, videos=1), videos=[[]])
-    with pytest.raises(ValueError, match="must be a list"):
+    with pytest.raises(ValueError, match=r"image 'a.png': there is no"):
         PROCESSOR.prompt(question(), images="a.png")
+    with pytest.raises(ValueError, match="not a int"):
+        PROCESSOR.prompt(question(), images=3)
+    long = np.zeros((1, 9500, 3), np.uint8)
+    with pytest.raises(
+        ValueError, match="image of 9500 x 1, padded to a square, has more"
+    ):
+        PROCESSOR.prompt(question(images=2), images=[image, long])
 
 
 def test_what_no_bucket_holds_is_refused():
@@ -217,5 +226,5 @@ def test_room_for_new_tokens_is_kept():
     length = sample(14, 14, "?").layout.length
     processor = dataclasses.replace(PROCESSOR, max_length=length + 7)
     processor.prompt(question("?"), images=[image], room=7)
-    with pytest.raises(ValueError, match=f"context {length - 1}:"):
+    with pytest.raises(ValueError, match=f"answer up to 8, the context {length + 7}:"):
         processor.prompt(question("?"), images=[image], room=8)

@@ -53,12 +53,21 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """Returns a tokenizer with a token per byte, and those of the chat format."""
+    return _byte_tokenizer(SPECIAL)
+
+
+def tokenizer_without_places() -> PreTrainedTokenizerFast:
+    """Returns the tokenizer of a language model alone: no images, no videos."""
+    return _byte_tokenizer(SPECIAL[:3])
+
+
+def _byte_tokenizer(special: Sequence[str]) -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: i for i, character in enumerate(alphabet)}
     bytes_ = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_.decoder = decoders.ByteLevel()
-    bytes_.add_special_tokens(list(SPECIAL))
+    bytes_.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
         tokenizer_object=bytes_, eos_token=SPECIAL[2], pad_token=SPECIAL[0]
     )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from visor_jax.data.image_files import MAX_PIXELS
 from visor_jax.data.image_settings import ImageSettings
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -67,10 +68,20 @@ def anyres_crops(
 def square_crops(
     images: Sequence[np.ndarray], settings: ImageSettings
 ) -> Float32[np.ndarray, "C t t 3"]:
-    """Returns one crop per image, padded to a square with the mean colour."""
+    """Returns one crop per image, padded to a square with the mean colour.
+
+    Raises:
+      ValueError: for an image so long and thin that its square would fill the memory.
+    """
     crops = []
     for pixels in images:
         side = max(pixels.shape[:2])
+        if side * side > MAX_PIXELS:
+            height, width = pixels.shape[:2]
+            raise ValueError(
+                f"An image of {width} x {height}, padded to a square, has more than "
+                f"{MAX_PIXELS:,} pixels: cut it, or make it smaller."
+            )
         canvas = np.empty((side, side, 3), np.uint8)
         canvas[:] = [int(mean * 255) for mean in settings.mean]
         _paste_centred(canvas, pixels)

@@ -154,11 +154,16 @@ class Buckets:
         )
 
     def batches(
-        self, samples: Sequence[Sample], batch_size: int = 1
+        self, samples: Sequence[Sample], batch_size: int = 1, *, whole: bool = True
     ) -> Iterator[Group]:
         """Yields all samples in groups of one bucket and `batch_size` rows each.
 
         Within a bucket samples keep their order.
+
+        Args:
+          whole: whether what is left over of a bucket is filled up to `batch_size` as
+            well, so that there is one shape per bucket; else to a power of two, which
+            is more shapes and less work.
 
         Raises:
           ValueError: if a sample fits into no bucket; before anything is yielded.
@@ -168,18 +173,21 @@ class Buckets:
         members: dict[Bucket, list[int]] = {}
         for row, sample in enumerate(samples):
             members.setdefault(self.choose(sample), []).append(row)
-        return self._groups(samples, members, batch_size)
+        return self._groups(samples, members, batch_size, whole)
 
     def _groups(
         self,
         samples: Sequence[Sample],
         members: dict[Bucket, list[int]],
         batch_size: int,
+        whole: bool,
     ) -> Iterator[Group]:
         for bucket, rows in members.items():
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
-                filled = chosen + chosen[-1:] * (batch_size - len(chosen))
+                least = batch_size if whole else 1 << (len(chosen) - 1).bit_length()
+                size = min(batch_size, least)
+                filled = chosen + chosen[-1:] * (size - len(chosen))
                 batch = self.batch([samples[row] for row in filled], bucket)
                 batch.loss_mask[len(chosen) :] = False
                 yield Group(bucket, tuple(chosen), batch)

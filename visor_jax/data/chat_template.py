@@ -50,21 +50,87 @@ def render(
     """Returns the pieces whose texts, joined, are the prompt.
 
     Args:
-      template: one of `TEMPLATES`.
+      template: one of `TEMPLATES`, or the text of a Jinja template (one piece then, of
+        which nothing is marked as an answer).
       generation_prompt: whether the assistant's turn is opened at the end.
 
     Raises:
-      ValueError: for an unknown template, or messages of another form; every message
-        that is wrong is named.
+      ValueError: for an unknown template, one that cannot be rendered, or messages of
+        another form; every message that is wrong is named.
     """
     check_template(template)
     check_messages(messages)
+    if is_jinja(template):
+        return [Piece(_rendered(messages, template, generation_prompt))]
     return TEMPLATES[template](messages, generation_prompt)
 
 
+def is_jinja(template: str) -> bool:
+    """Returns whether this is the text of a template and not the name of one."""
+    return "{%" in template or "{{" in template
+
+
+def _rendered(messages: Sequence[Message], template: str, generation: bool) -> str:
+    """Renders as transformers does, in a sandbox."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    # A text is one text part, as the processors of transformers see to.
+    as_parts = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else dict(message)
+        for message in messages
+    ]
+    try:
+        (text,), _ = render_jinja_template(
+            [as_parts], chat_template=template, add_generation_prompt=generation
+        )
+    except Exception as error:  # Templates raise what they like.
+        raise ValueError(
+            f"The checkpoint's chat template cannot render these messages: {error}."
+        ) from error
+    return text
+
+
+def built_in(template: str) -> str:
+    """Returns the name of the built-in template that writes the same, else itself."""
+    for name in TEMPLATES:
+        if all(_same(probe, template, name) for probe in _PROBES):
+            return name
+    return template
+
+
+def _same(messages: Sequence[Message], jinja: str, name: str) -> bool:
+    try:
+        found = _rendered(messages, jinja, True)
+    except ValueError:
+        return False
+    return found == "".join(piece.text for piece in TEMPLATES[name](messages, True))
+
+
+def _parts_of(*texts: str, images: int = 0, videos: int = 0) -> list[Message]:
+    kinds = ["image"] * images + ["video"] * videos
+    return [{"type": kind} for kind in kinds] + [
+        {"type": "text", "text": text} for text in texts
+    ]
+
+
+# Conversations on which two templates that differ anywhere should differ.
+_PROBES: tuple[list[Message], ...] = (
+    [{"role": "user", "content": _parts_of("a", images=1)}],
+    [{"role": "user", "content": _parts_of("a", "b", images=2, videos=1)}],
+    [
+        {"role": "system", "content": _parts_of("s")},
+        {"role": "user", "content": _parts_of("a", images=1)},
+        {"role": "assistant", "content": _parts_of("b")},
+        {"role": "user", "content": _parts_of("c")},
+    ],
+)
+
+
 def check_template(template: str) -> None:
-    """Raises ValueError unless there is a template of that name."""
-    if template not in TEMPLATES:
+    """Raises ValueError unless this is a template's name or a Jinja template."""
+    if template not in TEMPLATES and not is_jinja(template):
         raise ValueError(
             f"Unknown chat template {template!r}: choose one of {sorted(TEMPLATES)}."
         )

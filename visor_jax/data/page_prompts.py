@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.chat_template import Message, check_messages, media
-from visor_jax.data.image_files import ImageInput, read_square_image
+from visor_jax.data.image_files import read_square_image
 from visor_jax.data.image_settings import ImageSettings
 from visor_jax.data.image_slots import Slots
 from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
-from visor_jax.data.samples import Sample, VideoInput
+from visor_jax.data.samples import Images, Sample, Videos, image_list, video_list
 from visor_jax.data.token_layout import Layout
 from visor_jax.data.tokenizer import encode_question
 
@@ -34,8 +34,8 @@ class PageProcessor:
         self,
         messages: Sequence[Message],
         *,
-        images: Sequence[ImageInput] | None = None,
-        videos: Sequence[VideoInput] | None = None,
+        images: Images = None,
+        videos: Videos = None,
         room: int = 0,
     ) -> Sample:
         """Returns a question that the network is to answer.
@@ -48,12 +48,14 @@ class PageProcessor:
           ValueError: unless there are one page and one question, for words that the
             tokenizer does not know, and for an image that cannot be read.
         """
-        question, carried = _question(messages), media(messages, "image")
-        pages = [*carried, *(images or ())]
-        if len(pages) != 1 or videos:
+        question = _question(messages)
+        pages = [*media(messages, "image"), *(image_list(images) or ())]
+        places = _count(messages, "image")
+        films = _count(messages, "video") + len(video_list(videos) or ())
+        if len(pages) != 1 or places > 1 or films:
             raise ValueError(
                 f"This network answers questions about one page: got {len(pages)} "
-                f"images and {len(videos or ())} videos."
+                f"images for {places} places, and {films} videos."
             )
         tokens = np.array(encode_question(self.tokenizer, question), np.int32)
         page = read_square_image(pages[0], IMAGE_SIZE)
@@ -96,3 +98,8 @@ def _question(messages: Sequence[Message]) -> str:
         return content
     texts = [part["text"] for part in content if part["type"] == "text"]
     return " ".join(texts)
+
+
+def _count(messages: Sequence[Message], kind: str) -> int:
+    contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
+    return sum(part["type"] == kind for content in contents for part in content)

@@ -9,15 +9,24 @@ Samples have lengths of their own; `visor_jax.data.buckets` makes batches of the
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.anyres import anyres_crops, frame_crops, square_crops
-from visor_jax.data.chat_template import Message, check_template, media, render
+from visor_jax.data.chat_template import (
+    TEMPLATES,
+    Message,
+    check_template,
+    is_jinja,
+    media,
+    render,
+)
 from visor_jax.data.image_files import ImageInput, read_image
 from visor_jax.data.image_settings import ImageSettings
 from visor_jax.data.image_slots import Slots, anyres_slots, square_slots, video_slots
@@ -25,6 +34,9 @@ from visor_jax.data.token_layout import Layout, lay_out
 
 # A video is its frames; files of videos are not decoded here.
 VideoInput = Sequence[ImageInput] | np.ndarray
+# One image, or several in the order of their places in the prompt; videos alike.
+Images = ImageInput | Sequence[ImageInput] | None
+Videos = VideoInput | Sequence[VideoInput] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +84,8 @@ class ChatProcessor:
         self,
         messages: Sequence[Message],
         *,
-        images: Sequence[ImageInput] | None = None,
-        videos: Sequence[VideoInput] | None = None,
+        images: Images = None,
+        videos: Videos = None,
         room: int = 0,
     ) -> Sample:
         """Returns a conversation that the assistant is to continue.
@@ -94,8 +106,8 @@ class ChatProcessor:
         self,
         messages: Sequence[Message],
         *,
-        images: Sequence[ImageInput] | None = None,
-        videos: Sequence[VideoInput] | None = None,
+        images: Images = None,
+        videos: Videos = None,
         supervision: str = "assistant",
     ) -> Sample:
         """Returns a complete conversation with the loss on the assistant's words.
@@ -104,23 +116,31 @@ class ChatProcessor:
           supervision: "assistant" or "llava_next", see `token_layout`.
 
         Raises:
-          ValueError: as `prompt`; and if nothing is left to train.
+          ValueError: as `prompt`; if nothing is left to train; and for a template that
+            does not say which words are the assistant's.
         """
+        if is_jinja(self.template):
+            raise ValueError(
+                "The checkpoint's own chat template does not say which words to train: "
+                f"choose one of {sorted(TEMPLATES)}."
+            )
         return self._sample(messages, images, videos, supervision, 0)
 
     def _sample(
         self,
         messages: Sequence[Message],
-        images: Sequence[ImageInput] | None,
-        videos: Sequence[VideoInput] | None,
+        images: Images,
+        videos: Videos,
         supervision: str,
         room: int,
     ) -> Sample:
         pieces = render(
             messages, self.template, generation_prompt=supervision == "none"
         )
-        pictures = _image_parts(_given(messages, "image", images), self.images)
-        films = _video_parts(_given(messages, "video", videos), self.images)
+        given_images = _given(messages, "image", image_list(images))
+        given_videos = _given(messages, "video", video_list(videos))
+        pictures = _image_parts(given_images, self.images)
+        films = _video_parts(video_list(given_videos) or [], self.images)
         layout = lay_out(
             pieces,
             self.tokenizer,
@@ -143,16 +163,73 @@ class ChatProcessor:
         )
 
 
+def image_list(images: Images) -> list[ImageInput] | None:
+    """Returns the images as a list; None for none given.
+
+    Raises:
+      ValueError: for what is neither an image nor a list.
+    """
+    if images is None:
+        return None
+    if isinstance(images, list | tuple):
+        return list(images)
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        return [images]
+    raise ValueError(
+        f"Images must be an image or a list of images, not a {type(images).__name__}."
+    )
+
+
+def video_list(videos: Videos) -> list[VideoInput] | None:
+    """Returns the videos as a list, each a list of frames; None for none given.
+
+    A flat list of frames is one video, as in transformers.
+
+    Raises:
+      ValueError: for what is neither a video nor a list of videos; files of videos are
+        not decoded here.
+    """
+    if videos is None:
+        return None
+    if isinstance(videos, np.ndarray):
+        videos = [videos] if videos.ndim == 4 else list(videos)
+    if not isinstance(videos, list | tuple):
+        raise ValueError(f"{_NO_VIDEO} got {videos!r:.80}.")
+    if videos and all(_is_frame(each) for each in videos):
+        return [list(videos)]
+    wrong = [each for each in videos if not _is_frames(each)]
+    if wrong:
+        raise ValueError(f"{_NO_VIDEO} got {wrong[0]!r:.80} among them.")
+    return list(videos)
+
+
+_NO_VIDEO = (
+    "A video is the list of its frames (decode a file first), and videos are a list of "
+    "those:"
+)
+
+
+def _is_frame(each: Any) -> bool:
+    flat = isinstance(each, np.ndarray) and each.ndim in (2, 3)
+    return flat or isinstance(each, Image.Image)
+
+
+def _is_frames(each: Any) -> bool:
+    if isinstance(each, np.ndarray):
+        return each.ndim == 4 and len(each) > 0
+    return isinstance(each, list | tuple) and len(each) > 0
+
+
 def _given(
-    messages: Sequence[Message], kind: str, beside: Sequence[Any] | None
-) -> Sequence[Any]:
+    messages: Sequence[Message], kind: str, beside: list[Any] | None
+) -> list[Any]:
     """Returns the images or videos, from the messages or from beside them."""
     carried = media(messages, kind)
     if beside is None:
         return carried
-    if isinstance(beside, str | bytes):
-        raise ValueError(f"{kind}s must be a list of {kind}s, also if there is one.")
-    if carried and len(beside):
+    if carried and beside:
         raise ValueError(
             f"{len(carried)} {kind}s are in the messages and {len(beside)} beside "
             "them: give them in one place."
@@ -179,11 +256,6 @@ def _video_parts(
 ) -> list[tuple[np.ndarray, Slots]]:
     parts = []
     for number, video in enumerate(videos, 1):
-        if isinstance(video, str | bytes) or len(video) == 0:
-            raise ValueError(
-                f"Video {number} of {len(videos)} must be a list of its frames, at "
-                f"least one; got {video!r:.80}."
-            )
         frames = [
             read_image(frame, name=f"frame {i} of video {number}")
             for i, frame in enumerate(video, 1)

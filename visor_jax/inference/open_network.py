@@ -17,7 +17,8 @@ from visor_jax.checkpoints.restore import check_fits, load_checkpoint, read_meta
 from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.packing import PATCH
 from visor_jax.data.tokenizer import load_tokenizer, page_tokenizer
-from visor_jax.inference.reader import Reader, chat_reader, page_reader
+from visor_jax.inference.read_folder import chat_reader, page_reader
+from visor_jax.inference.reader import Reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 

@@ -121,6 +121,37 @@ class BudgetSet:
             )
         return self.budgets.index(budget)
 
+    def find(self, budget: str | Budget | None = None) -> Budget:
+        """Returns the budget of that name, the largest for None.
+
+        Raises:
+          ValueError: if it is not in the set, with those that are.
+        """
+        known = ", ".join(self.names)
+        try:
+            found = self.of_plan(budget)
+        except ValueError as error:
+            raise ValueError(f"{error} There are: {known}.") from error
+        if found not in self.budgets:
+            raise ValueError(
+                f"The network was not trained for budget {found.name!r}: choose one of "
+                f"{known}."
+            )
+        return found
+
+    def of_plan(self, budget: str | Budget | None = None) -> Budget:
+        """Returns the budget of that name, in the set or not, the largest for None.
+
+        Raises:
+          ValueError: if the plan has no such budget.
+        """
+        if budget is None:
+            return self.largest
+        if isinstance(budget, str):
+            return Budget.parse(budget, self.plan)
+        budget.check(self.plan)
+        return budget
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(b.name for b in self.budgets)

@@ -69,6 +69,10 @@ def test_folders_without_weights(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match="pickled weights only"):
         read_weights(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="the download was not finished"):
+        read_weights(tmp_path)
     (tmp_path / "visor_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"visor_config\.json is damaged"):
         read_visor_description(tmp_path)

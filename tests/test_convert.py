@@ -221,9 +221,8 @@ def test_an_export_that_is_not_whole_is_not_imported(visor, tmp_path):
 def test_a_damaged_newest_step_gives_way_everywhere(dense, tmp_path, caplog):
     _, params, metadata = network(dense)
     run = saved(tmp_path / "run", params, metadata, 1, 2)
-    arrays = (run / "checkpoints/2/params").rglob("*")
-    largest = max(arrays, key=lambda file: file.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    for file in (run / "checkpoints/2/params/d").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
     files = export_checkpoint(run, tmp_path / "hf", max_shard_size="40KB")
     # Nothing of the export that failed is left.
     assert sorted(files) == sorted(p.name for p in (tmp_path / "hf").iterdir())

@@ -1,6 +1,7 @@
 """What `load` opens and how: folders that are nearly right, dtypes, meshes, steps."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -125,9 +126,8 @@ def test_everything_is_of_the_newest_readable_step(tmp_path, caplog):
     doubled = jax.tree.map(lambda x: 2 * x, params)
     page_run.save(tmp_path, doubled, step=8, note="newer", budgets=["sa0"])
     assert visor_jax.load(tmp_path).metadata["note"] == "newer"
-    arrays = tmp_path / "checkpoints/8/params"
-    largest = max(arrays.rglob("*"), key=lambda file: file.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    for file in (tmp_path / "checkpoints/8/params/d").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
     model = visor_jax.load(tmp_path)
     assert "checkpoints/7 instead" in caplog.text
     assert (model.metadata["step"], model.metadata["note"]) == (7, "older")

@@ -2,7 +2,10 @@
 # Runs the same training command on every worker of a TPU VM (single slice).
 #
 #   launch/tpu_vm.sh NAME ZONE --config=configs/universal.py:llava_ov_0p5b \
-#       --config.data.path=gs://BUCKET/DATA --workdir=gs://BUCKET/RUN
+#       --config.data.path=/mnt/BUCKET/DATA --workdir=/mnt/BUCKET/RUN
+#
+# Data and workdir are folders that all workers share: a bucket that each has mounted
+# (gcsfuse), or a network drive.
 #
 # Every argument after NAME and ZONE goes to `python -m visor_jax.train` as it is. The
 # repository must lie in ~/visor_jax on all workers, installed with jax[tpu]:
@@ -15,7 +18,7 @@
 set -euo pipefail
 
 if [ "$#" -lt 3 ]; then
-    sed -n '2,15p' "$0" >&2
+    sed -n '2,18p' "$0" >&2
     exit 2
 fi
 name=$1 zone=$2

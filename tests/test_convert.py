@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints.hf import golden_prompt
 from tests.tolerances import EXACT, PARITY
 from visor_jax.budget import Budget
+from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.convert import export_checkpoint, import_checkpoint
@@ -151,6 +152,130 @@ def test_a_visor_network_comes_back_from_its_export(visor, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
 
 
+def saved(workdir, params, metadata, *steps, **changes):
+    """Returns the workdir, which now holds checkpoints of these steps."""
+    with CheckpointManager(workdir, save_every=1) as manager:
+        for step in steps:
+            manager.save(
+                step,
+                params=jax.tree.map(lambda x, step=step: x + step, params),
+                optimizer=STEP,
+                data_iterator=None,
+                metadata={**metadata, **changes},
+            )
+    return workdir
+
+
+@pytest.mark.parametrize("plan", [VISOR, {"self_": (1,)}, {"self_": (0, 1)}])
+@pytest.mark.parametrize("budgets", [["sa1:1"], ["sa1:1", "sa0"]])
+def test_plan_and_budgets_come_back_from_the_export(visor, plan, budgets, tmp_path):
+    """Also without CROSS layers, of which nothing but the description tells."""
+    _, params, metadata = network(visor)
+    if "cross" not in plan:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        flat = {path: x for path, x in flat.items() if "cross_attention" not in path}
+        params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    config = VLMConfig.from_dict(metadata["model"]).replace(
+        plan=LayerPlan.build(2, **plan)
+    )
+    changes = {"model": config.to_dict(), "budgets": budgets}
+    saved(tmp_path / "run", params, metadata, 1, **changes)
+    files = export_checkpoint(tmp_path / "run", tmp_path / "hf")
+    card = (tmp_path / "hf/README.md").read_text()
+    assert ("visor.safetensors" in files) == ("cross" in plan)
+    assert ("visor.safetensors" in card) == ("cross" in plan)
+    assert f"Budgets it was trained for: {', '.join(budgets)}." in card
+    import_checkpoint(str(tmp_path / "hf"), tmp_path / "again")
+    before, after = (load_checkpoint(tmp_path / name) for name in ("run", "again"))
+    assert after.metadata["model"] == before.metadata["model"]
+    assert after.metadata["budgets"] == budgets
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    # Another plan makes another network, for which nothing was trained.
+    import_checkpoint(str(tmp_path / "hf"), tmp_path / "dense", plan="dense")
+    assert load_checkpoint(tmp_path / "dense").metadata["budgets"] == ["sa2:0,1"]
+
+
+def test_a_dense_network_is_exported_as_an_ordinary_one(dense, tmp_path):
+    files = export_checkpoint(dense, tmp_path / "hf")
+    assert files == ["model.safetensors", "README.md", "config.json"]
+    assert "VISOR" not in (tmp_path / "hf/README.md").read_text()
+
+
+def test_an_export_that_is_not_whole_is_not_imported(visor, tmp_path):
+    """Adapters that were trained are never made new in silence."""
+    export_checkpoint(visor, tmp_path / "hf")
+    stored = load_file(tmp_path / "hf/visor.safetensors")
+    (tmp_path / "hf/visor.safetensors").rename(tmp_path / "kept")
+    with pytest.raises(ValueError, match="do not fit the network") as error:
+        import_checkpoint(str(tmp_path / "hf"), tmp_path / "run")
+    assert f"missing in visor.safetensors ({len(stored)})" in str(error.value)
+    for key, tensor in stored.items():
+        assert f"\n    {key} {tensor.shape}" in str(error.value)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "kept").rename(tmp_path / "hf/visor.safetensors")
+    (tmp_path / "hf/visor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"visor_config\.json: the download was not"):
+        import_checkpoint(str(tmp_path / "hf"), tmp_path / "run")
+
+
+def test_a_damaged_newest_step_gives_way_everywhere(dense, tmp_path, caplog):
+    _, params, metadata = network(dense)
+    run = saved(tmp_path / "run", params, metadata, 1, 2)
+    for file in (run / "checkpoints/2/params/d").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+    files = export_checkpoint(run, tmp_path / "hf", max_shard_size="40KB")
+    # Nothing of the export that failed is left.
+    assert sorted(files) == sorted(p.name for p in (tmp_path / "hf").iterdir())
+    key = "image_newline"
+    index = json.loads((tmp_path / "hf/model.safetensors.index.json").read_text())
+    found = load_file(tmp_path / "hf" / index["weight_map"][key])[key]
+    np.testing.assert_array_equal(found, params[key] + 1)
+    config = VLMConfig.from_dict(metadata["model"])
+    given = warm_start(str(run), config, parameter_shapes(config))
+    np.testing.assert_array_equal(given[key], params[key] + 1)
+    assert caplog.text.count("checkpoints/1 instead") == 2
+
+
+def test_stored_constants_do_not_change_the_dtype(tmp_path):
+    """Old files hold positions as integers and frequencies as float32."""
+    folder = shutil.copytree(GOLDEN, tmp_path / "hf")
+    tensors = load_file(GOLDEN / "model.safetensors")
+    tensors["vision_tower.vision_model.embeddings.position_ids"] = np.arange(16)[None]
+    name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
+    tensors[name] = np.ones(4, np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    import_checkpoint(str(folder), tmp_path / "run")
+    source = load_checkpoint(tmp_path / "run").metadata["source"]
+    assert source["dtype"] == "bfloat16"
+
+
+def test_files_beside_the_weights_are_there_before_them(tmp_path, monkeypatch, caplog):
+    """A workdir is a checkpoint as soon as its step is there."""
+    folder = shutil.copytree(GOLDEN, tmp_path / "hf")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workdir_files, "write_step_0", killed)
+        (folder / "tokenizer.json").write_text("{}")
+        with pytest.raises(KeyboardInterrupt):
+            import_checkpoint(str(folder), tmp_path / "run")
+    assert (tmp_path / "run/tokenizer/tokenizer.json").exists()
+    assert "tokenizer" not in caplog.text
+    (folder / "tokenizer.json").unlink()
+    import_checkpoint(str(folder), tmp_path / "other")
+    assert "has no tokenizer.json: what is imported cannot answer" in caplog.text
+
+
+def test_paths_on_other_machines_are_refused(dense):
+    with pytest.raises(ValueError, match=r"gs://b/hf is not on this machine"):
+        export_checkpoint(dense, "gs://b/hf")
+    with pytest.raises(ValueError, match=r"gs://b/hf is not on this machine"):
+        import_checkpoint("gs://b/hf", "run")
+    assert not Path("gs:").exists()
+
+
 def test_a_trained_run_on_eight_devices_is_exported(dense, tmp_path):
     _, params, metadata = network(dense)
     mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
@@ -269,7 +394,9 @@ def test_command(tmp_path):
         0,
         f"imported {GOLDEN}: {out}/checkpoints/0\n",
     )
-    assert done.stderr == "7 new parameters: the adapters of CROSS layers\n"
+    first, second = done.stderr.splitlines()
+    assert first == "7 new parameters: the adapters of CROSS layers"
+    assert "has no tokenizer.json" in second
     assert load_checkpoint(out).metadata["new_parameters"]
 
 

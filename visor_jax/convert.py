@@ -7,6 +7,7 @@ The first writes a checkpoint that every command here opens, tokenizer and proce
 files beside it. The second writes a folder that transformers loads. Runs on the CPU.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from visor_jax.checkpoints.hf.import_network import (
     import_network,
 )
 from visor_jax.checkpoints.hf.write_folder import parse_size, write_folder
+from visor_jax.checkpoints.restore import newest_readable
 from visor_jax.training.run_record import git_commit
+
+_logger = logging.getLogger("visor_jax.convert")
 
 
 def define_flags() -> None:
@@ -136,24 +140,30 @@ def import_checkpoint(
         "label": Path(path_or_id).name,
         "seed": seed,
         "model": network.config.to_dict(),
-        "budgets": network.budgets,
+        "budgets": list(network.found.budgets),
         "train_steps": 0,
         "metrics_offset": 0,
         "wall_clock_s": 0.0,
         "git_commit": git_commit(),
-        "new_parameters": network.new,
+        "new_parameters": network.found.new,
         "source": {
             "from_hf": str(path_or_id),
             "revision": revision,
             "dtype": network.dtype.name,
-            "config": network.source,
+            "config": network.found.source,
         },
     }
-    step = workdir_files.write_step_0(out, network.params, metadata)
-    workdir_files.copy_files(
-        workdir_files.PROCESSING_FILES, folder, out / workdir_files.TOKENIZER
-    )
-    return step
+    # Before the step, which makes the workdir a checkpoint, whole or not.
+    beside = out / workdir_files.TOKENIZER
+    copied = workdir_files.copy_files(workdir_files.PROCESSING_FILES, folder, beside)
+    if workdir_files.NEEDED not in copied:
+        _logger.warning(
+            "%s has no %s: what is imported cannot answer before there is one in %s",
+            folder,
+            workdir_files.NEEDED,
+            beside,
+        )
+    return workdir_files.write_step_0(out, network.params, metadata)
 
 
 def export_checkpoint(
@@ -175,13 +185,24 @@ def export_checkpoint(
         LLaVA-OneVision, or `to_hf` is not empty.
     """
     limit = parse_size(max_shard_size)
+    layout.check_local(to_hf, "a folder of Hugging Face")
     out = workdir_files.check_empty(to_hf)
-    return write_folder(
-        layout.find_steps(checkpoint)[0],
-        out,
-        max_shard_size=limit,
-        dtype=None if dtype == "stored" else dtype,
-    )
+
+    def write(step: epath.Path) -> list[str]:
+        try:
+            return write_folder(
+                step,
+                out,
+                max_shard_size=limit,
+                dtype=None if dtype == "stored" else dtype,
+            )
+        except layout.DamagedCheckpointError:
+            # The older checkpoint's files may have other names. All here are ours.
+            if out.exists():
+                out.rmtree()
+            raise
+
+    return newest_readable(checkpoint, write)
 
 
 if __name__ == "__main__":

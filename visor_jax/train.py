@@ -245,6 +245,8 @@ def prepare(config: Any, interruption: Interruption) -> Run:
         raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
     chosen = settings.read(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
+    if _WORKDIR.value:
+        layout.check_local(_WORKDIR.value, "--workdir")
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     if (workdir / layout.CHECKPOINTS / "0").exists():
         raise ValueError(
@@ -272,8 +274,12 @@ def main(_: list[str]) -> None:
             run = prepare(config, interruption)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
-                if run.settings.init_from is not None:
-                    bring_processing_files(run.settings.init_from, run.workdir)
+                data = run.settings.data
+                bring_processing_files(
+                    run.workdir,
+                    init_from=run.settings.init_from,
+                    data=data.path if data.kind == "prepared" else None,
+                )
         _logger.info("%s: %s", run.workdir, describe_mesh(run.mesh))
         try:
             state, done, seconds = train(run)

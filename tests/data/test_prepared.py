@@ -17,6 +17,8 @@ from visor_jax.data.prepared import (
     read_manifest,
     write_prepared,
 )
+from visor_jax.data.tokenizer import load_tokenizer, page_tokenizer
+from visor_jax.training.warm_start import bring_processing_files
 
 ROWS, ROWS_PER_SHARD = 7, 3
 
@@ -258,3 +260,22 @@ def test_rows_of_other_shapes_than_the_manifest_says_are_refused(copied):
     edit_manifest(copied, fields=fields | {"tokens": {"shape": [1], "dtype": "int32"}})
     with pytest.raises(ValueError, match=r"is not what manifest\.json says"):
         next(run(copied))
+
+
+def test_a_tokenizer_lies_beside_the_rows(tmp_path):
+    tokenizer = page_tokenizer()
+    write_prepared(
+        tmp_path / "data", make_rows(1), rows_per_shard=1, tokenizer=tokenizer
+    )
+    assert read_manifest(tmp_path / "data").rows == 1
+    bring_processing_files(tmp_path / "run", data=str(tmp_path / "data"))
+    found = load_tokenizer(tmp_path / "run/tokenizer")
+    assert found.get_vocab() == tokenizer.get_vocab()
+
+
+def test_prepared_data_without_a_tokenizer_is_said(written, tmp_path, caplog):
+    bring_processing_files(tmp_path, data=str(written))
+    assert "has no tokenizer/tokenizer.json" in caplog.text
+    assert not list(tmp_path.iterdir())
+    bring_processing_files(tmp_path)
+    assert caplog.text.count("tokenizer/tokenizer.json") == 1

@@ -68,13 +68,13 @@ def parameters() -> dict:
     )
 
 
-def save(workdir: Path, params: dict, **metadata: object) -> Path:
-    """Returns the workdir, which now holds a checkpoint at step 7."""
+def save(workdir: Path, params: dict, step: int = 7, **metadata: object) -> Path:
+    """Returns the workdir, which now holds a checkpoint at this step."""
     with CheckpointManager(workdir, save_every=1) as manager:
         manager.save(
-            7,
+            step,
             params=params,
-            optimizer={"step": np.int32(7)},
+            optimizer={"step": np.int32(step)},
             data_iterator=None,
             metadata={**METADATA, **metadata},
         )

@@ -11,6 +11,7 @@ short can still damage it later; that is what `DamagedCheckpointError` is for.
 """
 
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -27,9 +28,29 @@ class DamagedCheckpointError(ValueError):
     """A step directory that lacks files or holds files that cannot be read."""
 
 
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether `path` is not of this machine's file system (gs://bucket/...)."""
+    return "://" in os.fspath(path)
+
+
+def check_local(path: epath.PathLike, purpose: str) -> None:
+    """Raises ValueError if what is needed as local files lies elsewhere.
+
+    Args:
+      purpose: what the path is for, e.g. "--to_hf".
+    """
+    if is_remote(path):
+        raise ValueError(
+            f"{os.fspath(path)} is not on this machine: {purpose} needs a local or "
+            "mounted folder; copy the files, or mount the bucket (gcsfuse)."
+        )
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
     """Returns `path` made absolute, as orbax needs it; gs:// paths stay as they are."""
-    return epath.Path(path).expanduser().resolve()
+    path = epath.Path(path)
+    # Resolved, "gs://bucket" would become a folder of that name on this machine.
+    return path if is_remote(path) else path.expanduser().resolve()
 
 
 def find_steps(path: epath.PathLike) -> list[epath.Path]:

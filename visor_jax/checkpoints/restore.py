@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -34,8 +35,39 @@ class LoadedCheckpoint:
         return self.metadata["step"]
 
 
+def newest_readable(
+    path: epath.PathLike, read: Callable[[epath.Path], Result]
+) -> Result:
+    """Returns what `read` makes of the newest step directory that it can read.
+
+    A step over which it raises `DamagedCheckpointError` is passed over with a warning
+    when `path` holds older ones. Whatever belongs together (metadata, parameters, the
+    files beside them) is to be read in one call: only then is it of one step.
+
+    Args:
+      path: a workdir, its `checkpoints` directory, or one step directory.
+
+    Raises:
+      ValueError: if `path` is not a checkpoint, is half written or damaged, or whatever
+        `read` raises.
+    """
+    orbax_log.silence()
+    steps = layout.find_steps(path)
+    for step, older in itertools.pairwise([*steps, None]):
+        try:
+            return read(step)
+        except layout.DamagedCheckpointError as error:
+            if older is None:
+                raise
+            _logger.warning("%s Reading %s instead.", error, older)
+    raise AssertionError("find_steps returned no step")
+
+
 def read_metadata(path: epath.PathLike) -> dict[str, Any]:
     """Returns the metadata of the newest readable checkpoint under `path`.
+
+    Of the newest one with readable metadata, that is: to read parameters of the same
+    step, use `load_checkpoint` or `newest_readable`.
 
     Keys: "format", "step", "model" (`VLMConfig.to_dict`), "budgets" (names, in class
     order), "task", "metrics_offset" and whatever else the run recorded.
@@ -46,7 +78,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
     Raises:
       ValueError: as `load_checkpoint`.
     """
-    return _first_readable(layout.find_steps(path), layout.read_step_metadata)
+    return newest_readable(path, layout.read_step_metadata)
 
 
 def load_params(path: epath.PathLike, abstract_params: Params | None = None) -> Params:
@@ -74,7 +106,6 @@ def load_checkpoint(
       ValueError: if `path` is not a checkpoint, is half written or damaged, is of
         another format, or does not fit `abstract_params` (all keys are listed).
     """
-    orbax_log.silence()
 
     def load(step: epath.Path) -> LoadedCheckpoint:
         metadata = layout.read_step_metadata(step)
@@ -83,24 +114,14 @@ def load_checkpoint(
             params=params, metadata=metadata, directory=step.as_posix()
         )
 
-    return _first_readable(layout.find_steps(path), load)
-
-
-def _first_readable(
-    steps: list[epath.Path], read: Callable[[epath.Path], Result]
-) -> Result:
-    for step, older in zip(steps, [*steps[1:], None], strict=True):
-        try:
-            return read(step)
-        except layout.DamagedCheckpointError as error:
-            if older is None:
-                raise
-            _logger.warning("%s Reading %s instead.", error, older)
-    raise AssertionError("find_steps returned no step")
+    return newest_readable(path, load)
 
 
 def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
     """Returns the arrays of one item ("params", "optimizer") of a step directory.
+
+    Args:
+      abstract: as for `load_checkpoint`; it has to name all arrays.
 
     Raises:
       DamagedCheckpointError: if files are missing or cut short.
@@ -116,6 +137,28 @@ def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
         with _reading(step, item):
             restore = ocp.args.StandardRestore(target)
             return checkpointer.restore(step / item, args=restore)
+
+
+def read_part(step: epath.Path, item: str, abstract: Any) -> Any:
+    """Returns the arrays that `abstract` names, of an item that may hold others too.
+
+    Each is read straight into its dtype and onto its devices; others are not read.
+
+    Args:
+      abstract: nested dicts of `jax.ShapeDtypeStruct`s, of the shapes that are stored.
+
+    Raises:
+      DamagedCheckpointError: if files are missing or cut short.
+    """
+    target = jax.tree.map(_on_current_devices, abstract)
+    restore = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    with checkpointer, _reading(step, item):
+        return checkpointer.restore(step / item, args=restore)
 
 
 def list_arrays(step: epath.Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:

@@ -5,7 +5,9 @@ and data position, so that whatever opens one opens the other. Files that belong
 text and image processing are kept in the workdir's `tokenizer/`.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from visor_jax.checkpoints.manager import complete_metadata
 Params = Any
 
 TOKENIZER = "tokenizer"
+# The file of it without which no text can be read.
+NEEDED = "tokenizer.json"
 # Files of a Hugging Face folder that say how text and images are prepared.
 PROCESSING_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *(NEEDED, "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt"),
     *("chat_template.json", "chat_template.jinja", "generation_config.json"),
     *("preprocessor_config.json", "processor_config.json"),
@@ -89,6 +93,22 @@ def copy_files(
     return present
 
 
-def processing_folder(step: epath.PathLike) -> Path:
+def processing_folder(step: epath.PathLike) -> epath.Path:
     """Returns the folder of tokenizer and processor files beside a step directory."""
-    return Path(step).parents[1] / TOKENIZER
+    return epath.Path(step).parents[1] / TOKENIZER
+
+
+@contextlib.contextmanager
+def local_processing_folder(step: epath.PathLike) -> Iterator[Path]:
+    """Yields `processing_folder`, or a copy if it is not on this machine.
+
+    Libraries that read these files know no other file system.
+    """
+    folder = processing_folder(step)
+    if not layout.is_remote(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / TOKENIZER
+        copy_files(PROCESSING_FILES, folder, copy)
+        yield copy

@@ -4,6 +4,8 @@
       manifest.json                       what there is; written last, in one step
       rows-00000.array_record             one record = one row of a `Batch`
       rows-00001.array_record
+      tokenizer/                          of the rows' text, for the networks that are
+                                          trained on them; may be absent
 
 A record is `flax.serialization.msgpack_serialize({field: array})`, the arrays without
 the batch axis. All rows have the same fields, shapes and dtypes.
@@ -26,6 +28,7 @@ from visor_jax.batch import Batch
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
 
 _WRITER = "visor_jax.data.prepared.write_prepared"
 # Grain reads single rows, so every record is compressed by itself.
@@ -62,6 +65,7 @@ def write_prepared(
     rows: Iterable[Mapping[str, Any]],
     *,
     rows_per_shard: int,
+    tokenizer: Any = None,
 ) -> Manifest:
     """Returns the manifest of the data set after writing it.
 
@@ -70,6 +74,8 @@ def write_prepared(
       rows: {field of `Batch`: array without the batch axis}, stored as given; an
         optional field may be absent or None.
       rows_per_shard: rows in every file but the last.
+      tokenizer: that the rows were made with, or the processor it is part of; anything
+        of Hugging Face that has `save_pretrained`.
 
     Raises:
       ValueError: if the directory holds a data set already, if there are no rows, or
@@ -78,6 +84,8 @@ def write_prepared(
     if rows_per_shard < 1:
         raise ValueError(f"{rows_per_shard=} must be at least 1.")
     directory = _cleared(directory)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory / TOKENIZER)
     fields: Specs = {}
     records = _records(rows, fields)
     shards = []

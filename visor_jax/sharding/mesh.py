@@ -53,6 +53,23 @@ def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
     return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=auto)
 
 
+def as_mesh(mesh: MeshSettings | jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """Returns the mesh that is meant, its axes of the type that the rules here need.
+
+    Raises:
+      ValueError: if the settings do not fit the devices, or a mesh has other axes.
+    """
+    if isinstance(mesh, MeshSettings):
+        return make_mesh(mesh)
+    if mesh.axis_names != MESH_AXES:
+        raise ValueError(
+            f"The mesh has the axes {mesh.axis_names}, not {MESH_AXES}: make it with "
+            "visor_jax.sharding.mesh.make_mesh."
+        )
+    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.sharding.Mesh(mesh.devices, MESH_AXES, axis_types=auto)
+
+
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:
     """Returns e.g. "mesh data 4 x fsdp 2 x tensor 1, 8 cpu devices"."""
     sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())

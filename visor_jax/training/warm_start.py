@@ -5,17 +5,25 @@ and their zero output leaves everything else as it was.
 """
 
 import dataclasses
+import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+from etils import epath
 
 from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.restore import list_arrays, load_checkpoint, read_metadata
+from visor_jax.checkpoints.restore import (
+    list_arrays,
+    newest_readable,
+    read_arrays,
+)
+from visor_jax.data.prepared import TOKENIZER
 from visor_jax.models.config import VLMConfig
 
 Params = Any
+
+_logger = logging.getLogger("visor_jax.train")
 
 # What a checkpoint may lack.
 _MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+)/")
@@ -35,27 +43,62 @@ def warm_start(path: str, config: VLMConfig, abstract: Params) -> Params:
       ValueError: if there is no checkpoint, or if it is of another network: sizes and
         constants must agree, and it may lack adapters and reading heads alone.
     """
-    _check_same_network(path, VLMConfig.from_dict(read_metadata(path)["model"]), config)
-    stored = list_arrays(layout.find_steps(path)[0], layout.PARAMS)
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
-    wanted = {
-        name: leaf
-        for name, leaf in flat.items()
-        if name in stored or not _MAY_BE_NEW.search(name)
-    }
-    tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
-    return load_checkpoint(path, tree).params
+
+    def read(step: epath.Path) -> Params:
+        stored_config = layout.read_step_metadata(step)["model"]
+        _check_same_network(path, VLMConfig.from_dict(stored_config), config)
+        stored = list_arrays(step, layout.PARAMS)
+        wanted = {
+            name: leaf
+            for name, leaf in flat.items()
+            if name in stored or not _MAY_BE_NEW.search(name)
+        }
+        tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
+        return read_arrays(step, layout.PARAMS, tree)
+
+    return newest_readable(path, read)
 
 
-def bring_processing_files(path: str, workdir: Path) -> None:
-    """Copies the checkpoint's tokenizer and processor files to a run's workdir.
+def bring_processing_files(
+    workdir: epath.PathLike,
+    *,
+    init_from: str | None = None,
+    data: str | None = None,
+) -> None:
+    """Copies tokenizer and processor files to the workdir of a run that needs them.
+
+    They are those of the checkpoint that the run begins with, otherwise those of its
+    prepared data. Without them its checkpoints cannot answer, which a warning says.
+
+    Args:
+      init_from: workdir or checkpoint that the run begins with.
+      data: directory of prepared data.
 
     Raises:
-      ValueError: if there is no checkpoint.
+      ValueError: if `init_from` holds no checkpoint.
     """
-    source = workdir_files.processing_folder(layout.find_steps(path)[0])
-    target = workdir / workdir_files.TOKENIZER
-    workdir_files.copy_files(workdir_files.PROCESSING_FILES, source, target)
+    folders = []
+    if init_from is not None:
+        # All steps of a workdir share the folder beside them.
+        folders.append(workdir_files.processing_folder(layout.find_steps(init_from)[0]))
+    if data is not None:
+        folders.append(epath.Path(data) / TOKENIZER)
+    target = epath.Path(workdir) / workdir_files.TOKENIZER
+    for folder in folders:
+        if (folder / workdir_files.NEEDED).exists():
+            workdir_files.copy_files(workdir_files.PROCESSING_FILES, folder, target)
+            return
+    # The embedded benchmark, which has neither, has a tokenizer of its own.
+    if data is not None:
+        _logger.warning(
+            "%s has no %s/%s: checkpoints of this run cannot answer before there is "
+            "one in %s",
+            data,
+            TOKENIZER,
+            workdir_files.NEEDED,
+            target,
+        )
 
 
 def _check_same_network(path: str, found: VLMConfig, wanted: VLMConfig) -> None:

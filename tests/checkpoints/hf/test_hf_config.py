@@ -109,6 +109,36 @@ def test_the_original_code():
     assert hf_config.parse(original()).image_grid_pinpoints[-1] == [2304, 2304]
 
 
+def grids(value):
+    return hf_config.parse(original(image_grid_pinpoints=value)).image_grid_pinpoints
+
+
+def test_the_original_code_spans_grids_in_tiles():
+    """Width by height there, height and width here."""
+    published = grids([[384 * w, 384 * h] for w in range(1, 7) for h in range(1, 7)])
+    assert len(published) == 36
+    assert published[:2] == [[384, 384], [384, 768]]
+    assert (
+        published
+        == grids("(1x1),...,(6x6)")
+        == hf_config.parse({"model_type": "llava_onevision"}).image_grid_pinpoints
+    )
+    assert grids("(1x1), ..., (2x1)") == [[384, 384], [384, 768]]
+    assert len(grids("(1x1),...,(3x3)")) == 9
+    assert grids([[768, 384]]) == grids("[[768, 384]]") == [[384, 768]]
+
+
+def test_what_the_original_code_leaves_out_may_be_said():
+    fields = original(
+        mm_newline_position="one_token",
+        mm_spatial_pool_mode="bilinear",
+        mm_spatial_pool_stride=None,
+        mm_resampler_type=None,
+        mm_use_im_start_end=False,
+    )
+    assert read(fields) == expected("llava_ov_0p5b")
+
+
 def test_absent_values_are_the_classes_own():
     lacking = {key: value for key, value in SMALL.items() if key != "rope_theta"}
     assert read(published(lacking)).decoder.rope_theta == 1e4
@@ -140,6 +170,14 @@ def test_what_is_written_is_read_again(name):
         (published(projector_hidden_act="relu"), "projector_hidden_act='relu'"),
         (published(multimodal_projector_bias=False), "bias=False instead of True"),
         (published(vision_config={"model_type": "clip_vision_model"}), "clip_vision"),
+        (original(mm_newline_position="grid"), "mm_newline_position='grid' instead of"),
+        (original(mm_spatial_pool_mode="average"), "pool_mode='average' instead of"),
+        (original(mm_spatial_pool_stride=4), "mm_spatial_pool_stride=4 instead of 2"),
+        (original(mm_resampler_type="spatial_pool"), "resampler_type='spatial_pool'"),
+        (original(mm_use_im_start_end=True), "mm_use_im_start_end=True"),
+        (original(add_faster_video=True), "add_faster_video=True instead of False"),
+        (original(image_grid_pinpoints="big"), "image_grid_pinpoints='big'"),
+        (original(image_grid_pinpoints=[]), r"image_grid_pinpoints=\[\]"),
         (original(mm_projector_type="linear"), "mm_projector_type='linear'"),
         (original(mm_vision_tower="openai/clip"), "mm_vision_tower='openai/clip'"),
     ],

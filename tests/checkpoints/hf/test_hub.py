@@ -51,3 +51,8 @@ def test_neither_path_nor_id(name):
 def test_a_file_is_no_folder():
     with pytest.raises(ValueError, match="is a file"):
         find_folder(__file__)
+
+
+def test_remote_folders_are_refused():
+    with pytest.raises(ValueError, match="gs://bucket/x is not on this machine"):
+        find_folder("gs://bucket/x")

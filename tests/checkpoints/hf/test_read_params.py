@@ -104,6 +104,26 @@ def test_every_wrong_key_is_in_one_error(shapes, tmp_path):
     assert f"{kernel} is (32, 15), not (32, 16)" in text
 
 
+def test_constants_may_have_any_dtype_and_parameters_may_not(shapes, tmp_path):
+    tensors = load_file(FILE)
+    constant = "vision_tower.vision_model.embeddings.position_ids"
+    tensors[constant] = np.arange(16, dtype=np.int64)[None]
+    save_file(tensors, tmp_path / "file")
+    sources = match(read_header(tmp_path / "file"), {}, shapes, tied=True)
+    assert len(sources) == len(tensors) - 1
+    quantised = ["image_newline", TABLE]
+    for key in quantised:
+        tensors[key] = tensors[key].astype(np.int8)
+    save_file(tensors, tmp_path / "file")
+    weights = read_header(tmp_path / "file")
+    assert is_tied(weights, configured=True)
+    with pytest.raises(ValueError, match="use the original checkpoint") as error:
+        match(weights, {}, shapes, tied=True)
+    assert [key for key in tensors if f"    {key} is I8" in str(error.value)] == (
+        [key for key in tensors if key in quantised]
+    )
+
+
 def test_the_head_follows_content(tmp_path, caplog):
     tensors = load_file(FILE)
     weights = read_header(FILE)

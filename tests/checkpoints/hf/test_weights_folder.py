@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from visor_jax.checkpoints.hf.weights_folder import (
     INDEX,
     SINGLE,
-    read_visor_config,
+    read_visor_description,
     read_visor_weights,
     read_weights,
 )
@@ -37,7 +37,7 @@ def test_one_file_and_shards(tmp_path):
     np.testing.assert_array_equal(found["a"], [1, 1])
     np.testing.assert_array_equal(found["b"], [2, 2, 2])
     assert read_visor_weights(tmp_path) == {}
-    assert read_visor_config(tmp_path) is None
+    assert read_visor_description(tmp_path) is None
 
 
 def test_shards_that_are_absent_cut_short_or_others(tmp_path):
@@ -69,6 +69,10 @@ def test_folders_without_weights(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match="pickled weights only"):
         read_weights(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="the download was not finished"):
+        read_weights(tmp_path)
     (tmp_path / "visor_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"visor_config\.json is damaged"):
-        read_visor_config(tmp_path)
+        read_visor_description(tmp_path)

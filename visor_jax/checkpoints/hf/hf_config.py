@@ -5,7 +5,9 @@ defaults (the rotary base at the top or under "rope_parameters", absent keys, "d
 "torch_dtype"). What the network here cannot compute is refused, never ignored.
 """
 
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,17 @@ _SO400M = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+# What the original code takes for absent keys, and the network here computes. The pools
+# and the place of the newline are those of videos.
+_ORIGINAL_DEFAULTS = {
+    "mm_newline_position": "one_token",
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_spatial_pool_stride": 2,
+    "mm_resampler_type": None,
+    "mm_use_im_start_end": False,
+    "add_faster_video": False,
+}
+_GRID_SPAN = re.compile(r"\((\d+)x(\d+)\),(?:.*,)?\((\d+)x(\d+)\)")
 _TEXT_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"),
     *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
@@ -90,6 +103,13 @@ def _from_original(fields: Mapping[str, Any]) -> dict[str, Any]:
         "mm_vision_select_feature": "patch",
     }
     problems = _differing(fields, expected)
+    # Absent or null: what the original code does then is what is expected.
+    given = {
+        key: value
+        for key, value in _ORIGINAL_DEFAULTS.items()
+        if fields.get(key) is not None
+    }
+    problems += _differing(fields, given)
     tower = str(fields.get("mm_vision_tower"))
     if not tower.endswith(_ORIGINAL_TOWER):
         problems.append(f"mm_vision_tower={tower!r} instead of {_ORIGINAL_TOWER!r}")
@@ -105,10 +125,35 @@ def _from_original(fields: Mapping[str, Any]) -> dict[str, Any]:
         "vision_aspect_ratio": fields.get("image_aspect_ratio", "anyres_max_9"),
     }
     pinpoints = fields.get("image_grid_pinpoints")
-    # The other form, "(1x1),...,(6x6)", is the default list.
-    if isinstance(pinpoints, list):
-        translated["image_grid_pinpoints"] = pinpoints
+    if pinpoints is not None:
+        translated["image_grid_pinpoints"] = _pinpoints(pinpoints)
     return translated
+
+
+def _pinpoints(given: Any) -> list[list[int]]:
+    """Returns (height, width) of the original code's grids of (width, height).
+
+    They may be listed, as JSON or as text, or spanned in tiles: "(1x1),...,(6x6)".
+    Sorted as in the published conversion; the order decides between equals alone.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    side = _SO400M["image_size"]
+    spanned = isinstance(given, str) and _GRID_SPAN.fullmatch(given.replace(" ", ""))
+    if spanned:
+        w0, h0, w1, h1 = map(int, spanned.groups())
+        grids = itertools.product(range(h0, h1 + 1), range(w0, w1 + 1))
+        found = [[rows * side, columns * side] for rows, columns in grids]
+    else:
+        try:
+            listed = json.loads(given) if isinstance(given, str) else given
+            found = sorted([int(height), int(width)] for width, height in listed)
+        except (ValueError, TypeError):
+            found = []
+    if not found:
+        raise _unsupported([f"image_grid_pinpoints={given!r}"])
+    return found
 
 
 def parse(fields: Mapping[str, Any]) -> Any:

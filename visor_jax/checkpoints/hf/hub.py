@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from visor_jax.checkpoints import layout
+
 # No pickled weights and no code are ever downloaded.
 _WANTED = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,6 +22,7 @@ def find_folder(path_or_id: str | os.PathLike, *, revision: str | None = None) -
     Raises:
       ValueError: if it is neither, or cannot be downloaded.
     """
+    layout.check_local(path_or_id, "reading a model of Hugging Face")
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return folder.resolve()

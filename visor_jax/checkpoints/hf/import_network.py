@@ -1,6 +1,11 @@
-"""From a Hugging Face folder to a network and its parameters, on the host."""
+"""From a Hugging Face folder to a network and its parameters.
+
+found = find_network(folder)                 # reads tables of contents alone
+params = read_network(found, dtype=..., mesh=...)
+"""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +17,9 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
 import numpy as np
 
-from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.hf import hf_config, read_params, weights_folder
-from visor_jax.checkpoints.hf.safetensors_file import TensorInfo
-from visor_jax.checkpoints.tree_report import shapes_by_key
+from visor_jax.checkpoints.hf.read_params import Source
+from visor_jax.checkpoints.placement import placed
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models import variants
 from visor_jax.models.config import VLMConfig
@@ -32,30 +36,51 @@ _logger = logging.getLogger("visor_jax.convert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ImportedNetwork:
-    """A network as a Hugging Face folder has it.
+class FoundNetwork:
+    """A network as a Hugging Face folder holds it, before any tensor is read.
 
-    new: paths of the parameters that the folder did not hold. budgets: names of the
+    shapes: of all parameters. sources: {path: tensor} of those that the folder holds.
+    budgets: names, in class order; of a network that this project did not export, the
     two extremes, which make sense before any training. source: the folder's
     config.json, in the form of transformers.
     """
 
     config: VLMConfig
-    params: Params
-    new: list[str]
-    budgets: list[str]
-    dtype: np.dtype
+    shapes: Params
+    sources: dict[str, Source]
+    budgets: tuple[str, ...]
     source: dict[str, Any]
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """The dtype that holds every stored parameter bit for bit."""
+        found = {source.info.dtype for source in self.sources.values()}
+        # float32 holds every float16 and bfloat16 exactly.
+        return found.pop() if len(found) == 1 else np.dtype(np.float32)
+
+    @functools.cached_property
+    def new(self) -> list[str]:
+        """Paths of the parameters that the folder does not hold."""
+        return sorted(_flat(self.shapes).keys() - self.sources.keys())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ImportedNetwork:
+    """A network with its parameters; `found` says where both come from."""
+
+    config: VLMConfig
+    params: Params
+    dtype: np.dtype
+    found: FoundNetwork
 
 
 def import_network(
     folder: Path, *, plan: PlanChoice = None, dtype: str = "stored", seed: int = 0
 ) -> ImportedNetwork:
-    """Returns the network of a folder of Hugging Face.
+    """Returns the network of a folder of Hugging Face, on the first device.
 
     Args:
-      plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
-        folder's own (dense, unless this project exported a VISOR network).
+      plan: as for `find_network`.
       dtype: one of DTYPES; "stored" keeps the weights as they are, bit for bit.
       seed: of parameters that the folder does not hold.
 
@@ -65,39 +90,83 @@ def import_network(
     """
     if dtype not in DTYPES:
         raise ValueError(f"{dtype=} is not one of {DTYPES}.")
-    fields = hf_config.as_llava_onevision(hf_config.read_config_json(folder))
-    weights = weights_folder.read_weights(folder)
-    config, visor_weights = _network(folder, fields, weights, plan)
-    target = _target_dtype({**weights, **visor_weights}, dtype)
+    found = find_network(folder, plan=plan)
+    target = found.dtype if dtype == "stored" else np.dtype(dtype)
+    config = found.config
     if target == jnp.bfloat16:
         config = config.replace(compute_dtype="bfloat16")
-    params, new = _parameters(config, weights, visor_weights, target, seed)
-    return ImportedNetwork(
-        config=config,
-        params=params,
-        new=new,
-        budgets=_budgets(config.plan),
-        dtype=target,
-        source=fields,
+    params = read_network(found, dtype=target, seed=seed)
+    return ImportedNetwork(config=config, params=params, dtype=target, found=found)
+
+
+def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
+    """Returns what a folder of Hugging Face holds; it is checked completely.
+
+    Args:
+      plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
+        folder's own (dense, unless this project exported a VISOR network).
+
+    Raises:
+      ValueError: as `import_network`.
+    """
+    fields = hf_config.as_llava_onevision(hf_config.read_config_json(folder))
+    weights = weights_folder.read_weights(folder)
+    own = weights_folder.read_visor_description(folder)
+    if own is not None and plan is None:
+        config, budgets = own.config, own.budgets
+        visor_weights = weights_folder.read_visor_weights(folder)
+    else:
+        if own is not None:
+            _logger.info("%s holds a VISOR network: its dense part is taken", folder)
+        parsed = hf_config.parse(fields)
+        tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
+        dense = hf_config.to_vlm_config(parsed, tied=tied)
+        config = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
+        budgets, visor_weights = weights_folder.extreme_budgets(config.plan), {}
+    # What only training reads comes along where it is stored.
+    reading = any("reading_heads" in key for key in visor_weights)
+    shapes = parameter_shapes(config, reading=reading)
+    sources = read_params.match(
+        weights,
+        visor_weights,
+        shapes,
+        tied=config.decoder.tie_embeddings,
+        # A network that has been exported is whole; any other gets new adapters.
+        allow_new=own is None or plan is not None,
+    )
+    return FoundNetwork(
+        config=config, shapes=shapes, sources=sources, budgets=budgets, source=fields
     )
 
 
-def _network(
-    folder: Path,
-    fields: Mapping[str, Any],
-    weights: Mapping[str, TensorInfo],
-    plan: PlanChoice,
-) -> tuple[VLMConfig, dict[str, TensorInfo]]:
-    """Returns the network to make, and the stored VISOR parameters that it takes."""
-    parsed = hf_config.parse(fields)
-    tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
-    dense = hf_config.to_vlm_config(parsed, tied=tied)
-    own = weights_folder.read_visor_config(folder)
-    if own is not None and plan is None:
-        return own, weights_folder.read_visor_weights(folder)
-    if own is not None:
-        _logger.info("%s holds a VISOR network: only its dense part is taken", folder)
-    return dense.replace(plan=_layer_plan(plan, dense.plan.num_layers)), {}
+def read_network(
+    found: FoundNetwork,
+    *,
+    dtype: np.dtype,
+    seed: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Params:
+    """Returns the parameters in `found.shapes`, those that the folder lacks made new.
+
+    Args:
+      dtype: of all of them; each tensor is cast while it is read.
+      seed: of new ones.
+      mesh: to split them over; None for the first device.
+
+    Raises:
+      ValueError: if a parameter cannot be split over the mesh.
+    """
+    expected = _flat(placed(found.shapes, dtype=dtype, mesh=mesh))
+    sources = {path: s for path, s in found.sources.items() if path in expected}
+    if found.new:
+        _logger.info("%d new parameters: the adapters of CROSS layers", len(found.new))
+    fresh = _flat(new_parameters(found.config, found.new, seed=seed))
+    read = _flat(read_params.read_params(sources, _nested(expected)))
+    read |= {
+        path: jax.device_put(x.astype(dtype), expected[path].sharding)
+        for path, x in fresh.items()
+    }
+    return _nested(read)
 
 
 def _layer_plan(plan: PlanChoice, num_layers: int) -> LayerPlan:
@@ -110,39 +179,9 @@ def _layer_plan(plan: PlanChoice, num_layers: int) -> LayerPlan:
     return LayerPlan.build(num_layers, **plan)
 
 
-def _target_dtype(weights: Mapping[str, TensorInfo], name: str) -> np.dtype:
-    if name != "stored":
-        return np.dtype(name)
-    found = {info.dtype for info in weights.values()}
-    # float32 holds every float16 and bfloat16 exactly.
-    return found.pop() if len(found) == 1 else np.dtype(np.float32)
+def _flat(tree: Params) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
-def _budgets(plan: LayerPlan) -> list[str]:
-    names = ["all"] if plan.is_dense else ["none", "all"]
-    return list(dict.fromkeys(BudgetSet.parse([n], plan).names[0] for n in names))
-
-
-def _parameters(
-    config: VLMConfig,
-    weights: Mapping[str, TensorInfo],
-    visor_weights: Mapping[str, TensorInfo],
-    dtype: np.dtype,
-    seed: int,
-) -> tuple[Params, list[str]]:
-    """Returns all parameters, and the paths of those that the folder did not hold."""
-    # What only training reads comes along where it is stored.
-    reading = any("reading_heads" in key for key in visor_weights)
-    shapes = parameter_shapes(config, reading=reading)
-    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-    tied = config.decoder.tie_embeddings
-    sources = read_params.match(weights, visor_weights, expected, tied=tied)
-    new = sorted(shapes_by_key(expected).keys() - sources.keys())
-    if new:
-        _logger.info("%d new parameters: the adapters of CROSS layers", len(new))
-    fresh = new_parameters(config, new, seed=seed)
-    fresh = jax.tree.map(lambda x: x.astype(dtype), fresh)
-    read = read_params.read_params(sources, expected)
-    flat = flax.traverse_util.flatten_dict(read, sep="/")
-    flat |= flax.traverse_util.flatten_dict(fresh, sep="/")
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), new
+def _nested(flat: Mapping[str, Any]) -> Params:
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

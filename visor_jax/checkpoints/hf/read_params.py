@@ -6,7 +6,7 @@ each straight into its dtype and onto its devices: the model is never twice in m
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -14,14 +14,32 @@ import jax
 import numpy as np
 
 from visor_jax.checkpoints.hf.key_layouts import canonical_keys, published
-from visor_jax.checkpoints.hf.key_map import SAME, Transform, to_ours, to_theirs
+from visor_jax.checkpoints.hf.key_map import (
+    SAME,
+    Target,
+    Transform,
+    to_ours,
+    to_theirs,
+)
 from visor_jax.checkpoints.hf.llava_ov_map import LLAVA_ONEVISION
-from visor_jax.checkpoints.hf.safetensors_file import TensorInfo
+from visor_jax.checkpoints.hf.safetensors_file import DTYPES, TensorInfo
+from visor_jax.checkpoints.hf.weights_folder import VISOR
 from visor_jax.checkpoints.tree_report import listing
 
 Params = Any
 
 _HEAD, _EMBEDDING = "lm_head.weight", "language_model.embed_tokens.weight"
+
+# What `match` complains of, in this order.
+_MISSING = "missing in the files"
+_MISSING_VISOR = f"missing in {VISOR}"
+_UNEXPECTED = "unexpected in the files"
+_MISSHAPEN = "of another shape than config.json says"
+_UNREADABLE = (
+    f"quantised, or of another dtype than {', '.join(DTYPES)}: use the original "
+    "checkpoint"
+)
+_PROBLEMS = (_MISSING, _MISSING_VISOR, _UNEXPECTED, _MISSHAPEN, _UNREADABLE)
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +87,9 @@ def is_tied(weights: Mapping[str, TensorInfo], *, configured: bool) -> bool:
 
 
 def _same_values(a: TensorInfo, b: TensorInfo) -> bool:
+    if a.dtype is None or b.dtype is None:
+        # `match` refuses them, among whatever else is wrong.
+        return True
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
@@ -78,65 +99,63 @@ def match(
     expected: Params,
     *,
     tied: bool,
+    allow_new: bool = False,
 ) -> dict[str, Source]:
     """Returns {path: source} for every parameter that the files hold.
 
     Args:
       weights: {key as stored: info} of the published network.
-      visor_weights: the same of VISOR parameters; {} leaves those to be made new.
+      visor_weights: the same of VISOR parameters.
       expected: arrays or `jax.ShapeDtypeStruct`s of all parameters.
       tied: see `is_tied`; a stored copy of the embeddings is passed over.
+      allow_new: whether VISOR parameters may be absent, to be made new.
 
     Raises:
-      ValueError: listing every key that is missing, unexpected or of another shape.
+      ValueError: listing every key that is missing, unexpected, of another shape or of
+        a dtype that cannot be read.
     """
     paths = flax.traverse_util.flatten_dict(expected, sep="/")
-    missing: list[str] = []
-    unexpected: list[str] = []
-    misshapen: list[str] = []
+    problems: dict[str, list[str]] = {title: [] for title in _PROBLEMS}
     sources: dict[str, Source] = {}
-
-    def take(key: str, info: TensorInfo, path: str | None, transform: Transform):
-        if path not in paths:
-            unexpected.append(f"{key} {info.shape}")
-            return
-        sources[path] = Source(info, transform)
-        shape = transform.torch_shape(paths[path].shape)
-        if info.shape != shape:
-            misshapen.append(f"{key} is {info.shape}, not {shape}")
-
-    for key, stored in canonical_keys(weights).items():
-        if tied and key == _HEAD:
+    for key, info, found in _stored(weights, visor_weights, tied=tied):
+        if found is None or found.name not in paths:
+            problems[_UNEXPECTED].append(f"{key} {info.shape}")
             continue
-        found = to_ours(key, LLAVA_ONEVISION)
-        target = (None, SAME) if found is None else (found.name, found.transform)
-        take(stored, weights[stored], *target)
-    for key, info in visor_weights.items():
-        path = key.replace(".", "/")
-        take(key, info, None if is_published(path) else path, SAME)
+        sources[found.name] = Source(info, found.transform)
+        shape = found.transform.torch_shape(paths[found.name].shape)
+        if info.shape != shape:
+            problems[_MISSHAPEN].append(f"{key} is {info.shape}, not {shape}")
+        if info.dtype is None:
+            problems[_UNREADABLE].append(f"{key} is {info.stored_as}")
     for path in paths.keys() - sources.keys():
         found = to_theirs(path, LLAVA_ONEVISION)
         if found is not None:
             shape = found.transform.torch_shape(paths[path].shape)
-            missing.append(f"{published(found.name)} {shape}")
-        elif visor_weights:
-            missing.append(f"{visor_key(path)} {paths[path].shape}")
-    _refuse(missing, unexpected, misshapen)
-    return sources
-
-
-def _refuse(missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
-    sections = {
-        "missing in the files": missing,
-        "unexpected in the files": unexpected,
-        "of another shape than config.json says": misshapen,
-    }
-    report = listing(sections)
+            problems[_MISSING].append(f"{published(found.name)} {shape}")
+        elif not allow_new:
+            problems[_MISSING_VISOR].append(f"{visor_key(path)} {paths[path].shape}")
+    report = listing(problems)
     if report:
         raise ValueError(
             "The weights do not fit the network that config.json describes. Download "
             f"the folder again, or use the config.json that belongs to it.{report}"
         )
+    return sources
+
+
+def _stored(
+    weights: Mapping[str, TensorInfo],
+    visor_weights: Mapping[str, TensorInfo],
+    *,
+    tied: bool,
+) -> Iterator[tuple[str, TensorInfo, Target | None]]:
+    """Yields (key as stored, info, where it leads) of everything that is to be read."""
+    for key, stored in canonical_keys(weights).items():
+        if not (tied and key == _HEAD):
+            yield stored, weights[stored], to_ours(key, LLAVA_ONEVISION)
+    for key, info in visor_weights.items():
+        path = key.replace(".", "/")
+        yield key, info, None if is_published(path) else Target(path, SAME)
 
 
 def read_params(sources: Mapping[str, Source], expected: Params) -> Params:

@@ -4,11 +4,14 @@ Nothing is read here but tables of contents. The VISOR parameters of a folder th
 project exported lie in a file of their own, which is not part of the index.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
+from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.hf.safetensors_file import TensorInfo, read_header
+from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 
 SINGLE = "model.safetensors"
@@ -33,25 +36,63 @@ def read_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
     raise ValueError(_no_weights(folder))
 
 
+def extreme_budgets(plan: LayerPlan) -> tuple[str, ...]:
+    """Returns the names that a network has whose folder describes no others."""
+    names = ["all"] if plan.is_dense else ["none", "all"]
+    return tuple(
+        dict.fromkeys(BudgetSet.parse([name], plan).names[0] for name in names)
+    )
+
+
 def read_visor_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
     """Returns {key: info} of the folder's VISOR parameters, {} if it has none."""
     file = Path(folder) / VISOR
     return read_header(file) if file.is_file() else {}
 
 
-def read_visor_config(folder: str | os.PathLike) -> VLMConfig | None:
-    """Returns the VISOR network that the folder holds, None if it holds none.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisorDescription:
+    """What an exported network is beside its config.json.
+
+    budgets: names, in class order.
+    """
+
+    config: VLMConfig
+    budgets: tuple[str, ...]
+
+
+def write_visor_description(
+    folder: str | os.PathLike, description: VisorDescription
+) -> None:
+    """Writes what `read_visor_description` reads."""
+    content = {
+        "model": description.config.to_dict(),
+        "budgets": list(description.budgets),
+    }
+    (Path(folder) / VISOR_CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_visor_description(folder: str | os.PathLike) -> VisorDescription | None:
+    """Returns what the folder's network is, None if it is an ordinary one.
 
     Raises:
-      ValueError: if its description is damaged.
+      ValueError: if the description is damaged, or absent beside VISOR parameters.
     """
     file = Path(folder) / VISOR_CONFIG
     if not file.is_file():
+        if (Path(folder) / VISOR).is_file():
+            raise ValueError(
+                f"{folder} holds {VISOR} but no {VISOR_CONFIG}: the download was not "
+                "finished; download the folder again."
+            )
         return None
     try:
-        return VLMConfig.from_dict(json.loads(file.read_text())["model"])
+        content = json.loads(file.read_text())
+        config = VLMConfig.from_dict(content["model"])
+        budgets = BudgetSet.parse(content["budgets"], config.plan)
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    return VisorDescription(config=config, budgets=budgets.names)
 
 
 def _no_weights(folder: Path) -> str:
@@ -67,6 +108,11 @@ def _no_weights(folder: Path) -> str:
         return (
             f"{folder} holds pickled weights only. They can run code, so only "
             "safetensors are loaded: save the model again with save_pretrained."
+        )
+    if CONFIG in found:
+        return (
+            f"{folder} holds {CONFIG} but neither {SINGLE} nor {INDEX}: the download "
+            "was not finished; download the folder again."
         )
     return (
         f"{folder} is not a checkpoint of Hugging Face: it holds neither {SINGLE} nor "

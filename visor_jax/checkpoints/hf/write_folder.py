@@ -36,6 +36,9 @@ from visor_jax.checkpoints.hf.weights_folder import (
     SINGLE,
     VISOR,
     VISOR_CONFIG,
+    VisorDescription,
+    extreme_budgets,
+    write_visor_description,
 )
 from visor_jax.checkpoints.restore import list_arrays, read_some_arrays
 from visor_jax.checkpoints.workdir_files import (
@@ -98,10 +101,15 @@ def write_folder(
     written = _write_shards(step, out, theirs, target, max_shard_size)
     if visor:
         _write(step, out / VISOR, visor, target)
-        _write_json(out / VISOR_CONFIG, _visor_config(metadata))
-        written += [VISOR, VISOR_CONFIG]
+        written.append(VISOR)
+    budgets = tuple(metadata["budgets"])
+    # config.json describes dense networks and no budgets.
+    if visor or not config.plan.is_dense or budgets != extreme_budgets(config.plan):
+        write_visor_description(out, VisorDescription(config=config, budgets=budgets))
+        written.append(VISOR_CONFIG)
     copied = copy_files(PROCESSING_FILES, processing_folder(step), out)
-    (out / "README.md").write_text(model_card(config, metadata, target.name))
+    card = model_card(config, metadata, target.name, written)
+    (out / "README.md").write_text(card)
     # Last: without it a folder that was not finished cannot be taken for a model.
     _write_json(out / CONFIG, config_json)
     return [*written, *copied, "README.md", CONFIG]
@@ -201,10 +209,6 @@ def _write(
         return tensor.transform.invert(held.pop(tensor.path))
 
     write_file(file, {t.key: t.shape for t in tensors}, dtype, read)
-
-
-def _visor_config(metadata: dict) -> dict:
-    return {"model": metadata["model"], "budgets": metadata["budgets"]}
 
 
 def _write_json(file: Path, content: dict) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +94,7 @@ def test_keys_in_parts_are_the_keys_joined(monkeypatch, cuts, longest):
     expected = attend(query, key, value, tags, tags)
     edges = (0, *cuts, 5)
     parts = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         of = TokenTags(*(x[:, start:stop] for x in vars(tags).values()))
         parts.append(KeyPart(key[:, start:stop], value[:, start:stop], of))
     monkeypatch.setattr(attention, "LONGEST_PLAIN", longest)

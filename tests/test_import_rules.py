@@ -24,7 +24,8 @@ VAGUE_NAMES = {
 }
 
 ENTRY_POINTS = (
-    *("train", "evaluate", "generate", "convert", "verify", "step_time"),
+    *("train", "evaluate", "generate", "answer", "convert", "verify"),
+    *("step_time", "engine_time"),
     *("settings", "library"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")

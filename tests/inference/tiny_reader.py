@@ -1,6 +1,6 @@
 """A reader of tiny prompts: numbers are tokens, images are random crops by seed.
 
-    Request("7 3 <image> 5 5 2", [Picture(seed=1, tokens=9)])
+Request("7 3 <image> 5 5 2", [Picture(seed=1, tokens=9)])
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ from visor_jax.data.token_layout import Layout
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.models.config import VLMConfig
 
-MOST_IMAGE_TOKENS = (12, 19)
-TEXT_LENGTHS = (6, 20)
+MOST_IMAGE_TOKENS, MOST_TEXT = (12, 19), 20
+LARGE = Bucket(crops=2, image_tokens=19, text_tokens=MOST_TEXT)
+SMALL = Bucket(crops=1, image_tokens=12, text_tokens=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +83,22 @@ class _Processor:
         return crops, Slots(index, None, picture.crops)
 
 
-def reader(config: VLMConfig, *, eos_id: int = -1, context: int = 60) -> Reader:
-    """Returns the reader; buckets for one or two crops and two lengths of text."""
+def reader(
+    config: VLMConfig,
+    *,
+    eos_id: int,
+    context: int = 60,
+    buckets: Sequence[Bucket] = (LARGE,),
+) -> Reader:
+    """Returns the reader of a network of these sizes."""
     settings = ImageSettings(
         tile_size=config.vision.image_size,
         patch_size=config.vision.patch_size,
         pinpoints=((config.vision.image_size,) * 2,),
     )
-    shapes = [
-        Bucket(crops=crops, image_tokens=tokens, text_tokens=text)
-        for crops, tokens in enumerate(MOST_IMAGE_TOKENS, 1)
-        for text in TEXT_LENGTHS
-    ]
     return Reader(
         processor=_Processor(config, context),
-        buckets=Buckets(shapes, settings, pad_id=0),
+        buckets=Buckets(buckets, settings, pad_id=0),
         eos_ids=(eos_id,),
         pad_id=0,
         new_tokens=5,

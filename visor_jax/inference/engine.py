@@ -48,16 +48,17 @@ class Answer:
     """What became of a request.
 
     number: of the request, in the order of asking. text, tokens: the answer, without
-    end token. error: what is wrong with the request, None if it was answered.
-    text_tokens, image_tokens, crops: of the prompt. encoded: whether its image went
-    through the tower for it; else it was at hand. seconds: from reading the request to
-    its last token.
+    end token. steps: of decoding, after the first token. error: what is wrong with the
+    request, None if it was answered. text_tokens, image_tokens, crops: of the prompt.
+    encoded: whether its image went through the tower for it; else it was at hand.
+    seconds: from reading the request to its last token.
     """
 
     number: int
     request: Request
     text: str = ""
     tokens: tuple[int, ...] = ()
+    steps: int = 0
     budget: Budget | None = None
     error: str | None = None
     text_tokens: int = 0
@@ -317,6 +318,7 @@ class Engine:
             request=question.request,
             text=self.reader.text(tokens),
             tokens=tuple(tokens),
+            steps=len(written) - 1,
             budget=budget,
             text_tokens=sample.num_text_tokens,
             image_tokens=sample.num_image_tokens,

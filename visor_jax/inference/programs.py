@@ -132,7 +132,7 @@ class Programs:
 
         return self._get(
             ("encode", shape, images),
-            lambda: jax.jit(run).lower(self.params, *self._pixels(shape, images)),
+            lambda: jax.jit(run).trace(self.params, *self._pixels(shape, images)),
         )
 
     def read(self, bucket: Bucket, rows: int) -> jax.stages.Compiled:
@@ -159,8 +159,8 @@ class Programs:
             features = features_of(prefix, rows.last)
             return room, self.chooser.scores(chooser_params, features)
 
-        def lower() -> jax.stages.Lowered:
-            return jax.jit(run, donate_argnums=2).lower(
+        def trace() -> jax.stages.Traced:
+            return jax.jit(run, donate_argnums=2).trace(
                 self.params,
                 self.chooser.params,
                 self.abstract_room(bucket),
@@ -169,7 +169,7 @@ class Programs:
                 np.zeros(rows, np.int32),
             )
 
-        return self._get(("read", bucket, rows), lower)
+        return self._get(("read", bucket, rows), trace)
 
     def start(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
         """Returns (params, room, places, slots, admission, key) -> slots.
@@ -194,8 +194,8 @@ class Programs:
             new = (admission, logits, group.tokens, cache)
             return admit(slots, *new, self.rules, key)
 
-        def lower() -> jax.stages.Lowered:
-            return jax.jit(run, donate_argnums=3).lower(
+        def trace() -> jax.stages.Traced:
+            return jax.jit(run, donate_argnums=3).trace(
                 self.params,
                 self.abstract_room(bucket),
                 np.zeros(rows, np.int32),
@@ -204,7 +204,7 @@ class Programs:
                 jax.random.key(0),
             )
 
-        return self._get(("start", budget, bucket, rows), lower)
+        return self._get(("start", budget, bucket, rows), trace)
 
     def write(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
         """Returns (params, slots) -> slots after a turn. The slots are donated."""
@@ -217,7 +217,7 @@ class Programs:
         slots = functools.partial(self.abstract_slots, budget, bucket)
         return self._get(
             ("write", budget, bucket),
-            lambda: jax.jit(run, donate_argnums=1).lower(self.params, slots()),
+            lambda: jax.jit(run, donate_argnums=1).trace(self.params, slots()),
         )
 
     def all_keys(
@@ -316,11 +316,11 @@ class Programs:
         )
 
     def _get(
-        self, key: tuple[Any, ...], lower: Callable[[], jax.stages.Lowered]
+        self, key: tuple[Any, ...], trace: Callable[[], jax.stages.Traced]
     ) -> jax.stages.Compiled:
         if key not in self.compiled:
             began = time.perf_counter()
-            self.compiled[key] = lower().compile()
+            self.compiled[key] = trace().lower().compile()
             self._log(f"compiled {name_of(key)} in {time.perf_counter() - began:.1f} s")
         return self.compiled[key]
 

@@ -170,15 +170,7 @@ def _engine(model: VisorModel, chooser: Chooser, options: Any) -> Engine:
         questions_per_row=min(Sizes.questions_per_row, options.slots),
     )
     key = None if sampling.is_greedy else jax.random.key(options.seed)
-    return Engine(
-        model.network,
-        model.params,
-        model.reader,
-        chooser,
-        sizes=sizes,
-        sampling=sampling,
-        key=key,
-    )
+    return model.engine(chooser, sizes=sizes, sampling=sampling, key=key)
 
 
 def _buckets(model: VisorModel, options: Any) -> list[Bucket]:

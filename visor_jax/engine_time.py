@@ -1,6 +1,6 @@
 """Times a mixed batch: does a saving per question become a saving of time?
 
-    python -m visor_jax.engine_time --checkpoint=runs/universal [--budgets=none,sa1:1,all]
+    python -m visor_jax.engine_time --checkpoint=runs/universal [--budgets=none,all]
 
 Questions about pages go through the engine, each budget's turn by turn, and once all in
 one budget at a time. What the mixed batch should take follows from each budget's own
@@ -20,7 +20,6 @@ from visor_jax.data.pages.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
 from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.choosers import HostChooser
-from visor_jax.inference.engine import Engine
 from visor_jax.inference.programs import Sizes
 from visor_jax.inference.reader import Request
 from visor_jax.library import VisorModel, load
@@ -58,14 +57,7 @@ def engine_times(
     def rule(request: Request) -> int:
         return place[id(request)] % len(budgets) if only[0] is None else only[0]
 
-    engine = Engine(
-        model.network,
-        model.params,
-        model.reader,
-        HostChooser(budgets, rule),
-        sizes=sizes,
-        images_kept=0,
-    )
+    engine = model.engine(HostChooser(budgets, rule), sizes=sizes, images_kept=0)
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     for turn in range(repeats + 1):
         for index in (None, *range(len(budgets))):

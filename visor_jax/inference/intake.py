@@ -60,7 +60,9 @@ class Intake:
         A request that cannot be read is only that: the others go on.
         """
         taken = []
-        while len(self._waiting) < self._sizes.waiting:
+        most = self._sizes.waiting
+        # Errors are handed on as they come, too, not after the last of them.
+        while len(self._waiting) < most and len(taken) < most:
             following = self._next()
             if following is None:
                 break

@@ -31,8 +31,8 @@ from visor_jax.inference.answer_file import (
 )
 from visor_jax.inference.choosers import Chooser, fixed
 from visor_jax.inference.engine import Engine
-from visor_jax.inference.programs import Sizes
 from visor_jax.inference.sampling import Sampling
+from visor_jax.inference.sizes import Sizes
 from visor_jax.library import VisorModel, load
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.training.interruption import Interruption
@@ -117,10 +117,11 @@ def answer_lines(
                 if line.request is None:
                     answers.write({"id": line.id, "error": line.error})
             asked = [line for line in missing if line.request is not None]
-            for answer in engine.answers(line.request for line in asked):
-                record = record_of(asked[answer.number].id, answer, config)
-                answers.write(record)
-                budgets[record.get("budget", "error")] += 1
+            for finished in engine.rounds(line.request for line in asked):
+                for answer in finished:
+                    record = record_of(asked[answer.number].id, answer, config)
+                    answers.write(record)
+                    budgets[record.get("budget", "error")] += 1
                 bar.update(len(answers.done), errors=answers.failed)
                 if stop.requested:
                     return False

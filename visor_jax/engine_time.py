@@ -20,8 +20,8 @@ from visor_jax.data.pages.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
 from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.choosers import HostChooser
-from visor_jax.inference.programs import Sizes
 from visor_jax.inference.reader import Request
+from visor_jax.inference.sizes import Sizes
 from visor_jax.library import VisorModel, load
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.run_record import machine_description

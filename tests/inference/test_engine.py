@@ -16,9 +16,9 @@ from visor_jax.inference.decode import answers as cut
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.generation import generate
 from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
-from visor_jax.inference.programs import Sizes
 from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.sizes import Sizes
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
 

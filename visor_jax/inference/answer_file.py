@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from visor_jax.flops.account import account
-from visor_jax.inference.engine import Answer
+from visor_jax.inference.answers import Answer
 from visor_jax.inference.reader import Request
 from visor_jax.models.config import VLMConfig
 

@@ -26,46 +26,22 @@ from jaxtyping import Array, Key
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.image_files import ImageInput
+from visor_jax.inference.answers import Answer
 from visor_jax.inference.budget_groups import BudgetGroups, group_size
 from visor_jax.inference.choosers import Chooser
-from visor_jax.inference.decode import answers as cut_answers
 from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
 from visor_jax.inference.intake import Asked, Intake
-from visor_jax.inference.programs import Programs, Sizes, WaitingRoom, name_of
+from visor_jax.inference.programs import Programs, WaitingRoom, name_of
 from visor_jax.inference.prompt_rows import PromptRow, Question, row_arrays
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Rules
 from visor_jax.inference.writers import Writers
 from visor_jax.models.vlm import VLM
 
 Params = Any
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What became of a request.
-
-    number: of the request, in the order of asking. text, tokens: the answer, without
-    end token. steps: of decoding, after the first token. error: what is wrong with the
-    request, None if it was answered. text_tokens, image_tokens, crops: of the prompt.
-    encoded: whether its image went through the tower for it; else it was at hand.
-    seconds: from reading the request to its last token.
-    """
-
-    number: int
-    request: Request
-    text: str = ""
-    tokens: tuple[int, ...] = ()
-    steps: int = 0
-    budget: Budget | None = None
-    error: str | None = None
-    text_tokens: int = 0
-    image_tokens: int = 0
-    crops: int = 0
-    encoded: bool = False
-    seconds: float = 0.0
 
 
 @dataclasses.dataclass
@@ -146,8 +122,8 @@ class Engine:
             or self._start_group(full=False)
         ):
             pass
-        for question, budget, tokens in self.writers.turn():
-            self._done.append(self._answer(question, budget, tokens))
+        for question, budget, written in self.writers.turn():
+            self._finish(question, budget, written)
         done, self._done = self._done, []
         return done
 
@@ -164,9 +140,19 @@ class Engine:
         Requests are taken from the iterable as there is room for them; those submitted
         before, or meanwhile, are answered too.
         """
+        for finished in self.rounds(requests, max_new_tokens=max_new_tokens):
+            yield from finished
+
+    def rounds(
+        self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
+    ) -> Iterator[list[Answer]]:
+        """Yields what `answers` does round by round, [] where none is finished.
+
+        For whoever wants to stop between two rounds: then no finished answer is lost.
+        """
         self._intake.draw_from(requests, self._limit(max_new_tokens))
         while not self.is_idle:
-            yield from self.step()
+            yield self.step()
 
     def answer_all(
         self, requests: Sequence[Request], *, max_new_tokens: int | None = None
@@ -306,23 +292,15 @@ class Engine:
                 return True
         return False
 
-    def _answer(
-        self, question: Question, budget: Budget, written: np.ndarray
-    ) -> Answer:
-        (tokens,) = cut_answers(written[None], self.reader.eos_ids)
-        number, sample = question.number, question.sample
-        paid = number in self._payers
-        self._payers.discard(number)
-        return Answer(
-            number=number,
-            request=question.request,
-            text=self.reader.text(tokens),
-            tokens=tuple(tokens),
-            steps=len(written) - 1,
-            budget=budget,
-            text_tokens=sample.num_text_tokens,
-            image_tokens=sample.num_image_tokens,
-            crops=sample.num_crops,
-            encoded=paid,
+    def _finish(self, question: Question, budget: Budget, written: np.ndarray) -> None:
+        number = question.number
+        answer = Answer.of(
+            question,
+            budget,
+            written,
+            self.reader,
+            encoded=number in self._payers,
             seconds=time.perf_counter() - self._asked.pop(number).began,
         )
+        self._payers.discard(number)
+        self._done.append(answer)

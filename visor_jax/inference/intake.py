@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.programs import Sizes
 from visor_jax.inference.prompt_rows import PromptRow, Question, pack
 from visor_jax.inference.reader import Reader, Request
+from visor_jax.inference.sizes import Sizes
 
 # How often rows of another bucket may go before the oldest question.
 _PATIENCE = 4

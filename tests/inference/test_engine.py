@@ -239,6 +239,37 @@ def test_random_answers_depend_on_the_request_alone():
         assert answer.tokens == expected
 
 
+class Leaning:
+    """A chooser with a part on the device: which way the last word leans."""
+
+    budgets = (BUDGETS[0], BUDGETS[-1])
+    params = np.float32(np.random.default_rng(0).normal(size=CONFIG.decoder.width))
+
+    def scores(self, params, features):
+        return (features.text @ params)[:, None]
+
+    def choose(self, scores, requests):
+        assert scores.shape == (len(requests), 1)
+        return [int(score > 0) for score in scores[:, 0]]
+
+
+def test_a_chooser_decides_by_what_the_shared_layers_made():
+    requests = about_one_picture()
+    found = engine(Leaning()).answer_all(requests)
+    seen = []
+    for request, answer in zip(requests, found, strict=True):
+        sample = READER.sample(request, room=5)
+        batch = READER.buckets.batch([sample], tiny_reader.LARGE)
+        prefix = MODEL.apply(
+            {"params": PARAMS}, tiny.on_device(batch), method=VLM.prefix
+        )
+        last = prefix.text.hidden[0, sample.num_text_tokens - 1]
+        seen.append(int((last @ Leaning.params) > 0))
+        assert answer.budget == Leaning.budgets[seen[-1]]
+        assert answer.tokens == alone(request, answer.budget)
+    assert set(seen) == {0, 1}
+
+
 def test_mistakes_of_the_caller_are_named():
     with pytest.raises(ValueError, match="give it a key"):
         engine(fixed(BUDGETS[0]), sampling=Sampling(temperature=1.0))

@@ -9,6 +9,7 @@ import pytest
 
 from tests import tiny, tolerances
 from tests.inference.prompts import extended, left_padded
+from visor_jax.inference.choosers import features_of
 from visor_jax.inference.sampling import GREEDY
 from visor_jax.inference.slots import Admission, Rules, admit, free_slots
 from visor_jax.layer_plan import LayerPlan
@@ -140,4 +141,22 @@ def check_steps(slots, gates, new, expected):
         cache = cache.replace(length=cache.length % columns)
         np.testing.assert_allclose(
             logits[places, 0], expected[:, step], **tolerances.REORDERED
+        )
+
+
+def test_a_chooser_sees_each_question_by_itself():
+    whole, one = batch(), own_rows(batch())
+    prefix = MODEL.apply(VARIABLES, tiny.on_device(whole), method=VLM.prefix)
+    last = dict(zip(ASKED, last_of(one).tolist(), strict=True))
+    # Row 1 has one question: its second place is not used.
+    table = jnp.array([[last[0, 1], last[0, 2]], [last[1, 1], 0]])
+    found = features_of(prefix, table)
+    alone = MODEL.apply(VARIABLES, tiny.on_device(one), method=VLM.prefix)
+    for place, question in ((0, (0, 1)), (1, (0, 2)), (2, (1, 1))):
+        row = ASKED.index(question)
+        text = np.asarray(alone.text.hidden)[row, last_of(one)[row]]
+        np.testing.assert_allclose(found.text[place], text, **tolerances.REORDERED)
+        image = np.asarray(alone.image.hidden)[row][one.image_mask[row]]
+        np.testing.assert_allclose(
+            found.image[place], image.mean(axis=0), **tolerances.REORDERED
         )

@@ -24,8 +24,8 @@ VAGUE_NAMES = {
 }
 
 ENTRY_POINTS = (
-    *("train", "evaluate", "generate", "convert", "verify", "step_time"),
-    *("sweep",),
+    *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
+    *("step_time", "engine_time"),
     *("settings", "library"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")

@@ -9,6 +9,7 @@ model.chat([{"role": "user", "content": [
     {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}])
 for piece in model.stream("a.jpg", "Describe it."):
     print(piece, end="", flush=True)
+model.engine("sa2:8,14").ask_many("a.jpg", ["Who?", "Where?"])
 """
 
 from typing import Any

@@ -21,10 +21,11 @@ def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
       NotImplementedError: for work that shapes alone do not tell: a loop of unknown
         length, branches of different cost, dilation of a convolution's input.
     """
-    return _count(jax.make_jaxpr(function)(*inputs).jaxpr)
+    return count_jaxpr_flops(jax.make_jaxpr(function)(*inputs).jaxpr)
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
+def count_jaxpr_flops(jaxpr: core.Jaxpr) -> int:
+    """Returns what `count_flops` does, of a program that has been traced."""
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -34,7 +35,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return _dot_general(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
-    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+    inner = [count_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
     if name == "cond":

@@ -1,11 +1,14 @@
+import itertools
+
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.tolerances import BFLOAT16, REFERENCE
-from visor_jax.ops.attention import attend
+from tests.tolerances import BFLOAT16, REFERENCE, REORDERED
+from visor_jax.ops import attention
+from visor_jax.ops.attention import KeyPart, attend, attend_to_parts
 from visor_jax.ops.masks import TokenTags, visible
 
 
@@ -78,3 +81,27 @@ def test_heads_that_do_not_divide_are_an_error():
     query, key, value = inputs(0, heads=4, kv_heads=3)
     with pytest.raises(TypeError):
         attend(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
+
+
+@pytest.mark.parametrize("cuts", [(2,), (0, 3), (1, 4)], ids=str)
+@pytest.mark.parametrize("longest", [attention.LONGEST_PLAIN, 0])
+def test_keys_in_parts_are_the_keys_joined(monkeypatch, cuts, longest):
+    """...where some query sees nothing of one part, and where a part is empty."""
+    query, key, value = (jnp.asarray(x, jnp.float32) for x in inputs(1, queries=5))
+    positions = jnp.tile(jnp.arange(5), (2, 1))
+    segments = jnp.array([[0, 0, 1, 1, 2], [0, 1, 1, 2, 2]])
+    tags = TokenTags(positions, segments, jnp.ones((2, 5), bool))
+    expected = attend(query, key, value, tags, tags)
+    edges = (0, *cuts, 5)
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        of = TokenTags(*(x[:, start:stop] for x in vars(tags).values()))
+        parts.append(KeyPart(key[:, start:stop], value[:, start:stop], of))
+    monkeypatch.setattr(attention, "LONGEST_PLAIN", longest)
+    found = attend_to_parts(query, parts, tags)
+    np.testing.assert_allclose(found, expected, **REORDERED)
+    if longest:
+        bare = [part._replace(tags=None) for part in parts]
+        np.testing.assert_allclose(
+            attend_to_parts(query, bare), attend(query, key, value), **REORDERED
+        )

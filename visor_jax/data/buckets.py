@@ -133,6 +133,16 @@ class Buckets:
     def __len__(self) -> int:
         return len(self.all)
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up text."""
+        return self._pad_id
+
+    @property
+    def tile_size(self) -> int:
+        """Pixels on a side of every crop."""
+        return self._settings.tile_size
+
     def choose(self, sample: Sample) -> Bucket:
         """Returns the smallest bucket that holds the sample.
 
@@ -202,14 +212,15 @@ class Buckets:
         if wrong or not samples:
             raise ValueError(f"{bucket} does not hold samples {wrong} of the batch.")
         rows = [
-            {**self._image_fields(s, bucket), **self._text_fields(s, bucket)}
+            {**self.image_fields(s, bucket), **self._text_fields(s, bucket)}
             for s in samples
         ]
         return Batch(
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]}
         )
 
-    def _image_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
+    def image_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
+        """Returns the image fields of a `Batch`, padded, without a batch axis."""
         slots, length = sample.slots, bucket.image_tokens
         if bucket.corners > 1:
             slots = slots.with_corners()

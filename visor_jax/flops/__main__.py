@@ -2,6 +2,7 @@
 
     python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=729,7353
     python -m visor_jax.flops --variant=mini --budgets=none,sa2:1,5,all --json
+    python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=7353 --cache
 
 A budget is a name ("none", "all", "sa2:8,14") or a number n: n SELF layers, evenly
 spread over those of the plan. Budgets are separated by commas; the count in "sa2:8,14"
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from visor_jax.budget import Budget
+from visor_jax.flops import cache_bytes
 from visor_jax.flops.table import HEADER, Table, tabulate
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VisionConfig, VLMConfig
@@ -34,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        if options.cache:
+            print("\n\n".join([cache_bytes.HEADER, *_cache_tables(options)]))
+            return
         tables = _tables(options)
     except ValueError as error:
         parser.error(str(error))
@@ -76,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         help="text positions with logits: 1 (default, all that a generation needs), "
         "more, or 'all' (training, evaluation)",
     )
+    add(
+        "--cache",
+        action="store_true",
+        help="bytes of the KV cache instead; --text_tokens are then its text slots",
+    )
     add("--json", action="store_true", help="print one JSON object, plain FLOPs")
     return parser
 
@@ -101,6 +111,24 @@ def _tables(options: argparse.Namespace) -> list[Table]:
             )
             tables.append(table)
     return tables
+
+
+def _cache_tables(options: argparse.Namespace) -> list[str]:
+    if options.json:
+        raise ValueError("--cache prints tables only: leave --json out.")
+    text_slots = _whole_number("text_tokens", options.text_tokens, least=1)
+    return [
+        cache_bytes.cache_table(
+            name,
+            config,
+            parse_budgets(options.budgets, config.plan),
+            text_slots=text_slots,
+            image_tokens=image_tokens,
+        )
+        for name in options.variant.split(",")
+        for config in [variant(name)]
+        for image_tokens, _ in _images(options, config)
+    ]
 
 
 def parse_budgets(names: str | None, plan: LayerPlan) -> list[Budget]:

@@ -15,7 +15,9 @@ from visor_jax.data.samples import Images, Videos
 from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
 from visor_jax.inference import generation
+from visor_jax.inference.choosers import Chooser, fixed
 from visor_jax.inference.decode import answers
+from visor_jax.inference.engine import Engine
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.config import VLMConfig
@@ -204,6 +206,24 @@ class VisorModel:
         """Returns the logits of a batch, those of padding among them."""
         gates = self.budget(budget).gates(self.config.plan)
         return np.asarray(_logits(self.params, batch, model=self.network, gates=gates))
+
+    def engine(
+        self, chooser: Chooser | str | Budget | None = None, **options: Any
+    ) -> Engine:
+        """Returns an engine for many requests, each in a budget of its own.
+
+        It keeps encoded images and compiled programs between calls.
+
+        Args:
+          chooser: what picks the budgets; or one budget for all, as elsewhere.
+          **options: of `visor_jax.inference.engine.Engine`.
+
+        Raises:
+          ValueError: for a budget that the network was not trained for.
+        """
+        if chooser is None or isinstance(chooser, str | Budget):
+            chooser = fixed(self.budget(chooser))
+        return Engine(self.network, self.params, self.reader, chooser, **options)
 
     def batch(
         self,

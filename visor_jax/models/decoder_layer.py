@@ -22,7 +22,7 @@ from visor_jax.models.cross_attention import CrossAttention
 from visor_jax.models.kv_cache import KeyValues, LayerCache
 from visor_jax.models.qwen2 import MLP, Attention, RMSNorm
 from visor_jax.models.streams import TokenStream
-from visor_jax.ops.attention import attend
+from visor_jax.ops.attention import KeyPart, attend_to_parts
 from visor_jax.ops.masks import TokenTags
 
 
@@ -66,7 +66,7 @@ class DecoderLayer(nn.Module):
         """The layer on text alone; the image stream is handed through untouched."""
         normed = self._normed(text)
         text_kv, tags = self._text_keys(normed, past)
-        hidden = self._attend_and_mlp(text, normed, text_kv, tags)
+        hidden = self._attend_and_mlp(text, normed, (text_kv, tags))
         return text.with_hidden(hidden), image, LayerCache(text_kv)
 
     def cross(
@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
         both = image.concat(text)
         normed = self._normed(both)
         kv = self.self_attn.keys_values(normed)
-        hidden = self._attend_and_mlp(both, normed, kv, both.tags)
+        hidden = self._attend_and_mlp(both, normed, (kv, both.tags))
         image_hidden, text_hidden = jnp.split(hidden, [image.length], axis=1)
         image_kv, text_kv = kv.split_at(image.length)
         cache = LayerCache(text_kv, image_kv)
@@ -104,7 +104,7 @@ class DecoderLayer(nn.Module):
         normed = self._normed(text)
         text_kv, text_tags = self._text_keys(normed, past)
         hidden = self._attend_and_mlp(
-            text, normed, image_kv.concat(text_kv), image_tags.concat(text_tags)
+            text, normed, (image_kv, image_tags), (text_kv, text_tags)
         )
         return text.with_hidden(hidden), image, LayerCache(text_kv, image_kv)
 
@@ -121,10 +121,10 @@ class DecoderLayer(nn.Module):
         return past.layer.text.write(new, past.length), past.text
 
     def _attend_and_mlp(
-        self, x: TokenStream, normed: TokenStream, kv: KeyValues, tags: TokenTags
+        self, x: TokenStream, normed: TokenStream, *seen: tuple[KeyValues, TokenTags]
     ) -> Float[Array, "B T D"]:
-        """Returns x's hidden states after attention over `kv` and the MLP."""
-        queries = self.self_attn.queries(normed)
-        mixed = attend(queries, kv.keys, kv.values, x.tags, tags)
+        """Returns x's hidden states after attention over all of `seen` and the MLP."""
+        parts = [KeyPart(kv.keys, kv.values, tags) for kv, tags in seen]
+        mixed = attend_to_parts(self.self_attn.queries(normed), parts, x.tags)
         hidden = x.hidden + self.self_attn.output(mixed)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))

@@ -20,13 +20,6 @@ class KeyValues:
     keys: Float[Array, "B M K H"]
     values: Float[Array, "B M K H"]
 
-    def concat(self, other: "KeyValues") -> "KeyValues":
-        """Returns the keys and values of both token lists, `self` first."""
-        return KeyValues(
-            keys=jnp.concatenate([self.keys, other.keys], axis=1),
-            values=jnp.concatenate([self.values, other.values], axis=1),
-        )
-
     def split_at(self, index: int) -> tuple["KeyValues", "KeyValues"]:
         """Returns the keys and values of the tokens before `index`, and of the rest."""
         return (

@@ -85,14 +85,26 @@ class VLM(nn.Module):
 
     def encode_image(self, batch: Batch) -> TokenStream:
         """Returns the image stream that enters the decoder."""
-        patches = self.multi_modal_projector(self.vision_features(batch.pixels))
-        newline = self.image_newline if self.config.image_newline else None
-        tokens = gather_image_tokens(
-            patches, newline, batch.image_token_index, batch.image_token_weights
+        tokens = self.image_tokens(
+            batch.pixels, batch.image_token_index, batch.image_token_weights
         )
         segments = jnp.zeros_like(batch.image_positions)
         tags = TokenTags(batch.image_positions, segments, batch.image_mask)
         return self.language_model.stream(tokens, tags)
+
+    def image_tokens(
+        self,
+        pixels: Float[Array, "B C h w 3"],
+        index: Int[Array, "B V *corners"],
+        weights: Float[Array, "B V *corners"] | None = None,
+    ) -> Float[Array, "B V D"]:
+        """Returns the image tokens alone: what the tower and the projector make.
+
+        They depend on no prompt: the same image gives the same tokens in all of them.
+        """
+        patches = self.multi_modal_projector(self.vision_features(pixels))
+        newline = self.image_newline if self.config.image_newline else None
+        return gather_image_tokens(patches, newline, index, weights)
 
     def embed_text(self, batch: Batch) -> TokenStream:
         """Returns the text stream that enters the decoder."""
@@ -112,6 +124,19 @@ class VLM(nn.Module):
         text, image = self.embed_text(batch), self.encode_image(batch)
         return self.language_model.prefix(text, image)
 
+    def prefix_of_tokens(
+        self,
+        tokens: Int[Array, "B T"],
+        text: TokenTags,
+        image_tokens: Float[Array, "B V D"],
+        image: TokenTags,
+    ) -> Prefix:
+        """Returns what `prefix` does, from image tokens that are at hand already."""
+        return self.language_model.prefix(
+            self.language_model.embed(tokens, text),
+            self.language_model.stream(image_tokens, image),
+        )
+
     def prefill_rest(
         self, prefix: Prefix, gates: Gates, slots: Int[Array, "B R"] | None = None
     ) -> tuple[Float[Array, "B R W"], KVCache]:
@@ -127,6 +152,21 @@ class VLM(nn.Module):
             slots = last_valid(text.tags)[:, None]
         hidden = jnp.take_along_axis(text.hidden, slots[..., None], axis=1)
         return self.logits(text.replace(hidden=hidden)), cache
+
+    def prefill_rest_at(
+        self,
+        prefix: Prefix,
+        gates: Gates,
+        rows: Int[Array, "Q"],
+        slots: Int[Array, "Q"],
+    ) -> tuple[Float[Array, "Q W"], KVCache]:
+        """Returns what `prefill_rest` does, with logits at Q pairs of row and slot.
+
+        For rows that pack unlike numbers of questions: one pair for each question.
+        """
+        text, cache = self.language_model.prefill_rest(prefix, gates)
+        asked = text.replace(hidden=text.hidden[rows, slots][:, None])
+        return self.logits(asked)[:, 0], cache
 
     def prefill(
         self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None

@@ -5,6 +5,10 @@ one (`visor_jax.ops.blockwise_attention`) never holds more than two blocks' wort
 lengths alone decide (`LONGEST_PLAIN`), so a program has one form or the other.
 """
 
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -45,8 +49,51 @@ def plain_attend(
     key_tags: TokenTags | None = None,
 ) -> Float[Array, "B Q N H"]:
     """Returns what `attend` does, with all scores in memory at once."""
+    return _attend_plainly(query, [KeyPart(key, value, key_tags)], query_tags)
+
+
+class KeyPart(NamedTuple):
+    """Some of the keys that queries attend to; tags are None where nothing is masked.
+
+    Not an annotated struct of equal lengths: every part has a length of its own.
+    """
+
+    key: Array
+    value: Array
+    tags: TokenTags | None
+
+
+def attend_to_parts(
+    query: Float[Array, "B Q N H"],
+    parts: Sequence[KeyPart],
+    query_tags: TokenTags | None = None,
+) -> Float[Array, "B Q N H"]:
+    """Returns `attend` over the keys of all parts together, without joining them.
+
+    One softmax over all of them, by a common peak and a common total. While decoding,
+    the image's part is large and never changes: joined to the text's, it would be
+    copied for every token. Beyond `LONGEST_PLAIN` the parts are joined after all.
+    """
+    parts = [part for part in parts if part.key.shape[1] > 0]
+    keys = sum(part.key.shape[1] for part in parts)
+    if query.shape[1] * keys <= LONGEST_PLAIN:
+        return _attend_plainly(query, parts, query_tags)
+    key, value = (
+        jnp.concatenate([part[field] for part in parts], axis=1) for field in (0, 1)
+    )
+    tags = None
+    if query_tags is not None:
+        tags = functools.reduce(TokenTags.concat, [part.tags for part in parts])
+    return blockwise_attend(query, key, value, query_tags, tags)
+
+
+def _attend_plainly(
+    query: Float[Array, "B Q N H"],
+    parts: Sequence[KeyPart],
+    query_tags: TokenTags | None,
+) -> Float[Array, "B Q N H"]:
     batch, length, num_heads, head_dim = query.shape
-    num_kv_heads, keys = key.shape[2], key.shape[1]
+    num_kv_heads = parts[0].key.shape[2]
     groups = num_heads // num_kv_heads
     # The heads of a group are stacked along the queries, so that both products are
     # plain batched matmuls; scaling q is cheaper than scaling the scores.
@@ -55,20 +102,33 @@ def plain_attend(
     )
     grouped = grouped.transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, num_kv_heads, groups * length, head_dim)
-    key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
-    scores = jnp.matmul(grouped, key, preferred_element_type=jnp.float32)
-    if query_tags is not None:
-        bias = mask_bias(query_tags, key_tags)
-        scores = scores.reshape(batch, num_kv_heads, groups, length, keys)
-        scores = (scores + bias[:, None, None]).reshape(*grouped.shape[:3], keys)
+    scores = [_scores(grouped, part, query_tags) for part in parts]
     # Softmax with the division after the second product: H instead of M divisions a
     # row, and a backward pass four times as fast on a CPU (width 304, H = 32).
-    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - peak)
-    total = weights.sum(axis=-1, keepdims=True)
-    mixed = jnp.matmul(
-        weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-    )
-    mixed = (mixed / total).astype(value.dtype)
+    peaks = [x.max(axis=-1, keepdims=True) for x in scores]
+    peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, peaks))
+    weights = [jnp.exp(x - peak) for x in scores]
+    total = sum(x.sum(axis=-1, keepdims=True) for x in weights)
+    mixed = sum(_mix(x, part.value) for x, part in zip(weights, parts, strict=True))
+    mixed = (mixed / total).astype(parts[0].value.dtype)
     mixed = mixed.reshape(batch, num_kv_heads, groups, length, head_dim)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def _scores(
+    grouped: Float[Array, "B K GQ H"], part: KeyPart, query_tags: TokenTags | None
+) -> Float[Array, "B K GQ M"]:
+    key = part.key.transpose(0, 2, 3, 1)
+    scores = jnp.matmul(grouped, key, preferred_element_type=jnp.float32)
+    if query_tags is None:
+        return scores
+    bias = mask_bias(query_tags, part.tags)[:, None, None]
+    apart = scores.reshape(*scores.shape[:2], -1, *bias.shape[-2:])
+    return (apart + bias).reshape(scores.shape)
+
+
+def _mix(
+    weights: Float[Array, "B K GQ M"], value: Float[Array, "B M K H"]
+) -> Float[Array, "B K GQ H"]:
+    weights, value = weights.astype(value.dtype), value.transpose(0, 2, 1, 3)
+    return jnp.matmul(weights, value, preferred_element_type=jnp.float32)

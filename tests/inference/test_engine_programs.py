@@ -1,0 +1,93 @@
+"""The engine's programs, read as they are: no layer's work that its budget leaves out.
+
+FLOPs are counted in the traced program and compared with the closed formulas; shapes
+and conditionals are read in what the compiler made.
+"""
+
+import re
+
+import pytest
+
+from tests.flops.jaxpr_flops import count_jaxpr_flops
+from tests.inference import test_engine, tiny_reader
+from visor_jax.flops import layer_costs
+from visor_jax.flops.account import account
+from visor_jax.inference.programs import name_of
+from visor_jax.models.config import VLMConfig
+
+CONFIG, BUDGETS = test_engine.CONFIG, test_engine.BUDGETS
+BUCKET = tiny_reader.LARGE
+IMAGE = BUCKET.image_tokens
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    found = test_engine.engine(test_engine.scripted()).programs
+    # Traced, not compiled.
+    monkeypatch.setattr(found, "_get", lambda key, trace: trace())
+    return found
+
+
+def expected(config: VLMConfig, budget, rows):
+    """Returns the matmul FLOPs of the layers before and after the prefix."""
+    cost = account(
+        config,
+        budget,
+        text_tokens=BUCKET.text_tokens,
+        image_tokens=IMAGE,
+        crops=0,
+        logit_positions=0,
+        batch=rows,
+    )
+    # The model writes the convolution as multiply-adds.
+    layers = [layer.total - layer.adapter_convolution for layer in cost.layers]
+    prefix = config.plan.prefix_length
+    return sum(layers[:prefix]), sum(layers[prefix:])
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_a_program_costs_what_its_budget_says(programs, budget):
+    for rows in (1, 2):
+        before, after = expected(CONFIG, budget, rows)
+        read = programs.read(BUCKET, rows).jaxpr.jaxpr
+        assert count_jaxpr_flops(read) == before
+        start = programs.start(budget, BUCKET, rows).jaxpr.jaxpr
+        head = layer_costs.lm_head(CONFIG.decoder, positions=programs.sizes.slots)
+        assert count_jaxpr_flops(start) == after + head
+
+
+def test_budgets_differ_in_cost():
+    """...or the test above would say nothing."""
+    assert len({expected(CONFIG, budget, 1)[1] for budget in BUDGETS}) > 2
+
+
+def _lines_of_layer(text, layer):
+    return [line for line in text.splitlines() if re.search(rf"layers_{layer}\b", line)]
+
+
+def _holds(line, length):
+    shapes = re.findall(r"\[([\d,]+)\]", line.split("metadata=")[0])
+    return any(str(length) in shape.split(",") for shape in shapes)
+
+
+@pytest.mark.parametrize("kind", ["start", "write"])
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_an_off_layer_touches_no_image(kind, budget, programs):
+    arguments = (budget, BUCKET, 1) if kind == "start" else (budget, BUCKET)
+    text = getattr(programs, kind)(*arguments).lower().compile().as_text()
+    assert " conditional(" not in text
+    for layer in CONFIG.plan.self_layers:
+        lines = _lines_of_layer(text, layer)
+        assert lines
+        touches = any(_holds(line, IMAGE) for line in lines)
+        # Joined with the text, where the image itself is refined.
+        touches |= any(_holds(line, IMAGE + BUCKET.text_tokens) for line in lines)
+        assert touches == (layer in budget.self_layers), (kind, layer)
+
+
+def test_every_program_has_a_key_and_a_name(programs):
+    keys = programs.all_keys([BUCKET, tiny_reader.SMALL], BUDGETS[:2])
+    names = [name_of(key) for key in keys]
+    assert len(set(keys)) == len(keys) == 2 * 4 + 2 * 2 + 2 * 2 * 3
+    assert len(set(names)) == len(names)
+    assert "start sa1:1 2x19+20 2" in names

@@ -1,0 +1,194 @@
+"""`python -m visor_jax.answer`: a file of requests, resumed, stopped, with errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl import flags
+from PIL import Image
+
+import visor_jax
+from tests.inference import page_run
+from visor_jax import answer
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = ("largest digit row 1", "digit row 2 column 3", "digit row 1 column 1")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    for seed in (0, 1):
+        Image.fromarray(page_run.page(seed)).save(folder / f"page{seed}.png")
+    return page_run.save(folder, page_run.parameters())
+
+
+def _write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _requests(count):
+    return [
+        {
+            "id": f"q{i}",
+            "image": f"page{i % 2}.png",
+            "prompt": QUESTIONS[i % len(QUESTIONS)],
+        }
+        for i in range(count)
+    ]
+
+
+def _command(workdir, *extra, name="answers.jsonl", source="requests.jsonl"):
+    return [
+        *(sys.executable, "-m", "visor_jax.answer", f"--checkpoint={workdir}"),
+        *(f"--input={workdir / source}", f"--output={workdir / name}", *extra),
+    ]
+
+
+def _run(command):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+
+
+def _records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_and_errors_and_what_is_left_of_a_stopped_run(workdir):
+    bad = {"id": "bad", "image": "gone.png", "prompt": QUESTIONS[0]}
+    unknown = {"id": "words", "image": "page0.png", "prompt": "why is this"}
+    requests = [*_requests(5), bad, unknown, {"id": "empty"}]
+    _write(workdir / "requests.jsonl", requests)
+    out = workdir / "answers.jsonl"
+    # As a run leaves it that was killed while it wrote.
+    kept = '{"id": "q1", "answer": "kept", "budget": "sa1:1"}\n'
+    out.write_text(kept + '{"id": "q2", "ans')
+    done = _run(_command(workdir, "--budget=sa1:1"))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "1 of 8 requests were answered before" in done.stderr
+    assert "8 requests, 3 errors; this run: 7" in done.stderr
+    assert "sa1:1 4" in done.stderr
+    records = {record["id"]: record for record in _records(out)}
+    assert next(iter(records)) == "q1"
+    assert set(records) == {request["id"] for request in requests}
+    assert "no such file" in records["bad"]["error"]
+    assert "why" in records["words"]["error"]
+    assert "prompt None" in records["empty"]["error"]
+    assert records["q1"]["answer"] == "kept"
+    model = visor_jax.load(workdir)
+    for i, request in enumerate(requests[:5]):
+        if i == 1:
+            continue
+        record = records[request["id"]]
+        image = workdir / request["image"]
+        assert record["answer"] == model.generate(image, request["prompt"], "sa1:1")
+        assert record["budget"] == "sa1:1"
+        assert record["ms"] > 0
+        assert record["flops"]["llm_prefill"] > 0
+        paid = record["flops"]["tower"] > 0
+        assert paid is not record["image_reused"]
+    assert sum(not records[f"q{i}"]["image_reused"] for i in (0, 2, 3, 4)) == 2
+    again = _run(_command(workdir, "--budget=sa1:1"))
+    assert again.returncode == 0
+    assert len(_records(out)) == 8
+
+
+def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
+    count = 4000
+    _write(workdir / "many.jsonl", _requests(count))
+    out = workdir / "stopped.jsonl"
+    command = _command(workdir, source="many.jsonl", name="stopped.jsonl")
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    try:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and not (out.exists() and out.stat().st_size):
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=600)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    answered = len(_records(out))
+    assert 0 < answered < count
+    assert f"interrupted: {answered} of {count} answers are in" in stderr
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.fixture
+def parse():
+    """Gives the flags as the program declares them, to this process for one test."""
+    before = set(flags.FLAGS)
+    answer.define_flags()
+    yield lambda arguments: flags.FLAGS(["answer", *arguments])
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--input=gone.jsonl"], "gone.jsonl: No such file"),
+        (["--budget=sa1:2"], "sa1:2"),
+        (["--rows=3"], "rows=3 is no power of two"),
+        (["--output=visor_jax"], "Is a directory"),
+        (["--warm_up", "--crops=7"], "No bucket has crops [7]"),
+    ],
+)
+def test_mistakes_end_before_any_work(
+    workdir, parse, capsys, monkeypatch, extra, message
+):
+    monkeypatch.chdir(ROOT)
+    _write(workdir / "requests.jsonl", _requests(1))
+    command = _command(workdir, *extra, name="mistake.jsonl")
+    with pytest.raises(SystemExit) as stopped:
+        answer.main(parse(command[3:]))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (workdir / "mistake.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input=a"], "--input and --output belong together"),
+        ([], "Nothing to do"),
+    ],
+)
+def test_what_belongs_together(parse, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        answer.main(parse(["--checkpoint=gone", *arguments]))
+    assert message in capsys.readouterr().err
+
+
+def test_programs_are_compiled_ahead_and_kept(workdir, tmp_path):
+    command = [
+        *(sys.executable, "-m", "visor_jax.answer", f"--checkpoint={workdir}"),
+        *("--warm_up", "--text_tokens=8", "--rows=1", "--slots=1", "--budget=none"),
+        f"--compilation_cache={tmp_path}/cache",
+    ]
+    done = _run(command)
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    # Encoding 1, 2, 4 or 8 images; one size of each other program.
+    assert lines[0].startswith("program 1 of 7: encode 1x144 1")
+    assert lines[-1].startswith("compiled 7 programs in")
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert len(kept) >= 7
+    assert _run(command).returncode == 0
+    assert {path.name for path in (tmp_path / "cache").iterdir()} - kept == set()

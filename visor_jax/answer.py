@@ -1,0 +1,215 @@
+"""`python -m visor_jax.answer`: answers a file of requests, each line by itself.
+
+    python -m visor_jax.answer --checkpoint=runs/universal --input=requests.jsonl \\
+        --output=answers.jsonl [--budget=sa1:3]
+
+Lines in and out: `visor_jax.inference.answer_file`. A request that cannot be answered
+is an answer with an error. A run that was stopped (Ctrl-C, power) goes on with the same
+command. With --warm_up all programs are compiled first; without --input that is all,
+and --compilation_cache keeps them for the next process.
+"""
+
+import collections
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from visor_jax import command_line
+from visor_jax.data.buckets import Bucket
+from visor_jax.data.chat_template import TEMPLATES
+from visor_jax.inference.answer_file import (
+    AnswerFile,
+    RequestLine,
+    read_requests,
+    record_of,
+)
+from visor_jax.inference.choosers import Chooser, fixed
+from visor_jax.inference.engine import Engine
+from visor_jax.inference.sampling import Sampling
+from visor_jax.inference.sizes import Sizes
+from visor_jax.library import VisorModel, load
+from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
+from visor_jax.training.interruption import Interruption
+from visor_jax.training.progress import Progress
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("checkpoint", None, "Checkpoint or Hub id.", required=True)
+    flags.DEFINE_string("input", None, "Requests, JSON lines.")
+    flags.DEFINE_string("output", None, "Answers, JSON lines; a stopped run goes on.")
+    flags.DEFINE_string("image_root", None, "Of relative images; default: the input's.")
+    flags.DEFINE_string("budget", None, "'none', 'all', 'sa1:3', ...; default: most.")
+    flags.DEFINE_integer(
+        "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
+    )
+    flags.DEFINE_float("temperature", 0.0, "0 for the likeliest token.")
+    flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
+    flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
+    flags.DEFINE_integer("slots", 16, "Answers written at once, per budget.")
+    flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
+    flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
+    flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
+    flags.DEFINE_string("compilation_cache", None, "Folder that keeps programs.")
+    flags.DEFINE_enum("dtype", None, COMPUTE_DTYPES, "Default: as stored.")
+    flags.DEFINE_enum(
+        "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Answers what the flags name. Exits with 130 when it is stopped."""
+    del arguments
+    options = flags.FLAGS
+    with command_line.user_errors():
+        _check(options)
+        if options.compilation_cache is not None:
+            keep_programs(Path(options.compilation_cache))
+        lines = [] if options.input is None else _requests(options)
+        model = load(
+            options.checkpoint,
+            dtype=options.dtype,
+            chat_template=options.chat_template,
+        )
+        chooser: Chooser = fixed(model.budget(options.budget))
+        engine = _engine(model, chooser, options)
+        buckets = _buckets(model, options)
+        answers = None
+        if options.output is not None:
+            ids = {line.id for line in lines}
+            names = {budget.name for budget in chooser.budgets}
+            answers = AnswerFile(Path(options.output), ids, names)
+    if options.warm_up:
+        began = time.perf_counter()
+        count = engine.warm_up(buckets, report=_report_program)
+        _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
+    if answers is not None and not answer_lines(engine, lines, answers, model.config):
+        _say(
+            f"interrupted: {len(answers.done)} of {len(lines)} answers are in "
+            f"{options.output}; the same command goes on from there"
+        )
+        sys.exit(command_line.INTERRUPTED)
+
+
+def answer_lines(
+    engine: Engine,
+    lines: Sequence[RequestLine],
+    answers: AnswerFile,
+    config: VLMConfig,
+) -> bool:
+    """Returns whether all lines are answered in the file; False if it was stopped."""
+    missing = [line for line in lines if line.id not in answers.done]
+    before, began = len(lines) - len(missing), time.perf_counter()
+    if before:
+        _say(f"{before} of {len(lines)} requests were answered before")
+    budgets: collections.Counter[str] = collections.Counter()
+    description = {"description": "answers", "unit": "samples", "start": before}
+    with answers, Interruption() as stop, Progress(len(lines), **description) as bar:
+        try:
+            for line in missing:
+                if line.request is None:
+                    answers.write({"id": line.id, "error": line.error})
+            asked = [line for line in missing if line.request is not None]
+            for finished in engine.rounds(line.request for line in asked):
+                for answer in finished:
+                    record = record_of(asked[answer.number].id, answer, config)
+                    answers.write(record)
+                    budgets[record.get("budget", "error")] += 1
+                bar.update(len(answers.done), errors=answers.failed)
+                if stop.requested:
+                    return False
+        except KeyboardInterrupt:
+            return False
+    seconds = time.perf_counter() - began
+    del budgets["error"]
+    chosen = ", ".join(f"{name} {count}" for name, count in sorted(budgets.items()))
+    _say(
+        f"{len(lines)} requests, {answers.failed} errors; this run: {len(missing)} in "
+        f"{seconds:.1f} s, {len(missing) / seconds:.3g} samples/s; {chosen or 'none'}"
+    )
+    return True
+
+
+def keep_programs(folder: Path) -> None:
+    """Lets compiled programs be kept in a folder, where the next process finds them.
+
+    The same as JAX_COMPILATION_CACHE_DIR, but programs that compile fast are kept too.
+    Programs fit one machine type and version of jax; others compile again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _check(options: Any) -> None:
+    if (options.input is None) != (options.output is None):
+        raise ValueError("--input and --output belong together: give both or none.")
+    if options.input is None and not options.warm_up:
+        raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
+
+
+def _requests(options: Any) -> list[RequestLine]:
+    root = None if options.image_root is None else Path(options.image_root)
+    return read_requests(Path(options.input), image_root=root)
+
+
+def _engine(model: VisorModel, chooser: Chooser, options: Any) -> Engine:
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p)
+    count = options.max_new_tokens or model.reader.new_tokens
+    sizes = dataclasses.replace(
+        Sizes(new_tokens=count),
+        rows=options.rows,
+        waiting=4 * options.rows,
+        slots=options.slots,
+        questions_per_row=min(Sizes.questions_per_row, options.slots),
+    )
+    key = None if sampling.is_greedy else jax.random.key(options.seed)
+    return model.engine(chooser, sizes=sizes, sampling=sampling, key=key)
+
+
+def _buckets(model: VisorModel, options: Any) -> list[Bucket]:
+    """Returns the buckets to warm up. Raises ValueError if there are none of these."""
+    crops, text = (
+        None if values is None else {_whole_number(value) for value in values}
+        for values in (options.crops, options.text_tokens)
+    )
+    every = model.reader.buckets.all
+    chosen = [
+        bucket
+        for bucket in every
+        if (crops is None or bucket.crops in crops)
+        and (text is None or bucket.text_tokens in text)
+    ]
+    if not chosen:
+        raise ValueError(
+            f"No bucket has crops {sorted(crops or [])} and text_tokens "
+            f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
+            f"and text_tokens {sorted({b.text_tokens for b in every})}."
+        )
+    return chosen
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is no whole number.")
+    return int(text)
+
+
+def _report_program(done: int, total: int, name: str, seconds: float) -> None:
+    _say(f"program {done} of {total}: {name}, {seconds:.1f} s")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.run(main)

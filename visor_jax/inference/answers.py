@@ -1,0 +1,63 @@
+"""What the engine hands back."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from visor_jax.budget import Budget
+from visor_jax.inference.decode import answers
+from visor_jax.inference.prompt_rows import Question
+from visor_jax.inference.reader import Reader, Request
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of a request.
+
+    number: of the request, in the order of asking. text, tokens: the answer, without
+    end token. steps: of decoding, after the first token. error: what is wrong with the
+    request, None if it was answered. text_tokens, image_tokens, crops: of the prompt.
+    encoded: whether its image went through the tower for it; else it was at hand.
+    seconds: from reading the request to its last token.
+    """
+
+    number: int
+    request: Request
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    steps: int = 0
+    budget: Budget | None = None
+    error: str | None = None
+    text_tokens: int = 0
+    image_tokens: int = 0
+    crops: int = 0
+    encoded: bool = False
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        question: Question,
+        budget: Budget,
+        written: Int[np.ndarray, "N"],
+        reader: Reader,
+        *,
+        encoded: bool,
+        seconds: float,
+    ) -> "Answer":
+        """Returns the answer that these tokens are, end token included, if any."""
+        (tokens,) = answers(written[None], reader.eos_ids)
+        return cls(
+            number=question.number,
+            request=question.request,
+            text=reader.text(tokens),
+            tokens=tuple(tokens),
+            steps=len(written) - 1,
+            budget=budget,
+            text_tokens=question.sample.num_text_tokens,
+            image_tokens=question.sample.num_image_tokens,
+            crops=question.sample.num_crops,
+            encoded=encoded,
+            seconds=seconds,
+        )

@@ -1,0 +1,44 @@
+"""The fixed sizes of the engine: what its programs hold, whatever is asked."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The fixed sizes of the engine's programs.
+
+    rows: prompts read at once, at most. waiting: rows that wait for the others of their
+    budget. slots: answers written at once, per budget and bucket. questions_per_row:
+    about one image, read together. tokens_per_turn: written before another budget has
+    its turn. new_tokens: of an answer, at most. images_at_once: encoded together.
+    """
+
+    rows: int = 8
+    waiting: int = 32
+    slots: int = 16
+    questions_per_row: int = 8
+    tokens_per_turn: int = 8
+    new_tokens: int = 256
+    images_at_once: int = 8
+
+    def __post_init__(self) -> None:
+        problems = []
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                problems.append(f"{field.name}={getattr(self, field.name)} is below 1")
+        for name in ("rows", "images_at_once"):
+            if getattr(self, name).bit_count() != 1:
+                problems.append(f"{name}={getattr(self, name)} is no power of two")
+        if self.waiting < self.rows:
+            problems.append(f"waiting={self.waiting} is below rows={self.rows}")
+        if self.questions_per_row > self.slots:
+            problems.append(
+                f"questions_per_row={self.questions_per_row} exceeds slots={self.slots}"
+            )
+        if problems:
+            raise ValueError("Impossible sizes: " + "; ".join(problems) + ".")
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """Rows that programs exist for: 1, 2, 4, ..."""
+        return tuple(1 << i for i in range(self.rows.bit_length()))

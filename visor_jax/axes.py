@@ -8,6 +8,7 @@ Shapes in signatures, docstrings and einsums use these letters and no others:
     G  rows or columns of a grid   M  keys (any stream)     K  key/value heads
     S  SELF layers of the plan     W  vocabulary            H  width of one head
     E  vision tower width          L  decoder layers
+    R  prompts of a row            A  supervised text tokens of a row
 
 Logical axis names say what a dimension means; `visor_jax.sharding` alone decides which
 mesh axis, if any, each of them is split over.

@@ -20,11 +20,13 @@ from visor_jax.data.tokenizer import load_tokenizer, page_tokenizer
 from visor_jax.inference.reader import Reader, chat_reader, page_reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
+from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY
 
 Params = Any
 
-# Heads of the auxiliary reading loss: only training uses them.
-_TRAINING_ONLY = "reading_heads"
+# Heads of the auxiliary reading loss, which only training uses, and the policy, which
+# stands beside the network.
+_BESIDE_THE_NETWORK = ("reading_heads", PARAMS_OF_POLICY)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +124,9 @@ def _config(metadata: dict[str, Any], path: epath.PathLike) -> VLMConfig:
 
 
 def _for_answers(params: Params) -> Params:
-    return {k: part for k, part in params.items() if not k.startswith(_TRAINING_ONLY)}
+    return {
+        k: part for k, part in params.items() if not k.startswith(_BESIDE_THE_NETWORK)
+    }
 
 
 def _reader(

@@ -128,6 +128,13 @@ class VLM(nn.Module):
         hidden = jnp.take_along_axis(text.hidden, slots[..., None], axis=1)
         return self.logits(text.replace(hidden=hidden)), cache
 
+    def logits_after(self, prefix: Prefix, gates: Gates) -> Float[Array, "B T W"]:
+        """Returns the logits of all text; gates of any form, and nothing is cached."""
+        text, _, _ = self.language_model.run_layers(
+            prefix.text, prefix.image, gates, start=self.config.plan.prefix_length
+        )
+        return self.logits(text)
+
     def prefill(
         self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
     ) -> tuple[Float[Array, "B R W"], KVCache]:

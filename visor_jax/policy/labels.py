@@ -9,7 +9,8 @@ the same sample. Scores are not negative; two are in use:
 
 Example, costs rising from left to right, the last budget full:
 
-    scores  1 0 1 1 -> 0      0 0 1 1 -> 2      0 0 0 0 -> 0      0 1 0 0 -> 0 ("best": 1)
+    scores  1 0 1 1    0 0 1 1    0 0 0 0    0 1 0 0
+    label   0          2          0          0 (1 if the reference is "best")
 """
 
 from collections.abc import Sequence

@@ -90,6 +90,6 @@ def new_policy(config: PolicyConfig, width: int, key: Array) -> Any:
 
 
 def _unit_rms(x: Float[Array, "B R D"]) -> Float[Array, "B R D"]:
-    # The streams of a pretrained network grow over its depth, some of them a hundredfold.
+    # The streams of a pretrained network grow over its depth, some a hundredfold.
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(mean_square + 1e-12)

@@ -125,7 +125,9 @@ def _check_identity(file: Path, wanted: dict[str, Any]) -> None:
     try:
         found = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}): remove {file.parent}.")
+        raise ValueError(
+            f"{file} cannot be read ({error}): remove {file.parent}."
+        ) from error
     keys = sorted(
         k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k)
     )

@@ -13,7 +13,7 @@ before it: greedy decoding then writes exactly this answer.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -119,16 +119,25 @@ class ScoredSamples:
 
 
 def score_batch(
-    model: VLM, params: Params, batch: Batch, budgets: BudgetSet, *, first_row: int = 0
+    model: VLM,
+    params: Params,
+    batch: Batch,
+    budgets: BudgetSet,
+    *,
+    first_row: int = 0,
+    put: Callable[[Batch], Batch] = jax.device_put,
 ) -> ScoredSamples:
     """Returns the scores of a batch's questions at every budget of the set.
 
-    One program for the prefix and one per budget, with static gates. The batch is of
-    the host; `first_row` is the number of its first row.
+    One program for the prefix and one per budget, with static gates.
+
+    Args:
+      batch: of the host. first_row: the number of its first row.
+      put: places it on the devices.
     """
     questions = Questions.of(batch)
     # Labels play no part here and must not make a program of their own.
-    batch = batch.replace(image_labels=None)
+    batch = put(batch.replace(image_labels=None))
     prefix, features = _prefix(params, batch, questions.slots, model=model)
     scored = [
         _score(params, prefix, questions, model=model, gates=budget.gates(budgets.plan))

@@ -5,9 +5,9 @@
     python -m visor_jax.train --config=configs/policy.py:pseudo_labels \
         --config.init_from=runs/universal-mini-seed0
 
-The argument is the objective: straight_through, straight_through_table, expected_loss
-or pseudo_labels (see `visor_jax/training/policy_step.py`). The pages are those of the
-handwriting that neither the network nor the test has seen.
+The argument is the objective: straight_through, pseudo_labels, expected_loss or
+straight_through_blended (see `visor_jax/training/policy_objective.py`). The pages are
+those of the handwriting that neither the network nor the test has seen.
 """
 
 import ml_collections
@@ -60,7 +60,7 @@ def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict
         "decay": "cosine",
     }
     config.loop = {"steps": 1500, "log_every": 50, "checkpoint_every": 500}
-    if objective == "straight_through":
+    if objective == "straight_through_blended":
         # Every step runs the network, both branches of every SELF layer.
         config.data.batch_size = 32
         config.loop.steps = 400

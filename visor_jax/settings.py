@@ -19,8 +19,8 @@ from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.optimizer import OptimizerSettings, learning_rate_schedule
+from visor_jax.training.policy_objective import PolicyObjective
 from visor_jax.training.policy_stages import ScoreSettings
-from visor_jax.training.policy_step import PolicyObjective
 from visor_jax.training.tower_stage import TowerSettings
 from visor_jax.training.universal_step import ObjectiveSettings
 

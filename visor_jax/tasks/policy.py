@@ -19,8 +19,8 @@ from visor_jax.sharding.axis_rules import batch_sharding
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import policy_stages, run_record, stages
 from visor_jax.training.policy_data import sample_iterator, scored_table
+from visor_jax.training.policy_objective import BLENDED
 from visor_jax.training.policy_step import (
-    BLENDED,
     FROZEN,
     Measure,
     blended_measure,

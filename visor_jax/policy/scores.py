@@ -112,7 +112,8 @@ class ScoredSamples:
     @property
     def features(self) -> PolicyFeatures:
         """What the policy reads, a row per sample: (n, 1, D)."""
-        return PolicyFeatures(self.routing[:, None], self.image[:, None])
+        routing, image = jnp.asarray(self.routing), jnp.asarray(self.image)
+        return PolicyFeatures(routing[:, None], image[:, None])
 
     def __len__(self) -> int:
         return len(self.correct)

@@ -139,7 +139,8 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     params = dict(state.params)
     policy = params.pop(PARAMS)
     samples, tasks = _test_scores(run, params, evaluation_set)
-    logits = PolicyNetwork(s.policy).apply({"params": policy}, samples.features)
+    apply = jax.jit(PolicyNetwork(s.policy).apply)
+    logits = apply({"params": policy}, samples.features)
     table = write_policy_report(
         np.asarray(logits[:, 0]),
         samples,

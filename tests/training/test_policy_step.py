@@ -221,7 +221,11 @@ def test_the_blended_gradient_runs_through_gates_and_choice():
     np.testing.assert_allclose(grad, expected, **FINITE_DIFFERENCE)
 
 
-def build(measure, *, steps: int = 100, rate: float = 0.05, **objective):
+# Table objectives make nothing of the backbone, so that a bit of it will do.
+PART = {"image_newline": BACKBONE["image_newline"]}
+
+
+def build(measure, *, backbone=PART, steps: int = 100, rate: float = 0.05, **objective):
     """Returns (step, state) of a run with this measure."""
     optimizer = optax.adam(rate)
     step = make_policy_step(
@@ -229,7 +233,7 @@ def build(measure, *, steps: int = 100, rate: float = 0.05, **objective):
     )
     policy = new_policy(POLICY.config, WIDTH, jax.random.key(0))
     state = TrainState.create(
-        {**BACKBONE, PARAMS: policy}, optimizer, FROZEN, seed=0, num_budgets=4
+        {**backbone, PARAMS: policy}, optimizer, FROZEN, seed=0, num_budgets=4
     )
     return jax.jit(step), state.replace(sums=PolicySums.zeros(4))
 
@@ -241,7 +245,7 @@ def test_the_backbone_stays_bit_identical_and_the_policy_learns(kind):
         batch = questions()
     else:
         measure, batch = table_measure(POLICY, kind), table()
-    step, state = build(measure, kind=kind)
+    step, state = build(measure, backbone=BACKBONE, kind=kind)
     after = step(step(state, batch), batch)
     for name, part in BACKBONE.items():
         jax.tree.map(np.testing.assert_array_equal, after.params[name], part)
@@ -260,9 +264,8 @@ def test_the_backbone_stays_bit_identical_and_the_policy_learns(kind):
     assert after.step == 2
 
 
-@pytest.mark.parametrize("kind", ["straight_through", "expected_loss"])
-def test_the_cost_weight_moves_the_mean_cost(kind):
-    batch, means = table(), []
+def test_the_cost_weight_moves_the_mean_cost():
+    batch, means, kind = table(), [], "straight_through"
     for weight in (0.1, 0.4, 1.2):
         step, state = build(table_measure(POLICY, kind), kind=kind, cost_weight=weight)
         for _ in range(100):

@@ -26,7 +26,7 @@ VAGUE_NAMES = {
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
     *("step_time", "engine_time"),
-    *("settings", "library"),
+    *("settings", "library", "tasks"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
 LAYERS_0_TO_4 = (
@@ -56,7 +56,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),
     "models": ("ops", "axes", "layer_plan", "batch"),
     "token_reduction": _METHODS,
-    "policy": _METHODS,
+    # Features come from the decoder's prefix; scores run the network behind it at every
+    # budget, for training and evaluation alike; a budget's cost is its FLOPs.
+    "policy": (*_METHODS, "models.decoder", "models.vlm", "flops.account"),
     # Of imported networks: which parameters there are, and values for new ones.
     "checkpoints": (
         *("models.config", "models.parameters", "models.variants", "sharding"),
@@ -67,8 +69,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evals": _STUDIES,
     "analysis": _STUDIES,
 }
-# Entry points share these; `library` serves the package's front door.
-SHARED_BY_ENTRY_POINTS = ("settings", "command_line", "library")
+# Entry points share these; `library` serves the package's front door, and `tasks` are
+# the parts of `train` that belong to one task.
+SHARED_BY_ENTRY_POINTS = ("settings", "command_line", "library", "tasks")
 
 
 def _modules(directory: Path) -> list[Path]:

@@ -26,3 +26,10 @@ BFLOAT16 = {"rtol": 0.0, "atol": 0.05}
 
 # Rotary angles of positions in the hundreds: float32 leaves 5e-5 of an angle of 500.
 ROTATED = {"rtol": 0.0, "atol": 3e-4}
+
+# Central differences of a float32 network: their own error and its rounding over the
+# step.
+FINITE_DIFFERENCE = {"rtol": 1e-2, "atol": 2e-3}
+
+# How many standard errors the mean of random samples may be off.
+FOUR_ERRORS = 4.0

@@ -8,7 +8,7 @@ Shapes in signatures, docstrings and einsums use these letters and no others:
     G  rows or columns of a grid   M  keys (any stream)     K  key/value heads
     S  SELF layers of the plan     W  vocabulary            H  width of one head
     E  vision tower width          L  decoder layers
-    R  text slots asked for        A  end tokens
+    R  prompts or slots of a row   A  supervised tokens of a row, or end tokens
 
 Names in small letters (h, w of pixels, n, classes, taps) are local: the docstring says
 what they are.

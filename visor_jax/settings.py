@@ -5,20 +5,24 @@ before any work starts: an unknown key is an error that names the keys there are
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
+from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.layer_plan import LayerPlan
-from visor_jax.models import variants
 from visor_jax.models.config import VLMConfig
+from visor_jax.models.variants import ModelSettings
+from visor_jax.policy.network import PolicyConfig
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.optimizer import OptimizerSettings, learning_rate_schedule
+from visor_jax.training.policy_objective import PolicyObjective
+from visor_jax.training.policy_stages import ScoreSettings
 from visor_jax.training.tower_stage import TowerSettings
 from visor_jax.training.universal_step import ObjectiveSettings
 
@@ -60,7 +64,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Everything that a training run is made of.
+    """What a training run is made of, whatever its task.
 
     init_from: checkpoint whose parameters the run begins with (an imported one, or
       another run's); None for new ones.
@@ -72,42 +76,58 @@ class RunSettings:
     seed: int
     model: VLMConfig
     budgets: BudgetSet
-    schedule: BudgetSchedule
     data: DataSettings
-    objective: ObjectiveSettings
     optimizer: OptimizerSettings
-    tower: TowerSettings | None
     loop: LoopSettings
     mesh: MeshSettings
     evaluation_pages: int
     init_from: str | None = None
 
 
-TASKS = ("universal",)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniversalSettings(RunSettings):
+    """A network that serves every budget (or one)."""
+
+    schedule: BudgetSchedule
+    objective: ObjectiveSettings
+    tower: TowerSettings | None
 
 
-def read(config: Mapping[str, Any]) -> RunSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicySettings(RunSettings):
+    """A policy for the network of `init_from`; model and budgets are that network's."""
+
+    init_from: str
+    policy: PolicyConfig
+    objective: PolicyObjective
+    scores: ScoreSettings
+
+
+def read(config: Mapping[str, Any]) -> UniversalSettings | PolicySettings:
     """Returns the settings that the configuration describes.
 
     Raises:
       ValueError: for unknown or missing keys and for values that make no sense.
     """
     fields = _plain(config)
-    sections = {f.name for f in dataclasses.fields(RunSettings)} - {"schedule"}
-    sections.add("budget_phases")
-    required = sections - {"init_from"}
-    _check_keys(fields, sections, required=required, where="config")
-    if fields["task"] not in TASKS:
-        raise ValueError(f"task={fields['task']!r} is not one of {TASKS}.")
+    task = fields.get("task", "universal")
+    if task not in _TASKS:
+        raise ValueError(f"{task=} is not one of {tuple(_TASKS)}.")
+    return _TASKS[task](fields)
+
+
+def _universal(fields: dict[str, Any]) -> UniversalSettings:
+    own = {"model", "budgets", "budget_phases", "objective", "tower"}
+    _check_keys(
+        fields, _SHARED | own | {"init_from"}, required=_SHARED | own, where="config"
+    )
     model = _build(ModelSettings, fields["model"], "model").build()
     names = _budget_names(fields["budgets"], model.plan)
     budgets = BudgetSet.parse(names, model.plan)
-    loop = _build(LoopSettings, fields["loop"], "loop")
+    shared = _shared(fields)
     phases = tuple(
         SchedulePhase(end, weights) for end, weights in fields["budget_phases"]
     )
-    optimizer = _build(OptimizerSettings, fields["optimizer"], "optimizer")
-    learning_rate_schedule(optimizer, loop.steps)
     tower = fields["tower"]
     if tower is not None:
         tower = _build(TowerSettings, tower, "tower")
@@ -117,71 +137,79 @@ def read(config: Mapping[str, Any]) -> RunSettings:
             f"init_from={init_from!r} brings a vision tower and tower.steps="
             f"{tower.steps} would train one: set tower.steps to 0."
         )
-    return RunSettings(
-        task=fields["task"],
-        preset=fields["preset"],
-        label=fields["label"],
-        seed=fields["seed"],
+    return UniversalSettings(
+        **shared,
         model=model,
         budgets=budgets,
-        schedule=BudgetSchedule(budgets, phases, loop.steps),
-        data=_data(fields["data"], fields["seed"]),
+        schedule=BudgetSchedule(budgets, phases, shared["loop"].steps),
         objective=_build(ObjectiveSettings, fields["objective"], "objective"),
-        optimizer=optimizer,
         tower=tower,
-        loop=loop,
-        mesh=_build(MeshSettings, fields["mesh"], "mesh"),
-        evaluation_pages=_at_least_one(fields["evaluation_pages"], "evaluation_pages"),
         init_from=init_from,
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """Which network to train: a named variant with what a run changes of it.
-
-    plan: "visor" (the variant's own layers unless some are given) or "dense".
-    """
-
-    variant: str
-    plan: str = "visor"
-    self_layers: tuple[int, ...] | None = None
-    cross_layers: tuple[int, ...] | None = None
-    reading_layers: tuple[int, ...] | None = None
-    compute_dtype: str | None = None
-    remat: str | None = None
-
-    def build(self) -> VLMConfig:
-        """Returns the network's configuration. Raises ValueError if impossible."""
-        config = self._with_plan(variants.variant(self.variant))
-        overrides = {
-            name: value
-            for name in ("reading_layers", "compute_dtype", "remat")
-            if (value := getattr(self, name)) is not None
-        }
-        return config.replace(**overrides)
-
-    def _with_plan(self, config: VLMConfig) -> VLMConfig:
-        if self.plan not in ("visor", "dense"):
-            raise ValueError(f"model.plan={self.plan!r} is not 'visor' or 'dense'.")
-        own = self.self_layers is None and self.cross_layers is None
-        if self.plan == "dense":
-            if not own:
-                raise ValueError("A dense plan takes no self_layers or cross_layers.")
-            return variants.dense(config)
-        if own:
-            return config
-        plan = config.plan
-        given = {"self_": self.self_layers, "cross": self.cross_layers}
-        defaults = {"self_": plan.self_layers, "cross": plan.cross_layers}
-        layers = {k: defaults[k] if v is None else v for k, v in given.items()}
-        # The variant's reading layers belong to its own plan.
-        return config.replace(
-            reading_layers=(), plan=LayerPlan.build(plan.num_layers, **layers)
+def _policy(fields: dict[str, Any]) -> PolicySettings:
+    own = {"budgets", "policy", "objective", "scores", "init_from"}
+    _check_keys(fields, _SHARED | own, required=_SHARED | own, where="config")
+    init_from, shared = fields["init_from"], _shared(fields)
+    if not init_from:
+        raise ValueError(
+            "A policy needs a trained network: add --config.init_from=WORKDIR of a "
+            "universal run."
         )
+    if shared["data"].kind != "pages":
+        raise ValueError("A policy trains on pages so far: set data.kind to 'pages'.")
+    metadata = read_metadata(init_from)
+    model = VLMConfig.from_dict(metadata["model"])
+    names = _budget_names(fields["budgets"] or metadata["budgets"], model.plan)
+    budgets = BudgetSet.parse(names, model.plan)
+    untrained = sorted(set(budgets.names) - set(metadata["budgets"]))
+    if untrained:
+        raise ValueError(
+            f"Budgets {untrained} are not among those that {init_from} was trained "
+            f"for: {metadata['budgets']}."
+        )
+    if len(budgets) < 2:
+        raise ValueError(
+            f"{init_from} has one budget, {budgets.names[0]!r}: nothing to choose."
+        )
+    policy = {**fields["policy"], "num_budgets": len(budgets)}
+    return PolicySettings(
+        **shared,
+        model=model,
+        budgets=budgets,
+        init_from=init_from,
+        policy=_build(PolicyConfig, policy, "policy"),
+        objective=_build(PolicyObjective, fields["objective"], "objective"),
+        scores=_build(ScoreSettings, fields["scores"], "scores"),
+    )
 
 
-def _budget_names(names: tuple[str, ...], plan: LayerPlan) -> tuple[str, ...]:
+_TASKS = {"universal": _universal, "policy": _policy}
+_SHARED = {
+    *("task", "preset", "label", "seed", "data", "optimizer", "loop", "mesh"),
+    "evaluation_pages",
+}
+
+
+def _shared(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `RunSettings` that every task reads alike."""
+    loop = _build(LoopSettings, fields["loop"], "loop")
+    optimizer = _build(OptimizerSettings, fields["optimizer"], "optimizer")
+    learning_rate_schedule(optimizer, loop.steps)
+    return {
+        **{name: fields[name] for name in ("task", "preset", "label", "seed")},
+        "data": _data(fields["data"], fields["seed"]),
+        "optimizer": optimizer,
+        "loop": loop,
+        "mesh": _build(MeshSettings, fields["mesh"], "mesh"),
+        "evaluation_pages": _at_least_one(
+            fields["evaluation_pages"], "evaluation_pages"
+        ),
+    }
+
+
+def _budget_names(names: Sequence[str], plan: LayerPlan) -> tuple[str, ...]:
     """Returns the names, with "@file" replaced by the budgets of a sweep's file."""
     expanded: list[str] = []
     for name in names:

@@ -19,7 +19,7 @@ from visor_jax.budget import Budget
 from visor_jax.data.pages.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
-from visor_jax.settings import RunSettings
+from visor_jax.settings import UniversalSettings
 from visor_jax.training import stages
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.host_memory import keep_freed_memory
@@ -30,7 +30,7 @@ from visor_jax.training.universal_step import make_universal_step
 _WARM_UP = 3
 
 
-def step_times(run: RunSettings, steps: int) -> dict[Budget, float]:
+def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     """Returns the median seconds of a step at the smallest and the largest budget."""
     pool = make_pool("train", max(64, run.data.batch_size), seed=run.seed)
     batch = jax.device_put(stages.page_data(pool, run.data.pages, 1).example)
@@ -64,7 +64,7 @@ def step_times(run: RunSettings, steps: int) -> dict[Budget, float]:
     return {budget: statistics.median(times) for budget, times in seconds.items()}
 
 
-def forward_flops(run: RunSettings, budget: Budget) -> int:
+def forward_flops(run: UniversalSettings, budget: Budget) -> int:
     """Returns the FLOPs of one sample's forward pass in training."""
     counted = account(
         run.model,
@@ -82,8 +82,10 @@ def _main(_: list[str]) -> None:
         if _CONFIG.value is None:
             raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
         run = settings.read(_CONFIG.value)
-        if run.data.kind != "pages":
-            raise ValueError("Only presets that draw their own data can be timed.")
+        if run.task != "universal" or run.data.kind != "pages":
+            raise ValueError(
+                "Only universal training on data that it draws itself can be timed."
+            )
     times = step_times(run, _STEPS.value)
     print(f"{machine_description()}, batch {run.data.batch_size}, median of steps")
     print(f"{'budget':<12} {'ms/step':>8} {'ratio':>6} {'GFLOP':>8} {'ratio':>6}")

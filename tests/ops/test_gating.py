@@ -71,3 +71,21 @@ def test_traced_gates_of_another_shape_or_dtype_are_refused(gates):
 def test_wrong_count_is_refused():
     with pytest.raises(ValueError, match="must be 2 bools, one per SELF layer"):
         as_sequence((True,), 2)
+
+
+def test_numbers_blend_the_branches_sample_by_sample():
+    params = Gated().init(jax.random.key(0), X, gate=True)
+    x, gate = jnp.full((3, 1), 5.0), jnp.array([0.0, 0.25, 1.0])
+    blended = jax.jit(Gated().apply)(params, x, gate)
+    np.testing.assert_array_equal(blended, [[6.0], [7.0], [10.0]])
+    grad = jax.grad(lambda gate: Gated().apply(params, x, gate).sum())(gate)
+    np.testing.assert_array_equal(grad, [4.0, 4.0, 4.0])
+
+
+def test_blending_gates_are_one_column_for_each_layer():
+    gates = jnp.asarray(np.arange(6).reshape(3, 2) / 8)
+    first, second = as_sequence(gates, 2)
+    np.testing.assert_array_equal(first, gates[:, 0])
+    np.testing.assert_array_equal(second, gates[:, 1])
+    with pytest.raises(ValueError, match="group the samples by budget"):
+        as_sequence(gates, 3)

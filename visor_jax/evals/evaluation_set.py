@@ -18,6 +18,7 @@ from visor_jax.data.page_batches import (
     evaluation_batches,
     single_question_batch,
 )
+from visor_jax.data.pages.drawing import RECIPE_VERSION
 from visor_jax.data.pages.pool import PagePool, Progress, make_pool
 from visor_jax.data.pages.questions import EASY, HARD, LONGEST_QUESTION, TASK_NAMES
 from visor_jax.data.tokenizer import page_tokenizer
@@ -77,6 +78,16 @@ class EvaluationSet:
     @property
     def num_batches(self) -> int:
         return -(-len(self.pool) // self.batch_size)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns JSON values that say which questions about which pages these are."""
+        return {
+            "split": self.pool.split,
+            "recipe": RECIPE_VERSION,
+            "pages": len(self.pool),
+            "evaluation_seed": EVALUATION_SEED,
+            "batch_size": self.batch_size,
+        }
 
     def batches(self) -> Iterator[EvaluationBatch]:
         """Yields all pages; the reading loss's labels are left out."""

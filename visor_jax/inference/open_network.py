@@ -32,12 +32,14 @@ from visor_jax.inference.read_folder import chat_reader, page_reader
 from visor_jax.inference.reader import Reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
+from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
 
 Params = Any
 
-# Heads of the auxiliary reading loss: only training uses them.
-_TRAINING_ONLY = "reading_heads"
+# Heads of the auxiliary reading loss, which only training uses, and the policy, which
+# stands beside the network.
+_BESIDE_THE_NETWORK = ("reading_heads", PARAMS_OF_POLICY)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,8 +173,10 @@ def _config(metadata: dict[str, Any], path: epath.Path) -> VLMConfig:
 
 
 def _for_answers(params: Params) -> Params:
-    """Returns the parameters, or their shapes, without what only training uses."""
-    return {k: part for k, part in params.items() if not k.startswith(_TRAINING_ONLY)}
+    """Returns the parameters, or their shapes, that answering needs."""
+    return {
+        k: part for k, part in params.items() if not k.startswith(_BESIDE_THE_NETWORK)
+    }
 
 
 def _reader(

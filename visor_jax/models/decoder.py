@@ -133,7 +133,7 @@ class Decoder(nn.Module):
         """Runs layers start..stop-1 over both streams.
 
         Args:
-          gates: one per SELF layer of the whole plan, Python bools or one traced (S,).
+          gates: one per SELF layer of the whole plan, in any form of `ops.gating`.
           capture: layers whose image stream is wanted as the layer leaves it; this
             counts as a reader, so a layer is not spared the work.
 

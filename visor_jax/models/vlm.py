@@ -168,6 +168,13 @@ class VLM(nn.Module):
         asked = text.replace(hidden=text.hidden[rows, slots][:, None])
         return self.logits(asked)[:, 0], cache
 
+    def logits_after(self, prefix: Prefix, gates: Gates) -> Float[Array, "B T W"]:
+        """Returns the logits of all text; gates of any form, and nothing is cached."""
+        text, _, _ = self.language_model.run_layers(
+            prefix.text, prefix.image, gates, start=self.config.plan.prefix_length
+        )
+        return self.logits(text)
+
     def prefill(
         self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
     ) -> tuple[Float[Array, "B R W"], KVCache]:

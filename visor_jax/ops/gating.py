@@ -5,6 +5,9 @@ A Python bool specialises the program: the branch that is not taken does not exi
 serves every budget and still skips the work (universal training). Never `vmap` over a
 gate: the conditional would turn into a select and both branches would run. Samples with
 different budgets are grouped on the host instead.
+
+While a policy trains there is a third form: one number in 0..1 per sample, which blends
+the two branches, so that a loss has a gradient with respect to the choice. Both run.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
-Gate = bool | Bool[Array, ""]
-Gates = Sequence[bool] | Bool[np.ndarray, "S"] | Bool[Array, "S"]
+Gate = bool | Bool[Array, ""] | Float[Array, "B"]
+Gates = Sequence[bool] | Bool[np.ndarray, "S"] | Bool[Array, "S"] | Float[Array, "B S"]
 
 
 def gated(
@@ -30,13 +33,28 @@ def gated(
     """Returns `on(module, *operands)` if the gate is open, else `off(...)`.
 
     Both branches must return the same structure of arrays. While parameters are being
-    created the open branch runs, because it touches all of them.
+    created the open branch runs, because it touches all of them. A blending gate needs
+    a leading axis of samples in every float array.
     """
     if isinstance(gate, bool):
         return (on if gate else off)(module, *operands)
     if module.is_initializing():
         return on(module, *operands)
+    if gate.ndim == 1:
+        return _blended(gate, on(module, *operands), off(module, *operands))
     return nn.cond(gate, on, off, module, *operands)
+
+
+def _blended(gate: Float[Array, "B"], on: Any, off: Any) -> Any:
+    """Returns off + gate * (on - off) of every float array; the others are alike."""
+
+    def blend(on: Array, off: Array) -> Array:
+        if not jnp.issubdtype(off.dtype, jnp.floating):
+            return off
+        weight = gate.astype(off.dtype).reshape(-1, *[1] * (off.ndim - 1))
+        return off + weight * (on - off)
+
+    return jax.tree.map(blend, on, off)
 
 
 def updated_if(
@@ -56,12 +74,16 @@ def is_static(gates: Any) -> bool:
 
 
 def as_sequence(gates: Any, count: int) -> tuple[Gate, ...]:
-    """Returns `Gates`, checked, one per SELF layer: Python bools or traced scalars.
+    """Returns `Gates`, checked, one per SELF layer.
+
+    They are Python bools, traced scalars, or (B,) numbers that blend.
 
     Raises:
-      ValueError: for another count, shape or dtype; per-sample gates are among these.
+      ValueError: for another count, shape or dtype; per-sample bools are among these.
     """
     if not is_static(gates):
+        if jnp.issubdtype(gates.dtype, jnp.floating) and gates.shape[1:] == (count,):
+            return tuple(gates[:, i] for i in range(count))
         if gates.shape != (count,) or gates.dtype != jnp.bool_:
             raise ValueError(
                 f"Traced gates must be bool ({count},), one per SELF layer; got "

@@ -48,6 +48,8 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/down_proj/kernel$", (MLP, EMBED)),
     (r"cross_attention/position_conv$", (UNSPLIT, EMBED)),
     (r"(norm|layernorm)/scale$", (UNSPLIT,)),
+    # The policy is too small to be worth splitting.
+    (r"^policy/", (UNSPLIT,)),
     # Training only.
     (r"reading_heads_\w+/", (UNSPLIT,)),
 )

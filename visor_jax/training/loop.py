@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.training.budget_sampling import BudgetSchedule
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.progress import Progress
-from visor_jax.training.state import BudgetSums, TrainState
-from visor_jax.training.universal_step import summary
+from visor_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def run(
     *,
     put: Callable[[Any], Any],
     settings: LoopSettings,
-    schedule: BudgetSchedule,
+    summary: Callable[[Any], dict[str, float]],
     learning_rate: Callable[[int], Any],
     files: RunFiles,
     interruption: Interruption,
@@ -97,13 +98,14 @@ def run(
       batches: grain iterator, standing at the state's step.
       step: compiled step; donates the state.
       put: places a host batch on the devices.
+      summary: from the state's sums to what is logged, "loss" and "accuracy" among it.
       learning_rate: of a step, for the log.
 
     Returns:
       The final state and the number of steps done; fewer than asked for if
       `interruption` was requested. Either way the last step is saved.
     """
-    done, names, waited = int(state.step), schedule.budgets.names, 0.0
+    done, waited = int(state.step), 0.0
     with Progress(settings.steps, start=done) as progress:
         while done < settings.steps and not interruption.requested:
             asked = time.monotonic()
@@ -112,14 +114,14 @@ def run(
             state = step(state, batch)
             done += 1
             if done % settings.log_every == 0 or done == settings.steps:
-                values = summary(state.sums, names)
+                values = summary(state.sums)
                 values["learning_rate"] = float(learning_rate(done - 1))
                 files.writer.write(done, values)
                 files.writer.write_timing(
                     done,
                     {"steps_per_s": progress.rate or 0.0, "data_wait_s": waited},
                 )
-                state = state.replace(sums=BudgetSums.zeros(len(names)))
+                state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 progress.update(done, loss=values["loss"], accuracy=values["accuracy"])
                 waited = 0.0
             last = done == settings.steps or interruption.requested

@@ -46,13 +46,14 @@ class TrainState:
     """step: steps done. params: all parameters. opt_state: of the trainable ones.
 
     key: data of the run's base key; step n uses fold_in(key, n).
+    sums: what happened since the last log line, `BudgetSums` or those of another task.
     """
 
     step: Int[Array, ""]
     params: Tree
     opt_state: Tree
     key: UInt32[Array, "words"]
-    sums: BudgetSums
+    sums: Tree
 
     @classmethod
     def create(

@@ -1,0 +1,67 @@
+"""A policy for a trained universal network: which budget a sample needs.
+
+    python -m visor_jax.train --config=configs/policy.py \
+        --config.init_from=runs/universal-mini-seed0
+    python -m visor_jax.train --config=configs/policy.py:pseudo_labels \
+        --config.init_from=runs/universal-mini-seed0
+
+The argument is the objective: straight_through, pseudo_labels, expected_loss or
+straight_through_blended (see `visor_jax/training/policy_objective.py`). The pages are
+those of the handwriting that neither the network nor the test has seen.
+"""
+
+import ml_collections
+
+from configs import common
+
+# Reading is what is hard to predict; on easy questions all budgets agree.
+_TASK_WEIGHTS = {
+    **{"colour": 1, "ring": 1, "half": 1, "square": 1},
+    **{"read": 2, "mark": 2, "rmark": 2, "max": 2, "argmax": 2, "bar": 2},
+}
+
+
+def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict:
+    """Returns the configuration of the embedded benchmark for one objective."""
+    config = common.base("mini")
+    config.task = "policy"
+    config.label = f"policy:{objective}"
+    # Both are those of the network; budgets may be some of its own.
+    for key in ("model", "tower"):
+        del config[key]
+    config.budgets = ml_collections.config_dict.placeholder(tuple)
+    config.policy = {
+        "hidden_widths": (128,),
+        "routing_token": True,
+        "image_features": True,
+    }
+    config.objective = {
+        "kind": objective,
+        "score": "likelihood",
+        "cost_weight": 0.05,
+        "entropy_weight": 0.02,
+        "temperature": (1.0, 0.2),
+        "share": 0.99,
+        "reference": "full",
+    }
+    config.data.batch_size = 512
+    config.data.pages = {
+        "pool_size": 3000,
+        "questions_per_page": 20,
+        "text_length": 112,
+        "phases": ((1.0, _TASK_WEIGHTS),),
+    }
+    # Of the rows that are scored at every budget, once for all runs on this network.
+    config.scores = {"batches": 32, "batch_size": 64}
+    config.optimizer = {
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "warmup_steps": 20,
+        "decay": "cosine",
+    }
+    config.loop = {"steps": 1500, "log_every": 50, "checkpoint_every": 500}
+    if objective == "straight_through_blended":
+        # Every step runs the network, both branches of every SELF layer.
+        config.data.batch_size = 32
+        config.loop.steps = 400
+    return config

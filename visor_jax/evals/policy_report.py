@@ -1,0 +1,168 @@
+"""What a policy does on pages that it has not seen: policy.json and a picture.
+
+    {"costs": {budget: relative LLM FLOPs},
+     "fixed": [row of each budget], "auto": [row of each cost preference],
+     "shares": {task: {budget: share of its questions}}, "calibration": {...}, ...}
+
+A row has accuracies in 0..1 (unweighted means over tasks), and per group the mean
+relative cost and number of SELF layers that are on.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from visor_jax.budget import BudgetSet
+from visor_jax.data.pages.questions import TASK_NAMES
+from visor_jax.evals.calibration import calibration, draw_calibration
+from visor_jax.evals.evaluation_set import GROUPS
+from visor_jax.policy.adequacy import Adequacy
+from visor_jax.policy.choose import choose
+from visor_jax.policy.scores import ScoredSamples
+
+POLICY_JSON, CALIBRATION = "policy.json", "calibration.png"
+PREFERENCES = (-5.0, -2.0, 0.0, 2.0, 5.0, 10.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyFacts:
+    """Where a policy comes from, and what it is tried on.
+
+    network: checkpoint of the network that it chooses for. pages: how many.
+    """
+
+    label: str
+    seed: int
+    checkpoint: str
+    network: str
+    train_steps: int
+    wall_clock_s: float
+    git_commit: str
+    pages: int
+
+
+def write_policy_report(
+    logits: Float[np.ndarray, "n budgets"],
+    samples: ScoredSamples,
+    tasks: Int[np.ndarray, "n"],
+    budgets: BudgetSet,
+    costs: Float[np.ndarray, "budgets"],
+    facts: PolicyFacts,
+    *,
+    adequacy: Adequacy,
+    out: Path,
+) -> str:
+    """Returns the table to print after writing the report into folder `out`.
+
+    Args:
+      logits: the policy's, of the samples. tasks: the task of each.
+      adequacy: see `policy.adequacy`.
+    """
+    fixed = [
+        {
+            "budget": name,
+            **choice_row(np.full(len(tasks), k), samples, tasks, budgets, costs),
+        }
+        for k, name in enumerate(budgets.names)
+    ]
+    auto = [
+        {
+            "preference": preference,
+            **choice_row(
+                choose(logits, costs, preference), samples, tasks, budgets, costs
+            ),
+        }
+        for preference in PREFERENCES
+    ]
+    chosen = choose(logits, costs)
+    report = {
+        **dataclasses.asdict(facts),
+        "costs": dict(zip(budgets.names, costs.tolist(), strict=True)),
+        "fixed": fixed,
+        "auto": auto,
+        "shares": _shares(chosen, tasks, budgets),
+        "calibration": calibration(
+            adequacy(logits, chosen, costs),
+            chosen,
+            samples.correct,
+            costs,
+            budgets.names,
+        ),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    draw_calibration(report["calibration"], out / CALIBRATION)
+    temporary = out / f".{POLICY_JSON}.{os.getpid()}"
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    # Last: whoever finds policy.json finds everything else.
+    temporary.replace(out / POLICY_JSON)
+    return _table(report)
+
+
+def choice_row(
+    chosen: Int[np.ndarray, "n"],
+    samples: ScoredSamples,
+    tasks: Int[np.ndarray, "n"],
+    budgets: BudgetSet,
+    costs: Float[np.ndarray, "budgets"],
+) -> dict[str, Any]:
+    """Returns accuracy, relative cost and SELF layers when these budgets are chosen.
+
+    Every number is a mean over the tasks of a group; "mixed" is half easy, half hard.
+    """
+    layers = np.array([len(budget.self_layers) for budget in budgets])
+    right = samples.correct[np.arange(len(chosen)), chosen]
+    values = {
+        "accuracy": right,
+        "cost": costs[chosen],
+        "self_layers": layers[chosen],
+    }
+    row: dict[str, Any] = {}
+    for name, each in values.items():
+        means = [float(each[tasks == t].mean()) for t in range(len(TASK_NAMES))]
+        per_task = dict(zip(TASK_NAMES, means, strict=True))
+        groups = {
+            group: float(np.mean([per_task[task] for task in members]))
+            for group, members in GROUPS.items()
+        }
+        row[name] = {**groups, "mixed": float(np.mean(list(groups.values())))}
+        if name == "accuracy":
+            row["tasks"] = per_task
+    return row
+
+
+def _shares(
+    chosen: np.ndarray, tasks: np.ndarray, budgets: BudgetSet
+) -> dict[str, dict[str, float]]:
+    shares = {}
+    for number, task in enumerate(TASK_NAMES):
+        counts = np.bincount(chosen[tasks == number], minlength=len(budgets))
+        parts = (counts / counts.sum()).tolist()
+        shares[task] = dict(zip(budgets.names, parts, strict=True))
+    return shares
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [
+        f"{'budget':<14} {'easy':>6} {'hard':>6} {'SELF easy':>9} {'SELF hard':>9} "
+        f"{'cost easy':>9} {'cost hard':>9} {'mixed':>6}"
+    ]
+    named = [(row["budget"], row) for row in report["fixed"]]
+    named += [(f"auto {row['preference']:+g}", row) for row in report["auto"]]
+    for name, row in named:
+        accuracy, layers, cost = row["accuracy"], row["self_layers"], row["cost"]
+        lines.append(
+            f"{name:<14} {100 * accuracy['easy']:6.2f} {100 * accuracy['hard']:6.2f} "
+            f"{layers['easy']:9.2f} {layers['hard']:9.2f} "
+            f"{cost['easy']:9.3f} {cost['hard']:9.3f} {cost['mixed']:6.3f}"
+        )
+    error = report["calibration"]["expected_calibration_error"]
+    lines.append(
+        "auto: the policy at a cost preference; cost: LLM FLOPs relative to the "
+        f"dearest budget; calibration error {100 * error:.1f} points"
+    )
+    return "\n".join(lines)

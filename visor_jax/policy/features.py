@@ -1,0 +1,50 @@
+"""What the policy sees of a sample: two vectors from the layers all budgets share.
+
+The routing token is the last text token of a prompt. It has read the question, and in
+the CROSS layers of the prefix the image; in a row that packs several questions each has
+one. The image is pooled over its tokens as they leave the prefix.
+"""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from visor_jax.models.decoder import Prefix
+from visor_jax.models.streams import TokenStream
+from visor_jax.ops.masks import last_valid
+
+
+@flax.struct.dataclass
+class PolicyFeatures:
+    """float32 features of R prompts in each of B rows.
+
+    routing: hidden states of the routing tokens. image: the row's pooled image, the
+    same for all its prompts; zeros without one.
+    """
+
+    routing: Float[Array, "B R D"]
+    image: Float[Array, "B R D"]
+
+
+def policy_features(
+    prefix: Prefix, slots: Int[Array, "B R"] | None = None
+) -> PolicyFeatures:
+    """Returns the features of the prompts that end at these text slots.
+
+    Args:
+      prefix: see `VLM.prefix`.
+      slots: None for one prompt per row, padded on either side: its last valid token.
+    """
+    if slots is None:
+        slots = last_valid(prefix.text.tags)[:, None]
+    hidden = prefix.text.hidden.astype(jnp.float32)
+    routing = jnp.take_along_axis(hidden, slots[..., None], axis=1)
+    pooled = _pooled(prefix.image)[:, None]
+    return PolicyFeatures(routing, jnp.broadcast_to(pooled, routing.shape))
+
+
+def _pooled(stream: TokenStream) -> Float[Array, "B D"]:
+    """Returns the mean of the valid tokens."""
+    valid = stream.tags.valid[..., None]
+    total = jnp.sum(jnp.where(valid, stream.hidden.astype(jnp.float32), 0), axis=1)
+    return total / jnp.maximum(jnp.sum(valid, axis=1), 1)

@@ -1,0 +1,95 @@
+"""The policy: a small network that gives every budget of a set a logit.
+
+It stands beside the frozen backbone and reads its features (`policy.features`). What is
+chosen from the logits is `policy.choose`; where they come from, `training.policy_step`.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from visor_jax.policy.features import PolicyFeatures
+
+# The subtree of a checkpoint's parameters that holds the policy's.
+PARAMS = "policy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Sizes of the policy.
+
+    num_budgets: classes; the index of a class is that of its budget in the set.
+    hidden_widths: of the hidden layers, first layer first; () for a linear policy.
+    routing_token, image_features: which of the features it reads, at least one.
+    """
+
+    num_budgets: int
+    hidden_widths: tuple[int, ...] = (128,)
+    routing_token: bool = True
+    image_features: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = [width for width in self.hidden_widths if width < 1]
+        if self.num_budgets < 1 or wrong:
+            raise ValueError(
+                f"A policy needs num_budgets={self.num_budgets} and hidden_widths="
+                f"{self.hidden_widths} of at least 1."
+            )
+        if not (self.routing_token or self.image_features):
+            raise ValueError(
+                "A policy that reads nothing cannot choose: switch on routing_token, "
+                "image_features or both."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values from which `from_dict` rebuilds the config."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "hidden_widths": list(self.hidden_widths)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "PolicyConfig":
+        """Returns the config that `to_dict` described. Raises ValueError otherwise."""
+        try:
+            return cls(**{**fields, "hidden_widths": tuple(fields["hidden_widths"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is not a PolicyConfig: {error}.") from error
+
+
+class PolicyNetwork(nn.Module):
+    """Layers with GELU between them, in float32 whatever the backbone computes in."""
+
+    config: PolicyConfig
+
+    @nn.compact
+    def __call__(self, features: PolicyFeatures) -> Float[Array, "B R budgets"]:
+        """Returns logits over the budgets.
+
+        They do not depend on how large the features are, and begin alike for all.
+        """
+        chosen = []
+        if self.config.routing_token:
+            chosen.append(_unit_rms(features.routing))
+        if self.config.image_features:
+            chosen.append(_unit_rms(features.image))
+        x = jnp.concatenate(chosen, axis=-1)
+        for i, width in enumerate(self.config.hidden_widths):
+            x = jax.nn.gelu(nn.Dense(width, name=f"hidden_{i}")(x))
+        zeros = nn.initializers.zeros
+        return nn.Dense(self.config.num_budgets, kernel_init=zeros, name="logits")(x)
+
+
+def new_policy(config: PolicyConfig, width: int, key: Array) -> Any:
+    """Returns new parameters of a policy that reads features of this width."""
+    nothing = jnp.zeros((1, 1, width), jnp.float32)
+    features = PolicyFeatures(nothing, nothing)
+    return PolicyNetwork(config).init(key, features)["params"]
+
+
+def _unit_rms(x: Float[Array, "B R D"]) -> Float[Array, "B R D"]:
+    # The streams of a pretrained network grow over its depth, some a hundredfold.
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + 1e-12)

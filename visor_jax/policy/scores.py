@@ -1,0 +1,201 @@
+"""How well every budget answers a sample: one prefix, then every budget's other layers.
+
+A sample is one question: the supervised tokens of one segment of one row, whose first
+predicts from the prompt's last token, the routing token. Two packed questions:
+
+    words      ring  :  yes   bar  B  :  4          routing slots  1  5
+    segments   1     1  1     2    2  2  2          places         1 2  5 6
+    loss_mask  0     1  1     0    0  1  1          their samples  0 0  1 1
+
+An answer is right if every one of its tokens is the likeliest, given the right ones
+before it: greedy decoding then writes exactly this answer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from visor_jax.batch import Batch
+from visor_jax.budget import BudgetSet
+from visor_jax.models.decoder import Prefix
+from visor_jax.models.vlm import VLM
+from visor_jax.policy.features import PolicyFeatures, policy_features
+
+Params = Any
+
+
+@flax.struct.dataclass
+class Questions:
+    """Where the samples of a batch lie (host arrays; see the example above).
+
+    slots: routing tokens, and asked: which of them exist. places: supervised tokens,
+    and counts: which of them exist. sample: to which slot's question a place belongs.
+    """
+
+    slots: Int[Any, "B R"]
+    asked: Bool[Any, "B R"]
+    places: Int[Any, "B A"]
+    counts: Bool[Any, "B A"]
+    sample: Int[Any, "B A"]
+    targets: Int[Any, "B A"]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Questions":
+        """Returns the questions of a host batch, one per supervised segment of a row.
+
+        Both axes are padded to powers of two, so that batches share programs.
+        """
+        rows = [_questions_of_row(batch, row) for row in range(batch.size)]
+        slots, asked = _padded([slots for slots, _, _ in rows])
+        places, counts = _padded([places for _, places, _ in rows])
+        sample, _ = _padded([sample for _, _, sample in rows])
+        targets = np.take_along_axis(np.asarray(batch.targets), places, axis=1)
+        return cls(slots, asked, places, counts, sample, targets)
+
+
+def _questions_of_row(
+    batch: Batch, row: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (slots, places, sample of every place)."""
+    places = np.flatnonzero(batch.loss_mask[row])
+    # By position, not by place: that is what comes first, however a row is laid out.
+    places = places[np.argsort(batch.text_positions[row][places], kind="stable")]
+    segments = batch.text_segments[row][places]
+    _, first, sample = np.unique(segments, return_index=True, return_inverse=True)
+    return places[first], places, sample
+
+
+def _padded(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(1, *map(len, rows))
+    width = 1 << (longest - 1).bit_length()
+    values = np.zeros((len(rows), width), np.int32)
+    exists = np.zeros(values.shape, bool)
+    for row, found in enumerate(rows):
+        values[row, : len(found)] = found
+        exists[row, : len(found)] = True
+    return values, exists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredSamples:
+    """Samples with what the policy sees of them and how every budget answers them.
+
+    routing, image: features, see `PolicyFeatures`. correct: whether the answer is
+    right. log_likelihood: of the whole answer, nats. rows, slots: where the sample was,
+    rows counted over all batches.
+    """
+
+    routing: Float32[np.ndarray, "n D"]
+    image: Float32[np.ndarray, "n D"]
+    correct: Bool[np.ndarray, "n budgets"]
+    log_likelihood: Float32[np.ndarray, "n budgets"]
+    rows: Int32[np.ndarray, "n"]
+    slots: Int32[np.ndarray, "n"]
+
+    @classmethod
+    def join(cls, parts: Sequence["ScoredSamples"]) -> "ScoredSamples":
+        """Returns the samples of all parts, one after another."""
+        fields = [part.arrays() for part in parts]
+        return cls(**{n: np.concatenate([f[n] for f in fields]) for n in fields[0]})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns {field: array}."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @property
+    def features(self) -> PolicyFeatures:
+        """What the policy reads, a row per sample: (n, 1, D)."""
+        routing, image = jnp.asarray(self.routing), jnp.asarray(self.image)
+        return PolicyFeatures(routing[:, None], image[:, None])
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+
+def score_batch(
+    model: VLM,
+    params: Params,
+    batch: Batch,
+    budgets: BudgetSet,
+    *,
+    first_row: int = 0,
+    put: Callable[[Batch], Batch] = jax.device_put,
+) -> ScoredSamples:
+    """Returns the scores of a batch's questions at every budget of the set.
+
+    One program for the prefix and one per budget, with static gates.
+
+    Args:
+      batch: of the host. first_row: the number of its first row.
+      put: places it on the devices.
+    """
+    questions = Questions.of(batch)
+    # Labels play no part here and must not make a program of their own.
+    batch = put(batch.replace(image_labels=None))
+    prefix, features = _prefix(params, batch, questions.slots, model=model)
+    scored = [
+        _score(params, prefix, questions, model=model, gates=budget.gates(budgets.plan))
+        for budget in budgets
+    ]
+    rows, columns = np.nonzero(questions.asked)
+    right, likelihood = (
+        np.stack([np.asarray(each)[rows, columns] for each in parts], axis=1)
+        for parts in zip(*scored, strict=True)
+    )
+    return ScoredSamples(
+        routing=np.asarray(features.routing)[rows, columns],
+        image=np.asarray(features.image)[rows, columns],
+        correct=right,
+        log_likelihood=likelihood,
+        rows=(first_row + rows).astype(np.int32),
+        slots=questions.slots[rows, columns],
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _prefix(
+    params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
+) -> tuple[Prefix, PolicyFeatures]:
+    prefix = model.apply({"params": params}, batch, method=VLM.prefix)
+    return prefix, policy_features(prefix, slots)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "gates"))
+def _score(
+    params: Params,
+    prefix: Prefix,
+    questions: Questions,
+    *,
+    model: VLM,
+    gates: tuple[bool, ...],
+) -> tuple[Bool[Array, "B R"], Float[Array, "B R"]]:
+    """Returns whether each answer is right, and its log-likelihood."""
+    logits, _ = model.apply(
+        {"params": params}, prefix, gates, questions.places, method=VLM.prefill_rest
+    )
+    return answer_scores(logits, questions)
+
+
+def answer_scores(
+    logits: Float[Array, "B A W"], questions: Questions
+) -> tuple[Bool[Array, "B R"], Float[Array, "B R"]]:
+    """Returns whether each answer is right, and its log-likelihood, from its logits."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    targets = questions.targets[..., None]
+    picked = jnp.take_along_axis(log_probs, targets, axis=-1)[..., 0]
+    missed = jnp.argmax(log_probs, axis=-1) != questions.targets
+    rows = jnp.arange(len(questions.slots))[:, None]
+
+    def per_question(values: Array) -> Array:
+        values = jnp.where(questions.counts, values, 0)
+        empty = jnp.zeros(questions.slots.shape, values.dtype)
+        return empty.at[rows, questions.sample].add(values)
+
+    return per_question(missed.astype(jnp.int32)) == 0, per_question(picked)

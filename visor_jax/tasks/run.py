@@ -1,0 +1,89 @@
+"""One training run, and what the loop needs to know of the task that it trains."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.models.vlm import VLM
+from visor_jax.settings import RunSettings
+from visor_jax.sharding.axis_rules import logical_rules
+from visor_jax.training import run_record
+from visor_jax.training.interruption import Interruption
+from visor_jax.training.stages import TrainingData
+from visor_jax.training.state import TrainState
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: its settings and what is made of them before any work."""
+
+    settings: RunSettings
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    interruption: Interruption
+
+    @functools.cached_property
+    def model(self) -> VLM:
+        return VLM(self.settings.model)
+
+    @functools.cached_property
+    def cache(self) -> Path:
+        return Path(self.settings.data.cache or self.workdir / "cache")
+
+    @functools.cached_property
+    def source(self) -> dict[str, Any] | None:
+        """What the checkpoint that the run began with was imported from."""
+        began_with = self.settings.init_from
+        return read_metadata(began_with).get("source") if began_with else None
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what every checkpoint says of the run (see `evaluate` and `load`)."""
+        s = self.settings
+        return {
+            "task": s.task,
+            "label": s.label,
+            "preset": s.preset,
+            "seed": s.seed,
+            "model": s.model.to_dict(),
+            "budgets": list(s.budgets.names),
+            "train_steps": s.loop.steps,
+            "git_commit": run_record.git_commit(),
+            "data": {"kind": s.data.kind, "seed": s.seed},
+            "init_from": s.init_from,
+            "source": self.source,
+        }
+
+    @contextlib.contextmanager
+    def on_mesh(self) -> Iterator[None]:
+        """What runs inside is split over the run's devices."""
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules()):
+            yield
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A prepared task.
+
+    data: batches of the whole run. create: makes the state before the first step.
+    given: from the abstract state to parameters that a new run begins with.
+    step: pure, (state, batch) -> state. frozen: patterns of what does not train.
+    summary: from the state's sums to what is logged. metadata: for every checkpoint,
+    beside the run's own.
+    """
+
+    data: TrainingData
+    create: Callable[[], TrainState]
+    given: Callable[[TrainState], Params]
+    step: Callable[[TrainState, Any], TrainState]
+    frozen: tuple[str, ...]
+    summary: Callable[[Any], dict[str, float]]
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,115 @@
+"""The task "universal": one network for every budget, or for one."""
+
+import functools
+import shlex
+import sys
+from typing import Any
+
+import jax
+import optax
+
+from visor_jax import command_line
+from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals.report import ReportFacts, report_run
+from visor_jax.evals.rows import RunFacts
+from visor_jax.settings import UniversalSettings
+from visor_jax.tasks.run import Params, Run, Task
+from visor_jax.training import run_record, stages
+from visor_jax.training.progress import Progress
+from visor_jax.training.state import TrainState
+from visor_jax.training.universal_step import make_universal_step, summary
+from visor_jax.training.warm_start import warm_start
+
+
+def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
+    """Returns the task with its data at hand and its tower trained.
+
+    Raises:
+      Stopped: if asked to stop meanwhile.
+    """
+    s = _settings(run)
+    data, tower = _data_and_tower(run)
+    create = functools.partial(
+        stages.fresh_state,
+        run.model,
+        optimizer,
+        s.optimizer.frozen,
+        data.example,
+        seed=s.seed,
+        num_budgets=len(s.budgets),
+    )
+
+    def given(abstract: TrainState) -> Params:
+        if s.init_from is not None:
+            return warm_start(s.init_from, s.model, abstract.params)
+        return {} if tower is None else {"vision_tower": tower}
+
+    return Task(
+        data=data,
+        create=create,
+        given=given,
+        step=make_universal_step(
+            run.model, optimizer, s.schedule, s.objective, s.optimizer.frozen
+        ),
+        frozen=s.optimizer.frozen,
+        summary=functools.partial(summary, names=s.budgets.names),
+    )
+
+
+def _settings(run: Run) -> UniversalSettings:
+    assert isinstance(run.settings, UniversalSettings)
+    return run.settings
+
+
+def _data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:
+    """Returns the run's batches, and the pretrained tower if there is to be one."""
+    s = _settings(run)
+    if s.data.kind == "prepared":
+        with command_line.user_errors():
+            data = stages.prepared_data(
+                s.data.path,
+                batch_size=s.data.batch_size,
+                steps=s.loop.steps,
+                seed=s.seed,
+            )
+        return data, None
+    kept = {"seed": s.seed, "cache": run.cache, "interruption": run.interruption}
+    pool = stages.page_pool("train", s.data.pages.pool_size, **kept)
+    tower = None
+    if s.tower is not None and s.tower.steps:
+        tower = stages.pretrained_tower(pool, s.model.vision, s.tower, **kept)
+    return stages.page_data(pool, s.data.pages, s.loop.steps), tower
+
+
+def report(run: Run, state: TrainState, seconds: float) -> None:
+    """Evaluates the trained network, writes its report and prints its table."""
+    s, out = run.settings, run.workdir / "report"
+    if s.data.kind != "pages":
+        print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
+        return
+    evaluation_set = EvaluationSet.make(s.evaluation_pages, cache_dir=run.cache)
+    passes = evaluation_set.num_batches * len(s.budgets)
+    with Progress(passes, description="evaluating", unit="batches") as bar:
+        table = report_run(
+            run.model,
+            jax.device_get(state.params),
+            s.budgets,
+            label=s.label,
+            facts=RunFacts(
+                preset=s.preset,
+                seed=s.seed,
+                train_steps=s.loop.steps,
+                wall_clock_s=round(seconds, 1),
+                checkpoint=str(run.workdir),
+                git_commit=run_record.git_commit(),
+            ),
+            made=ReportFacts(
+                git_commit=run_record.git_commit(),
+                machine=run_record.machine_description(),
+                command=f"python -m visor_jax.train {shlex.join(sys.argv[1:])}",
+            ),
+            evaluation_set=evaluation_set,
+            out=out,
+            progress=lambda done, _: bar.update(done),
+        )
+    print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'report.md'}")

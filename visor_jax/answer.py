@@ -29,7 +29,6 @@ from visor_jax.inference.answer_file import (
     read_requests,
     record_of,
 )
-from visor_jax.inference.choosers import Chooser, fixed
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.sizes import Sizes
@@ -45,7 +44,10 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "Requests, JSON lines.")
     flags.DEFINE_string("output", None, "Answers, JSON lines; a stopped run goes on.")
     flags.DEFINE_string("image_root", None, "Of relative images; default: the input's.")
-    flags.DEFINE_string("budget", None, "'none', 'all', 'sa1:3', ...; default: most.")
+    flags.DEFINE_string(
+        "budget", None, "'none', 'all', 'sa1:3', ..., 'auto'; default: most."
+    )
+    flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
     flags.DEFINE_integer(
         "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
     )
@@ -78,13 +80,12 @@ def main(arguments: list[str]) -> None:
             dtype=options.dtype,
             chat_template=options.chat_template,
         )
-        chooser: Chooser = fixed(model.budget(options.budget))
-        engine = _engine(model, chooser, options)
+        engine = _engine(model, options)
         buckets = _buckets(model, options)
         answers = None
         if options.output is not None:
             ids = {line.id for line in lines}
-            names = {budget.name for budget in chooser.budgets}
+            names = {budget.name for budget in engine.chooser.budgets}
             answers = AnswerFile(Path(options.output), ids, names)
     if options.warm_up:
         began = time.perf_counter()
@@ -160,7 +161,7 @@ def _requests(options: Any) -> list[RequestLine]:
     return read_requests(Path(options.input), image_root=root)
 
 
-def _engine(model: VisorModel, chooser: Chooser, options: Any) -> Engine:
+def _engine(model: VisorModel, options: Any) -> Engine:
     sampling = Sampling(temperature=options.temperature, top_p=options.top_p)
     count = options.max_new_tokens or model.reader.new_tokens
     sizes = dataclasses.replace(
@@ -171,7 +172,9 @@ def _engine(model: VisorModel, chooser: Chooser, options: Any) -> Engine:
         questions_per_row=min(Sizes.questions_per_row, options.slots),
     )
     key = None if sampling.is_greedy else jax.random.key(options.seed)
-    return model.engine(chooser, sizes=sizes, sampling=sampling, key=key)
+    return model.engine(
+        options.budget, cost=options.cost, sizes=sizes, sampling=sampling, key=key
+    )
 
 
 def _buckets(model: VisorModel, options: Any) -> list[Bucket]:

@@ -18,8 +18,10 @@ from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.chat_template import TEMPLATES
+from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import Sampling
-from visor_jax.library import VisorModel, load
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.library import load
 from visor_jax.models.config import COMPUTE_DTYPES
 
 
@@ -28,7 +30,10 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Checkpoint or Hub id.", required=True)
     flags.DEFINE_multi_string("image", [], "Image file; repeat it for several.")
     flags.DEFINE_string("prompt", None, "The question.", required=True)
-    flags.DEFINE_string("budget", None, "'none', 'all', 'sa1:3', ...; default: most.")
+    flags.DEFINE_string(
+        "budget", None, "'none', 'all', 'sa1:3', ..., 'auto'; default: most."
+    )
+    flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
     flags.DEFINE_integer(
         "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
     )
@@ -57,7 +62,9 @@ def main(arguments: list[str]) -> None:
             chat_template=options.chat_template,
             revision=options.revision,
         )
-        budget, images = model.budget(options.budget), options.image or None
+        images = options.image or None
+        request = Request(options.prompt, images)
+        (budget,) = model.choose([request], options.budget, options.cost)
         pieces = model.stream(
             images,
             options.prompt,

@@ -10,6 +10,9 @@ model.chat([{"role": "user", "content": [
 for piece in model.stream("a.jpg", "Describe it."):
     print(piece, end="", flush=True)
 model.engine("sa2:8,14").ask_many("a.jpg", ["Who?", "Where?"])
+
+model = visor_jax.load("runs/policy")             # a network with a policy
+model.generate("page.png", "ring", budget="auto")  # just enough vision
 """
 
 from typing import Any
@@ -56,5 +59,10 @@ def load(
         mesh=mesh,
     )
     return VisorModel(
-        opened.config, opened.params, opened.budgets, opened.reader, opened.metadata
+        opened.config,
+        opened.params,
+        opened.budgets,
+        opened.reader,
+        opened.metadata,
+        opened.policy,
     )

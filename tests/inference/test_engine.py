@@ -246,7 +246,7 @@ class Leaning:
     params = np.float32(np.random.default_rng(0).normal(size=CONFIG.decoder.width))
 
     def scores(self, params, features):
-        return (features.text @ params)[:, None]
+        return (features.routing[:, 0] @ params)[:, None]
 
     def choose(self, scores, requests):
         assert scores.shape == (len(requests), 1)

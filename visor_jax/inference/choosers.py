@@ -9,41 +9,28 @@ program. A policy network is one chooser; a fixed budget is another.
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from visor_jax.budget import Budget
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.inference.reader import Request
 from visor_jax.models.decoder import Prefix
+from visor_jax.policy.choose import choose
+from visor_jax.policy.features import PolicyFeatures, policy_features
+from visor_jax.policy.network import Policy
 
 Params = Any
 
 
-@flax.struct.dataclass
-class Features:
-    """What a chooser sees of Q questions, after the budget-independent layers.
-
-    text: the hidden state of each question's last token. image: the mean of the valid
-    image tokens, zeros where there are none.
-    """
-
-    text: Float[Array, "Q D"]
-    image: Float[Array, "Q D"]
-
-
-def features_of(prefix: Prefix, last: Int[Array, "B R"]) -> Features:
-    """Returns the features of R questions in each row, row by row (Q = B * R).
+def features_of(prefix: Prefix, last: Int[Array, "B R"]) -> PolicyFeatures:
+    """Returns the features of R questions in each row, one after another: (Q, 1, D).
 
     last: the slot of each question's last token.
     """
-    text = jnp.take_along_axis(prefix.text.hidden, last[..., None], axis=1)
-    valid = prefix.image.tags.valid[..., None]
-    total = jnp.where(valid, prefix.image.hidden.astype(jnp.float32), 0).sum(axis=1)
-    mean = total / jnp.maximum(valid.sum(axis=1), 1)
-    mean = jnp.broadcast_to(mean[:, None].astype(text.dtype), text.shape)
-    return Features(text.reshape(-1, text.shape[-1]), mean.reshape(-1, text.shape[-1]))
+    found = policy_features(prefix, last)
+    return jax.tree.map(lambda x: x.reshape(-1, 1, x.shape[-1]), found)
 
 
 @runtime_checkable
@@ -57,8 +44,11 @@ class Chooser(Protocol):
     budgets: Sequence[Budget]
     params: Params
 
-    def scores(self, params: Params, features: Features) -> Array:
-        """Returns (Q, n) numbers for `choose`; traced. n = 0 if it needs none."""
+    def scores(self, params: Params, features: PolicyFeatures) -> Array:
+        """Returns (Q, n) numbers for `choose`; traced. n = 0 if it needs none.
+
+        features: of Q questions, (Q, 1, D).
+        """
         ...
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
@@ -78,10 +68,10 @@ class HostChooser:
         self.budgets = tuple(budgets)
         self._rule = rule
 
-    def scores(self, params: Params, features: Features) -> Array:
+    def scores(self, params: Params, features: PolicyFeatures) -> Array:
         """Returns (Q, 0): nothing on the device is asked."""
         del params
-        return jnp.zeros((features.text.shape[0], 0))
+        return jnp.zeros((features.routing.shape[0], 0))
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
         """Returns what the rule says of each request."""
@@ -92,3 +82,26 @@ class HostChooser:
 def fixed(budget: Budget) -> HostChooser:
     """Returns the chooser that gives every question this budget."""
     return HostChooser([budget], lambda request: 0)
+
+
+class PolicyChooser:
+    """A trained policy, with a wish about costs that needs no new program."""
+
+    def __init__(self, policy: Policy, budgets: BudgetSet, cost: float = 0.0) -> None:
+        """Takes the policy and the budgets that it was trained for.
+
+        Args:
+          cost: 0 takes the policy at its word, more is cheaper (`policy.choose`).
+        """
+        self.budgets = budgets.budgets
+        self.params = policy.params
+        self._policy, self._cost = policy, cost
+
+    def scores(self, params: Params, features: PolicyFeatures) -> Array:
+        """Returns the policy's logits, (Q, budgets)."""
+        return self._policy.logits(params, features)[:, 0]
+
+    def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
+        """Returns the classes that are worth their cost."""
+        del requests
+        return choose(scores, self._policy.costs, self._cost).tolist()

@@ -1,6 +1,7 @@
 """Opens what a path or an id stands for: a checkpoint of ours, or Hugging Face's."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ from visor_jax.inference.reader import Reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY
+from visor_jax.policy.network import Policy, PolicyConfig, new_policy
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
 
 Params = Any
@@ -51,6 +53,7 @@ class OpenedNetwork:
     budgets: BudgetSet
     reader: Reader
     metadata: dict[str, Any]
+    policy: Policy | None = None
 
 
 def open_network(
@@ -150,12 +153,31 @@ def _from_step(step: epath.Path, how: _How) -> OpenedNetwork:
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored))
     # Each array straight into its dtype and place: there is never a second copy.
     expected = placed(stored, dtype=dtype and np.dtype(dtype), mesh=how.mesh)
+    budgets = BudgetSet.parse(metadata["budgets"], config.plan)
     return OpenedNetwork(
         config=_computing_in(config, dtype),
         params=read_part(step, layout.PARAMS, expected),
-        budgets=BudgetSet.parse(metadata["budgets"], config.plan),
+        budgets=budgets,
         reader=reader,
         metadata=metadata,
+        policy=_policy(step, metadata, config, budgets),
+    )
+
+
+def _policy(
+    step: epath.Path, metadata: dict[str, Any], config: VLMConfig, budgets: BudgetSet
+) -> Policy | None:
+    """Returns the policy that was trained for the network, None if there is none."""
+    described = metadata.get("policy")
+    if described is None:
+        return None
+    policy = PolicyConfig.from_dict(described["config"])
+    new = functools.partial(new_policy, policy, config.decoder.width)
+    shapes = {PARAMS_OF_POLICY: jax.eval_shape(new, jax.random.key(0))}
+    return Policy(
+        config=policy,
+        params=read_part(step, layout.PARAMS, placed(shapes))[PARAMS_OF_POLICY],
+        costs=tuple(described["costs"][name] for name in budgets.names),
     )
 
 

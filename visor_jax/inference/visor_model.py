@@ -15,13 +15,15 @@ from visor_jax.data.samples import Images, Videos
 from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
 from visor_jax.inference import generation
-from visor_jax.inference.choosers import Chooser, fixed
+from visor_jax.inference.choose_budgets import AUTO, BudgetChoice
+from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.decode import answers
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.network import Policy
 
 Params = Any
 Prompt = str | Sequence[Message]
@@ -35,7 +37,9 @@ class VisorModel:
 
     Where a method takes `prompt`, that is a text or a list of chat messages; `images`
     and `videos` (lists of frames) may be in the messages instead. `budget` is a name
-    ("none", "all", "sa1:3") or a `Budget`; None for the largest.
+    ("none", "all", "sa1:3") or a `Budget`; None for the largest; "auto" for what the
+    policy chooses for each prompt, where there is one (then `cost` says how much its
+    costs count: 0 as it was trained, more for cheaper choices).
     """
 
     def __init__(
@@ -45,13 +49,22 @@ class VisorModel:
         budgets: BudgetSet,
         reader: Reader,
         metadata: dict[str, Any],
+        policy: Policy | None = None,
     ) -> None:
         self.config = config
         self.params = params
         self.budgets = budgets
         self.reader = reader
         self.metadata = metadata
+        self.policy = policy
         self.network = VLM(config)
+        self._choice = BudgetChoice(
+            model=self.network,
+            params=params,
+            buckets=reader.buckets,
+            budgets=budgets,
+            policy=policy,
+        )
 
     @property
     def tokenizer(self) -> Any:
@@ -68,6 +81,7 @@ class VisorModel:
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
+        cost: float = 0.0,
     ) -> str:
         """Returns the answer to a prompt.
 
@@ -89,6 +103,7 @@ class VisorModel:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             key=key,
+            cost=cost,
         )
         return answer
 
@@ -98,26 +113,15 @@ class VisorModel:
         budget: str | Budget | None = None,
         *,
         images: Images = None,
-        videos: Videos = None,
-        max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        key: Array | None = None,
+        **options: Any,
     ) -> str:
         """Returns the assistant's next turn.
 
         Args:
-          messages: of Hugging Face's form, images in their parts or beside them. Other
-            arguments and errors are those of `generate`.
+          messages: of Hugging Face's form, images in their parts or beside them.
+          **options: of `generate`, whose errors these are.
         """
-        return self.generate(
-            images,
-            messages,
-            budget,
-            videos=videos,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            key=key,
-        )
+        return self.generate(images, messages, budget, **options)
 
     def generate_all(
         self,
@@ -128,33 +132,40 @@ class VisorModel:
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
+        cost: float = 0.0,
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
 
         Prompts of about the same size are answered together; an answer depends neither
         on its neighbours nor on their number. Arguments and errors as in `generate`;
-        all prompts are read before the first is answered.
+        all prompts are read before the first is answered. For more prompts than fit
+        into memory, or to read each only once with "auto", see `engine`.
         """
-        chosen, count = self.budget(budget), self._count(max_new_tokens)
+        count = self._count(max_new_tokens)
         samples = [self.reader.sample(request, room=count) for request in requests]
+        budgets = self._choice.of_samples(samples, budget, cost)
         keys = None if key is None else generation.keys_of_rows(key, len(samples))
         found = [""] * len(samples)
-        for group in self.reader.buckets.batches(samples, batch_size, whole=False):
-            filler = group.batch.size - len(group.rows)
-            rows = [*group.rows, *group.rows[-1:] * filler]
-            tokens = generation.generate(
-                self.network,
-                self.params,
-                group.batch,
-                chosen,
-                max_new_tokens=count,
-                **self._ends(),
-                sampling=sampling,
-                key=None if keys is None else keys[np.array(rows)],
-            )
-            texts = map(self.reader.text, answers(tokens, self.reader.eos_ids))
-            for row, text in zip(group.rows, texts, strict=False):
-                found[row] = text
+        for chosen in dict.fromkeys(budgets):
+            mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
+            for group in self.reader.buckets.batches(
+                [samples[i] for i in mine], batch_size, whole=False
+            ):
+                filler = group.batch.size - len(group.rows)
+                rows = mine[[*group.rows, *group.rows[-1:] * filler]]
+                tokens = generation.generate(
+                    self.network,
+                    self.params,
+                    group.batch,
+                    chosen,
+                    max_new_tokens=count,
+                    **self._ends(),
+                    sampling=sampling,
+                    key=None if keys is None else keys[rows],
+                )
+                texts = map(self.reader.text, answers(tokens, self.reader.eos_ids))
+                for row, text in zip(rows[: len(group.rows)], texts, strict=False):
+                    found[row] = text
         return found
 
     def stream(
@@ -167,16 +178,20 @@ class VisorModel:
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
+        cost: float = 0.0,
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
 
         Arguments and errors are those of `generate`; errors are raised at the call.
         """
-        chosen, count = self.budget(budget), self._count(max_new_tokens)
+        count = self._count(max_new_tokens)
+        sample = self.reader.sample(Request(prompt, images, videos), room=count)
+        (chosen,) = self._choice.of_samples([sample], budget, cost)
+        buckets = self.reader.buckets
         tokens = generation.stream(
             self.network,
             self.params,
-            self.batch(images, prompt, videos=videos, max_new_tokens=count),
+            buckets.batch([sample], buckets.choose(sample)),
             chosen,
             max_new_tokens=count,
             **self._ends(),
@@ -207,23 +222,42 @@ class VisorModel:
         gates = self.budget(budget).gates(self.config.plan)
         return np.asarray(_logits(self.params, batch, model=self.network, gates=gates))
 
+    def choose(
+        self,
+        requests: Sequence[Request],
+        budget: str | Budget | None = AUTO,
+        cost: float = 0.0,
+    ) -> list[Budget]:
+        """Returns the budget of each prompt, as `generate` would answer it.
+
+        Raises:
+          ValueError: if there is no policy, or a prompt cannot be read.
+        """
+        samples = [self.reader.sample(request, room=1) for request in requests]
+        return self._choice.of_samples(samples, budget, cost)
+
     def engine(
-        self, chooser: Chooser | str | Budget | None = None, **options: Any
+        self,
+        budget: Chooser | str | Budget | None = None,
+        *,
+        cost: float = 0.0,
+        **options: Any,
     ) -> Engine:
         """Returns an engine for many requests, each in a budget of its own.
 
         It keeps encoded images and compiled programs between calls.
 
         Args:
-          chooser: what picks the budgets; or one budget for all, as elsewhere.
+          budget: one for all, "auto", or another chooser.
           **options: of `visor_jax.inference.engine.Engine`.
 
         Raises:
-          ValueError: for a budget that the network was not trained for.
+          ValueError: for a budget that the network was not trained for, "auto" without
+            a policy, or a cost without "auto".
         """
-        if chooser is None or isinstance(chooser, str | Budget):
-            chooser = fixed(self.budget(chooser))
-        return Engine(self.network, self.params, self.reader, chooser, **options)
+        if budget is None or isinstance(budget, str | Budget):
+            budget = self._choice.chooser(budget, cost)
+        return Engine(self.network, self.params, self.reader, budget, **options)
 
     def batch(
         self,
@@ -261,13 +295,12 @@ class VisorModel:
           ValueError: for an unknown budget or an impossible length.
         """
         chosen = self.budgets.of_plan(budget)
+        patches = self.config.vision.num_patches
         measured = account(
             self.config,
             chosen,
             text_tokens=text_tokens,
-            image_tokens=(
-                self.config.vision.num_patches if image_tokens is None else image_tokens
-            ),
+            image_tokens=patches if image_tokens is None else image_tokens,
             crops=crops,
             logit_positions=logit_positions,
         )

@@ -82,6 +82,21 @@ class PolicyNetwork(nn.Module):
         return nn.Dense(self.config.num_budgets, kernel_init=zeros, name="logits")(x)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Policy:
+    """A trained policy. costs: relative ones of the budgets, in class order."""
+
+    config: PolicyConfig
+    params: Any
+    costs: tuple[float, ...]
+
+    def logits(
+        self, params: Any, features: PolicyFeatures
+    ) -> Float[Array, "B R budgets"]:
+        """Returns logits over the budgets; `params` apart, for traced ones."""
+        return PolicyNetwork(self.config).apply({"params": params}, features)
+
+
 def new_policy(config: PolicyConfig, width: int, key: Array) -> Any:
     """Returns new parameters of a policy that reads features of this width."""
     nothing = jnp.zeros((1, 1, width), jnp.float32)

@@ -1,0 +1,147 @@
+"""`budget="auto"`: the policy of a checkpoint chooses, everywhere in the same way."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import visor_jax
+from tests import tiny
+from tests.inference import page_run
+from visor_jax.budget import BudgetSet
+from visor_jax.data.page_batches import single_question_batch
+from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.models.vlm import VLM
+from visor_jax.policy.network import PolicyConfig, new_policy
+
+BUDGETS = BudgetSet.parse(page_run.BUDGETS, page_run.CONFIG.plan)
+POLICY = PolicyConfig(num_budgets=len(BUDGETS), hidden_widths=(8,))
+COSTS = {"sa0": 0.3, "sa1:1": 0.6, "sa2:1,2": 1.0}
+QUESTIONS = ("ring", "digit row 2 column 3", "marked digit", "bar B", "page colour")
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Returns parameters whose policy chooses unlike budgets."""
+    policy = new_policy(POLICY, page_run.CONFIG.decoder.width, jax.random.key(1))
+    rng = np.random.default_rng(2)
+    policy = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), policy)
+    return {**page_run.parameters(), "policy": policy}
+
+
+@pytest.fixture(scope="module")
+def workdir(params, tmp_path_factory):
+    described = {"config": POLICY.to_dict(), "costs": COSTS}
+    folder = tmp_path_factory.mktemp("policy")
+    return page_run.save(folder, params, policy=described, task="policy")
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return visor_jax.load(workdir)
+
+
+def requests():
+    return [
+        visor_jax.Request(question, page_run.page(seed))
+        for seed in range(3)
+        for question in QUESTIONS
+    ]
+
+
+@jax.jit
+def prefix_of(network, batch):
+    return VLM(page_run.CONFIG).apply({"params": network}, batch, method=VLM.prefix)
+
+
+def expected(params, request, cost=0.0):
+    """Returns the budget's name by plain arithmetic on one unpadded prompt."""
+    page = request.images[0]
+    batch = single_question_batch(page, request.prompt, page_tokenizer())
+    network = {k: v for k, v in params.items() if k != "policy"}
+    prefix = prefix_of(network, tiny.on_device(batch))
+    features = [prefix.text.hidden[0, -1], prefix.image.hidden[0].mean(axis=0)]
+    x = np.concatenate([f / np.sqrt(np.mean(np.square(f)) + 1e-12) for f in features])
+    layer = params["policy"]["hidden_0"]
+    x = np.asarray(jax.nn.gelu(x @ layer["kernel"] + layer["bias"]))
+    last = params["policy"]["logits"]
+    logits = x @ last["kernel"] + last["bias"]
+    worth = logits - cost * np.array([COSTS[name] for name in BUDGETS.names])
+    return BUDGETS.names[int(worth.argmax())]
+
+
+@pytest.mark.parametrize("cost", [0.0, 1.5])
+def test_choices_are_those_of_the_arithmetic(model, params, cost):
+    asked = requests()
+    found = [budget.name for budget in model.choose(asked, cost=cost)]
+    assert found == [expected(params, request, cost) for request in asked]
+    if not cost:
+        assert len(set(found)) > 1
+
+
+def test_cost_turns_choices_to_the_extremes(model):
+    asked = requests()
+    assert {b.name for b in model.choose(asked, cost=1e4)} == {"sa0"}
+    assert {b.name for b in model.choose(asked, cost=-1e4)} == {"sa2:1,2"}
+
+
+def test_answers_are_those_of_the_chosen_budget(model):
+    asked = requests()
+    chosen = model.choose(asked)
+    answers = [
+        model.generate(request.images, request.prompt, budget)
+        for request, budget in zip(asked, chosen, strict=True)
+    ]
+    assert model.generate_all(asked, "auto") == answers
+    one = asked[1]
+    assert model.generate(one.images, one.prompt, "auto") == answers[1]
+    assert "".join(model.stream(one.images, one.prompt, "auto")) == answers[1]
+    by_engine = model.engine("auto").answer_all(asked)
+    assert [answer.text for answer in by_engine] == answers
+    assert [answer.budget for answer in by_engine] == chosen
+
+
+def test_auto_without_a_policy_and_cost_without_auto_are_refused(model, tmp_path):
+    plain = visor_jax.load(page_run.save(tmp_path, page_run.parameters()))
+    page = page_run.page()
+    for ask in (
+        lambda: plain.generate(page, "ring", "auto"),
+        lambda: plain.engine("auto"),
+        lambda: plain.choose([visor_jax.Request("ring", page)]),
+    ):
+        with pytest.raises(ValueError, match=r"needs a policy.*sa0, sa1:1, sa2:1,2"):
+            ask()
+    with pytest.raises(ValueError, match=r"cost=2\.0 is for budget='auto'"):
+        model.generate(page, "ring", "sa0", cost=2.0)
+    with pytest.raises(ValueError, match=r"cost=2\.0 is for budget='auto'"):
+        model.engine("sa0", cost=2.0)
+
+
+def test_a_file_of_requests_is_answered(model, workdir, tmp_path):
+    asked = requests()[:4]
+    lines = []
+    for number, request in enumerate(asked):
+        Image.fromarray(request.images[0]).save(tmp_path / f"{number}.png")
+        line = {"id": number, "image": f"{number}.png", "prompt": request.prompt}
+        lines.append(json.dumps(line))
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "visor_jax.answer", f"--checkpoint={workdir}"),
+            *(f"--input={tmp_path / 'in.jsonl'}", "--budget=auto", "--cost=0.5"),
+            f"--output={tmp_path / 'out.jsonl'}",
+        ],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    budgets = {answer["id"]: answer["budget"] for answer in found}
+    wanted = [budget.name for budget in model.choose(asked, cost=0.5)]
+    assert [budgets[number] for number in range(4)] == wanted

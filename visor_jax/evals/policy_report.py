@@ -2,6 +2,7 @@
 
     {"costs": {budget: relative LLM FLOPs},
      "fixed": [row of each budget], "auto": [row of each cost preference],
+     "oracle": row of the cheapest right budgets,
      "shares": {task: {budget: share of its questions}}, "calibration": {...}, ...}
 
 A row has accuracies in 0..1 (unweighted means over tasks), and per group the mean
@@ -21,12 +22,19 @@ from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.calibration import calibration, draw_calibration
 from visor_jax.evals.evaluation_set import GROUPS
+from visor_jax.evals.policy_references import (
+    line_at,
+    oracle_choice,
+    random_accuracy,
+    task_at,
+    task_table,
+)
 from visor_jax.policy.adequacy import Adequacy
 from visor_jax.policy.choose import choose
 from visor_jax.policy.scores import ScoredSamples
 
 POLICY_JSON, CALIBRATION = "policy.json", "calibration.png"
-PREFERENCES = (-5.0, -2.0, 0.0, 2.0, 5.0, 10.0)
+PREFERENCES = (-5.0, 0.0, 5.0, 10.0, 20.0, 30.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,21 +78,23 @@ def write_policy_report(
         }
         for k, name in enumerate(budgets.names)
     ]
-    auto = [
-        {
-            "preference": preference,
-            **choice_row(
-                choose(logits, costs, preference), samples, tasks, budgets, costs
-            ),
-        }
-        for preference in PREFERENCES
-    ]
+    table = task_table(samples.correct, tasks, len(TASK_NAMES))
+    auto = []
+    for preference in PREFERENCES:
+        chosen = choose(logits, costs, preference)
+        row = choice_row(chosen, samples, tasks, budgets, costs)
+        compared = _references(row, chosen, table, tasks, costs)
+        auto.append({"preference": preference, **row, **compared})
+    oracle = choice_row(
+        oracle_choice(samples.correct, costs), samples, tasks, budgets, costs
+    )
     chosen = choose(logits, costs)
     report = {
         **dataclasses.asdict(facts),
         "costs": dict(zip(budgets.names, costs.tolist(), strict=True)),
         "fixed": fixed,
         "auto": auto,
+        "oracle": oracle,
         "shares": _shares(chosen, tasks, budgets),
         "calibration": calibration(
             adequacy(logits, chosen, costs),
@@ -101,6 +111,25 @@ def write_policy_report(
     # Last: whoever finds policy.json finds everything else.
     temporary.replace(out / POLICY_JSON)
     return _table(report)
+
+
+def _references(
+    row: dict[str, Any],
+    chosen: Int[np.ndarray, "n"],
+    table: Float[np.ndarray, "tasks budgets"],
+    tasks: Int[np.ndarray, "n"],
+    costs: Float[np.ndarray, "budgets"],
+) -> dict[str, Any]:
+    """Returns what others reach at the same cost: see `policy_references`."""
+    hard = table[[TASK_NAMES.index(name) for name in GROUPS["hard"]]]
+    cost = row["cost"]["hard"]
+    return {
+        "random": random_accuracy(chosen, table, tasks),
+        "at_equal_cost": {
+            "line": {"hard": line_at(cost, costs, hard.mean(axis=0))},
+            "task": {"hard": task_at(cost, costs, hard)},
+        },
+    }
 
 
 def choice_row(
@@ -153,12 +182,21 @@ def _table(report: dict[str, Any]) -> str:
     ]
     named = [(row["budget"], row) for row in report["fixed"]]
     named += [(f"auto {row['preference']:+g}", row) for row in report["auto"]]
+    named.append(("oracle", report["oracle"]))
     for name, row in named:
         accuracy, layers, cost = row["accuracy"], row["self_layers"], row["cost"]
         lines.append(
             f"{name:<14} {100 * accuracy['easy']:6.2f} {100 * accuracy['hard']:6.2f} "
             f"{layers['easy']:9.2f} {layers['hard']:9.2f} "
             f"{cost['easy']:9.3f} {cost['hard']:9.3f} {cost['mixed']:6.3f}"
+        )
+    lines.append("hard at the cost of auto:  line, task name, random policy")
+    for row in report["auto"]:
+        same = row["at_equal_cost"]
+        lines.append(
+            f"  auto {row['preference']:<+8g}{100 * row['accuracy']['hard']:6.2f}"
+            f"   {100 * same['line']['hard']:6.2f} {100 * same['task']['hard']:6.2f} "
+            f"{100 * row['random']['hard']:6.2f}"
         )
     error = report["calibration"]["expected_calibration_error"]
     lines.append(

@@ -131,7 +131,12 @@ def test_help_succeeds(program):
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(program):
-    process = _start(program, *GOOD, "--do=wait")
+    # Children of what a shell runs in the background would be deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = _start(program, *GOOD, "--do=wait")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

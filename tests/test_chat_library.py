@@ -12,6 +12,8 @@ from tests.data import prompt_cases, tiny_llava
 from tests.data.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
+from visor_jax.inference.decode import _advance, _decode
+from visor_jax.inference.prefill import _prefill
 from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import Sampling
 
@@ -244,8 +246,18 @@ def test_frames_in_a_flat_list_are_one_video(model):
 
 
 def test_programs_are_few(model):
-    """What is left over of a bucket is filled up to a power of two."""
+    """What is left over of a bucket is filled up, lengths of answers are rounded up."""
     image = random_image(30, 40)
+    model.generate(image, "Why?", max_new_tokens=5)
+    programs = (_prefill, _decode, _advance)
+    before = [program._cache_size() for program in programs]
+    for count in (4, 6, 7, 8):
+        model.generate(image, "Why?", max_new_tokens=count)
+    assert [program._cache_size() for program in programs] == before
+    for count in (5, 6, 8):
+        list(model.stream(image, "Why?", max_new_tokens=count))
+    assert _prefill._cache_size() == before[0]
+    assert _advance._cache_size() <= before[2] + 1
     samples = [model.reader.sample(Request("Why?", image), room=1)] * 11
     groups = model.reader.buckets.batches(samples, 8, whole=False)
     assert [group.batch.size for group in groups] == [8, 4]

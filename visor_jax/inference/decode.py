@@ -71,7 +71,8 @@ def decode(
 ) -> Int[Array, "B N"]:
     """Returns the N = `max_new_tokens` tokens that follow each prompt.
 
-    The end token is part of the answer. One program per budget, shapes, N and sampling.
+    The end token is part of the answer. One program per budget, shapes and sampling,
+    for every N that there is room for.
 
     Args:
       budget: the one that the prompts were prefilled with.
@@ -83,9 +84,10 @@ def decode(
     """
     rules = _rules(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
     gates = budget.gates(model.config.plan)
-    return _decode(
-        params, prefilled, rules, model=model, gates=gates, count=max_new_tokens
+    tokens = _decode(
+        params, prefilled, rules, np.int32(max_new_tokens), model=model, gates=gates
     )
+    return tokens[:, :max_new_tokens]
 
 
 def decode_stream(
@@ -160,16 +162,18 @@ def end_tokens(eos_id: EndTokens) -> tuple[int, ...]:
     return tuple(int(token) for token in np.atleast_1d(eos_id))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates", "count"))
+@functools.partial(jax.jit, static_argnames=("model", "gates"))
 def _decode(
     params: Params,
     prefilled: Prefilled,
     rules: _Rules,
+    count: Int[Array, ""],
     *,
     model: VLM,
     gates: tuple[bool, ...],
-    count: int,
 ) -> Int[Array, "B N"]:
+    """Returns `count` tokens, and padding up to what there is room for."""
+
     def advance(state: tuple[_Answers, Array]) -> tuple[_Answers, Array]:
         answers, tokens = state
         answers = _advance(params, rules, answers, model=model, gates=gates)
@@ -180,9 +184,10 @@ def _decode(
         return (answers.step < count) & ~answers.finished.all()
 
     answers = _first(prefilled, rules)
-    tokens = jnp.full((answers.newest.shape[0], count), rules.pad_id, jnp.int32)
+    room = prefilled.spare + 1
+    tokens = jnp.full((answers.newest.shape[0], room), rules.pad_id, jnp.int32)
     tokens = tokens.at[:, 0].set(answers.newest)
-    if count == 1:
+    if room == 1:
         return tokens  # The prefill said it all: no decoder in the program.
     return jax.lax.while_loop(goes_on, advance, (answers, tokens))[1]
 

@@ -21,6 +21,7 @@ from visor_jax.models.vlm import VLM
 Params = Any
 # No token has this id, so that decoding never ends early.
 _NO_TOKEN = -1
+_LEAST_ROOM = 8
 
 
 def generate(
@@ -52,7 +53,7 @@ def generate(
     """
     _check(model, batch, max_new_tokens)
     keys = None if key is None else keys_of_rows(key, batch.size)
-    prompts = prefill(model, params, batch, budget, spare=max_new_tokens - 1)
+    prompts = prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
     return decode(
         model,
         params,
@@ -86,7 +87,7 @@ def stream(
     """
     _check(model, batch, max_new_tokens)
     keys = None if key is None else keys_of_rows(key, batch.size)
-    prompts = prefill(model, params, batch, budget, spare=max_new_tokens - 1)
+    prompts = prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
     return decode_stream(
         model,
         params,
@@ -98,6 +99,16 @@ def stream(
         sampling=sampling,
         row_keys=keys,
     )
+
+
+def room_for(max_new_tokens: int) -> int:
+    """Returns for how many tokens to make room: a power of two, so as few programs.
+
+    A single token needs no decoder at all.
+    """
+    if max_new_tokens == 1:
+        return 1
+    return max(_LEAST_ROOM, 1 << (max_new_tokens - 1).bit_length())
 
 
 def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:

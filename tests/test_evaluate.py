@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -12,6 +13,7 @@ from tests.tiny import params_of
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.evaluate import evaluate_checkpoints
 from visor_jax.models.variants import llava_ov_0p5b
+from visor_jax.policy.network import PolicyConfig, new_policy
 
 _ROOT = Path(__file__).parents[1]
 METADATA = {
@@ -151,3 +153,29 @@ def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path):
         assert expected in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("error: ")
+
+
+def test_a_policy_adds_its_choices(run, params, tmp_path):
+    config = PolicyConfig(num_budgets=2, hidden_widths=(4,))
+    policy = new_policy(config, CONFIG.decoder.width, jax.random.key(0))
+    described = {"config": config.to_dict(), "costs": {"sa0": 0.4, "sa1:1": 1.0}}
+    path = _save(
+        tmp_path / "policy",
+        {**params, "policy": policy},
+        task="policy",
+        label="policy:test",
+        policy=described,
+    )
+    report = evaluate_checkpoints([run, path], pages=2, costs=(0.0, 1e6, -1e6))
+    rows = {(row["model"], row["budget"]): row for row in report["rows"]}
+    names = ["auto", "auto, cost 1e+06", "auto, cost -1e+06", "random", "oracle"]
+    assert list(rows) == [
+        ("universal", "sa0"),
+        ("universal", "sa1:1"),
+        *(("policy:test", name) for name in names),
+    ]
+    # New policies have no opinion, and of equals the cheapest is taken.
+    for name, budget in (("auto", "sa0"), (names[1], "sa0"), (names[2], "sa1:1")):
+        row, fixed = rows["policy:test", name], rows["universal", budget]
+        assert row["accuracy"] == pytest.approx(fixed["accuracy"])
+        assert row["llm_saving"] == pytest.approx(fixed["llm_saving"])

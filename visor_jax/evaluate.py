@@ -4,8 +4,9 @@
     python -m visor_jax.evaluate --checkpoint=runs/u0,runs/u1,runs/dense --out=report
 
 A checkpoint is a workdir, its `checkpoints` folder, or one step. Several are merged:
-networks of the same label (seeds) become rows of means, others stand beside them. All
-of them answer the same held-out pages, and their times are measured in turn.
+networks of the same label (seeds) become rows of means, others stand beside them. A
+policy's checkpoint adds rows for what it chooses, for chance and for an oracle. All of
+them answer the same held-out pages, and their times are measured in turn.
 """
 
 import dataclasses
@@ -28,28 +29,37 @@ from visor_jax.evals import timing
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.harness import Progress as Callback
+from visor_jax.evals.policy_choices import policy_choices, policy_logits
+from visor_jax.evals.policy_rows import PolicyChoices
 from visor_jax.evals.report import ReportFacts, check_label, write_report
 from visor_jax.evals.rows import EvaluatedRun, RunFacts
 from visor_jax.evals.tables import table_text
+from visor_jax.inference.open_network import open_network
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.training.progress import Progress
 from visor_jax.training.run_record import git_commit, machine_description
 
 PAGES = 1024
+# Cost preferences at which a policy is tried.
+COSTS = (0.0, 5.0, 10.0)
 
 _FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Network:
-    """A network whose checkpoint's description was read and found good."""
+    """A network whose checkpoint's description was read and found good.
+
+    policy: label of the policy in the checkpoint; `label` is then its network's.
+    """
 
     path: str
     label: str
     model: VLM
     budgets: BudgetSet
     facts: RunFacts
+    policy: str | None = None
 
 
 def evaluate_checkpoints(
@@ -61,6 +71,7 @@ def evaluate_checkpoints(
     split: str = "test",
     command: str = "",
     progress: Callback | None = None,
+    costs: Sequence[float] = COSTS,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing the report of all checkpoints.
 
@@ -70,13 +81,14 @@ def evaluate_checkpoints(
       budgets: comma-separated names for the universal networks; None for their own.
       command: that makes the report again, for the record.
       progress: called with (forward passes done, all).
+      costs: preferences at which a policy is tried (`policy.choose`).
 
     Raises:
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
     networks, folder = _prepare(paths, out, pages, budgets, split)
-    return _evaluate(networks, folder, pages, split, command, progress)
+    return _evaluate(networks, folder, pages, split, command, progress, costs)
 
 
 def _prepare(
@@ -109,9 +121,12 @@ def _read_network(path: str, budgets: str | None) -> _Network:
             f"{path}: the checkpoint does not say its {', '.join(lacking)}: it was not "
             "written by `python -m visor_jax.train`."
         )
-    label = metadata["label"]
+    label, policy = metadata["label"], None
+    if metadata.get("policy") is not None:
+        label, policy = "universal", label
     names = metadata["budgets"]
-    if budgets is not None and label == "universal":
+    # A policy knows the budgets that it was trained for.
+    if budgets is not None and label == "universal" and policy is None:
         # "sa2:1,5" has a comma of its own; names begin with a letter.
         names = re.split(r",(?=[a-z])", budgets)
     try:
@@ -131,6 +146,7 @@ def _read_network(path: str, budgets: str | None) -> _Network:
             git_commit=metadata.get("git_commit", "unknown"),
             **{name: metadata[name] for name in _FACTS},
         ),
+        policy=policy,
     )
 
 
@@ -150,6 +166,7 @@ def _evaluate(
     split: str,
     command: str,
     progress: Callback | None,
+    costs: Sequence[float] = COSTS,
 ) -> dict[str, Any]:
     evaluation_set = EvaluationSet.make(pages, split=split)
     passes = [len(n.budgets) * evaluation_set.num_batches for n in networks]
@@ -168,20 +185,39 @@ def _evaluate(
             network.model, params, network.budgets, evaluation_set
         )
         programs |= {(i, name): call for name, call in calls.items()}
-        runs.append((network, tuple(results)))
+        chosen = _choices(network, params, results, evaluation_set, costs)
+        runs.append((network, tuple(results), chosen))
     seconds = timing.time_programs(programs)
     evaluated = []
-    for i, (network, results) in enumerate(runs):
+    for i, (network, results, chosen) in enumerate(runs):
         times = {name: seconds[i, name] for name in network.budgets.names}
-        evaluated.append(_evaluated(network, results, times))
+        evaluated.append(_evaluated(network, results, times, chosen))
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
     )
     return write_report(evaluated, evaluation_set, made, out)
 
 
+def _choices(
+    network: _Network,
+    params: Any,
+    results: Sequence[BudgetResult],
+    evaluation_set: EvaluationSet,
+    costs: Sequence[float],
+) -> PolicyChoices | None:
+    """Returns what the checkpoint's policy chooses; None if it has none."""
+    if network.policy is None:
+        return None
+    policy = open_network(network.path).policy
+    logits = policy_logits(network.model, params, policy, evaluation_set)
+    return policy_choices(network.policy, logits, policy, results, costs)
+
+
 def _evaluated(
-    network: _Network, results: tuple[BudgetResult, ...], seconds: dict[str, float]
+    network: _Network,
+    results: tuple[BudgetResult, ...],
+    seconds: dict[str, float],
+    chosen: PolicyChoices | None,
 ) -> EvaluatedRun:
     return EvaluatedRun(
         label=network.label,
@@ -189,6 +225,7 @@ def _evaluated(
         config=network.model.config,
         results=results,
         ms_per_sample={n: 1e3 * each / timing.BATCH for n, each in seconds.items()},
+        policy=chosen,
     )
 
 
@@ -222,12 +259,23 @@ def define_flags() -> None:
         "Budgets of universal networks, such as 'none,sa2:1,5,all' or 'every'; "
         "default: those they were trained with.",
     )
+    flags.DEFINE_list(
+        "cost", [str(cost) for cost in COSTS], "Of a policy: above 0 is cheaper."
+    )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"--cost={','.join(texts)}: {error}.") from error
 
 
 def main(argv: Sequence[str]) -> None:
     asked = flags.FLAGS
     with command_line.user_errors():
+        costs = _numbers(asked.cost)
         networks, out = _prepare(
             asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split
         )
@@ -244,6 +292,7 @@ def main(argv: Sequence[str]) -> None:
             asked.split,
             f"python -m visor_jax.evaluate {arguments}",
             lambda done, passes: shown.update(done * total // passes),
+            costs,
         )
     print(table_text(report["rows"]))
     print(f"\nreport: {out / 'report.md'}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from visor_jax.evals import examples, pictures
 from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.tables import budget_name, model_name
+from visor_jax.evals.tables import budget_name, layers_on, model_name
 from visor_jax.flops.table import GIGA, HEADER
 
 Report = Mapping[str, Any]
@@ -70,7 +70,7 @@ def _budget_table(rows: Sequence[Row]) -> str:
     lines = [
         [
             *_name(row),
-            str(row["self_layers_on"]),
+            layers_on(row),
             *(_with_interval(row, group) for group in GROUPS),
             f"{row['flops']['llm_prefill'] / 1e6:,.1f}",
             f"{row['llm_saving']:.2f}x",

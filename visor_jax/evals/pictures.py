@@ -20,6 +20,7 @@ _LEGEND = {
     "universal": "universal, a point per budget",
     "dedicated": "dedicated to one budget",
     "dense": "dense",
+    "policy": "a budget per question",
 }
 
 
@@ -37,7 +38,9 @@ def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
     hard.set_ylim(*_limits(rows, "hard", least=20.0))
     hard.set_xlim(0, 108)
     hard.set_xlabel("LLM prefill FLOPs, % of the dense network", fontsize=10)
-    _labels(hard, rows, "hard")
+    # On either side, where there is room for each.
+    _labels(hard, [r for r in rows if model_name(r) != "policy"], "hard", side=1)
+    _labels(hard, [r for r in rows if model_name(r) == "policy"], "hard", side=-1)
     title = {"fontsize": 13, "weight": "bold"}
     drawing.text(0.085, 0.955, "Accuracy against LLM FLOPs", **title)
     note = {"fontsize": 8.5, "color": style.GREY, "ha": "right"}
@@ -57,8 +60,12 @@ def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
     style.save(drawing, file)
 
 
-def _relative(row: Row) -> float:
-    return 100 / row["llm_saving"]
+def _relative(row: Row, group: str = "hard") -> float:
+    """Returns the LLM FLOPs of a group's questions, % of the dense network's."""
+    if "by_group" not in row:
+        return 100 / row["llm_saving"]
+    dense = row["flops"]["llm_prefill"] * row["llm_saving"]
+    return 100 * row["by_group"][group]["llm_prefill"] / dense
 
 
 def _points(axes: Axes, rows: Sequence[Row], group: str) -> None:
@@ -66,7 +73,7 @@ def _points(axes: Axes, rows: Sequence[Row], group: str) -> None:
         mine = [row for row in rows if model_name(row) == kind]
         if not mine:
             continue
-        x = [_relative(row) for row in mine]
+        x = [_relative(row, group) for row in mine]
         y = np.array([100 * row["accuracy"][group] for row in mine])
         ends = 100 * np.array([row["intervals"][group] for row in mine]).T
         bars = np.abs(ends - y)
@@ -107,12 +114,15 @@ def _limits(rows: Sequence[Row], group: str, least: float) -> tuple[float, float
     return max(low - pad, -2.0), min(high + pad, 100.9)
 
 
-def _labels(axes: Axes, rows: Sequence[Row], group: str) -> None:
-    """Names every point, to its right, moved up or down where names would overlap.
+def _labels(axes: Axes, rows: Sequence[Row], group: str, *, side: int) -> None:
+    """Names every point, moved up or down where names would overlap.
 
     Points of similar cost share a column of labels; in it, labels keep their order and
     a minimal distance, and a thin line leads to each. Labels of universal points stand
     a little lower, below the line that ascends from there.
+
+    Args:
+      side: 1 for the right of the points, -1 for the left.
     """
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
@@ -123,7 +133,7 @@ def _labels(axes: Axes, rows: Sequence[Row], group: str) -> None:
         below = [0.8 * distance * (model_name(row) == "universal") for row in column]
         ascending = np.maximum.accumulate(np.subtract(wanted, below)).tolist()
         placed = _spread_out(ascending, distance, low + distance / 2, high)
-        x_label = max(map(_relative, column)) + 2.2
+        x_label = max(side * _relative(row) for row in column) * side + 2.2 * side
         for row, y, y_label in zip(column, wanted, placed, strict=True):
             colour = style.MODEL_MARKS[model_name(row)][0]
             axes.annotate(
@@ -133,7 +143,7 @@ def _labels(axes: Axes, rows: Sequence[Row], group: str) -> None:
                 fontsize=_LABEL_SIZE,
                 color=style.LABEL_COLOURS[model_name(row)],
                 va="center",
-                ha="left",
+                ha="left" if side > 0 else "right",
                 zorder=4,
                 arrowprops={
                     "arrowstyle": "-",

@@ -13,6 +13,7 @@ import numpy as np
 
 from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.harness import BudgetResult
+from visor_jax.evals.policy_rows import PolicyChoices, mean_of_seeds, policy_rows
 from visor_jax.evals.scoring import Score, group_score, task_score
 from visor_jax.flops.account import account, savings
 from visor_jax.models.config import VLMConfig
@@ -65,6 +66,7 @@ class EvaluatedRun:
 
     label: "universal", "dense" or "dedicated:<budget>".
     ms_per_sample: {budget name: milliseconds per page}.
+    policy: what the policy of a checkpoint chose, None if it has none.
     """
 
     label: str
@@ -72,6 +74,7 @@ class EvaluatedRun:
     config: VLMConfig
     results: tuple[BudgetResult, ...]
     ms_per_sample: Mapping[str, float]
+    policy: PolicyChoices | None = None
 
 
 def make_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
@@ -82,7 +85,10 @@ def make_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]
     """
     members: dict[tuple[str, str], list[tuple[EvaluatedRun, BudgetResult]]] = {}
     configs: dict[str, VLMConfig] = {}
-    for run in runs:
+    # The network of a policy is one that was trained before: it counts once.
+    plain = [run for run in runs if run.policy is None]
+    named = {run.label for run in plain}
+    for run in [*plain, *(r for r in runs if r.policy and r.label not in named)]:
         if configs.setdefault(run.label, run.config) != run.config:
             raise ValueError(
                 f"Two checkpoints are labelled {run.label!r} but have different model "
@@ -94,7 +100,25 @@ def make_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]
             )
     order = list(dict.fromkeys(run.label for run in runs))
     keys = sorted(members, key=lambda key: order.index(key[0]))
-    return [_row(members[key], lengths) for key in keys]
+    fixed = [_row(members[key], lengths) for key in keys]
+    return [*fixed, *_policy_rows(runs, lengths)]
+
+
+def _policy_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
+    members: dict[tuple[str, str], list[Row]] = {}
+    for run in runs:
+        if run.policy is None:
+            continue
+        rows = policy_rows(
+            run.policy,
+            [_row([(run, result)], lengths) for result in run.results],
+            [result.correct for result in run.results],
+            _scores,
+            run.results[0].task_names,
+        )
+        for row in rows:
+            members.setdefault((row["model"], row["budget"]), []).append(row)
+    return [mean_of_seeds(rows) for rows in members.values()]
 
 
 def _row(

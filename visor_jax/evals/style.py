@@ -23,10 +23,12 @@ MODEL_MARKS = {
     "universal": (BLUE, "o", 60),
     "dedicated": (ORANGE, "s", 62),
     "dense": (INK, "D", 62),
+    "policy": (GREEN, "^", 72),
 }
 
 # Dark enough for small text; a dedicated network's name differs by colour and marker.
 LABEL_COLOURS = {"universal": INK, "dedicated": "#8A5D00", "dense": INK}
+LABEL_COLOURS["policy"] = GREEN
 
 
 def figure(width: float, height: float) -> Figure:

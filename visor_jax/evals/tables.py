@@ -10,18 +10,24 @@ _LONGEST_NAME = 16
 
 
 def model_name(row: Mapping[str, Any]) -> str:
-    """Returns "universal", "dense" or "dedicated" (its budget is in the row)."""
+    """Returns "universal", "dense", "dedicated" or "policy"."""
     return row["model"].partition(":")[0]
 
 
 def budget_name(row: Mapping[str, Any]) -> str:
     """Returns the budget's name; layers in the middle of a long one become "…"."""
     name = row["budget"]
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= _LONGEST_NAME or name.count(",") < 3:
         return name
     count, _, listed = name.partition(":")
     layers = listed.split(",")
     return f"{count}:{layers[0]},{layers[1]},…,{layers[-1]}"
+
+
+def layers_on(row: Mapping[str, Any]) -> str:
+    """Returns how many SELF layers are on; a mean where questions differ."""
+    count = row["self_layers_on"]
+    return str(count) if isinstance(count, int) else f"{count:.2f}"
 
 
 def percent(row: Mapping[str, Any], group: str) -> str:
@@ -45,7 +51,7 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
         costs.append(
             [
                 budget_name(row),
-                str(row["self_layers_on"]),
+                layers_on(row),
                 percent(row, "easy"),
                 percent(row, "hard"),
                 f"{row['llm_saving']:.2f}x",

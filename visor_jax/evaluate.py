@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from visor_jax import command_line
@@ -103,7 +104,8 @@ def _prepare(
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
     networks = [_read_network(path, budgets) for path in paths]
-    if budgets is not None and not any(n.label == "universal" for n in networks):
+    takes = [n for n in networks if n.label == "universal" and n.policy is None]
+    if budgets is not None and not takes:
         raise ValueError(
             f"--budgets={budgets} is for universal networks, and there is none here: "
             "leave it out."
@@ -267,9 +269,12 @@ def define_flags() -> None:
 
 def _numbers(texts: Sequence[str]) -> list[float]:
     try:
-        return [float(text) for text in texts]
+        costs = [float(text) for text in texts]
     except ValueError as error:
         raise ValueError(f"--cost={','.join(texts)}: {error}.") from error
+    if not costs or len(set(costs)) < len(costs) or not np.isfinite(costs).all():
+        raise ValueError(f"--cost={','.join(texts)}: give different finite numbers.")
+    return costs
 
 
 def main(argv: Sequence[str]) -> None:

@@ -80,7 +80,8 @@ def parameters(tile: int, *, sharp: bool = False):
     sharp: with a decoder whose answers depend on all that it reads; else they would
       repeat a word.
     """
-    params = tiny.params_of(our_config(tied=is_tied(tile), side=tile))["params"]
+    # A copy: what `tiny` returns is kept for others.
+    params = dict(tiny.params_of(our_config(tied=is_tied(tile), side=tile))["params"])
     if sharp:
         params["language_model"] = jax.tree.map_with_path(
             lambda path, x: SHARP * x if "kernel" in str(path) else x,

@@ -61,12 +61,11 @@ def test_random_draws_have_the_choices_shares():
     tasks = np.repeat(np.arange(10), 4)
     rng = np.random.default_rng(2)
     chosen, table = rng.integers(0, 3, 40), rng.random((10, 3))
-    # Every task is asked alike: weights make easy (4 tasks) count as much as hard (6).
-    weights = np.where(tasks < 4, 1 / 4, 1 / 6) / 8
-    shares = [weights[chosen == k].sum() for k in range(3)]
     found = random_accuracy(chosen, table, tasks)
-    assert found["easy"] == pytest.approx(float(table[:4].mean(axis=0) @ shares))
-    assert found["hard"] == pytest.approx(float(table[4:].mean(axis=0) @ shares))
+    for group, mine in (("easy", range(4)), ("hard", range(4, 10))):
+        # All pairs of who chose and whom it would have been drawn for.
+        pairs = [table[t, k] for t in mine for k in chosen[np.isin(tasks, list(mine))]]
+        assert found[group] == pytest.approx(np.mean(pairs))
 
 
 def test_the_table_is_of_means():

@@ -110,7 +110,7 @@ def _search(
 def pareto(
     scored: Iterable[ScoredBudget], plan: LayerPlan, margin: float = 0.0
 ) -> tuple[ScoredBudget, ...]:
-    """Returns the budgets that score higher than every cheaper one, cheapest first.
+    """Returns the budgets that score higher than every cheaper one kept, in order.
 
     The extremes, nothing on and all on, are always among them.
 
@@ -123,7 +123,7 @@ def pareto(
         rises = each.score > best + margin
         if rises or each.budget in extremes:
             kept.append(each)
-        best = max(best, each.score)
+            best = max(best, each.score)
     return tuple(kept)
 
 

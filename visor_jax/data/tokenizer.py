@@ -43,6 +43,10 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
       ValueError: for an empty question, or words the tokenizer does not know; all of
         them are named, and so are the known ones.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The question is no text in Unicode: {error}.") from error
     ids = tokenizer.encode(text, add_special_tokens=False)
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     known = tokenizer.get_vocab()

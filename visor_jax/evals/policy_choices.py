@@ -92,13 +92,11 @@ def policy_choices(
 def _random(
     chosen: Int[np.ndarray, "pages tasks"], count: int, task_names: Sequence[str]
 ) -> Int[np.ndarray, "pages tasks"]:
-    """Returns draws with the shares of the choices, half easy and half hard."""
-    groups = [[task_names.index(name) for name in names] for names in GROUPS.values()]
-    shares = np.mean(
-        [
-            [np.mean(chosen[:, columns] == k) for k in range(count)]
-            for columns in groups
-        ],
-        axis=0,
-    )
-    return np.random.default_rng(_SEED).choice(count, chosen.shape, p=shares)
+    """Returns draws with the shares that the choices have in each group of tasks."""
+    rng, drawn = np.random.default_rng(_SEED), np.zeros_like(chosen)
+    for names in GROUPS.values():
+        columns = [task_names.index(name) for name in names]
+        mine = chosen[:, columns]
+        shares = np.bincount(mine.ravel(), minlength=count) / mine.size
+        drawn[:, columns] = rng.choice(count, mine.shape, p=shares)
+    return drawn

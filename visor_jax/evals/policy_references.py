@@ -1,7 +1,8 @@
 """What a policy is compared with: chance, a straight line, task names, an oracle.
 
     oracle   the cheapest budget that answers right, the cheapest of all if none does
-    random   draws from the policy's own shares, whatever the sample: same mean cost
+    random   draws from the policy's own shares among the easy, or the hard questions:
+             same mean cost in each group
     line     the best that mixing fixed budgets at random gives at that cost
     task     the best that one who only knows the task's name can do at that cost
 
@@ -28,9 +29,9 @@ def oracle_choice(
 def random_accuracy(
     chosen: Int[np.ndarray, "n"], table: Float[np.ndarray, "tasks budgets"], tasks
 ) -> dict[str, float]:
-    """Returns the expected accuracy per group of a draw from the choices' shares.
+    """Returns the expected accuracy per group of a draw from the group's own shares.
 
-    Shares are means over tasks, half easy, half hard, as "mixed" costs are.
+    So the mean cost of each group is the policy's.
 
     Args:
       table: accuracy of every budget on every task. tasks: (n,) of each sample.
@@ -39,9 +40,10 @@ def random_accuracy(
     per_task = np.array(
         [(chosen[tasks == t, None] == budgets).mean(axis=0) for t in range(len(table))]
     )
-    groups = _members()
-    shares = np.mean([per_task[m].mean(axis=0) for m in groups.values()], axis=0)
-    return {g: float(table[m].mean(axis=0) @ shares) for g, m in groups.items()}
+    return {
+        group: float(table[mine].mean(axis=0) @ per_task[mine].mean(axis=0))
+        for group, mine in _members().items()
+    }
 
 
 def line_at(cost: float, costs: Sequence[float], accuracies: Sequence[float]) -> float:

@@ -82,7 +82,7 @@ def _request_line(text: str, number: int, root: Path) -> RequestLine:
             raise ValueError(f"id {given!r} is neither a text nor a whole number.")
         line_id = given
         return RequestLine(line_id, _request(fields, root))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return RequestLine(line_id, None, f"line {number}: {error}")
 
 
@@ -170,7 +170,8 @@ class AnswerFile:
     def write(self, record: dict[str, Any]) -> None:
         """Adds a line, which survives whatever happens to the program afterwards."""
         text = json.dumps(record, ensure_ascii=False) + "\n"
-        self._file.write(text.encode())
+        # Halves of characters, which JSON may hold, stay the escapes that they were.
+        self._file.write(text.encode(errors="backslashreplace"))
         self._file.flush()
         self.done.add(record["id"])
         self.failed += "error" in record

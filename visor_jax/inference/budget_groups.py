@@ -60,6 +60,10 @@ class BudgetGroups:
         """Returns places for new rows, which must be free."""
         return [self._free.popleft() for _ in range(count)]
 
+    def give_back(self, places: Sequence[int]) -> None:
+        """Frees places whose rows were never added."""
+        self._free.extend(places)
+
     def add(self, place: int, row: PromptRow, budgets: Sequence[Budget]) -> None:
         """Sorts a row into the groups of its questions' budgets, one per question."""
         for budget in dict.fromkeys(budgets):

@@ -92,7 +92,12 @@ class PolicyChooser:
 
         Args:
           cost: 0 takes the policy at its word, more is cheaper (`policy.choose`).
+
+        Raises:
+          ValueError: for a cost that is not finite.
         """
+        if not np.isfinite(cost):
+            raise ValueError(f"{cost=} must be a finite number.")
         self.budgets = budgets.budgets
         self.params = policy.params
         self._policy, self._cost = policy, cost

@@ -259,7 +259,14 @@ class Engine:
             (*images, *images[-1:] * len(fillers)),
             np.array(places + fillers, np.int32),
         )
-        budgets = iter(self._choose(rows, scores))
+        try:
+            budgets = iter(self._choose(rows, scores))
+        except ValueError as error:
+            # Rows that nobody can place must not keep the others waiting.
+            room.groups.give_back(places)
+            for question in (q for row in rows for q in row.questions):
+                self._refuse(question, error)
+            return
         for place, row in zip(places, rows, strict=True):
             room.groups.add(place, row, [next(budgets) for _ in row.questions])
 
@@ -291,6 +298,18 @@ class Engine:
                 self.writers.start(budget, bucket, room.arrays, members, size)
                 return True
         return False
+
+    def _refuse(self, question: Question, error: ValueError) -> None:
+        number = question.number
+        self._payers.discard(number)
+        self._done.append(
+            Answer(
+                number=number,
+                request=question.request,
+                error=f"no budget was chosen: {error}",
+                seconds=time.perf_counter() - self._asked.pop(number).began,
+            )
+        )
 
     def _finish(self, question: Question, budget: Budget, written: np.ndarray) -> None:
         number = question.number

@@ -160,12 +160,16 @@ def _from_step(step: epath.Path, how: _How) -> OpenedNetwork:
         budgets=budgets,
         reader=reader,
         metadata=metadata,
-        policy=_policy(step, metadata, config, budgets),
+        policy=_policy(step, metadata, config, budgets, how.mesh),
     )
 
 
 def _policy(
-    step: epath.Path, metadata: dict[str, Any], config: VLMConfig, budgets: BudgetSet
+    step: epath.Path,
+    metadata: dict[str, Any],
+    config: VLMConfig,
+    budgets: BudgetSet,
+    mesh: jax.sharding.Mesh | None,
 ) -> Policy | None:
     """Returns the policy that was trained for the network, None if there is none."""
     described = metadata.get("policy")
@@ -173,10 +177,16 @@ def _policy(
         return None
     policy = PolicyConfig.from_dict(described["config"])
     new = functools.partial(new_policy, policy, config.decoder.width)
-    shapes = {PARAMS_OF_POLICY: jax.eval_shape(new, jax.random.key(0))}
+    shapes = placed({PARAMS_OF_POLICY: jax.eval_shape(new, jax.random.key(0))})
+    if mesh is not None:
+        # Small: every device holds all of it.
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+        )
     return Policy(
         config=policy,
-        params=read_part(step, layout.PARAMS, placed(shapes))[PARAMS_OF_POLICY],
+        params=read_part(step, layout.PARAMS, shapes)[PARAMS_OF_POLICY],
         costs=tuple(described["costs"][name] for name in budgets.names),
     )
 

@@ -135,8 +135,9 @@ def test_sigterm_saves_and_says_how_to_go_on(straight, tmp_path):
     assert "the same command goes on" in out
     again = run(*arguments)
     assert f"going on from step {stopped}" in again.stderr
-    for key, value in flat(load_params(workdir)).items():
-        np.testing.assert_array_equal(flat(load_params(tmp_path / "run"))[key], value)
+    expected, got = flat(load_params(workdir)), flat(load_params(tmp_path / "run"))
+    for key, value in expected.items():
+        np.testing.assert_array_equal(got[key], value, err_msg=key)
 
 
 def test_a_finished_run_only_reports_again(straight):

@@ -13,7 +13,7 @@ import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from absl import flags
 from visor_jax import command_line
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
-from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.handwriting import split_id
 from visor_jax.evals import timing
-from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals.evaluation_set import EvaluationSet, check_reads_pages
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.policy_choices import policy_choices, policy_logits
@@ -35,9 +34,9 @@ from visor_jax.evals.policy_rows import PolicyChoices
 from visor_jax.evals.report import ReportFacts, check_label, write_report
 from visor_jax.evals.rows import EvaluatedRun, RunFacts
 from visor_jax.evals.tables import table_text
-from visor_jax.inference.open_network import open_network
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.network import PARAMS, Policy
 from visor_jax.training.progress import Progress
 from visor_jax.training.run_record import git_commit, machine_description
 
@@ -53,6 +52,7 @@ class _Network:
     """A network whose checkpoint's description was read and found good.
 
     policy: label of the policy in the checkpoint; `label` is then its network's.
+    described: what the metadata say of it.
     """
 
     path: str
@@ -61,6 +61,7 @@ class _Network:
     budgets: BudgetSet
     facts: RunFacts
     policy: str | None = None
+    described: Mapping[str, Any] | None = None
 
 
 def evaluate_checkpoints(
@@ -134,7 +135,7 @@ def _read_network(path: str, budgets: str | None) -> _Network:
     try:
         check_label(label)
         config = VLMConfig.from_dict(metadata["model"])
-        _check_embedded(config, metadata["preset"])
+        check_reads_pages(config, metadata["preset"])
         budget_set = BudgetSet.parse(names, config.plan)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -149,16 +150,8 @@ def _read_network(path: str, budgets: str | None) -> _Network:
             **{name: metadata[name] for name in _FACTS},
         ),
         policy=policy,
+        described=metadata.get("policy"),
     )
-
-
-def _check_embedded(config: VLMConfig, preset: str) -> None:
-    if config.vision.image_size != IMAGE_SIZE:
-        raise ValueError(
-            f"a network of preset {preset!r} for {config.vision.image_size}-pixel "
-            f"images cannot answer the embedded benchmark ({IMAGE_SIZE} pixels); only "
-            "preset 'mini' can so far."
-        )
 
 
 def _evaluate(
@@ -190,10 +183,20 @@ def _evaluate(
         chosen = _choices(network, params, results, evaluation_set, costs)
         runs.append((network, tuple(results), chosen))
     seconds = timing.time_programs(programs)
-    evaluated = []
-    for i, (network, results, chosen) in enumerate(runs):
-        times = {name: seconds[i, name] for name in network.budgets.names}
-        evaluated.append(_evaluated(network, results, times, chosen))
+    evaluated = [
+        EvaluatedRun(
+            label=network.label,
+            facts=network.facts,
+            config=network.model.config,
+            results=results,
+            ms_per_sample={
+                name: 1e3 * seconds[i, name] / timing.BATCH
+                for name in network.budgets.names
+            },
+            policy=chosen,
+        )
+        for i, (network, results, chosen) in enumerate(runs)
+    ]
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
     )
@@ -210,25 +213,9 @@ def _choices(
     """Returns what the checkpoint's policy chooses; None if it has none."""
     if network.policy is None:
         return None
-    policy = open_network(network.path).policy
+    policy = Policy.of(network.described, params[PARAMS], network.budgets.names)
     logits = policy_logits(network.model, params, policy, evaluation_set)
     return policy_choices(network.policy, logits, policy, results, costs)
-
-
-def _evaluated(
-    network: _Network,
-    results: tuple[BudgetResult, ...],
-    seconds: dict[str, float],
-    chosen: PolicyChoices | None,
-) -> EvaluatedRun:
-    return EvaluatedRun(
-        label=network.label,
-        facts=network.facts,
-        config=network.model.config,
-        results=results,
-        ms_per_sample={n: 1e3 * each / timing.BATCH for n, each in seconds.items()},
-        policy=chosen,
-    )
 
 
 def _load(network: _Network) -> Any:

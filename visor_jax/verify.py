@@ -170,8 +170,7 @@ def _cases(
 
 
 def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
-    buckets = model.reader.buckets
-    batch = buckets.batch([case.sample], buckets.choose(case.sample))
+    batch = model.reader.batch(case.sample)
     tokens = generation.generate(
         model.network,
         model.params,

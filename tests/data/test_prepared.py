@@ -10,13 +10,12 @@ import pytest
 from tests import tiny
 from visor_jax.batch import spec_of
 from visor_jax.data.prepared import (
-    MANIFEST,
     PreparedRows,
     example_batch,
     prepared_iterator,
-    read_manifest,
     write_prepared,
 )
+from visor_jax.data.prepared_manifest import MANIFEST, read_manifest
 from visor_jax.data.tokenizer import load_tokenizer, page_tokenizer
 from visor_jax.training.warm_start import bring_processing_files
 

@@ -11,8 +11,6 @@ A record is `flax.serialization.msgpack_serialize({field: array})`, the arrays w
 the batch axis. All rows have the same fields, shapes and dtypes.
 """
 
-import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -25,39 +23,22 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from flax import serialization
 
 from visor_jax.batch import Batch
+from visor_jax.data.prepared_manifest import (
+    MANIFEST,
+    Manifest,
+    Shard,
+    Specs,
+    check_fields,
+    read_manifest,
+    write_manifest,
+)
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 
-_WRITER = "visor_jax.data.prepared.write_prepared"
 # Grain reads single rows, so every record is compressed by itself.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
-_FIELDS = Batch.__dataclass_fields__
-_REQUIRED = {name for name, f in _FIELDS.items() if f.default is not None}
 
 Row = dict[str, np.ndarray]
-# Shape (without the batch axis) and dtype of every field.
-Specs = dict[str, tuple[tuple[int, ...], str]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One file: its name in the directory, its rows, its size on disk."""
-
-    file: str
-    rows: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a directory of prepared data holds."""
-
-    directory: Path
-    rows: int
-    shards: tuple[Shard, ...]
-    fields: Specs
 
 
 def write_prepared(
@@ -95,37 +76,8 @@ def write_prepared(
         shards.append(_write_shard(directory, len(shards), of_shard))
     if not shards:
         raise ValueError(f"There are no rows to write to {directory}.")
-    _write_manifest(directory, shards, fields)
+    write_manifest(directory, shards, fields)
     return read_manifest(directory)
-
-
-def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
-    """Returns what the directory holds, after looking at every shard's size.
-
-    Raises:
-      ValueError: if the directory holds no prepared data set, one of another format or
-        of other fields than `Batch` has, or if shards are missing or incomplete.
-    """
-    directory = Path(directory).absolute()
-    file = directory / MANIFEST
-    if not file.is_file():
-        raise ValueError(
-            f"{directory} is not a prepared data set, or its preparation was "
-            f"interrupted: it holds no {MANIFEST}. Prepare it with {_WRITER}."
-        )
-    try:
-        manifest = _parse(directory, json.loads(file.read_text()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} cannot be used: {error!r} Delete it; prepare again with {_WRITER}."
-        ) from error
-    problems = [p for shard in manifest.shards if (p := _problem(directory, shard))]
-    if problems:
-        raise ValueError(
-            f"{directory} is incomplete: {'; '.join(problems)}. Copy these files "
-            "again, or delete the directory and prepare the data again."
-        )
-    return manifest
 
 
 class PreparedRows:
@@ -211,15 +163,6 @@ def _specs(row: Row) -> Specs:
     return {name: (array.shape, array.dtype.name) for name, array in row.items()}
 
 
-def _check_fields(fields: Specs) -> None:
-    unknown, missing = (
-        sorted(fields.keys() - _FIELDS),
-        sorted(_REQUIRED - fields.keys()),
-    )
-    if unknown or missing:
-        raise ValueError(f"not the fields of Batch: {unknown=}, {missing=}.")
-
-
 def _cleared(directory: str | os.PathLike[str]) -> Path:
     """Returns the directory, without what an interrupted preparation left there."""
     directory = Path(directory).absolute()
@@ -240,7 +183,7 @@ def _records(rows: Iterable[Mapping[str, Any]], fields: Specs) -> Iterator[bytes
         row = {k: _native(v) for k, v in given.items() if v is not None}
         found = _specs(row)
         if not fields:
-            _check_fields(found)
+            check_fields(found)
             fields.update(found)
         if found != fields:
             wrong = sorted(dict(found.items() ^ fields.items()))
@@ -269,40 +212,3 @@ def _write_shard(directory: Path, number: int, records: Iterable[bytes]) -> Shar
     finally:
         writer.close()
     return Shard(file=file.name, rows=count, bytes=file.stat().st_size)
-
-
-def _write_manifest(directory: Path, shards: Sequence[Shard], fields: Specs) -> None:
-    content = {
-        "format": FORMAT,
-        "rows": sum(shard.rows for shard in shards),
-        "shards": [dataclasses.asdict(shard) for shard in shards],
-        "fields": {k: {"shape": s, "dtype": d} for k, (s, d) in fields.items()},
-    }
-    temporary = directory / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(directory / MANIFEST)
-
-
-def _parse(directory: Path, content: Mapping[str, Any]) -> Manifest:
-    if content["format"] != FORMAT:
-        raise ValueError(f"its format is {content['format']}, not {FORMAT}.")
-    fields = content["fields"].items()
-    manifest = Manifest(
-        directory=directory,
-        rows=content["rows"],
-        shards=tuple(Shard(**shard) for shard in content["shards"]),
-        fields={k: (tuple(spec["shape"]), spec["dtype"]) for k, spec in fields},
-    )
-    _check_fields(manifest.fields)
-    in_shards = sum(shard.rows for shard in manifest.shards)
-    if not manifest.rows == in_shards > 0:
-        raise ValueError(f"rows={manifest.rows}, and the shards have {in_shards}.")
-    return manifest
-
-
-def _problem(directory: Path, shard: Shard) -> str | None:
-    file = directory / shard.file
-    if not file.is_file():
-        return f"{shard.file} is missing"
-    has, wanted = file.stat().st_size, shard.bytes
-    return None if has == wanted else f"{shard.file} has {has} of {wanted} bytes"

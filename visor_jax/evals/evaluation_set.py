@@ -18,10 +18,11 @@ from visor_jax.data.page_batches import (
     evaluation_batches,
     single_question_batch,
 )
-from visor_jax.data.pages.drawing import RECIPE_VERSION
+from visor_jax.data.pages.drawing import IMAGE_SIZE, RECIPE_VERSION
 from visor_jax.data.pages.pool import PagePool, Progress, make_pool
 from visor_jax.data.pages.questions import EASY, HARD, LONGEST_QUESTION, TASK_NAMES
 from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.models.config import VLMConfig
 
 # Of the pages and of the choice of questions, for every network alike.
 EVALUATION_SEED = 0
@@ -138,4 +139,14 @@ class EvaluationSet:
             texts,
             self.tokenizer,
             text_length=LONGEST_QUESTION - 1,
+        )
+
+
+def check_reads_pages(config: VLMConfig, preset: str) -> None:
+    """Raises ValueError unless the network is one for pages."""
+    if config.vision.image_size != IMAGE_SIZE:
+        raise ValueError(
+            f"a network of preset {preset!r} for {config.vision.image_size}-pixel "
+            f"images cannot answer the embedded benchmark ({IMAGE_SIZE} pixels); only "
+            "preset 'mini' can so far."
         )

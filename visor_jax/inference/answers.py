@@ -1,12 +1,14 @@
 """What the engine hands back."""
 
 import dataclasses
+import time
 
 import numpy as np
 from jaxtyping import Int
 
 from visor_jax.budget import Budget
 from visor_jax.inference.decode import answers
+from visor_jax.inference.intake import Asked
 from visor_jax.inference.prompt_rows import Question
 from visor_jax.inference.reader import Reader, Request
 
@@ -34,6 +36,16 @@ class Answer:
     crops: int = 0
     encoded: bool = False
     seconds: float = 0.0
+
+    @classmethod
+    def refused(cls, asked: Asked, reason: str) -> "Answer":
+        """Returns the answer to a request that cannot be answered."""
+        return cls(
+            number=asked.number,
+            request=asked.request,
+            error=reason,
+            seconds=time.perf_counter() - asked.began,
+        )
 
     @classmethod
     def of(

@@ -8,8 +8,14 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
+import flax.struct
+import numpy as np
+from jaxtyping import Array, Int
+
 from visor_jax.budget import Budget
+from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.prompt_rows import PromptRow
+from visor_jax.models.decoder import Prefix
 
 
 def group_size(waiting: int, most: int) -> int:
@@ -24,6 +30,31 @@ def group_size(waiting: int, most: int) -> int:
     waiting = min(waiting, most)
     above = 1 << (waiting - 1).bit_length()
     return above if 4 * waiting >= 3 * above else above // 2
+
+
+def budgets_of_rows(
+    chooser: Chooser, rows: Sequence[PromptRow], scores: Array, per_row: int
+) -> list[Budget]:
+    """Returns the budgets of all questions, row by row.
+
+    Args:
+      scores: of the chooser, for `per_row` questions in each row.
+    """
+    asked = [
+        i * per_row + j for i, row in enumerate(rows) for j in range(len(row.questions))
+    ]
+    # Nothing to wait for where the chooser does not look.
+    seen = np.asarray(scores) if scores.size else np.zeros(scores.shape)
+    requests = [q.request for row in rows for q in row.questions]
+    return [chooser.budgets[i] for i in chooser.choose(seen[asked], requests)]
+
+
+@flax.struct.dataclass
+class WaitingRoom:
+    """Rows that have been read and wait for their budget's turn, one per place."""
+
+    tokens: Int[Array, "B T"]
+    prefix: Prefix
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

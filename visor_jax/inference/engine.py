@@ -27,11 +27,16 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.image_files import ImageInput
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.budget_groups import BudgetGroups, group_size
+from visor_jax.inference.budget_groups import (
+    BudgetGroups,
+    WaitingRoom,
+    budgets_of_rows,
+    group_size,
+)
 from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
 from visor_jax.inference.intake import Asked, Intake
-from visor_jax.inference.programs import Programs, WaitingRoom, name_of
+from visor_jax.inference.programs import Programs, name_of
 from visor_jax.inference.prompt_rows import PromptRow, Question, row_arrays
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
@@ -207,15 +212,8 @@ class Engine:
         for asked in self._intake.take_in():
             if asked.error is None:
                 self._asked[asked.number] = asked
-                continue
-            self._done.append(
-                Answer(
-                    number=asked.number,
-                    request=asked.request,
-                    error=asked.error,
-                    seconds=time.perf_counter() - asked.began,
-                )
-            )
+            else:
+                self._done.append(Answer.refused(asked, asked.error))
 
     def _read_rows(self) -> bool:
         """Reads a batch of rows into a waiting room; returns whether there was one."""
@@ -244,13 +242,8 @@ class Engine:
         self._payers |= payers
         places = room.groups.take_places(len(rows))
         fillers = [self.sizes.waiting] * (size - len(rows))
-        arrays = row_arrays(
-            rows,
-            bucket,
-            count=size,
-            per_row=self.sizes.questions_per_row,
-            pad_id=self.reader.pad_id,
-        )
+        per_row, pad_id = self.sizes.questions_per_row, self.reader.pad_id
+        arrays = row_arrays(rows, bucket, count=size, per_row=per_row, pad_id=pad_id)
         room.arrays, scores = self.programs.read(bucket, size)(
             self.programs.params,
             self.chooser.params,
@@ -260,29 +253,17 @@ class Engine:
             np.array(places + fillers, np.int32),
         )
         try:
-            budgets = iter(self._choose(rows, scores))
+            budgets = iter(budgets_of_rows(self.chooser, rows, scores, per_row))
         except ValueError as error:
             # Rows that nobody can place must not keep the others waiting.
             room.groups.give_back(places)
-            for question in (q for row in rows for q in row.questions):
-                self._refuse(question, error)
+            for number in (q.number for row in rows for q in row.questions):
+                self._payers.discard(number)
+                reason = f"no budget was chosen: {error}"
+                self._done.append(Answer.refused(self._asked.pop(number), reason))
             return
         for place, row in zip(places, rows, strict=True):
             room.groups.add(place, row, [next(budgets) for _ in row.questions])
-
-    def _choose(self, rows: list[PromptRow], scores: Array) -> list[Budget]:
-        """Returns the budgets of all questions, row by row."""
-        per_row = self.sizes.questions_per_row
-        asked = [
-            i * per_row + j
-            for i, row in enumerate(rows)
-            for j in range(len(row.questions))
-        ]
-        # Nothing to wait for where the chooser does not look.
-        seen = np.asarray(scores) if scores.size else np.zeros(scores.shape)
-        requests = [q.request for row in rows for q in row.questions]
-        indices = self.chooser.choose(seen[asked], requests)
-        return [self.chooser.budgets[index] for index in indices]
 
     def _start_group(self, *, full: bool) -> bool:
         """Starts a group of one budget; `full`: only one that fills a program."""
@@ -298,18 +279,6 @@ class Engine:
                 self.writers.start(budget, bucket, room.arrays, members, size)
                 return True
         return False
-
-    def _refuse(self, question: Question, error: ValueError) -> None:
-        number = question.number
-        self._payers.discard(number)
-        self._done.append(
-            Answer(
-                number=number,
-                request=question.request,
-                error=f"no budget was chosen: {error}",
-                seconds=time.perf_counter() - self._asked.pop(number).began,
-            )
-        )
 
     def _finish(self, question: Question, budget: Budget, written: np.ndarray) -> None:
         number = question.number

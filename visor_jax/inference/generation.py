@@ -14,7 +14,12 @@ from jaxtyping import Array, Int, Key
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.inference.decode import EndTokens, decode, decode_stream
-from visor_jax.inference.prefill import check_context, check_prompts, prefill
+from visor_jax.inference.prefill import (
+    Prefilled,
+    check_context,
+    check_prompts,
+    prefill,
+)
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
 
@@ -51,9 +56,7 @@ def generate(
       ValueError: for rows that are no prompts or do not fit into the context, a wrong
         budget, N or lack of a key.
     """
-    _check(model, batch, max_new_tokens)
-    keys = None if key is None else keys_of_rows(key, batch.size)
-    prompts = prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
+    prompts = _prefilled(model, params, batch, budget, max_new_tokens)
     return decode(
         model,
         params,
@@ -63,7 +66,7 @@ def generate(
         eos_id=eos_id,
         pad_id=pad_id,
         sampling=sampling,
-        row_keys=keys,
+        row_keys=None if key is None else keys_of_rows(key, batch.size),
     )
 
 
@@ -85,9 +88,7 @@ def stream(
     errors are those of `generate`; errors are raised at the call. One program serves
     all steps after the first.
     """
-    _check(model, batch, max_new_tokens)
-    keys = None if key is None else keys_of_rows(key, batch.size)
-    prompts = prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
+    prompts = _prefilled(model, params, batch, budget, max_new_tokens)
     return decode_stream(
         model,
         params,
@@ -97,7 +98,7 @@ def stream(
         eos_id=eos_id,
         pad_id=pad_id,
         sampling=sampling,
-        row_keys=keys,
+        row_keys=None if key is None else keys_of_rows(key, batch.size),
     )
 
 
@@ -126,12 +127,16 @@ def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
     return key
 
 
-def _check(model: VLM, batch: Batch, max_new_tokens: int) -> None:
+def _prefilled(
+    model: VLM, params: Params, batch: Batch, budget: Budget, max_new_tokens: int
+) -> Prefilled:
+    """Returns the prompts, read after they were checked, with room for an answer."""
     if max_new_tokens < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
     if _is_on_this_host(batch.tokens):
         check_prompts(batch)
         check_context(batch, max_new_tokens, model.config.decoder.max_positions)
+    return prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
 
 
 def _is_on_this_host(array: np.ndarray | Array) -> bool:

@@ -184,11 +184,8 @@ def _policy(
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
         )
-    return Policy(
-        config=policy,
-        params=read_part(step, layout.PARAMS, shapes)[PARAMS_OF_POLICY],
-        costs=tuple(described["costs"][name] for name in budgets.names),
-    )
+    params = read_part(step, layout.PARAMS, shapes)[PARAMS_OF_POLICY]
+    return Policy.of(described, params, budgets.names)
 
 
 def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:

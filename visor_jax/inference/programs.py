@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import CORNERS, Bucket, Buckets
+from visor_jax.inference.budget_groups import WaitingRoom
 from visor_jax.inference.choosers import Chooser, features_of
 from visor_jax.inference.prompt_rows import (
     ImageShape,
@@ -44,14 +44,6 @@ from visor_jax.models.vlm import VLM
 Params = Any
 Array = Any
 _logger = logging.getLogger(__name__)
-
-
-@flax.struct.dataclass
-class WaitingRoom:
-    """Rows that have been read and wait for their budget's turn, one per place."""
-
-    tokens: Array
-    prefix: Prefix
 
 
 class Programs:

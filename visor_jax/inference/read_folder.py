@@ -1,10 +1,10 @@
 """Makes the reader of a network from the files that lie beside its weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visor_jax.checkpoints.hf.hf_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.chat_template import IMAGE, VIDEO, built_in
 from visor_jax.data.image_settings import ImageSettings
@@ -148,15 +148,8 @@ def _check_places(
 
 
 def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): download it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged (no object): download it again.")
-    return found
+    """Returns the object in a file, {} where there is no file."""
+    return read_json_object(file) if file.is_file() else {}
 
 
 def _image_settings(

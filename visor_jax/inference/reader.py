@@ -2,19 +2,22 @@
 
 reader = chat_reader(config, folder)  # or page_reader(tokenizer), read_folder.py
 sample = reader.sample(Request("What is this?", images=["photo.jpg"]), room=256)
-batch = reader.buckets.batch([sample], reader.buckets.choose(sample))
+batch = reader.batch(sample)
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.chat_template import IMAGE, VIDEO, Message
 from visor_jax.data.samples import Images, Sample, Videos, image_list, video_list
 
 # A Hugging Face tokenizer; `visor_jax.data` alone imports that package.
 Tokenizer = Any
+# A text, or chat messages.
+Prompt = str | Sequence[Message]
 
 # What decoders put in place of bytes that are no character yet.
 _INCOMPLETE = "\ufffd"
@@ -32,7 +35,7 @@ class Request:
     Raises ValueError for what is neither.
     """
 
-    prompt: str | Sequence[Message]
+    prompt: Prompt
     images: Images = None
     videos: Videos = None
 
@@ -100,6 +103,10 @@ class Reader:
             videos=request.videos,
             room=room,
         )
+
+    def batch(self, sample: Sample) -> Batch:
+        """Returns the one-row batch of a sample, in the smallest bucket."""
+        return self.buckets.batch([sample], self.buckets.choose(sample))
 
     def text(self, tokens: Sequence[int]) -> str:
         """Returns the answer that these tokens are, without special ones."""

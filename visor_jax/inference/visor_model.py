@@ -2,38 +2,39 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from visor_jax.batch import Batch
-from visor_jax.budget import Budget, BudgetSet
+from visor_jax.budget import Budget
 from visor_jax.data.chat_template import Message
 from visor_jax.data.samples import Images, Videos
-from visor_jax.flops.account import account
-from visor_jax.flops.table import Row
 from visor_jax.inference import generation
 from visor_jax.inference.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.decode import answers
 from visor_jax.inference.engine import Engine
-from visor_jax.inference.reader import Reader, Request
+from visor_jax.inference.loaded_network import LoadedNetwork
+from visor_jax.inference.reader import Prompt, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
-from visor_jax.models.config import VLMConfig
-from visor_jax.models.vlm import VLM
-from visor_jax.policy.network import Policy
-
-Params = Any
-Prompt = str | Sequence[Message]
 
 
-class VisorModel:
-    """A network with its parameters, budgets and reader of text and pictures.
+class Options(TypedDict, total=False):
+    """How to answer.
 
-    config: its sizes and layer plan. budgets: what it was trained for, in class order.
-    metadata: whatever else its run recorded (preset, seed, step, ...).
+    max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
+    sampling. cost: with "auto", above 0 for cheaper choices.
+    """
+
+    max_new_tokens: int | None
+    sampling: Sampling
+    key: Array | None
+    cost: float
+
+
+class VisorModel(LoadedNetwork):
+    """A network that answers.
 
     Where a method takes `prompt`, that is a text or a list of chat messages; `images`
     and `videos` (lists of frames) may be in the messages instead. `budget` is a name
@@ -42,34 +43,15 @@ class VisorModel:
     costs count: 0 as it was trained, more for cheaper choices).
     """
 
-    def __init__(
-        self,
-        config: VLMConfig,
-        params: Params,
-        budgets: BudgetSet,
-        reader: Reader,
-        metadata: dict[str, Any],
-        policy: Policy | None = None,
-    ) -> None:
-        self.config = config
-        self.params = params
-        self.budgets = budgets
-        self.reader = reader
-        self.metadata = metadata
-        self.policy = policy
-        self.network = VLM(config)
-        self._choice = BudgetChoice(
+    @functools.cached_property
+    def _choice(self) -> BudgetChoice:
+        return BudgetChoice(
             model=self.network,
-            params=params,
-            buckets=reader.buckets,
-            budgets=budgets,
-            policy=policy,
+            params=self.params,
+            buckets=self.reader.buckets,
+            budgets=self.budgets,
+            policy=self.policy,
         )
-
-    @property
-    def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        return self.reader.tokenizer
 
     def generate(
         self,
@@ -78,17 +60,13 @@ class VisorModel:
         budget: str | Budget | None = None,
         *,
         videos: Videos = None,
-        max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        key: Array | None = None,
-        cost: float = 0.0,
+        **options: Unpack[Options],
     ) -> str:
         """Returns the answer to a prompt.
 
         Args:
           images: files, their bytes, PIL images or uint8 arrays; None for none.
-          max_new_tokens: at most so many; None for 256 (8 for pages).
-          key: for random sampling.
+          **options: see `Options`.
 
         Raises:
           ValueError: for an image that cannot be read, places in the prompt that do not
@@ -96,15 +74,7 @@ class VisorModel:
             not know, or a budget that the network was not trained for.
         """
         request = Request(prompt, images, videos)
-        (answer,) = self.generate_all(
-            [request],
-            budget,
-            batch_size=1,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            key=key,
-            cost=cost,
-        )
+        (answer,) = self.generate_all([request], budget, batch_size=1, **options)
         return answer
 
     def chat(
@@ -113,15 +83,16 @@ class VisorModel:
         budget: str | Budget | None = None,
         *,
         images: Images = None,
-        **options: Any,
+        videos: Videos = None,
+        **options: Unpack[Options],
     ) -> str:
         """Returns the assistant's next turn.
 
         Args:
           messages: of Hugging Face's form, images in their parts or beside them.
-          **options: of `generate`, whose errors these are.
+          **options: as in `generate`, whose errors these are.
         """
-        return self.generate(images, messages, budget, **options)
+        return self.generate(images, messages, budget, videos=videos, **options)
 
     def generate_all(
         self,
@@ -175,23 +146,31 @@ class VisorModel:
         budget: str | Budget | None = None,
         *,
         videos: Videos = None,
-        max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        key: Array | None = None,
-        cost: float = 0.0,
+        **options: Unpack[Options],
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
 
         Arguments and errors are those of `generate`; errors are raised at the call.
         """
+        return self._stream(Request(prompt, images, videos), budget, **options)
+
+    def _stream(
+        self,
+        request: Request,
+        budget: str | Budget | None,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        key: Array | None = None,
+        cost: float = 0.0,
+    ) -> Iterator[str]:
         count = self._count(max_new_tokens)
-        sample = self.reader.sample(Request(prompt, images, videos), room=count)
+        sample = self.reader.sample(request, room=count)
         (chosen,) = self._choice.of_samples([sample], budget, cost)
-        buckets = self.reader.buckets
         tokens = generation.stream(
             self.network,
             self.params,
-            buckets.batch([sample], buckets.choose(sample)),
+            self.reader.batch(sample),
             chosen,
             max_new_tokens=count,
             **self._ends(),
@@ -199,28 +178,6 @@ class VisorModel:
             key=key,
         )
         return self.reader.pieces(int(token[0]) for token in tokens)
-
-    def logits(
-        self,
-        images: Images = None,
-        prompt: Prompt = "",
-        budget: str | Budget | None = None,
-        *,
-        videos: Videos = None,
-    ) -> Float[np.ndarray, "T W"]:
-        """Returns float32 logits of what follows each of the prompt's T text tokens.
-
-        Image tokens have none. Arguments and errors are those of `generate`.
-        """
-        batch = self.batch(images, prompt, videos=videos, max_new_tokens=0)
-        return self.logits_of(batch, budget)[0][batch.text_mask[0]]
-
-    def logits_of(
-        self, batch: Batch, budget: str | Budget | None = None
-    ) -> Float[np.ndarray, "B T W"]:
-        """Returns the logits of a batch, those of padding among them."""
-        gates = self.budget(budget).gates(self.config.plan)
-        return np.asarray(_logits(self.params, batch, model=self.network, gates=gates))
 
     def choose(
         self,
@@ -259,85 +216,5 @@ class VisorModel:
             budget = self._choice.chooser(budget, cost)
         return Engine(self.network, self.params, self.reader, budget, **options)
 
-    def batch(
-        self,
-        images: Images = None,
-        prompt: Prompt = "",
-        *,
-        videos: Videos = None,
-        max_new_tokens: int | None = None,
-    ) -> Batch:
-        """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
-        count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
-        request = Request(prompt, images, videos)
-        sample = self.reader.sample(request, room=count)
-        return self.reader.buckets.batch([sample], self.reader.buckets.choose(sample))
-
-    def cost(
-        self,
-        budget: str | Budget | None = None,
-        *,
-        text_tokens: int = 8,
-        image_tokens: int | None = None,
-        crops: int = 1,
-        logit_positions: int | None = 1,
-    ) -> Row:
-        """Returns the FLOPs of a budget and what it saves against the dense network.
-
-        What is counted, and against what: `visor_jax.flops.table.HEADER`.
-
-        Args:
-          budget: any of the network's plan, also one it was not trained for.
-          image_tokens: None for one crop's.
-          logit_positions: 1, all that a generation needs; None for all text tokens.
-
-        Raises:
-          ValueError: for an unknown budget or an impossible length.
-        """
-        chosen = self.budgets.of_plan(budget)
-        patches = self.config.vision.num_patches
-        measured = account(
-            self.config,
-            chosen,
-            text_tokens=text_tokens,
-            image_tokens=patches if image_tokens is None else image_tokens,
-            crops=crops,
-            logit_positions=logit_positions,
-        )
-        return Row.of(chosen.name, measured)
-
-    def budget(self, budget: str | Budget | None = None) -> Budget:
-        """Returns the budget of that name. See `BudgetSet.find`."""
-        return self.budgets.find(budget)
-
-    def latency(
-        self,
-        batch: Batch,
-        budget: str | Budget | None = None,
-        *,
-        max_new_tokens: int | None = None,
-    ) -> generation.Latency:
-        """Returns the measured milliseconds of prefill and of each further token."""
-        return generation.measure_latency(
-            self.network,
-            self.params,
-            batch,
-            self.budget(budget),
-            max_new_tokens=self._count(max_new_tokens),
-        )
-
-    def _count(self, max_new_tokens: int | None) -> int:
-        count = self.reader.new_tokens if max_new_tokens is None else max_new_tokens
-        if count < 1:
-            raise ValueError(f"{max_new_tokens=} must be at least 1.")
-        return count
-
     def _ends(self) -> dict[str, Any]:
         return {"eos_id": self.reader.eos_ids, "pad_id": self.reader.pad_id}
-
-
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
-def _logits(
-    params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
-) -> Float[Array, "B T W"]:
-    return model.apply({"params": params}, batch, gates).logits

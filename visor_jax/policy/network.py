@@ -5,6 +5,7 @@ chosen from the logits is `policy.choose`; where they come from, `training.polic
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -89,6 +90,21 @@ class Policy:
     config: PolicyConfig
     params: Any
     costs: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, described: Mapping[str, Any], params: Any, budgets: Sequence[str]
+    ) -> "Policy":
+        """Returns the policy that a checkpoint's metadata describes.
+
+        Args:
+          budgets: names of its classes.
+        """
+        return cls(
+            config=PolicyConfig.from_dict(described["config"]),
+            params=params,
+            costs=tuple(described["costs"][name] for name in budgets),
+        )
 
     def logits(
         self, params: Any, features: PolicyFeatures

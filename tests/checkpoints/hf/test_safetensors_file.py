@@ -26,7 +26,7 @@ def tensors(draw):
     return name, {key: value.view(np.dtype(name)) for key, value in bits.items()}
 
 
-def same(found, expected):
+def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for key, array in expected.items():
         assert found[key].dtype == array.dtype
@@ -40,10 +40,10 @@ def test_what_one_writes_the_other_reads(tmp_path_factory, given):
     folder = tmp_path_factory.mktemp("files")
     save_file(expected, folder / "theirs")
     infos = read_header(folder / "theirs")
-    same({key: info.read() for key, info in infos.items()}, expected)
+    assert_same({key: info.read() for key, info in infos.items()}, expected)
     shapes = {key: value.shape for key, value in expected.items()}
     write_file(folder / "ours", shapes, np.dtype(name), expected.__getitem__)
-    same(load_file(folder / "ours"), expected)
+    assert_same(load_file(folder / "ours"), expected)
 
 
 def test_writing_casts_and_takes_one_tensor_at_a_time(tmp_path):

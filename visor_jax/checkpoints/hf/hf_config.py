@@ -65,6 +65,11 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder} is no model of Hugging Face: it has no {CONFIG}.")
+    return read_json_object(file)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file. Raises ValueError if there is none."""
     try:
         found = json.loads(file.read_text())
     except ValueError as error:

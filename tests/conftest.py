@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "parity: compares with the PyTorch reference; needs torch"
     )
+    config.addinivalue_line("markers", "slow: minutes; run by hand with -m slow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

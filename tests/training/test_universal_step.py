@@ -1,5 +1,6 @@
 """The training step: which budget it trains, what it skips, what it leaves alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 
 from tests import tiny
 from tests.tolerances import GRADIENT
-from visor_jax.budget import BudgetSet
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.losses import cross_entropy
@@ -22,31 +24,60 @@ from visor_jax.training.universal_step import (
     summary,
 )
 
-CONFIG = tiny.VISOR
-BUDGETS = BudgetSet.parse(["every"], CONFIG.plan)
+CONFIG = tiny.VISOR.replace(
+    vision=dataclasses.replace(tiny.VISION, num_layers=1),
+    plan=LayerPlan.build(4, cross=(1, 3), self_=(0, 2)),
+)
 FROZEN = ("vision_tower",)
 BATCH = jax.tree.map(jnp.asarray, tiny.random_batch(CONFIG))
+# A tenth of the run for each: one program serves them all, the step says which it is.
+PHASES = ({"none": 1}, {"sa1:2": 1}, {"all": 1}, {"none": 0.5, "all": 0.5})
+# The first step of descent with momentum is plain descent, and it has a state.
+DESCENT = optax.sgd(0.1, momentum=0.9)
+
+assert_close = functools.partial(np.testing.assert_allclose, **GRADIENT)
 
 
-def build(weights, *, optimizer=None, config=CONFIG, **objective):
-    """Returns (step, state) of a run that draws budgets with these weights."""
-    optimizer = optimizer or optax.sgd(0.1)
-    schedule = BudgetSchedule(BUDGETS, (SchedulePhase(1.0, weights),), num_steps=100)
+def build(config=CONFIG, *, accumulate=1, optimizer=DESCENT, **objective):
+    """Returns (step, state) of a run of 100 steps in the phases above."""
+    budgets = tiny.every_budget(config)
+    phases = [
+        SchedulePhase((i + 1) / 10, weights) for i, weights in enumerate(PHASES[:-1])
+    ]
+    schedule = BudgetSchedule(budgets, (*phases, SchedulePhase(1.0, PHASES[-1])), 100)
     step = make_universal_step(
-        VLM(config), optimizer, schedule, ObjectiveSettings(**objective), FROZEN
+        VLM(config),
+        optimizer,
+        schedule,
+        ObjectiveSettings(**objective),
+        FROZEN,
+        accumulate,
     )
     state = TrainState.create(
         tiny.params_of(config)["params"],
         optimizer,
         FROZEN,
         seed=0,
-        num_budgets=len(BUDGETS),
+        num_budgets=len(budgets),
     )
     return jax.jit(step), state
 
 
-def expected_params(params, gates):
-    """Returns the parameters after one step of plain gradient descent, static gates."""
+def at(state, phase):
+    """Returns the state at the first step of a phase."""
+    return state.replace(step=jnp.asarray(10 * phase, jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Returns (compiled step, state) without anything optional."""
+    step, state = build()
+    return step.lower(state, BATCH).compile(), state
+
+
+@jax.jit
+def descended(params, gates):
+    """Returns the parameters after one step of plain gradient descent."""
     trainable, frozen = split_frozen(params, FROZEN)
 
     def loss(trainable):
@@ -54,28 +85,34 @@ def expected_params(params, gates):
         logits = VLM(CONFIG).apply(merged, BATCH, gates).logits
         return cross_entropy(logits, BATCH.targets, BATCH.loss_mask).mean
 
-    grads = jax.jit(jax.grad(loss))(trainable)
-    stepped = jax.tree.map(lambda p, g: p - 0.1 * g, trainable, grads)
-    return merge(stepped, frozen)
+    grads = jax.grad(loss)(trainable)
+    return merge(jax.tree.map(lambda p, g: p - 0.1 * g, trainable, grads), frozen)
 
 
-@pytest.mark.parametrize("name", ["none", "sa1:3", "all"])
-def test_a_step_is_gradient_descent_at_the_drawn_budget(name):
-    step, state = build({name: 1.0})
-    after = step(state, BATCH)
-    gates = BudgetSet.parse([name], CONFIG.plan).budgets[0].gates(CONFIG.plan)
-    expected = expected_params(state.params, gates)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, **GRADIENT),
-        after.params,
-        expected,
-    )
-    assert after.step == 1
+@pytest.mark.parametrize(
+    ("phase", "gates"), [(0, (False, False)), (1, (False, True)), (2, (True, True))]
+)
+def test_a_step_is_gradient_descent_at_the_drawn_budget(plain, phase, gates):
+    step, state = plain
+    after = step(at(state, phase), BATCH)
+    expected = descended(state.params, jnp.asarray(gates))
+    jax.tree.map(assert_close, after.params, expected)
+    assert after.step == 10 * phase + 1
 
 
-def test_frozen_parameters_stay_bit_identical_and_have_no_optimiser_state():
-    step, state = build({"all": 1.0}, optimizer=optax.adam(0.1))
-    after = step(state, BATCH)
+def test_a_batch_in_parts_is_the_whole_batch(plain):
+    step, state = plain
+    batch = BATCH.replace(loss_mask=BATCH.loss_mask.at[0, 3:].set(False))
+    whole = step(at(state, 1), batch)
+    in_parts, state = build(accumulate=2)
+    parts = in_parts(at(state, 1), batch)
+    jax.tree.map(assert_close, parts.params, whole.params)
+    jax.tree.map(assert_close, parts.sums, whole.sums)
+
+
+def test_frozen_parameters_stay_bit_identical_and_have_no_optimiser_state(plain):
+    step, state = plain
+    after = step(at(state, 2), BATCH)
     jax.tree.map(
         np.testing.assert_array_equal,
         after.params["vision_tower"],
@@ -88,52 +125,49 @@ def test_frozen_parameters_stay_bit_identical_and_have_no_optimiser_state():
     assert not any("vision_tower" in p for p in paths)
 
 
-def test_the_compiled_step_holds_a_conditional_for_every_self_layer():
-    step, state = build({"any": 1.0})
-    text = step.lower(state, BATCH).compile().as_text()
+def test_the_compiled_step_holds_a_conditional_for_every_self_layer(plain):
     # Forward and backward of each gated layer.
-    assert text.count(" conditional(") >= 2 * len(CONFIG.plan.self_layers)
+    count = plain[0].as_text().count(" conditional(")
+    assert count >= 2 * len(CONFIG.plan.self_layers)
 
 
-def test_sums_say_which_budgets_were_trained():
-    step, state = build({"none": 0.5, "all": 0.5})
+def test_sums_say_which_budgets_were_trained(plain):
+    step, state = plain
+    state = at(state, 3)
     for _ in range(6):
         state = step(state, BATCH)
-    values = summary(state.sums, BUDGETS.names)
+    budgets = tiny.every_budget(CONFIG)
+    values = summary(state.sums, budgets.names)
     assert state.sums.steps.sum() == 6
-    assert set(values) >= {"loss", "loss/sa0", "loss/sa2:1,3"}
-    assert "loss/sa1:1" not in values
+    assert set(values) >= {"loss", "loss/sa0", "loss/sa2:0,2"}
+    assert "loss/sa1:0" not in values
     trained = [float(n) for n in state.sums.steps]
     weighted = sum(
         n * values[f"loss/{name}"]
-        for n, name in zip(trained, BUDGETS.names, strict=True)
+        for n, name in zip(trained, budgets.names, strict=True)
         if n
     )
-    np.testing.assert_allclose(values["loss"], weighted / 6, **GRADIENT)
+    assert_close(values["loss"], weighted / 6)
 
 
-def test_sandwich_trains_the_mean_of_largest_smallest_and_drawn():
-    step, state = build({"sa1:1": 1.0}, sandwich=True)
-    after = step(state, BATCH)
-    single = [
-        build({name: 1.0})[0](state, BATCH).params for name in ("sa1:1", "all", "none")
-    ]
+def test_sandwich_trains_the_mean_of_largest_smallest_and_drawn(plain):
+    step, state = build(sandwich=True)
+    after = step(at(state, 1), BATCH)
+    single = [plain[0](at(plain[1], phase), BATCH).params for phase in range(3)]
     mean = jax.tree.map(lambda *x: sum(x) / 3, *single)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, **GRADIENT), after.params, mean
-    )
+    jax.tree.map(assert_close, after.params, mean)
 
 
 def test_distillation_pulls_the_drawn_budget_towards_the_largest():
+    @jax.jit
     def gap(params):
-        model, gates = VLM(CONFIG), BudgetSet.parse(["none", "all"], CONFIG.plan)
         none, full = (
-            model.apply({"params": params}, BATCH, b.gates(CONFIG.plan)).logits
-            for b in gates
+            VLM(CONFIG).apply({"params": params}, BATCH, gates).logits
+            for gates in ((False, False), (True, True))
         )
         return jnp.abs(jax.nn.softmax(none) - jax.nn.softmax(full)).mean()
 
-    step, state = build({"none": 1.0}, distill_weight=100.0, optimizer=optax.adam(1e-3))
+    step, state = build(distill_weight=100.0, optimizer=optax.adam(1e-3))
     before = gap(state.params)
     for _ in range(10):
         state = step(state, BATCH)
@@ -141,40 +175,27 @@ def test_distillation_pulls_the_drawn_budget_towards_the_largest():
 
 
 def test_reading_loss_reaches_the_network_only_where_its_layer_is_on():
-    config = tiny.NETWORKS["reading"]
+    config = CONFIG.replace(
+        image_newline=False, grid_embedding=True, reading_layers=(ENTRY, 0, 2)
+    )
     labels = np.random.default_rng(0).integers(-1, 10, BATCH.image_mask.shape)
-    batch = BATCH.replace(image_labels=jnp.asarray(labels, jnp.int32))
-    batch = batch.replace(image_token_index=batch.image_token_index % 9)
-    budgets = BudgetSet.parse(["none", "sa1:0", "all"], config.plan)
-    moved = {}
-    for name in budgets.names:
-        schedule = BudgetSchedule(budgets, (SchedulePhase(1.0, {name: 1.0}),), 10)
-        step = make_universal_step(
-            VLM(config),
-            optax.sgd(0.1),
-            schedule,
-            ObjectiveSettings(reading_weight=1.0),
-            FROZEN,
-        )
-        state = TrainState.create(
-            tiny.params_of(config)["params"],
-            optax.sgd(0.1),
-            FROZEN,
-            seed=0,
-            num_budgets=len(budgets),
-        )
-        after = jax.jit(step)(state, batch)
-        moved[name] = {
-            key: bool(
-                np.any(after.params[key]["kernel"] != state.params[key]["kernel"])
-            )
-            for key in state.params
-            if key.startswith("reading_heads")
-        }
-    heads = [f"reading_heads_{name}" for name in ("0", "2", "entry")]
-    assert [moved["sa0"][h] for h in heads] == [False, False, True]
-    assert [moved["sa1:0"][h] for h in heads] == [True, False, False]
-    assert [moved["sa2:0,2"][h] for h in heads] == [True, True, False]
+    batch = BATCH.replace(
+        image_labels=jnp.asarray(labels, jnp.int32),
+        image_token_index=BATCH.image_token_index % config.vision.num_patches,
+    )
+    step, state = build(config, reading_weight=1.0)
+
+    def moved(phase):
+        after = step(at(state, phase), batch)
+        heads = (f"reading_heads_{name}" for name in ("0", "2", "entry"))
+        return [
+            bool(np.any(after.params[h]["kernel"] != state.params[h]["kernel"]))
+            for h in heads
+        ]
+
+    assert moved(0) == [False, False, True]
+    assert moved(1) == [False, True, False]
+    assert moved(2) == [True, True, False]
 
 
 def test_negative_weights_are_refused():

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
+from visor_jax.training.accumulation import Term, gradient
 from visor_jax.training.budget_sampling import BudgetSchedule
 from visor_jax.training.losses import (
     Summed,
@@ -51,13 +53,20 @@ class ObjectiveSettings:
             raise ValueError(f"Weights must not be negative: {negative}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """One forward pass at one budget."""
+@flax.struct.dataclass
+class _Sums:
+    """What a forward pass at one budget adds up to."""
 
     answers: Summed
     hits: Summed
     reading: Summed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """One forward pass at one budget."""
+
+    sums: _Sums
     logits: Float[Array, "B T W"]
 
 
@@ -67,8 +76,12 @@ def make_universal_step(
     schedule: BudgetSchedule,
     objective: ObjectiveSettings,
     frozen: tuple[str, ...],
+    accumulate: int = 1,
 ) -> Step:
-    """Returns the pure function (state, batch) -> state. Jit it with donated state."""
+    """Returns the pure function (state, batch) -> state. Jit it with donated state.
+
+    accumulate: parts of the batch that are passed through one after another.
+    """
     minimised = _Minimised(model, schedule, objective)
 
     def step(state: TrainState, batch: Batch) -> TrainState:
@@ -76,34 +89,32 @@ def make_universal_step(
         budget = schedule.draw(key, state.step)
         trainable, fixed = split_frozen(state.params, frozen)
 
-        def loss_of(trainable: Tree) -> tuple[Float[Array, ""], tuple[Summed, ...]]:
-            loss, outcome = minimised(merge(trainable, fixed), batch, budget)
-            return loss, (outcome.answers, outcome.hits, outcome.reading)
+        def terms(trainable: Tree, batch: Batch) -> tuple[list[Term], _Sums]:
+            return minimised(merge(trainable, fixed), batch, budget)
 
-        grads, (answers, hits, reading) = jax.grad(loss_of, has_aux=True)(trainable)
+        grads, sums = gradient(terms, trainable, batch, parts=accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        sums = state.sums.add(
-            budget,
-            steps=jnp.ones(()),
-            loss=answers.mean,
-            hits=hits.total,
-            tokens=hits.count,
-            reading_loss=reading.mean,
-            grad_norm=optax.tree.norm(grads),
-        )
         return state.replace(
             step=state.step + 1,
             params=merge(trainable, fixed),
             opt_state=opt_state,
-            sums=sums,
+            sums=state.sums.add(
+                budget,
+                steps=jnp.ones(()),
+                loss=sums.answers.mean,
+                hits=sums.hits.total,
+                tokens=sums.hits.count,
+                reading_loss=sums.reading.mean,
+                grad_norm=optax.tree.norm(grads),
+            ),
         )
 
     return step
 
 
 class _Minimised:
-    """The scalar that a step minimises, as a function of parameters, batch, budget."""
+    """What a step minimises, as a function of parameters, batch and budget."""
 
     def __init__(
         self, model: VLM, schedule: BudgetSchedule, objective: ObjectiveSettings
@@ -115,8 +126,8 @@ class _Minimised:
 
     def __call__(
         self, params: Tree, batch: Batch, budget: Array
-    ) -> tuple[Float[Array, ""], _Outcome]:
-        """Returns the loss and the outcome of the drawn budget."""
+    ) -> tuple[list[Term], _Sums]:
+        """Returns the addends of the loss and the sums of the drawn budget."""
         drawn = self._run(params, batch, self.schedule.gates(budget))
         outcomes, teacher = [drawn], None
         if self.objective.sandwich:
@@ -125,14 +136,16 @@ class _Minimised:
         elif self.objective.distill_weight:
             fixed = jax.lax.stop_gradient(params)
             teacher = self._run(fixed, batch, self.largest)
-        total = jnp.zeros(())
+        share, terms = 1 / len(outcomes), []
         for outcome in outcomes:
-            total += outcome.answers.mean
-            total += self.objective.reading_weight * outcome.reading.mean
+            terms.append(Term(outcome.sums.answers, share))
+            if self.objective.reading_weight:
+                weight = share * self.objective.reading_weight
+                terms.append(Term(outcome.sums.reading, weight))
             if self.objective.distill_weight and outcome is not teacher:
                 gap = distillation(outcome.logits, teacher.logits, batch.loss_mask)
-                total += self.objective.distill_weight * gap.mean
-        return total / len(outcomes), drawn
+                terms.append(Term(gap, share * self.objective.distill_weight))
+        return terms, drawn.sums
 
     def _run(self, params: Tree, batch: Batch, gates: Bool[Array, "S"]) -> _Outcome:
         reads = self.objective.reading_weight > 0
@@ -145,9 +158,8 @@ class _Minimised:
             is_on[ENTRY] = ~jnp.any(gates)
             reading = reading_loss(output.reading_logits, batch.image_labels, is_on)
         scored = (output.logits, batch.targets, batch.loss_mask)
-        return _Outcome(
-            cross_entropy(*scored), accuracy(*scored), reading, output.logits
-        )
+        sums = _Sums(cross_entropy(*scored), accuracy(*scored), reading)
+        return _Outcome(sums, output.logits)
 
 
 def summary(sums: BudgetSums, names: tuple[str, ...]) -> dict[str, float]:

@@ -20,6 +20,28 @@ def base(preset: str) -> ml_collections.ConfigDict:
     return mini() if preset == "mini" else llava_ov(preset)
 
 
+def maximal(preset: str, samples: int) -> ml_collections.ConfigDict:
+    """Returns what both stages before universal training have in common.
+
+    They begin with a checkpoint and train the full budget.
+
+    Args:
+      samples: of the run at the published sizes.
+    """
+    config = base(preset)
+    config.task = "universal"
+    config.budgets = ("all",)
+    config.budget_phases = ((1.0, {"all": 1.0}),)
+    config.init_from = ml_collections.config_dict.required_placeholder(str)
+    if preset == "mini":
+        config.tower.steps = 0
+    else:
+        config.loop.steps = samples // config.data.batch_size
+        # 3 % of the run, as in LLaVA-OneVision.
+        config.optimizer.warmup_steps = round(0.03 * config.loop.steps)
+    return config
+
+
 def mini() -> ml_collections.ConfigDict:
     """Returns the embedded benchmark: a page of digits, 144 image tokens, 9 layers."""
     config = ml_collections.ConfigDict()
@@ -51,6 +73,8 @@ def mini() -> ml_collections.ConfigDict:
         "decay": "linear",
         # The norm that SigLIP checkpoints carry and LLaVA does not use.
         "frozen": ("vision_tower/post_layernorm",),
+        "groups": {},
+        "accumulate": 1,
     }
     config.loop = {"steps": 3600, "log_every": 50, "checkpoint_every": 500}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
@@ -83,6 +107,20 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "warmup_steps": 750,
         "decay": "cosine",
         "frozen": ("vision_tower/post_layernorm",),
+        "groups": {
+            "vision_tower": {"pattern": "^vision_tower/", "learning_rate": 2e-6},
+            "projector": {
+                "pattern": "^(projector/|image_newline$)",
+                "learning_rate": 1e-5,
+            },
+            "language_model": {
+                "pattern": "^language_model/(?!.*/cross_attention/)",
+                "learning_rate": 1e-5,
+            },
+            "adapters": {"pattern": "/cross_attention/", "learning_rate": 1e-5},
+        },
+        # Parts of a batch that pass through the network one after another.
+        "accumulate": 1,
     }
     config.loop = {"steps": 25000, "log_every": 20, "checkpoint_every": 1000}
     config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}

@@ -18,5 +18,7 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     if preset == "mini":
         # A dense step takes longer: about the time of the universal network's steps.
         config.loop.steps = 2200
+    else:
+        del config.optimizer.groups["adapters"]
     config.budget_phases = ((1.0, {"all": 1.0}),)
     return config

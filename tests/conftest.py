@@ -5,8 +5,16 @@ Everything here happens before jax starts and before `visor_jax` is imported.
 
 import importlib.util
 import os
+import pathlib
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What one test, worker or started command has compiled the others need not.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR"
+) or tempfile.mkdtemp(prefix="visor_jax_tests_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import hypothesis
 import jax
@@ -31,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "parity: compares with the PyTorch reference; needs torch"
     )
     config.addinivalue_line("markers", "slow: minutes; run by hand with -m slow")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    programs = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    starter = not hasattr(config, "workerinput")
+    if starter and programs.name.startswith("visor_jax_tests_"):
+        shutil.rmtree(programs, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dedicated, dense, universal
+from configs import dedicated, dense, stage_a, stage_b, universal
 from tests import tiny
 from visor_jax import settings
 from visor_jax.models.vlm import VLM
@@ -33,12 +33,16 @@ def prepared(tmp_path, config):
         functools.partial(universal.get_config, "llava_ov_0p5b"),
         functools.partial(universal.get_config, "llava_ov_7b"),
         functools.partial(dense.get_config, "llava_ov_0p5b"),
+        stage_a.get_config,
+        stage_b.get_config,
     ],
 )
 def test_every_configuration_traces_one_step(make, tmp_path):
     config = make()
     if config.data.kind == "prepared":
         config = prepared(tmp_path, config)
+    if config.label.startswith("stage"):
+        config.init_from = "runs/before"
     run = settings.read(config)
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     sample = tiny.Sample(image=8, questions=(4, 4))
@@ -61,6 +65,12 @@ def test_every_configuration_traces_one_step(make, tmp_path):
         lambda x: (x.shape, x.dtype), state
     )
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(after.params))
+
+
+@pytest.mark.parametrize("stage", [stage_a, stage_b])
+def test_stages_begin_with_a_checkpoint(stage):
+    with pytest.raises(ValueError, match=r"--config\.init_from"):
+        settings.read(stage.get_config())
 
 
 def test_presets_that_need_data_say_so():

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ml_collections.config_dict import RequiredValueError
+
 from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
@@ -20,7 +22,8 @@ from visor_jax.policy.network import PolicyConfig
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
-from visor_jax.training.optimizer import OptimizerSettings, learning_rate_schedule
+from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
+from visor_jax.training.parameter_groups import ParameterGroup
 from visor_jax.training.policy_objective import PolicyObjective
 from visor_jax.training.policy_stages import ScoreSettings
 from visor_jax.training.tower_stage import TowerSettings
@@ -109,7 +112,13 @@ def read(config: Mapping[str, Any]) -> UniversalSettings | PolicySettings:
     Raises:
       ValueError: for unknown or missing keys and for values that make no sense.
     """
-    fields = _plain(config)
+    try:
+        fields = _plain(config)
+    except RequiredValueError as error:
+        raise ValueError(
+            "This configuration begins with a checkpoint: add "
+            "--config.init_from=WORKDIR of a run, or of imported weights."
+        ) from error
     task = fields.get("task", "universal")
     if task not in _TASKS:
         raise ValueError(f"{task=} is not one of {tuple(_TASKS)}.")
@@ -159,6 +168,8 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
         )
     if shared["data"].kind != "pages":
         raise ValueError("A policy trains on pages so far: set data.kind to 'pages'.")
+    if shared["optimizer"].accumulate > 1:
+        raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")
     metadata = read_metadata(init_from)
     model = VLMConfig.from_dict(metadata["model"])
     names = _budget_names(fields["budgets"] or metadata["budgets"], model.plan)
@@ -195,8 +206,8 @@ _SHARED = {
 def _shared(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of `RunSettings` that every task reads alike."""
     loop = _build(LoopSettings, fields["loop"], "loop")
-    optimizer = _build(OptimizerSettings, fields["optimizer"], "optimizer")
-    learning_rate_schedule(optimizer, loop.steps)
+    optimizer = _optimizer(fields["optimizer"])
+    make_optimizer(optimizer, loop.steps)
     return {
         **{name: fields[name] for name in ("task", "preset", "label", "seed")},
         "data": _data(fields["data"], fields["seed"]),
@@ -207,6 +218,14 @@ def _shared(fields: dict[str, Any]) -> dict[str, Any]:
             fields["evaluation_pages"], "evaluation_pages"
         ),
     }
+
+
+def _optimizer(fields: dict[str, Any]) -> OptimizerSettings:
+    groups = {
+        name: _build(ParameterGroup, group, f"optimizer.groups.{name}")
+        for name, group in fields.get("groups", {}).items()
+    }
+    return _build(OptimizerSettings, {**fields, "groups": groups}, "optimizer")
 
 
 def _budget_names(names: Sequence[str], plan: LayerPlan) -> tuple[str, ...]:

@@ -44,7 +44,14 @@ def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     )
     schedule = BudgetSchedule(run.budgets, phases, run.loop.steps)
     step = jax.jit(
-        make_universal_step(model, optimizer, schedule, run.objective, frozen),
+        make_universal_step(
+            model,
+            optimizer,
+            schedule,
+            run.objective,
+            frozen,
+            run.optimizer.accumulate,
+        ),
         donate_argnums=0,
     )
     count = len(run.budgets)

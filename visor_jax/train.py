@@ -30,7 +30,7 @@ from visor_jax.training.compilation import logged_compile
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
-from visor_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from visor_jax.training.optimizer import logged_learning_rates, make_optimizer
 from visor_jax.training.state import TrainState
 from visor_jax.training.warm_start import bring_processing_files
 
@@ -83,7 +83,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             put=put,
             settings=s.loop,
             summary=task.summary,
-            learning_rate=learning_rate_schedule(s.optimizer, s.loop.steps),
+            learning_rates=logged_learning_rates(s.optimizer, s.loop.steps),
             files=files,
             interruption=run.interruption,
         )
@@ -140,11 +140,12 @@ def prepare(config: Any, interruption: Interruption) -> Run:
         layout.find_steps(chosen.init_from)
     run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
     mesh = make_mesh(chosen.mesh)
-    parts = samples_split(mesh)
-    if chosen.data.batch_size % parts:
+    parts, passes = samples_split(mesh), chosen.optimizer.accumulate
+    if chosen.data.batch_size % (parts * passes):
         raise ValueError(
             f"data.batch_size={chosen.data.batch_size} does not split over the {parts} "
-            "devices of the mesh axes data and fsdp."
+            "devices of the mesh axes data and fsdp, in optimizer.accumulate="
+            f"{passes} parts."
         )
     return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
 

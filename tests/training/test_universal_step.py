@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import stage_a
 from tests import tiny
 from tests.tolerances import GRADIENT
 from visor_jax.layer_plan import LayerPlan
@@ -38,7 +40,9 @@ DESCENT = optax.sgd(0.1, momentum=0.9)
 assert_close = functools.partial(np.testing.assert_allclose, **GRADIENT)
 
 
-def build(config=CONFIG, *, accumulate=1, optimizer=DESCENT, **objective):
+def build(
+    config=CONFIG, *, accumulate=1, optimizer=DESCENT, frozen=FROZEN, **objective
+):
     """Returns (step, state) of a run of 100 steps in the phases above."""
     budgets = tiny.every_budget(config)
     phases = [
@@ -50,13 +54,13 @@ def build(config=CONFIG, *, accumulate=1, optimizer=DESCENT, **objective):
         optimizer,
         schedule,
         ObjectiveSettings(**objective),
-        FROZEN,
+        frozen,
         accumulate,
     )
     state = TrainState.create(
         tiny.params_of(config)["params"],
         optimizer,
-        FROZEN,
+        frozen,
         seed=0,
         num_budgets=len(budgets),
     )
@@ -123,6 +127,19 @@ def test_frozen_parameters_stay_bit_identical_and_have_no_optimiser_state(plain)
     ]
     assert paths
     assert not any("vision_tower" in p for p in paths)
+
+
+def test_stage_a_trains_the_adapters_alone():
+    step, state = build(frozen=tuple(stage_a.get_config().optimizer.frozen))
+    after = step(at(state, 2), BATCH)
+    before = flax.traverse_util.flatten_dict(state.params, sep="/")
+    moved = {
+        path
+        for path, x in flax.traverse_util.flatten_dict(after.params, sep="/").items()
+        if np.any(x != before[path])
+    }
+    assert moved
+    assert moved == {path for path in before if "/cross_attention/" in path}
 
 
 def test_the_compiled_step_holds_a_conditional_for_every_self_layer(plain):

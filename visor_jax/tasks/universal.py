@@ -49,7 +49,12 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         create=create,
         given=given,
         step=make_universal_step(
-            run.model, optimizer, s.schedule, s.objective, s.optimizer.frozen
+            run.model,
+            optimizer,
+            s.schedule,
+            s.objective,
+            s.optimizer.frozen,
+            s.optimizer.accumulate,
         ),
         frozen=s.optimizer.frozen,
         summary=functools.partial(summary, names=s.budgets.names),

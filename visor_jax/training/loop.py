@@ -7,7 +7,7 @@ metrics.jsonl had got, so a line must be written before the checkpoint that foll
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -88,7 +88,7 @@ def run(
     put: Callable[[Any], Any],
     settings: LoopSettings,
     summary: Callable[[Any], dict[str, float]],
-    learning_rate: Callable[[int], Any],
+    learning_rates: Mapping[str, Callable[[int], Any]],
     files: RunFiles,
     interruption: Interruption,
 ) -> tuple[TrainState, int]:
@@ -99,7 +99,7 @@ def run(
       step: compiled step; donates the state.
       put: places a host batch on the devices.
       summary: from the state's sums to what is logged, "loss" and "accuracy" among it.
-      learning_rate: of a step, for the log.
+      learning_rates: {name in the log: function of the step}.
 
     Returns:
       The final state and the number of steps done; fewer than asked for if
@@ -115,7 +115,7 @@ def run(
             done += 1
             if done % settings.log_every == 0 or done == settings.steps:
                 values = summary(state.sums)
-                values["learning_rate"] = float(learning_rate(done - 1))
+                values |= {k: float(f(done - 1)) for k, f in learning_rates.items()}
                 files.writer.write(done, values)
                 files.writer.write_timing(
                     done,

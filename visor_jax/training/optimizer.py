@@ -2,10 +2,17 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import optax
+
+from visor_jax.training.parameter_groups import (
+    REST,
+    ParameterGroup,
+    scale_by_group_rate,
+)
 
 Tree = Any
 DECAYS = ("linear", "cosine")
@@ -15,6 +22,9 @@ DECAYS = ("linear", "cosine")
 class OptimizerSettings:
     """Settings of AdamW.
 
+    learning_rate: at its peak, of all parameters that are in no group.
+    groups: {name: parameters with a learning rate of their own}.
+    accumulate: parts in which a batch passes through the network, one after another.
     warmup_steps: linear rise from 0.
     constant_until: fraction of the run at which the decay to 0 begins.
     decay: "linear" or "cosine".
@@ -32,6 +42,8 @@ class OptimizerSettings:
     constant_until: float = 0.0
     decay: str = "cosine"
     frozen: tuple[str, ...] = ()
+    groups: Mapping[str, ParameterGroup] = dataclasses.field(default_factory=dict)
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
@@ -43,10 +55,36 @@ class OptimizerSettings:
                 f"learning_rate={self.learning_rate} and clip_norm={self.clip_norm} "
                 f"must be positive, warmup_steps={self.warmup_steps} not negative."
             )
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} must be at least 1.")
+        if REST in self.groups:
+            raise ValueError(f"{REST!r} is the group of all that is in no other.")
+
+
+def learning_rates(
+    settings: OptimizerSettings, num_steps: int
+) -> dict[str, optax.Schedule]:
+    """Returns {group: learning rate as a function of the step}, `REST` among them."""
+    peaks = {name: group.learning_rate for name, group in settings.groups.items()}
+    peaks[REST] = settings.learning_rate
+    return {
+        name: learning_rate_schedule(settings, num_steps, peak)
+        for name, peak in peaks.items()
+    }
+
+
+def logged_learning_rates(
+    settings: OptimizerSettings, num_steps: int
+) -> dict[str, optax.Schedule]:
+    """Returns `learning_rates` by their names in the log, "learning_rate[/group]"."""
+    return {
+        "learning_rate" + (f"/{name}" if name != REST else ""): schedule
+        for name, schedule in learning_rates(settings, num_steps).items()
+    }
 
 
 def learning_rate_schedule(
-    settings: OptimizerSettings, num_steps: int
+    settings: OptimizerSettings, num_steps: int, peak: float
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the step.
 
@@ -58,7 +96,7 @@ def learning_rate_schedule(
             f"warmup_steps={settings.warmup_steps} must be below the run's {num_steps} "
             "steps."
         )
-    peak, warmup = settings.learning_rate, settings.warmup_steps
+    warmup = settings.warmup_steps
     decay_start = max(warmup, round(settings.constant_until * num_steps))
     rest = max(1, num_steps - decay_start)
     decay = (
@@ -79,16 +117,16 @@ def learning_rate_schedule(
 def make_optimizer(
     settings: OptimizerSettings, num_steps: int
 ) -> optax.GradientTransformation:
-    """Returns clipping by the global norm followed by AdamW."""
+    """Returns clipping by the global norm followed by AdamW.
+
+    Raises:
+      ValueError: as `learning_rate_schedule`; its `init` if a group has no parameter.
+    """
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(settings, num_steps),
-            b1=settings.b1,
-            b2=settings.b2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        ),
+        optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps),
+        optax.add_decayed_weights(settings.weight_decay),
+        scale_by_group_rate(settings.groups, learning_rates(settings, num_steps)),
     )
 
 

@@ -18,6 +18,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax import axes
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
@@ -111,7 +112,13 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
         """Returns the text stream before the first layer (Qwen2 does not scale it)."""
-        return self.stream(self.embed_tokens(tokens), tags)
+        # Every device looks up its columns of the table; nobody gathers the table.
+        tokens = nn.with_logical_constraint(tokens, (axes.LOOKUP_BATCH, None))
+        hidden = self.embed_tokens(tokens)
+        hidden = nn.with_logical_constraint(
+            hidden, (axes.LOOKUP_BATCH, None, axes.EMBED)
+        )
+        return self.stream(hidden, tags)
 
     def stream(self, hidden: Float[Array, "B T D"], tags: TokenTags) -> TokenStream:
         """Returns a stream of these hidden states with the decoder's rotary table."""

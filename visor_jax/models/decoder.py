@@ -33,10 +33,7 @@ Way = Callable[..., LayerResult]
 
 
 class _Ways(NamedTuple):
-    """How a layer runs: while a later layer reads the image, else, and with gate shut.
-
-    Methods are looked up on the layer, which may compute them again (`_REMAT`).
-    """
+    """How a layer runs: while a later layer reads the image, else, with gate shut."""
 
     read: Way
     unread: Way
@@ -80,10 +77,11 @@ class Prefix:
     caches: tuple[LayerCache, ...]
 
 
-# Methods of a layer that are computed again in the backward pass, by policy.
+# Kinds of layers that the backward pass computes again, by policy.
 _REMAT = {
-    "gated": ("full", "full_for_text"),
-    "layer": ("text_only", "cross", "full", "full_for_text"),
+    "none": (),
+    "gated": (LayerKind.SELF,),
+    "layer": tuple(LayerKind),
 }
 
 
@@ -100,11 +98,10 @@ class Decoder(nn.Module):
             dtype=dtype,
             embedding_init=nn.initializers.normal(c.decoder.embedding_init_std),
         )
-        layer = DecoderLayer
-        if c.remat != "none":
-            layer = nn.remat(DecoderLayer, methods=_REMAT[c.remat])
         self.layers = [
-            layer(c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype)
+            DecoderLayer(
+                c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype
+            )
             for kind in c.plan.kinds
         ]
         self.ways = tuple(_WAYS[kind] for kind in c.plan.kinds)
@@ -156,8 +153,10 @@ class Decoder(nn.Module):
                 self._image_is_read(index, gate_of) or max(capture, default=-1) >= index
             )
             ways = self.ways[index]
-            on = _streams_of(ways.choose(True, read))
-            text, image = gated(gate, on, _streams_of(ways.shut), layer, text, image)
+            again = self.config.plan.kinds[index] in _REMAT[self.config.remat]
+            on = _streams_of(ways.choose(True, read), again)
+            shut = _streams_of(ways.shut, again)
+            text, image = gated(gate, on, shut, layer, text, image)
             if index in capture:
                 captured[index] = image
         return text, image, captured
@@ -229,9 +228,19 @@ class Decoder(nn.Module):
         return self._gate_of_layer(gates)
 
 
-def _streams_of(way: Way) -> Callable[..., tuple[TokenStream, TokenStream]]:
+def _streams_of(
+    way: Way, again: bool
+) -> Callable[..., tuple[TokenStream, TokenStream]]:
     """Returns a function that runs a layer this way and drops what it would cache.
 
     The two branches of a gate must return alike, and they cache different things.
+
+    Args:
+      again: whether the backward pass computes the layer again.
     """
-    return lambda layer, text, image: way(layer, text, image)[:2]
+
+    def run(layer: DecoderLayer, *streams: TokenStream) -> Any:
+        text, image, _ = way(layer, *streams)
+        return text, image
+
+    return nn.remat(run) if again else run

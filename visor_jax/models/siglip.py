@@ -162,7 +162,7 @@ class VisionTower(nn.Module):
         samples may lie on different devices.
         """
         samples, crops = pixels.shape[:2]
-        size = group_size(crops, PATCHES_AT_ONCE // (samples * self.config.num_patches))
+        size = crops_at_once(self.config, samples=samples, crops=crops)
         if size >= crops or self.is_initializing():
             features = self(pixels.reshape(-1, *pixels.shape[2:]))
             return features.reshape(samples, crops, *features.shape[1:])
@@ -175,6 +175,11 @@ class VisionTower(nn.Module):
         features = features.reshape(-1, samples, size, *patches.shape[2:])
         features = features.swapaxes(0, 1).reshape(samples, -1, *patches.shape[2:])
         return features[:, :crops]
+
+
+def crops_at_once(config: VisionConfig, *, samples: int, crops: int) -> int:
+    """Returns how many crops of each sample go through a block together."""
+    return group_size(crops, PATCHES_AT_ONCE // (samples * config.num_patches))
 
 
 def group_size(crops: int, most: int) -> int:

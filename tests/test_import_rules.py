@@ -25,7 +25,7 @@ VAGUE_NAMES = {
 
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
-    *("step_time", "engine_time"),
+    *("step_time", "engine_time", "plan"),
     *("settings", "library", "tasks"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
@@ -54,6 +54,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": ("batch",),
     "sharding": ("axes",),
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),
+    # Formulas, like those of FLOPs; attention says from where on it goes in blocks.
+    "memory": ("layer_plan", "budget", "models.config", "ops.attention"),
     "models": ("ops", "axes", "layer_plan", "batch"),
     "token_reduction": _METHODS,
     # Features come from the decoder's prefix; scores run the network behind it at every

@@ -18,6 +18,8 @@ mesh axis, if any, each of them is split over.
 """
 
 BATCH = "batch"
+# The samples of a batch while each device looks up its own columns of the embedding.
+LOOKUP_BATCH = "lookup_batch"
 EMBED = "embed"
 MLP = "mlp"
 HEADS = "heads"
@@ -27,4 +29,7 @@ VISION_EMBED = "vision_embed"
 # A dimension that is never split: norms, biases of width one head, kernels' taps.
 UNSPLIT = None
 
-LOGICAL_AXES = (BATCH, EMBED, MLP, HEADS, KV_HEADS, VOCAB, VISION_EMBED)
+LOGICAL_AXES = (
+    *(BATCH, LOOKUP_BATCH, EMBED, VISION_EMBED),
+    *(MLP, HEADS, KV_HEADS, VOCAB),
+)

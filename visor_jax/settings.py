@@ -52,17 +52,21 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.kind not in DATA_KINDS:
             raise ValueError(f"data.kind={self.kind!r} is not one of {DATA_KINDS}.")
-        if self.kind == "prepared":
-            if not self.path:
-                raise ValueError(
-                    "This preset trains on prepared data and has no data path: add "
-                    "--config.data.path=DIRECTORY."
-                )
-            if not Path(self.path, "manifest.json").exists():
-                raise ValueError(
-                    f"data.path={self.path!r} is not a prepared data set: it holds no "
-                    "manifest.json."
-                )
+
+    def check_present(self) -> None:
+        """Raises ValueError unless the data can be opened."""
+        if self.kind != "prepared":
+            return
+        if not self.path:
+            raise ValueError(
+                "This preset trains on prepared data and has no data path: add "
+                "--config.data.path=DIRECTORY."
+            )
+        if not Path(self.path, "manifest.json").exists():
+            raise ValueError(
+                f"data.path={self.path!r} is not a prepared data set: it holds no "
+                "manifest.json."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +110,12 @@ class PolicySettings(RunSettings):
     scores: ScoreSettings
 
 
-def read(config: Mapping[str, Any]) -> UniversalSettings | PolicySettings:
+def read(
+    config: Mapping[str, Any], *, data_needed: bool = True
+) -> UniversalSettings | PolicySettings:
     """Returns the settings that the configuration describes.
+
+    data_needed: False where nothing is trained, so that the data need not be here.
 
     Raises:
       ValueError: for unknown or missing keys and for values that make no sense.
@@ -122,7 +130,10 @@ def read(config: Mapping[str, Any]) -> UniversalSettings | PolicySettings:
     task = fields.get("task", "universal")
     if task not in _TASKS:
         raise ValueError(f"{task=} is not one of {tuple(_TASKS)}.")
-    return _TASKS[task](fields)
+    run = _TASKS[task](fields)
+    if data_needed:
+        run.data.check_present()
+    return run
 
 
 def _universal(fields: dict[str, Any]) -> UniversalSettings:

@@ -1,31 +1,29 @@
-"""Meshes, rules, and the promise that a split run computes what one device computes."""
+"""Meshes, and the rules by which parameters are split over them."""
 
 import functools
 
-import flax.linen as nn
+import flax.traverse_util
 import jax
 import numpy as np
-import optax
 import pytest
 
-from tests import tiny
-from tests.tolerances import GRADIENT
 from visor_jax import axes
-from visor_jax.budget import BudgetSet
 from visor_jax.models import variants
-from visor_jax.models.vlm import VLM
-from visor_jax.sharding.axis_rules import (
-    RULES,
-    batch_sharding,
-    logical_rules,
-    samples_split,
-    spec,
+from visor_jax.models.parameters import parameter_shapes
+from visor_jax.policy.network import PolicyConfig, new_policy
+from visor_jax.sharding.axis_rules import RULES, samples_split, spec
+from visor_jax.sharding.mesh import (
+    MeshSettings,
+    describe_mesh,
+    make_mesh,
+    planned_mesh,
 )
-from visor_jax.sharding.mesh import MESH_AXES, MeshSettings, describe_mesh, make_mesh
-from visor_jax.sharding.param_rules import param_shardings
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.state import TrainState, state_shardings
-from visor_jax.training.universal_step import ObjectiveSettings, make_universal_step
+from visor_jax.sharding.param_rules import (
+    PARAM_RULES,
+    param_shardings,
+    rule_of,
+    whole_parameters,
+)
 
 
 def test_mesh_fills_what_is_left():
@@ -58,24 +56,57 @@ def test_one_mesh_axis_cannot_split_two_dimensions():
         spec(("width",))
 
 
-@pytest.mark.parametrize("variant", ["mini", "llava_ov_0p5b", "llava_ov_7b"])
-def test_every_large_parameter_of_every_variant_is_split(variant):
-    config = variants.variant(variant)
-    mesh = make_mesh(MeshSettings(data=2, fsdp=4, tensor=1))
-    abstract = tiny_shapes(config)
-    shardings = param_shardings(abstract, mesh)
-    for path, leaf in jax.tree.leaves_with_path(abstract):
-        sharding = functools.reduce(lambda tree, key: tree[key.key], path, shardings)
-        if leaf.ndim >= 2 and leaf.size > 2**16:
-            assert any(sharding.spec), jax.tree_util.keystr(path)
+def shapes_of(name):
+    """Returns {path: shape and dtype} of a full-size network's parameters."""
+    params = parameter_shapes(variants.variant(name), reading=True)
+    return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def tiny_shapes(config):
-    batch = tiny.random_batch(config, [tiny.Sample(image=4, questions=(3,))], crops=1)
-    init = functools.partial(VLM(config).init, reading=True)
-    gates = (True,) * len(config.plan.self_layers)
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda k, b: init(k, b, gates), key, batch)["params"]
+def policy_paths():
+    params = jax.eval_shape(
+        functools.partial(new_policy, PolicyConfig(num_budgets=2), 8), jax.random.key(0)
+    )
+    return set(flax.traverse_util.flatten_dict({"policy": params}, sep="/"))
+
+
+def flat_shardings(flat, mesh):
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return flax.traverse_util.flatten_dict(param_shardings(params, mesh), sep="/")
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (1, 128, 1), (1, 2, 2)])
+@pytest.mark.parametrize("variant", ["llava_ov_0p5b", "llava_ov_7b"])
+def test_every_large_parameter_of_every_preset_is_split(variant, sizes):
+    flat = shapes_of(variant)
+    shardings = flat_shardings(flat, planned_mesh(*sizes))
+    assert not whole_parameters(flat, shardings, at_least=2**16)
+    # What stays whole is next to nothing.
+    whole = sum(
+        x.size
+        for path, x in flat.items()
+        if shardings[path].shard_shape(x.shape) == x.shape
+    )
+    assert whole < 1e-3 * sum(x.size for x in flat.values())
+
+
+def test_every_rule_is_that_of_some_parameter():
+    everything = {path for name in variants.VARIANTS for path in shapes_of(name)}
+    everything |= policy_paths()
+    used = {rule_of(path) for path in everything}
+    unused = [rule for i, (rule, _) in enumerate(PARAM_RULES) if i not in used]
+    assert not unused
+
+
+def test_a_large_parameter_that_stays_whole_is_warned_of(caplog):
+    path, shape = "policy/dense_0/kernel", jax.ShapeDtypeStruct((2048, 512), np.float32)
+    with caplog.at_level("WARNING"):
+        shardings = flat_shardings({path: shape}, planned_mesh(1, 8, 1))
+        assert path in caplog.text
+        caplog.clear()
+        flat_shardings({path: shape}, planned_mesh(8, 1, 1))
+        assert not caplog.text
+    assert whole_parameters({path: shape}, shardings) == [path]
+    assert not whole_parameters({path: shape}, shardings, at_least=2**21)
 
 
 def test_unknown_and_indivisible_parameters_are_all_listed():
@@ -88,35 +119,3 @@ def test_unknown_and_indivisible_parameters_are_all_listed():
     with pytest.raises(ValueError, match="surprise/kernel") as error:
         param_shardings(params, mesh)
     assert "12 does not split into 8" in str(error.value)
-
-
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_a_split_step_equals_the_step_of_one_device(sizes):
-    config = tiny.NETWORKS["grouped"]
-    budgets = BudgetSet.parse(["every"], config.plan)
-    schedule = BudgetSchedule(budgets, (SchedulePhase(1.0, {"any": 1.0}),), 10)
-    optimizer, frozen = optax.sgd(0.1), ("vision_tower",)
-    step = make_universal_step(
-        VLM(config), optimizer, schedule, ObjectiveSettings(), frozen
-    )
-    state = TrainState.create(
-        tiny.params_of(config)["params"],
-        optimizer,
-        frozen,
-        seed=0,
-        num_budgets=len(budgets),
-    )
-    batch = tiny.random_batch(config, tiny.SAMPLES * 2)
-    expected = jax.jit(step)(jax.jit(step)(state, batch), batch)
-    mesh = make_mesh(MeshSettings(**dict(zip(MESH_AXES, sizes, strict=True))))
-    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
-        shardings = state_shardings(state, optimizer, frozen, mesh)
-        placed = jax.device_put(state, shardings)
-        split_batch = jax.device_put(batch, batch_sharding(mesh))
-        split = jax.jit(step, out_shardings=shardings)
-        got = split(split(placed, split_batch), split_batch)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, **GRADIENT),
-        got.params,
-        expected.params,
-    )

@@ -18,6 +18,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax import axes
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
@@ -32,10 +33,7 @@ Way = Callable[..., LayerResult]
 
 
 class _Ways(NamedTuple):
-    """How a layer runs: while a later layer reads the image, else, and with gate shut.
-
-    Methods are looked up on the layer, which may compute them again (`_REMAT`).
-    """
+    """How a layer runs: while a later layer reads the image, else, with gate shut."""
 
     read: Way
     unread: Way
@@ -79,10 +77,11 @@ class Prefix:
     caches: tuple[LayerCache, ...]
 
 
-# Methods of a layer that are computed again in the backward pass, by policy.
+# Kinds of layers that the backward pass computes again, by policy.
 _REMAT = {
-    "gated": ("full", "full_for_text"),
-    "layer": ("text_only", "cross", "full", "full_for_text"),
+    "none": (),
+    "gated": (LayerKind.SELF,),
+    "layer": tuple(LayerKind),
 }
 
 
@@ -99,11 +98,10 @@ class Decoder(nn.Module):
             dtype=dtype,
             embedding_init=nn.initializers.normal(c.decoder.embedding_init_std),
         )
-        layer = DecoderLayer
-        if c.remat != "none":
-            layer = nn.remat(DecoderLayer, methods=_REMAT[c.remat])
         self.layers = [
-            layer(c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype)
+            DecoderLayer(
+                c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype
+            )
             for kind in c.plan.kinds
         ]
         self.ways = tuple(_WAYS[kind] for kind in c.plan.kinds)
@@ -111,7 +109,13 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
         """Returns the text stream before the first layer (Qwen2 does not scale it)."""
-        return self.stream(self.embed_tokens(tokens), tags)
+        # Every device looks up its columns of the table; nobody gathers the table.
+        tokens = nn.with_logical_constraint(tokens, (axes.LOOKUP_BATCH, None))
+        hidden = self.embed_tokens(tokens)
+        hidden = nn.with_logical_constraint(
+            hidden, (axes.LOOKUP_BATCH, None, axes.EMBED)
+        )
+        return self.stream(hidden, tags)
 
     def stream(self, hidden: Float[Array, "B T D"], tags: TokenTags) -> TokenStream:
         """Returns a stream of these hidden states with the decoder's rotary table."""
@@ -149,8 +153,10 @@ class Decoder(nn.Module):
                 self._image_is_read(index, gate_of) or max(capture, default=-1) >= index
             )
             ways = self.ways[index]
-            on = _streams_of(ways.choose(True, read))
-            text, image = gated(gate, on, _streams_of(ways.shut), layer, text, image)
+            again = self.config.plan.kinds[index] in _REMAT[self.config.remat]
+            on = _streams_of(ways.choose(True, read), again)
+            shut = _streams_of(ways.shut, again)
+            text, image = gated(gate, on, shut, layer, text, image)
             if index in capture:
                 captured[index] = image
         return text, image, captured
@@ -222,9 +228,19 @@ class Decoder(nn.Module):
         return self._gate_of_layer(gates)
 
 
-def _streams_of(way: Way) -> Callable[..., tuple[TokenStream, TokenStream]]:
+def _streams_of(
+    way: Way, again: bool
+) -> Callable[..., tuple[TokenStream, TokenStream]]:
     """Returns a function that runs a layer this way and drops what it would cache.
 
     The two branches of a gate must return alike, and they cache different things.
+
+    Args:
+      again: whether the backward pass computes the layer again.
     """
-    return lambda layer, text, image: way(layer, text, image)[:2]
+
+    def run(layer: DecoderLayer, *streams: TokenStream) -> Any:
+        text, image, _ = way(layer, *streams)
+        return text, image
+
+    return nn.remat(run) if again else run

@@ -111,10 +111,26 @@ class Encoder(nn.Module):
         count = self.config.num_layers
         self.layers = [block(self.config, self.dtype) for _ in range(count)]
 
-    def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
+    def __call__(
+        self, groups: Float[Array, "groups B P E"]
+    ) -> Float[Array, "groups B P E"]:
+        """Returns the features of groups of crops, one group at a time in each block.
+
+        A block takes all groups before the next block begins: where parameters are
+        split over devices, those of one block are gathered, once, and no others.
+        """
+        if len(groups) == 1:
+            for layer in self.layers:
+                groups = layer(groups[0])[None]
+            return groups
+        over_groups = nn.scan(
+            lambda layer, _, group: ((), layer(group)),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
         for layer in self.layers:
-            x = layer(x)
-        return x
+            _, groups = over_groups(layer, (), groups)
+        return groups
 
 
 class VisionTower(nn.Module):
@@ -131,7 +147,7 @@ class VisionTower(nn.Module):
 
     def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:
         """Returns the patch features of each crop."""
-        features = self.encoder(self.embeddings(crops))
+        features = self.encoder(self.embeddings(crops)[None])[0]
         if self.is_initializing():
             # Published checkpoints carry this norm; it is kept so that they survive a
             # round trip, and not used.
@@ -141,29 +157,29 @@ class VisionTower(nn.Module):
     def of_samples(self, pixels: Float[Array, "B C h w 3"]) -> Float[Array, "B C P E"]:
         """Returns the patch features of each sample's crops.
 
-        Many crops go through in groups, so that memory does not grow with their number;
-        zero crops fill up the last group. A group holds crops of every sample: samples
-        may lie on different devices.
+        Many crops go through a block in groups, so that its memory does not grow with
+        their number; zeros fill up the last group. A group holds crops of every sample:
+        samples may lie on different devices.
         """
         samples, crops = pixels.shape[:2]
-        size = group_size(crops, PATCHES_AT_ONCE // (samples * self.config.num_patches))
+        size = crops_at_once(self.config, samples=samples, crops=crops)
         if size >= crops or self.is_initializing():
-            return self._of_group(pixels)
-        filler = ((0, 0), (0, -crops % size), *((0, 0),) * 3)
-        pixels = jnp.pad(pixels, filler)
-        groups = pixels.reshape(samples, -1, size, *pixels.shape[2:]).swapaxes(0, 1)
-        over_groups = nn.scan(
-            lambda tower, _, group: ((), tower._of_group(group)),
-            variable_broadcast="params",
-            split_rngs={"params": False},
-        )
-        _, features = over_groups(self, (), groups)
-        features = features.swapaxes(0, 1)
-        return features.reshape(samples, -1, *features.shape[3:])[:, :crops]
+            features = self(pixels.reshape(-1, *pixels.shape[2:]))
+            return features.reshape(samples, crops, *features.shape[1:])
+        patches = self.embeddings(pixels.reshape(-1, *pixels.shape[2:]))
+        patches = patches.reshape(samples, crops, *patches.shape[1:])
+        patches = jnp.pad(patches, ((0, 0), (0, -crops % size), (0, 0), (0, 0)))
+        groups = patches.reshape(samples, -1, size, *patches.shape[2:]).swapaxes(0, 1)
+        groups = groups.reshape(-1, samples * size, *patches.shape[2:])
+        features = self.encoder(groups)
+        features = features.reshape(-1, samples, size, *patches.shape[2:])
+        features = features.swapaxes(0, 1).reshape(samples, -1, *patches.shape[2:])
+        return features[:, :crops]
 
-    def _of_group(self, pixels: Float[Array, "B C h w 3"]) -> Float[Array, "B C P E"]:
-        features = self(pixels.reshape(-1, *pixels.shape[2:]))
-        return features.reshape(*pixels.shape[:2], *features.shape[1:])
+
+def crops_at_once(config: VisionConfig, *, samples: int, crops: int) -> int:
+    """Returns how many crops of each sample go through a block together."""
+    return group_size(crops, PATCHES_AT_ONCE // (samples * config.num_patches))
 
 
 def group_size(crops: int, most: int) -> int:

@@ -32,7 +32,8 @@ class TokenStream:
         rope_theta: float,
     ) -> "TokenStream":
         """Returns the stream with its rotary table computed from the tags."""
-        return cls(hidden, tags, rotary_table(tags.positions, head_dim, rope_theta))
+        rotary = rotary_table(tags.positions, head_dim, rope_theta)
+        return cls(hidden, tags, rotary).with_hidden(hidden)
 
     @property
     def length(self) -> int:

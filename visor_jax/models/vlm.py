@@ -8,6 +8,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax import axes
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY, VLMConfig
 from visor_jax.models.decoder import Decoder, Prefix
@@ -114,10 +115,14 @@ class VLM(nn.Module):
     def logits(self, text: TokenStream) -> Float[Array, "B T W"]:
         """Returns float32 logits of the text stream that left the last layer."""
         normed = self.language_model.norm(text.hidden)
-        if not self.config.decoder.tie_embeddings:
-            return self.lm_head(normed).astype(jnp.float32)
-        table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
-        return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
+        if self.config.decoder.tie_embeddings:
+            table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
+            logits = flat_dot_general(
+                normed, table.T, preferred_element_type=jnp.float32
+            )
+        else:
+            logits = self.lm_head(normed).astype(jnp.float32)
+        return nn.with_logical_constraint(logits, (axes.BATCH, None, axes.VOCAB))
 
     def prefix(self, batch: Batch) -> Prefix:
         """Returns the prompts after the layers that run alike at every budget."""

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from visor_jax import axes
+from visor_jax.sharding.mesh import AnyMesh
 
 MeshAxes = str | tuple[str, ...] | None
 
 # Parameters are split over fsdp along the width they read or write, over tensor along
-# heads, MLP width and vocabulary; samples over data and fsdp together.
+# heads, MLP width and vocabulary; samples over data and fsdp together. In the embedding
+# lookup fsdp splits columns instead, and only small token ids are gathered over it.
 RULES: dict[str, MeshAxes] = {
     axes.BATCH: ("data", "fsdp"),
+    axes.LOOKUP_BATCH: "data",
     axes.EMBED: "fsdp",
     axes.VISION_EMBED: "fsdp",
     axes.MLP: "tensor",
@@ -45,12 +47,12 @@ def spec(logical: Sequence[str | None]) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Returns the sharding of every array of a batch: split by sample."""
     return NamedSharding(mesh, spec((axes.BATCH,)))
 
 
-def samples_split(mesh: jax.sharding.Mesh) -> int:
+def samples_split(mesh: AnyMesh) -> int:
     """Returns over how many devices the samples of a batch are split."""
     entry = RULES[axes.BATCH]
     count = 1

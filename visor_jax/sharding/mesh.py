@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# Devices, or only how many there are along each axis, which is enough to plan with.
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,15 @@ def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
     # Explicit, would demand one for every contraction of a split dimension.
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=auto)
+
+
+def planned_mesh(data: int, fsdp: int, tensor: int) -> jax.sharding.AbstractMesh:
+    """Returns a mesh of devices that need not be here. Raises ValueError below 1."""
+    settings = MeshSettings(data=data, fsdp=fsdp, tensor=tensor)
+    sizes = dataclasses.astuple(settings)
+    if -1 in sizes:
+        raise ValueError(f"A planned mesh has no -1: it has no devices, got {sizes}.")
+    return jax.sharding.AbstractMesh(sizes, MESH_AXES)
 
 
 def as_mesh(mesh: MeshSettings | jax.sharding.Mesh) -> jax.sharding.Mesh:

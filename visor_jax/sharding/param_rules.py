@@ -2,21 +2,30 @@
 
 A kernel's axes are named by what they run over, so that the table reads like the
 network. Optimiser state mirrors the parameters and is split alike. A parameter without
-a rule is an error, never silently replicated.
+a rule is an error, never silently replicated; nor is one whose size its mesh axes do
+not divide: padding a shard would show in every checkpoint and every sum of squares.
 """
 
+import logging
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from visor_jax.axes import EMBED, HEADS, KV_HEADS, MLP, UNSPLIT, VISION_EMBED, VOCAB
 from visor_jax.sharding.axis_rules import spec
+from visor_jax.sharding.mesh import AnyMesh
 
 Tree = Any
+
+# Elements from which on a parameter that every device holds whole is worth a warning:
+# 4 MB in float32, and twice that again for its optimiser state.
+LARGE = 2**20
+
+_logger = logging.getLogger(__name__)
 
 PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # Vision tower.
@@ -46,7 +55,8 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers_\d+/.*/o_proj/kernel$", (HEADS, EMBED)),
     (r"mlp/(gate|up)_proj/kernel$", (EMBED, MLP)),
     (r"mlp/down_proj/kernel$", (MLP, EMBED)),
-    (r"cross_attention/position_conv$", (UNSPLIT, EMBED)),
+    # A few taps: gathering them, one by one, would take longer than holding them.
+    (r"cross_attention/position_conv$", (UNSPLIT,)),
     (r"(norm|layernorm)/scale$", (UNSPLIT,)),
     # The policy is too small to be worth splitting.
     (r"^policy/", (UNSPLIT,)),
@@ -55,8 +65,16 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def param_shardings(params: Tree, mesh: jax.sharding.Mesh) -> Tree:
+def rule_of(path: str) -> int | None:
+    """Returns which rule a parameter ("a/b/kernel") follows; None if it has none."""
+    matches = (i for i, (rule, _) in enumerate(PARAM_RULES) if re.search(rule, path))
+    return next(matches, None)
+
+
+def param_shardings(params: Tree, mesh: AnyMesh) -> Tree:
     """Returns a tree of `NamedSharding`s like `params` (arrays or abstract).
+
+    Warns of large parameters that stay whole on a mesh that splits parameters.
 
     Raises:
       ValueError: listing every parameter that has no rule, has another rank than its
@@ -66,23 +84,55 @@ def param_shardings(params: Tree, mesh: jax.sharding.Mesh) -> Tree:
     problems: list[str] = []
     specs = {path: _spec_of(path, x.shape, mesh, problems) for path, x in flat.items()}
     if problems:
-        raise ValueError("Parameters cannot be split:\n  " + "\n  ".join(problems))
+        raise ValueError(
+            "Parameters cannot be split over the mesh "
+            f"{dict(mesh.shape)}; choose mesh axes that divide them, or mend "
+            "visor_jax/sharding/param_rules.py:\n  " + "\n  ".join(problems)
+        )
     shardings = {path: NamedSharding(mesh, s) for path, s in specs.items()}
+    whole = whole_parameters(flat, shardings)
+    if whole:
+        _logger.warning("every device holds these large parameters whole: %s", whole)
     return flax.traverse_util.unflatten_dict(shardings, sep="/")
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def whole_parameters(
+    flat: Mapping[str, Any],
+    shardings: Mapping[str, NamedSharding],
+    *,
+    at_least: int = LARGE,
+) -> list[str]:
+    """Returns the paths of large parameters that every device holds whole.
+
+    None where the mesh splits no parameters: its axes fsdp and tensor have length 1.
+
+    Args:
+      flat: {"a/b/kernel": array, abstract or not}.
+      shardings: with the same paths.
+      at_least: elements that make a parameter large.
+    """
+    return [
+        path
+        for path, x in flat.items()
+        if math.prod(x.shape) >= at_least
+        and max(shardings[path].mesh.shape[axis] for axis in ("fsdp", "tensor")) > 1
+        and shardings[path].shard_shape(x.shape) == tuple(x.shape)
+    ]
+
+
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Returns the sharding of what every device holds whole (step, keys, gates)."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def _spec_of(
-    path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, problems: list[str]
+    path: str, shape: tuple[int, ...], mesh: AnyMesh, problems: list[str]
 ) -> PartitionSpec:
-    logical = next((rule for p, rule in PARAM_RULES if re.search(p, path)), None)
-    if logical is None:
-        problems.append(f"{path} {shape}: no rule in visor_jax/sharding/param_rules.py")
+    rule = rule_of(path)
+    if rule is None:
+        problems.append(f"{path} {shape}: no rule")
         return PartitionSpec()
+    _, logical = PARAM_RULES[rule]
     if all(name is None for name in logical):
         return PartitionSpec()
     if len(logical) != len(shape):
@@ -93,5 +143,8 @@ def _spec_of(
         names = (entry,) if isinstance(entry, str) else entry or ()
         parts = math.prod(mesh.shape[name] for name in names)
         if size % parts:
-            problems.append(f"{path} {shape}: {size} does not split into {parts}")
+            problems.append(
+                f"{path} {shape}: {size} does not split into {parts} "
+                f"({' x '.join(names)})"
+            )
     return found

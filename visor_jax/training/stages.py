@@ -23,6 +23,7 @@ from visor_jax.data.prepared import example_batch, prepared_iterator
 from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState, state_shardings
@@ -125,7 +126,7 @@ def abstract_state(
     create: Callable[[], TrainState],
     optimizer: optax.GradientTransformation,
     frozen: tuple[str, ...],
-    mesh: jax.sharding.Mesh,
+    mesh: AnyMesh,
 ) -> TrainState:
     """Returns shapes, dtypes and shardings of what `create()` would make.
 

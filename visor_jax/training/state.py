@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt32
 
+from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.sharding.param_rules import param_shardings, replicated
 from visor_jax.training.optimizer import split_frozen
 
@@ -89,7 +90,7 @@ def state_shardings(
     state: TrainState,
     optimizer: optax.GradientTransformation,
     frozen: tuple[str, ...],
-    mesh: jax.sharding.Mesh,
+    mesh: AnyMesh,
 ) -> TrainState:
     """Returns a tree of shardings like `state` (arrays or abstract).
 

@@ -1,0 +1,178 @@
+"""Closed formulas for what a training step holds beside its state, on one device.
+
+Two kinds of memory, in numbers of the compute dtype unless said otherwise:
+
+    kept      from the forward to the backward pass, for every layer at once
+    worked    while one layer (or the logits) is computed again and differentiated
+
+What is kept, for each policy of `VLMConfig.remat`:
+
+    policy   text token in a layer   image token in an open SELF layer   tower block
+    layer    D, its input            D                                   E, its input
+    gated    all of a layer          D                                   all of it
+    none     all of a layer          all of a layer                      all of it
+
+A SELF layer behind a traced gate keeps both of its branches, whatever is drawn: one
+program serves every budget, and its memory is that of them all. A conditional also
+hands on copies: of its inputs, once for each branch, and of its layer's parameters.
+
+"All of a layer" counts what the products of a layer read: norms, queries, keys and
+values, mixed values, the MLP's four arrays. Attention in blocks keeps no scores
+(`visor_jax.ops.attention.LONGEST_PLAIN` decides), the plain form keeps them in float32.
+"""
+
+import dataclasses
+
+from visor_jax.budget import Budget
+from visor_jax.layer_plan import LayerKind
+from visor_jax.models.config import DecoderConfig, VisionConfig, VLMConfig
+from visor_jax.ops.attention import LONGEST_PLAIN
+
+BYTES = {"float32": 4, "bfloat16": 2}
+# Logits, their logarithms of probabilities, and the gradient: float32.
+LOGITS_COPIES = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceBatch:
+    """What one device holds of a batch: rows, and the lengths of a row.
+
+    crops_at_once: crops of a row that go through a tower block together.
+    """
+
+    rows: int
+    crops: int
+    image_tokens: int
+    text_tokens: int
+    crops_at_once: int
+
+
+def decoder_layer_numbers(
+    decoder: DecoderConfig, *, queries: int, keys: int
+) -> tuple[int, int]:
+    """Returns (numbers of the compute dtype, float32 scores) that a whole layer keeps.
+
+    Args:
+      queries: tokens whose hidden states it makes.
+      keys: tokens whose keys and values it makes and attends to.
+    """
+    d, kv = decoder.width, decoder.num_kv_heads * decoder.head_dim
+    # Input, norm, queries, mixed, after attention, norm; gate, up, silu, product.
+    numbers = queries * (6 * d + 4 * decoder.mlp_width) + keys * 2 * kv
+    return numbers, _scores(decoder.num_heads, queries, keys)
+
+
+def tower_block_numbers(vision: VisionConfig, *, crops: int) -> tuple[int, int]:
+    """Returns (numbers of the compute dtype, float32 scores) that a whole block keeps.
+
+    Args:
+      crops: of all rows together.
+    """
+    patches = vision.num_patches
+    # Input, norm, q, k, v, mixed values, after attention, norm; before and after gelu.
+    numbers = crops * patches * (8 * vision.width + 2 * vision.mlp_width)
+    return numbers, crops * _scores(vision.num_heads, patches, patches)
+
+
+def _scores(heads: int, queries: int, keys: int) -> int:
+    return heads * queries * keys if queries * keys <= LONGEST_PLAIN else 0
+
+
+def kept_by_block(config: VLMConfig, batch: DeviceBatch) -> int:
+    """Returns the bytes that one block of the tower keeps."""
+    size, crops = BYTES[config.compute_dtype], batch.rows * batch.crops
+    if config.remat == "layer":
+        return size * crops * config.vision.num_patches * config.vision.width
+    numbers, scores = tower_block_numbers(config.vision, crops=crops)
+    return size * numbers + 4 * scores
+
+
+def kept_by_image_path(config: VLMConfig, batch: DeviceBatch) -> int:
+    """Returns the bytes kept between the tower and the decoder.
+
+    The tower's features, both sides of the projector's gelu and the image tokens.
+    """
+    patches = batch.rows * batch.crops * config.vision.num_patches
+    numbers = patches * (config.vision.width + 2 * config.decoder.width)
+    numbers += batch.rows * batch.image_tokens * config.decoder.width
+    return BYTES[config.compute_dtype] * numbers
+
+
+def kept_by_layer(
+    config: VLMConfig, batch: DeviceBatch, layer: int, budget: Budget | None
+) -> int:
+    """Returns the bytes that one decoder layer keeps, its parameters' copies apart.
+
+    Args:
+      budget: of a program made for it alone; None for traced gates.
+    """
+    size, kind = BYTES[config.compute_dtype], config.plan.kinds[layer]
+    text, image = batch.text_tokens, batch.image_tokens
+    traced = budget is None and kind is LayerKind.SELF
+    is_open = kind is LayerKind.SELF and (traced or layer in budget.self_layers)
+    whole = config.remat == "none" or (
+        config.remat == "gated" and kind is not LayerKind.SELF
+    )
+    if not whole:
+        inputs = text + (image if is_open else 0)
+        # One set for each branch.
+        inputs += text + image if traced else 0
+        return size * batch.rows * inputs * config.decoder.width
+    kept = _bytes_of_layer(config, batch, text + (image if is_open else 0))
+    if traced:
+        kept += _bytes_of_layer(config, batch, text)
+    if kind is LayerKind.CROSS:
+        kept += _adapter_bytes(config, batch)
+    return kept
+
+
+def worked_on_layer(config: VLMConfig, batch: DeviceBatch, layer: int) -> int:
+    """Returns the bytes of a layer computed again, with its widest gradients.
+
+    A SELF layer's gate is open.
+    """
+    kind, text = config.plan.kinds[layer], batch.text_tokens
+    tokens = text + (batch.image_tokens if kind is LayerKind.SELF else 0)
+    worked = _bytes_of_layer(config, batch, tokens)
+    if kind is LayerKind.CROSS:
+        worked += _adapter_bytes(config, batch)
+    # The gradients of gate, up and product, and of a few streams.
+    gradients = 3 * config.decoder.mlp_width + 3 * config.decoder.width
+    size = BYTES[config.compute_dtype]
+    return worked + size * batch.rows * tokens * gradients
+
+
+def worked_on_block(config: VLMConfig, batch: DeviceBatch) -> int:
+    """Returns the bytes of a tower block computed again for one group of crops."""
+    size, crops = BYTES[config.compute_dtype], batch.rows * batch.crops_at_once
+    numbers, scores = tower_block_numbers(config.vision, crops=crops)
+    gradients = 2 * config.vision.mlp_width + 2 * config.vision.width
+    numbers += crops * config.vision.num_patches * gradients
+    return size * numbers + 2 * 4 * scores
+
+
+def logits_bytes(decoder: DecoderConfig, batch: DeviceBatch, *, tensor: int) -> int:
+    """Returns the bytes of all copies of the logits.
+
+    Args:
+      tensor: devices that the vocabulary is split over.
+    """
+    numbers = batch.rows * batch.text_tokens * decoder.vocab_size // tensor
+    return 4 * LOGITS_COPIES * numbers
+
+
+def _bytes_of_layer(config: VLMConfig, batch: DeviceBatch, tokens: int) -> int:
+    numbers, scores = decoder_layer_numbers(config.decoder, queries=tokens, keys=tokens)
+    size = BYTES[config.compute_dtype]
+    return batch.rows * (size * numbers + 4 * scores)
+
+
+def _adapter_bytes(config: VLMConfig, batch: DeviceBatch) -> int:
+    """Returns the bytes of an adapter: norms, taps, keys and values, mixed values."""
+    decoder, heads = config.decoder, config.adapter.num_kv_heads
+    text, image = batch.text_tokens, batch.image_tokens
+    numbers = image * (2 * decoder.width + 2 * heads * decoder.head_dim)
+    numbers += text * 4 * decoder.width
+    scores = _scores(decoder.num_heads, text, image)
+    size = BYTES[config.compute_dtype]
+    return batch.rows * (size * numbers + 4 * scores)

@@ -1,0 +1,250 @@
+"""Plans the memory of a training run: what every device holds, and whether it fits.
+
+    python -m visor_jax.plan --config=configs/universal.py:llava_ov_0p5b --mesh=8,4,1
+    python -m visor_jax.plan --config=configs/universal.py:llava_ov_7b --mesh=1,64,1 \
+        --batch_size=64 --crops=10 --image_tokens=7424 --text_tokens=1024 --device=v5p
+    python -m visor_jax.plan --config=configs/universal.py:llava_ov_0p5b --mesh=1,8,1 \
+        --batch_size=8 --crops=2 --image_tokens=1485 --text_tokens=512 --compile
+
+No accelerator is needed and nothing is allocated: state and batch are counted from
+their shapes and shardings, activations by formula (`visor_jax.memory`). `--compile`
+compiles the step for as many simulated devices and prints what the compiler reserves:
+minutes for a real network. That compiler is the CPU's; an accelerator's schedules
+differently, and the CPU's computes bfloat16 products in float32.
+"""
+
+import dataclasses
+import math
+
+import flax.traverse_util
+import jax
+import optax
+from absl import flags
+from ml_collections import config_flags
+
+from visor_jax import command_line, settings
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget
+from visor_jax.data.buckets import Bucket, Buckets
+from visor_jax.data.image_settings import ImageSettings
+from visor_jax.memory.accelerators import ACCELERATORS, accelerator
+from visor_jax.memory.activations import DeviceBatch
+from visor_jax.memory.step_bytes import StepBytes, step_bytes
+from visor_jax.memory.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
+from visor_jax.models.siglip import crops_at_once
+from visor_jax.models.vlm import VLM
+from visor_jax.settings import UniversalSettings
+from visor_jax.sharding.axis_rules import samples_split
+from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
+from visor_jax.training.abstract_step import (
+    BatchShape,
+    bytes_on_a_device,
+    compiled_for,
+    planned_batch,
+    planned_state,
+)
+from visor_jax.training.optimizer import make_optimizer, split_frozen
+from visor_jax.training.state import TrainState
+from visor_jax.training.universal_step import make_universal_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A universal step on a mesh of devices that need not be here."""
+
+    run: UniversalSettings
+    mesh: AnyMesh
+    shape: BatchShape
+
+    def __post_init__(self) -> None:
+        parts = samples_split(self.mesh)
+        if self.shape.rows % parts:
+            raise ValueError(
+                f"A batch of {self.shape.rows} rows does not split over the {parts} "
+                "devices of the mesh axes data and fsdp: choose another --batch_size."
+            )
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.run.optimizer, self.run.loop.steps)
+
+    def state(self) -> TrainState:
+        """Returns the abstract state. Raises ValueError if the mesh cannot split it."""
+        return planned_state(
+            self.run.model,
+            self.optimizer,
+            self.run.optimizer.frozen,
+            self.mesh,
+            num_budgets=len(self.run.budgets),
+        )
+
+    def batch(self) -> Batch:
+        """Returns the abstract batch."""
+        return planned_batch(self.run.model, self.shape, self.mesh)
+
+    def bytes(self, state: TrainState, budget: Budget | None) -> StepBytes:
+        """Returns the bytes by formula; None for the step that serves every budget."""
+        model, shape = self.run.model, self.shape
+        trainable, _ = split_frozen(state.params, self.run.optimizer.frozen)
+        params, trained = (
+            flax.traverse_util.flatten_dict(tree, sep="/")
+            for tree in (state.params, trainable)
+        )
+        on_a_device = DeviceBatch(
+            rows=shape.rows // samples_split(self.mesh),
+            crops=shape.crops,
+            image_tokens=shape.image_tokens,
+            text_tokens=shape.text_tokens,
+            crops_at_once=crops_at_once(
+                model.vision, samples=shape.rows, crops=shape.crops
+            ),
+        )
+        return step_bytes(
+            model,
+            on_a_device,
+            budget,
+            params=params,
+            is_trained={path: path in trained for path in params},
+            optimizer=bytes_on_a_device(state) - bytes_on_a_device(state.params),
+            batch_bytes=bytes_on_a_device(self.batch()),
+            tensor=self.mesh.shape["tensor"],
+        )
+
+    def reserved(self, state: TrainState) -> int:
+        """Returns the bytes on a device that the compiler reserves for the step.
+
+        The plan's mesh is one of simulated devices. Takes minutes for a real network.
+        """
+        run, model = self.run, VLM(self.run.model)
+        step = make_universal_step(
+            model, self.optimizer, run.schedule, run.objective, run.optimizer.frozen
+        )
+        compiled = compiled_for(step, state, self.batch(), self.mesh)
+        memory = compiled.memory_analysis()
+        new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
+
+
+def largest_bucket(run: UniversalSettings) -> Bucket:
+    """Returns the largest shape of a row in training."""
+    vision = run.model.vision
+    if run.data.kind == "pages":
+        return Bucket(
+            crops=1,
+            image_tokens=vision.num_patches,
+            text_tokens=run.data.pages.text_length,
+        )
+    side = vision.image_size
+    images = ImageSettings(
+        tile_size=side,
+        patch_size=vision.patch_size,
+        pinpoints=tuple((side * i, side * j) for i in range(1, 7) for j in range(1, 7)),
+    )
+    return Buckets.ladder(images, pad_id=0).all[-1]
+
+
+def read_mesh(text: str | None, configured: MeshSettings) -> tuple[int, int, int]:
+    """Returns (data, fsdp, tensor) of "8,4,1", or of the configuration.
+
+    Raises:
+      ValueError: unless these are three numbers of at least 1.
+    """
+    if text is None:
+        sizes = dataclasses.astuple(configured)
+        if -1 in sizes:
+            raise ValueError(
+                f"The configuration's mesh {sizes} takes what devices there are, and a "
+                "plan has none: add --mesh=DATA,FSDP,TENSOR, e.g. --mesh=8,4,1."
+            )
+        return sizes
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(
+            f"--mesh={text}: three numbers of at least 1 are needed, DATA,FSDP,TENSOR."
+        )
+    data, fsdp, tensor = map(int, parts)
+    return data, fsdp, tensor
+
+
+def read_plan(
+    run: UniversalSettings, sizes: tuple[int, int, int], *, simulated: bool
+) -> Plan:
+    """Returns the plan that the flags ask for. Raises ValueError for bad values."""
+    bucket = largest_bucket(run)
+    corners = bucket.corners if _CROPS.value is None else 1
+    shape = BatchShape(
+        rows=_given(_BATCH_SIZE, run.data.batch_size),
+        crops=_given(_CROPS, bucket.crops),
+        image_tokens=_given(_IMAGE_TOKENS, bucket.image_tokens),
+        text_tokens=_given(_TEXT_TOKENS, bucket.text_tokens),
+        corners=corners,
+    )
+    names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
+    return Plan(run=run, mesh=mesh, shape=shape)
+
+
+def describe(plan: Plan) -> str:
+    """Returns what is planned, in two lines."""
+    axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
+    shape, run = plan.shape, plan.run
+    return (
+        f"{run.label} {run.preset} on {plan.mesh.size} devices ({axes}), "
+        f"{shape.rows // samples_split(plan.mesh)} of {shape.rows} rows on each\n"
+        f"a row: {shape.crops} crops, {shape.image_tokens} image tokens, "
+        f"{shape.text_tokens} text tokens; {run.model.compute_dtype}, "
+        f"remat {run.model.remat!r}"
+    )
+
+
+def _given(flag: flags.FlagHolder, otherwise: int) -> int:
+    return otherwise if flag.value is None else flag.value
+
+
+def _main(_: list[str]) -> None:
+    with command_line.user_errors():
+        if _CONFIG.value is None:
+            raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
+        run = settings.read(_CONFIG.value, data_needed=False)
+        if run.task != "universal":
+            raise ValueError(f"task={run.task!r}: only universal training is planned.")
+        sizes = read_mesh(_MESH.value, run.mesh)
+        # Whatever accelerator there is stays free.
+        jax.config.update("jax_platforms", "cpu")
+        if _COMPILE.value:
+            jax.config.update("jax_num_cpu_devices", math.prod(sizes))
+        devices = (
+            [accelerator(_DEVICE.value)] if _DEVICE.value else ACCELERATORS.values()
+        )
+        plan = read_plan(run, sizes, simulated=_COMPILE.value)
+        state = plan.state()
+    columns = {ANY_BUDGET: plan.bytes(state, None)}
+    for budget in (run.budgets.smallest, run.budgets.largest):
+        columns[budget.name] = plan.bytes(state, budget)
+    needed = columns[ANY_BUDGET].total
+    print(f"{describe(plan)}\n\n{step_table(columns)}\n")
+    print(f"{device_table(needed, devices)}\n\n{FOOTNOTE}")
+    if _COMPILE.value:
+        reserved = plan.reserved(state)
+        print(
+            f"\nthe CPU's compiler reserves {reserved / 1e9:.3f} GB; the plan is "
+            f"{needed / reserved - 1:+.1%} of that"
+        )
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, e.g. configs/universal.py:llava_ov_0p5b."
+    )
+    _MESH = flags.DEFINE_string(
+        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
+    )
+    _BATCH_SIZE = flags.DEFINE_integer(
+        "batch_size", None, "Rows of the global batch; default: the configuration's."
+    )
+    _CROPS = flags.DEFINE_integer("crops", None, "Of a row; default: largest bucket.")
+    _IMAGE_TOKENS = flags.DEFINE_integer("image_tokens", None, "Of a row, likewise.")
+    _TEXT_TOKENS = flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
+    _DEVICE = flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
+    _COMPILE = flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
+    command_line.run(_main)

@@ -10,7 +10,9 @@ import pytest
 
 from tests.evals.small import CONFIG
 from tests.tiny import params_of
+from visor_jax import evaluate
 from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.evaluate import evaluate_checkpoints
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
@@ -31,6 +33,9 @@ METADATA = {
 
 
 def _save(workdir, params, **changes):
+    """Returns the workdir after saving the network as trained with this seed."""
+    shift = 0.1 * changes.get("seed", 0)
+    params = jax.tree.map(lambda x: x + shift, params)
     with CheckpointManager(workdir, save_every=1) as manager:
         manager.save(
             3,
@@ -75,10 +80,16 @@ def test_report_from_a_path_alone(run):
     assert "Traceback" not in done.stderr
 
 
-def test_several_runs_become_one_report(run, params, tmp_path):
+def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     other = _save(tmp_path / "other", params, seed=1)
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
-    done = []
+    done, read = [], []
+
+    def load_once(path):
+        read.append(path)
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(evaluate, "load_checkpoint", load_once)
     report = evaluate_checkpoints(
         [run, other, only],
         out=str(tmp_path / "merged"),
@@ -86,15 +97,26 @@ def test_several_runs_become_one_report(run, params, tmp_path):
         budgets="none",
         progress=lambda *counts: done.append(counts),
     )
+    assert read == [run, other, only]
     assert (tmp_path / "merged/report.md").exists()
     models = [row["model"] for row in report["rows"]]
     assert models == ["universal", "dedicated:sa0"]
     first, dedicated = report["rows"]
     assert first["seeds"] == [0, 1]
-    # The same parameters: no spread, and the same answers as the dedicated one's.
-    assert first["spread"]["hard"]["std"] == 0
-    assert first["tasks"] == dedicated["tasks"]
-    assert done == [(i, 3) for i in range(1, 4)]
+    # The dedicated one has the parameters of seed 0, so that they are run once.
+    for group, spread in first["spread"].items():
+        if group in dedicated["accuracy"]:
+            assert spread["values"][0] == dedicated["accuracy"][group]
+    assert done == [(1, 2), (2, 2)]
+
+
+def test_what_are_no_seeds_is_refused_before_any_network_runs(run, params, tmp_path):
+    longer = _save(tmp_path / "longer", params, seed=1, train_steps=9)
+    with pytest.raises(ValueError, match=r"differ in train_steps \(3 and 9\)"):
+        evaluate_checkpoints([run, longer], pages=2)
+    again = _save(tmp_path / "again", params)
+    with pytest.raises(ValueError, match="both 'universal', are the same"):
+        evaluate_checkpoints([run, again], pages=2)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +144,7 @@ def test_unusable_descriptions_are_refused(params, tmp_path, changes, expected):
         ({"split": "trial"}, "Unknown split 'trial'"),
         ({"budgets": "sa7"}, "Budget 'sa7' says 7"),
         ({"budgets": "most"}, "Unknown budget 'most'"),
+        ({"costs": (5.0,)}, "--cost=5 is for policies, and there is none here"),
     ],
 )
 def test_unusable_options_are_named(run, options, expected):
@@ -147,6 +170,7 @@ def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path):
     for arguments, expected in (
         ((f"--checkpoint={tmp_path}",), "damaged or half written"),
         ((f"--checkpoint={run}", "--budgets=sa2:1,3"), "layers [3]"),
+        ((f"--checkpoint={run}", "--cost=0"), "--cost=0 is for policies"),
     ):
         done = _evaluate(*arguments)
         assert done.returncode == 2, done.stderr

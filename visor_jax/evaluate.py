@@ -39,7 +39,7 @@ from visor_jax.evals.tables import table_text
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, Policy
-from visor_jax.policy.score_cache import digest_of_params
+from visor_jax.policy.score_cache import digest_of_arrays
 from visor_jax.training.progress import Progress
 from visor_jax.training.run_record import git_commit, machine_description
 
@@ -173,7 +173,7 @@ def _read(path: str, budgets: str | None) -> Network:
             path=path,
             label=metadata["label"] if policy is None else "universal",
             seed=metadata["seed"],
-            network=digest_of_params(params),
+            network=digest_of_arrays(params),
             recipe={key: metadata.get(key) for key in _RECIPE},
             policy=None if policy is None else metadata["label"],
         ),

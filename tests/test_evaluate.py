@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
 
 from tests.evals.small import CONFIG
 from tests.tiny import params_of
@@ -165,18 +167,34 @@ def test_a_file_is_no_folder_for_a_report(run):
         evaluate_checkpoints([run], out=__file__)
 
 
-def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path):
+def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path, capsys):
     (tmp_path / "checkpoints" / "3" / "metadata").mkdir(parents=True)
     for arguments, expected in (
         ((f"--checkpoint={tmp_path}",), "damaged or half written"),
         ((f"--checkpoint={run}", "--budgets=sa2:1,3"), "layers [3]"),
         ((f"--checkpoint={run}", "--cost=0"), "--cost=0 is for policies"),
+        ((f"--checkpoint={run}", "--cost=much"), "--cost=much"),
     ):
-        done = _evaluate(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert expected in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert done.stderr.startswith("error: ")
+        with own_flags(), pytest.raises(SystemExit) as stopped:
+            evaluate.main(flags.FLAGS(["evaluate", *arguments]))
+        assert stopped.value.code == 2
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert line.startswith("error: ")
+        assert expected in line
+
+
+@contextlib.contextmanager
+def own_flags():
+    """Inside, this process has the program's flags."""
+    before = set(flags.FLAGS)
+    evaluate.define_flags()
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
 
 
 def test_a_policy_adds_its_choices(run, params, tmp_path):

@@ -76,6 +76,7 @@ def test_a_checkpoint_holds_the_network_as_it_was_and_the_policy(network, traine
     said = after.metadata["settings"]
     assert said["scores"] == {"batches": 2, "batch_size": PAGES}
     assert said["optimizer"]["warmup_steps"] == 2
+    assert said["optimizer"]["learning_rate"] == 0.01
     assert "seed" not in said["data"]["pages"]
     described = after.metadata["policy"]
     config = PolicyConfig.from_dict(described["config"])
@@ -115,10 +116,10 @@ def test_the_report_has_what_the_policy_chooses_at_inference(trained, opened):
             share = share.reshape(PAGES, -1).mean(axis=0).tolist()
             said = [report["shares"][task]["sa0"] for task in TASK_NAMES]
             assert said == pytest.approx(share)
-    # Something was learnt to be told apart, and the preference turns it round.
+    # Questions get unlike budgets, and the preference turns all of them.
     costs = [row["cost"]["mixed"] for row in report["auto"]]
     assert costs == sorted(costs, reverse=True)
-    assert costs[0] > costs[-1]
+    assert any(costs[-1] < cost < costs[0] for cost in costs)
 
 
 def test_the_report_is_complete(trained):

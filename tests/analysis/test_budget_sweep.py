@@ -8,7 +8,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from tests.evals.small import CONFIG
 from tests.inference import page_run
+from tests.tiny import params_of
 from visor_jax import settings, sweep
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
@@ -154,9 +156,11 @@ def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
 
 
 def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, capsys):
-    workdir = page_run.save(tmp_path / "run", page_run.parameters())
-    done, file = sweep.sweep_checkpoint(str(workdir), pages=4, margin=0.0)
-    assert len(done.scored) == 4
+    workdir = page_run.save(
+        tmp_path / "run", params_of(CONFIG)["params"], model=CONFIG.to_dict()
+    )
+    done, file = sweep.sweep_checkpoint(str(workdir), pages=2, margin=0.0)
+    assert len(done.scored) == 2
     assert file == workdir / "budgets/viable.json"
     assert file.with_suffix(".png").exists()
     content = json.loads(file.read_text())
@@ -168,7 +172,7 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
         assert each["easy"] == pytest.approx(
             sum(tasks[t] for t in ("colour", "ring", "half", "square")) / 4
         )
-    plan = page_run.CONFIG.plan
+    plan = CONFIG.plan
     read = settings._budget_names((f"@{file}", "none"), plan)
     assert read[:-1] == tuple(content["budgets"])
     assert read[-1] == "none"

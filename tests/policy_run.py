@@ -20,7 +20,7 @@ from visor_jax.training.interruption import Interruption
 STEPS = 12
 PAGES = 8
 # Between them the few steps leave the questions' own differences.
-PREFERENCES = (-5.0, -0.15, -0.12, -0.09, -0.06, 0.0, 5.0)
+PREFERENCES = (-5.0, -0.05, -0.04, -0.03, -0.02, -0.01, 0.0, 5.0)
 BUDGETS = ("sa0", "sa2:1,2")
 
 
@@ -46,7 +46,7 @@ def configure(
     config.scores.update(batches=2, batch_size=PAGES)
     # The answers of a random network hardly differ, so that costs would decide alone.
     config.objective.cost_weight = 0.0
-    config.optimizer.update(warmup_steps=2, learning_rate=0.01)
+    config.optimizer.update(warmup_steps=2, learning_rate=3e-3)
     config.loop = {"steps": STEPS, "log_every": 4, "checkpoint_every": 6}
     config.evaluation_pages = PAGES
     return config

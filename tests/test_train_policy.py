@@ -76,7 +76,7 @@ def test_a_checkpoint_holds_the_network_as_it_was_and_the_policy(network, traine
     said = after.metadata["settings"]
     assert said["scores"] == {"batches": 2, "batch_size": PAGES}
     assert said["optimizer"]["warmup_steps"] == 2
-    assert said["optimizer"]["learning_rate"] == 0.01
+    assert said["optimizer"]["learning_rate"] == 3e-3
     assert "seed" not in said["data"]["pages"]
     described = after.metadata["policy"]
     config = PolicyConfig.from_dict(described["config"])
@@ -183,7 +183,9 @@ def test_scoring_can_be_stopped_and_gone_on_with(network, trained, tmp_path):
         assert file.read_bytes() == same.read_bytes()
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_a_mesh_trains_and_asks_the_same_policy_as_one_device(
     network, trained, opened, tmp_path, sizes
 ):
@@ -266,3 +268,23 @@ def test_what_does_not_split_over_the_devices_is_refused(network, tmp_path, caps
     with pytest.raises(SystemExit):
         prepare(run_of(config, tmp_path, mesh=mesh_of(8, 1, 1)))
     assert "scores.batch_size=6 does not split over the 8" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_named(network, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for key in ("scores", "data"):
+        config = configure(network)
+        config[key].cache = str(tmp_path / "file/cache")
+        with pytest.raises(SystemExit):
+            prepare(run_of(config, tmp_path))
+        error = capsys.readouterr().err
+        assert f"give another place, --config.{key}.cache=DIRECTORY" in error
+
+
+def test_a_step_outside_a_workdir_leaves_its_surroundings_alone(network, tmp_path):
+    (step,) = (network / "checkpoints").iterdir()
+    shutil.copytree(step, tmp_path / "models/7")
+    run = run_of(configure(tmp_path / "models/7"), tmp_path / "run")
+    assert policy._score_folder(run) == tmp_path / "run/cache"
+    beside = run_of(configure(network), tmp_path / "run")
+    assert policy._score_folder(beside) == network / "cache"

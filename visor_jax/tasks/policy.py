@@ -36,8 +36,6 @@ from visor_jax.training.policy_step import (
 )
 from visor_jax.training.state import TrainState
 
-_ELSEWHERE = "Give the scores another place: --config.scores.cache=DIRECTORY."
-
 
 def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
     """Returns the task with the network's scores at hand, if its objective reads them.
@@ -52,7 +50,8 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
                 "A policy trains on one process: start it on one host alone."
             )
         _check_split(s, run.mesh)
-        _check_writable(_score_folder(run))
+        _check_writable(_page_folder(run), "data.cache")
+        _check_writable(_score_folder(run), "scores.cache")
         backbone = policy_stages.frozen_backbone(s.init_from, s.model, run.mesh)
     costs = page_costs(s)
     data, measure = _data_and_measure(run, backbone, costs)
@@ -102,15 +101,17 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _page_folder(run: Run) -> Path:
-    """Returns where drawn pages are kept: as asked, or beside the network's.
+    """Returns where drawn pages are kept: as asked, or in the network's workdir.
 
-    There they serve every policy of the network, and its own evaluation.
+    There they serve every policy of the network, and its own evaluation. A network that
+    lies elsewhere (a single step, a bucket) leaves them to the run's workdir.
     """
     s = _settings(run)
-    workdir = layout.find_steps(s.init_from)[0].parents[1]
-    if s.data.cache or layout.is_remote(workdir):
+    steps = layout.find_steps(s.init_from)[0].parent
+    in_workdir = steps.name == layout.CHECKPOINTS and not layout.is_remote(steps)
+    if s.data.cache or not in_workdir:
         return run.cache
-    return Path(workdir) / "cache"
+    return Path(steps.parent) / "cache"
 
 
 def _score_folder(run: Run) -> Path:
@@ -128,13 +129,17 @@ def _check_split(s: PolicySettings, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{error}. {_ELSEWHERE}") from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder} cannot be written to. {_ELSEWHERE}")
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"{folder} cannot be written to: give another place, "
+            f"--config.{setting}=DIRECTORY."
+        )
 
 
 def _data_and_measure(

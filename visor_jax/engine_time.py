@@ -120,7 +120,8 @@ def engine_times(
     other time in reverse, so that none always follows the same one.
 
     Args:
-      policy: whose choices are timed too (`AUTO`), and without it (`TOLD`).
+      policy: whose choices are timed too (`AUTO`), and right beside it without it
+        (`TOLD`).
     """
     ruled = Ruled(budgets)
     plain = model.engine(ruled, sizes=sizes, images_kept=0)
@@ -131,9 +132,10 @@ def engine_times(
     engines = dict.fromkeys(rules, plain)
     if policy is not None:
         asked = Remembering(policy)
+        rules[TOLD] = asked.said
         # First, so that there is something to be told.
-        engines = {AUTO: model.engine(asked, sizes=sizes, images_kept=0)} | engines
-        engines[TOLD], rules[TOLD] = plain, asked.said
+        with_policy = model.engine(asked, sizes=sizes, images_kept=0)
+        engines = {AUTO: with_policy, TOLD: plain} | engines
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     shares: dict[str, dict[str, int]] = {}
     for round_number in range(repeats + 1):

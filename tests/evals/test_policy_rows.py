@@ -142,4 +142,10 @@ def test_choices_have_references(asked):
     np.testing.assert_array_equal(
         found.choices["oracle"] == 1, (cheap == 0) & (dear == 1)
     )
-    assert found.choices["random"].shape == (6, tasks)
+    # The same budgets for other questions of the group, so that costs are the same.
+    auto, random = found.choices["auto"], found.choices["random"]
+    assert (auto != random).any()
+    for names in GROUPS.values():
+        columns = [asked.task_names.index(name) for name in names]
+        counts = [np.bincount(x[:, columns].ravel()) for x in (auto, random)]
+        np.testing.assert_array_equal(*counts)

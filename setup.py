@@ -35,6 +35,7 @@ setup(
         "absl-py",
         "jaxtyping",
         "numpy",
+        "scipy",
         # The embedded benchmark: handwriting, fonts, pages, pictures.
         "scikit-learn",
         "Pillow",

@@ -51,8 +51,14 @@ def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict
         "text_length": 112,
         "phases": ((1.0, _TASK_WEIGHTS),),
     }
-    # Of the rows that are scored at every budget, once for all runs on this network.
-    config.scores = {"batches": 32, "batch_size": 64}
+    # The rows that are scored at every budget: once for all policies of a network,
+    # whatever their seed and objective; by default in the cache of its workdir.
+    config.scores = {
+        "batches": 32,
+        "batch_size": 64,
+        "seed": 0,
+        "cache": ml_collections.config_dict.placeholder(str),
+    }
     config.optimizer = {
         "learning_rate": 3e-3,
         "weight_decay": 0.01,

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -7,10 +8,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
 
 from tests.evals.small import CONFIG
 from tests.tiny import params_of
+from visor_jax import evaluate
 from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.evaluate import evaluate_checkpoints
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
@@ -31,6 +35,9 @@ METADATA = {
 
 
 def _save(workdir, params, **changes):
+    """Returns the workdir after saving the network as trained with this seed."""
+    shift = 0.1 * changes.get("seed", 0)
+    params = jax.tree.map(lambda x: x + shift, params)
     with CheckpointManager(workdir, save_every=1) as manager:
         manager.save(
             3,
@@ -52,49 +59,69 @@ def run(params, tmp_path_factory):
     return _save(tmp_path_factory.mktemp("run"), params)
 
 
-def _evaluate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "visor_jax.evaluate", *arguments],
+def test_report_from_a_path_alone(run, capsys):
+    with own_flags():
+        arguments = [f"--checkpoint={run}", "--pages=2", "--budgets=none"]
+        evaluate.main(flags.FLAGS(["evaluate", *arguments]))
+    report = json.loads((Path(run) / "report/report.json").read_text())
+    assert [row["budget"] for row in report["rows"]] == ["sa0"]
+    assert (report["train_steps"], report["wall_clock_s"]) == (3, 1.5)
+    assert report["command"].startswith("python -m visor_jax.evaluate ")
+    printed = capsys.readouterr().out
+    assert "LLM saving" in printed
+    assert "report.md" in printed
+
+
+def test_the_program_ends_with_one_line_and_code_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "visor_jax.evaluate", f"--checkpoint={tmp_path}"],
         cwd=_ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
 
 
-def test_report_from_a_path_alone(run):
-    done = _evaluate(f"--checkpoint={run}", "--pages=2", "--budgets=none")
-    assert done.returncode == 0, done.stderr
-    report = json.loads((Path(run) / "report/report.json").read_text())
-    assert [row["budget"] for row in report["rows"]] == ["sa0"]
-    assert (report["train_steps"], report["wall_clock_s"]) == (3, 1.5)
-    assert "--pages=2" in report["command"]
-    assert "LLM saving" in done.stdout
-    assert "report.md" in done.stdout
-    assert "Traceback" not in done.stderr
-
-
-def test_several_runs_become_one_report(run, params, tmp_path):
+def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     other = _save(tmp_path / "other", params, seed=1)
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
-    done = []
+    done, read = [], []
+
+    def load_once(path):
+        read.append(path)
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(evaluate, "load_checkpoint", load_once)
     report = evaluate_checkpoints(
         [run, other, only],
         out=str(tmp_path / "merged"),
-        pages=3,
+        pages=2,
         budgets="none",
         progress=lambda *counts: done.append(counts),
     )
+    assert read == [run, other, only]
     assert (tmp_path / "merged/report.md").exists()
     models = [row["model"] for row in report["rows"]]
     assert models == ["universal", "dedicated:sa0"]
     first, dedicated = report["rows"]
     assert first["seeds"] == [0, 1]
-    # The same parameters: no spread, and the same answers as the dedicated one's.
-    assert first["spread"]["hard"]["std"] == 0
-    assert first["tasks"] == dedicated["tasks"]
-    assert done == [(i, 3) for i in range(1, 4)]
+    # The dedicated one has the parameters of seed 0, so that they are run once.
+    for group, spread in first["spread"].items():
+        if group in dedicated["accuracy"]:
+            assert spread["values"][0] == dedicated["accuracy"][group]
+    assert done == [(1, 2), (2, 2)]
+
+
+def test_what_are_no_seeds_is_refused_before_any_network_runs(run, params, tmp_path):
+    longer = _save(tmp_path / "longer", params, seed=1, train_steps=9)
+    with pytest.raises(ValueError, match=r"differ in train_steps \(3 and 9\)"):
+        evaluate_checkpoints([run, longer], pages=2)
+    again = _save(tmp_path / "again", params)
+    with pytest.raises(ValueError, match="both 'universal', are the same"):
+        evaluate_checkpoints([run, again], pages=2)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +149,7 @@ def test_unusable_descriptions_are_refused(params, tmp_path, changes, expected):
         ({"split": "trial"}, "Unknown split 'trial'"),
         ({"budgets": "sa7"}, "Budget 'sa7' says 7"),
         ({"budgets": "most"}, "Unknown budget 'most'"),
+        ({"costs": (5.0,)}, "--cost=5 is for policies, and there is none here"),
     ],
 )
 def test_unusable_options_are_named(run, options, expected):
@@ -142,17 +170,34 @@ def test_a_file_is_no_folder_for_a_report(run):
         evaluate_checkpoints([run], out=__file__)
 
 
-def test_users_mistakes_end_with_one_line_and_code_2(run, tmp_path):
+def test_users_mistakes_are_named_before_any_network_runs(run, tmp_path, capsys):
     (tmp_path / "checkpoints" / "3" / "metadata").mkdir(parents=True)
     for arguments, expected in (
         ((f"--checkpoint={tmp_path}",), "damaged or half written"),
         ((f"--checkpoint={run}", "--budgets=sa2:1,3"), "layers [3]"),
+        ((f"--checkpoint={run}", "--cost=0"), "--cost=0 is for policies"),
+        ((f"--checkpoint={run}", "--cost=much"), "--cost=much"),
     ):
-        done = _evaluate(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert expected in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert done.stderr.startswith("error: ")
+        with own_flags(), pytest.raises(SystemExit) as stopped:
+            evaluate.main(flags.FLAGS(["evaluate", *arguments]))
+        assert stopped.value.code == 2
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert line.startswith("error: ")
+        assert expected in line
+
+
+@contextlib.contextmanager
+def own_flags():
+    """Inside, this process has the program's flags."""
+    before = set(flags.FLAGS)
+    evaluate.define_flags()
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
 
 
 def test_a_policy_adds_its_choices(run, params, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 import visor_jax
 from tests.inference import page_run
 from visor_jax import generate
+from visor_jax.inference.reader import Reader
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "largest digit row 1"
@@ -100,6 +101,19 @@ def test_plain_output_is_the_answer(workdir, parse, capsys):
     assert capsys.readouterr().out == expected + "\n"
 
 
+def test_the_prompt_is_read_once(workdir, parse, capsys, monkeypatch):
+    read, sample = [], Reader.sample
+
+    def counted(self, request, **options):
+        read.append(request.prompt)
+        return sample(self, request, **options)
+
+    monkeypatch.setattr(Reader, "sample", counted)
+    generate.main(parse([*_arguments(workdir), "--json"]))
+    assert read == [QUESTION]
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -110,6 +124,8 @@ def test_plain_output_is_the_answer(workdir, parse, capsys):
         ({"prompt": ""}, "question is empty"),
         ({"budget": "sa1:2"}, "choose one of sa0, sa1:1, sa2:1,2"),
         ({"budget": "big"}, "Unknown budget 'big'"),
+        ({"budget": "auto"}, "budget='auto' needs a policy"),
+        ({"cost": 2}, "cost=2.0 is for budget='auto'"),
     ],
 )
 def test_mistakes_end_before_any_work(

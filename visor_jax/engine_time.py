@@ -5,7 +5,8 @@
 Questions about pages go through the engine, each budget's turn by turn, and once all in
 one budget at a time. What the mixed batch should take follows from each budget's own
 time: the sum of its questions' shares. Images are encoded anew in every run. With a
-policy's checkpoint its own choices are timed as well.
+policy's checkpoint its own choices are timed as well, and the same choices once more by
+an engine that is told them and has no policy: the difference is what the policy costs.
 """
 
 import collections
@@ -13,7 +14,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,29 @@ from absl import flags
 from jaxtyping import Array
 
 from visor_jax import command_line
+from visor_jax.budget import Budget
+from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
+from visor_jax.evals.evaluation_set import check_reads_pages
 from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.choose_budgets import AUTO
 from visor_jax.inference.choosers import Chooser, HostChooser, PolicyChooser
+from visor_jax.inference.engine import Engine
 from visor_jax.inference.reader import Request
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.library import load
+from visor_jax.models.config import VLMConfig
 from visor_jax.policy.features import PolicyFeatures
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.run_record import machine_description
 
 MIXED = "mixed"
+# The policy's choices, by an engine that is told them.
+TOLD = "auto, told"
+
+Rule = Callable[[Request], int]
 
 
 def page_requests(count: int, *, seed: int = 0) -> list[Request]:
@@ -47,27 +57,40 @@ def page_requests(count: int, *, seed: int = 0) -> list[Request]:
     ]
 
 
-class Steered:
-    """A chooser that can be overruled between runs; one engine serves all of them.
+class Ruled(HostChooser):
+    """A chooser whose rule changes between runs; one engine serves all of them.
 
-    rule: which of the budgets a request gets; None asks the chooser.
+    rule: which of the budgets a request gets.
     """
 
+    def __init__(self, budgets: Sequence[Budget]) -> None:
+        """Takes the budgets; at first every request gets the first of them."""
+        self.rule: Rule = lambda request: 0
+        super().__init__(budgets, lambda request: self.rule(request))
+
+
+class Remembering:
+    """A chooser that asks another one and remembers what it said of each request."""
+
     def __init__(self, chooser: Chooser) -> None:
-        """Takes the chooser that is asked where there is no rule."""
+        """Takes the chooser that is asked."""
         self._chooser = chooser
         self.budgets, self.params = chooser.budgets, chooser.params
-        self.rule: Callable[[Request], int] | None = None
+        self._said: dict[int, int] = {}
 
     def scores(self, params: Any, features: PolicyFeatures) -> Array:
         """Returns the chooser's scores."""
         return self._chooser.scores(params, features)
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
-        """Returns what the rule says, or else the chooser."""
-        if self.rule is None:
-            return self._chooser.choose(scores, requests)
-        return [self.rule(request) for request in requests]
+        """Returns what the chooser says."""
+        chosen = self._chooser.choose(scores, requests)
+        self._said |= {id(r): k for r, k in zip(requests, chosen, strict=True)}
+        return chosen
+
+    def said(self, request: Request) -> int:
+        """Returns what the chooser said of a request."""
+        return self._said[id(request)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,45 +108,65 @@ class Timed:
 def engine_times(
     model: VisorModel,
     requests: Sequence[Request],
-    chooser: Chooser,
+    budgets: Sequence[Budget],
     *,
-    auto: bool,
+    policy: Chooser | None = None,
     sizes: Sizes,
     repeats: int,
 ) -> dict[str, Timed]:
     """Returns the times of a mixed batch, of each budget alone, and of the policy's.
 
-    All runs are made in turn, `repeats` times after one that is not counted.
+    All runs are made in turn, `repeats` times after one that is not counted; every
+    other time in reverse, so that none always follows the same one.
 
     Args:
-      auto: whether the chooser itself is timed as well.
+      policy: whose choices are timed too (`AUTO`), and right beside it without it
+        (`TOLD`).
     """
-    steered = Steered(chooser)
+    ruled = Ruled(budgets)
+    plain = model.engine(ruled, sizes=sizes, images_kept=0)
     place = {id(request): i for i, request in enumerate(requests)}
-    count = len(chooser.budgets)
-    rules: dict[str, Callable[[Request], int] | None] = {
-        MIXED: lambda request: place[id(request)] % count
-    }
-    for index, budget in enumerate(chooser.budgets):
+    rules: dict[str, Rule] = {MIXED: lambda r: place[id(r)] % len(budgets)}
+    for index, budget in enumerate(budgets):
         rules[budget.name] = functools.partial(lambda i, _: i, index)
-    if auto:
-        rules[AUTO] = None
-    engine = model.engine(steered, sizes=sizes, images_kept=0)
-    seconds: dict[str, list[float]] = {name: [] for name in rules}
+    engines = dict.fromkeys(rules, plain)
+    if policy is not None:
+        asked = Remembering(policy)
+        rules[TOLD] = asked.said
+        # First, so that there is something to be told.
+        with_policy = model.engine(asked, sizes=sizes, images_kept=0)
+        engines = {AUTO: with_policy, TOLD: plain} | engines
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
     shares: dict[str, dict[str, int]] = {}
-    for _ in range(repeats + 1):
-        for name, steered.rule in rules.items():
-            began = time.perf_counter()
-            answers = engine.answer_all(requests)
-            seconds[name].append(time.perf_counter() - began)
-            wrong = [answer.error for answer in answers if answer.error]
-            if wrong:
-                raise ValueError(f"{len(wrong)} questions failed: {wrong[0]}")
-            shares[name] = collections.Counter(a.budget.name for a in answers)
+    for round_number in range(repeats + 1):
+        for name in list(engines)[:: -1 if round_number % 2 else 1]:
+            ruled.rule = rules.get(name, ruled.rule)
+            took, shares[name] = _timed(engines[name], requests)
+            seconds[name].append(took)
     return {n: Timed(tuple(s[1:]), dict(shares[n])) for n, s in seconds.items()}
 
 
-def predicted(times: dict[str, Timed], name: str) -> float:
+def _timed(engine: Engine, requests: Sequence[Request]) -> tuple[float, dict[str, int]]:
+    """Returns the seconds of answering all, and how many each budget answered."""
+    began = time.perf_counter()
+    answers = engine.answer_all(requests)
+    seconds = time.perf_counter() - began
+    wrong = [answer.error for answer in answers if answer.error]
+    if wrong:
+        raise ValueError(f"{len(wrong)} questions failed: {wrong[0]}")
+    return seconds, collections.Counter(answer.budget.name for answer in answers)
+
+
+def policy_cost(times: Mapping[str, Timed]) -> float:
+    """Returns the seconds that the policy takes: the median of the rounds' differences.
+
+    Runs of one round meet the same machine, so that they are compared in pairs.
+    """
+    pairs = zip(times[AUTO].seconds, times[TOLD].seconds, strict=True)
+    return statistics.median(auto - told for auto, told in pairs)
+
+
+def predicted(times: Mapping[str, Timed], name: str) -> float:
     """Returns what a mixture should take, from each budget's own seconds."""
     shares = times[name].shares
     total = sum(n * times[budget].median for budget, n in shares.items())
@@ -136,52 +179,80 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     keep_freed_memory()
     with command_line.user_errors():
+        _check_reads_pages(options.checkpoint)
         model = load(options.checkpoint)
-        auto = model.policy is not None and options.budgets is None
+        policy, budgets = _choices(model, options)
         sizes = Sizes(
             rows=options.rows,
             waiting=4 * options.rows,
-            slots=2 * options.rows,
+            slots=max(2 * options.rows, Sizes.questions_per_row),
+            images_at_once=min(options.rows, Sizes.images_at_once),
             new_tokens=model.reader.new_tokens,
         )
         times = engine_times(
             model,
             page_requests(options.questions),
-            _chooser(model, options, auto=auto),
-            auto=auto,
+            budgets,
+            policy=policy,
             sizes=sizes,
             repeats=options.repeats,
         )
-    count = options.questions
-    print(f"{machine_description()}, {count} questions, median of {options.repeats}")
-    print(f"{'budget':<16} {'seconds':>8} {'fastest':>8} {'ms/question':>12}")
+    print("\n".join(_lines(times, options)))
+
+
+def _lines(times: Mapping[str, Timed], options: Any) -> list[str]:
+    """Returns the table, and what the mixtures should have taken."""
+    count, repeats = options.questions, options.repeats
+    lines = [
+        f"{machine_description()}, {count} questions, median of {repeats}",
+        f"{'budget':<16} {'seconds':>8} {'fastest':>8} {'ms/question':>12}",
+    ]
     for name, timed in times.items():
         fastest, each = min(timed.seconds), 1e3 * timed.median / count
-        print(f"{name:<16} {timed.median:8.3f} {fastest:8.3f} {each:12.2f}")
-    for name in [MIXED, AUTO] if auto else [MIXED]:
-        expected, measured = predicted(times, name), times[name].median
-        print(
-            f"{name}, from the budgets' own times: {expected:.3f} s; measured "
-            f"{measured:.3f} s, {100 * (measured / expected - 1):+.1f} %"
+        lines.append(f"{name:<16} {timed.median:8.3f} {fastest:8.3f} {each:12.2f}")
+    for name in (MIXED, TOLD, AUTO):
+        if name in times:
+            expected, measured = predicted(times, name), times[name].median
+            lines.append(
+                f"{name}, from the budgets' own times: {expected:.3f} s; measured "
+                f"{measured:.3f} s, {100 * (measured / expected - 1):+.1f} %"
+            )
+    if AUTO in times:
+        cost = policy_cost(times)
+        lines.append(
+            f"the policy: {1e3 * cost / count:+.3f} ms/question, "
+            f"{100 * cost / times[TOLD].median:+.1f} % of the same choices without it"
         )
+    return lines
 
 
-def _chooser(model: VisorModel, options: Any, *, auto: bool) -> Chooser:
-    if auto:
-        return PolicyChooser(model.policy, model.budgets, options.cost)
+def _check_reads_pages(checkpoint: str) -> None:
+    metadata = read_metadata(checkpoint)
+    config = VLMConfig.from_dict(metadata["model"])
+    check_reads_pages(config, metadata.get("preset", "unknown"))
+
+
+def _choices(
+    model: VisorModel, options: Any
+) -> tuple[PolicyChooser | None, Sequence[Budget]]:
+    """Returns the policy, if it is asked, and the budgets that are timed."""
     plan = model.config.plan
-    if options.budgets is None:
-        budgets = [spread(n, plan) for n in range(len(plan.self_layers) + 1)]
-    else:
-        budgets = parse_budgets(options.budgets, plan)
-    return HostChooser(budgets, lambda request: 0)
+    if model.policy is not None and options.budgets is None:
+        cost = 0.0 if options.cost is None else options.cost
+        return PolicyChooser(model.policy, model.budgets, cost), model.budgets.budgets
+    if options.cost is not None:
+        why = "--budgets leaves it out" if model.policy else "this checkpoint has none"
+        raise ValueError(f"--cost={options.cost:g} is for a policy, and {why}.")
+    if options.budgets is not None:
+        return None, parse_budgets(options.budgets, plan)
+    return None, [spread(n, plan) for n in range(len(plan.self_layers) + 1)]
 
 
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     flags.DEFINE_string("checkpoint", None, "That reads pages.", required=True)
     flags.DEFINE_string("budgets", None, "Comma-separated; default: 0, 1, 2, ... on.")
-    flags.DEFINE_float("cost", 0.0, "Of a policy's choices: above 0 for cheaper.")
+    flags.DEFINE_float("cost", None, "Of a policy's choices: above 0 for cheaper.")
     flags.DEFINE_integer("questions", 256, "In the batch.", lower_bound=1)
     flags.DEFINE_integer("rows", 32, "Prompts read at once, a power of two.")
     flags.DEFINE_integer("repeats", 5, "Timed runs of each.", lower_bound=1)

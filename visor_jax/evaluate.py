@@ -4,20 +4,19 @@
     python -m visor_jax.evaluate --checkpoint=runs/u0,runs/u1,runs/dense --out=report
 
 A checkpoint is a workdir, its `checkpoints` folder, or one step. Several are merged:
-networks of the same label (seeds) become rows of means, others stand beside them. A
-policy's checkpoint adds rows for what it chooses, for chance and for an oracle. All of
-them answer the same held-out pages, and their times are measured in turn.
+networks of the same label that differ in their seed alone become rows of means, others
+stand beside them. A policy's checkpoint adds rows for what it chooses, for chance and
+for an oracle. All of them answer the same held-out pages, and their times are measured
+in turn.
 """
 
-import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -25,18 +24,22 @@ from visor_jax import command_line
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
 from visor_jax.data.pages.handwriting import split_id
-from visor_jax.evals import timing
 from visor_jax.evals.evaluation_set import EvaluationSet, check_reads_pages
-from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.harness import Progress as Callback
-from visor_jax.evals.policy_choices import policy_choices, policy_logits
-from visor_jax.evals.policy_rows import PolicyChoices
-from visor_jax.evals.report import ReportFacts, check_label, write_report
-from visor_jax.evals.rows import EvaluatedRun, RunFacts
+from visor_jax.evals.members import Member, check_members
+from visor_jax.evals.networks import Network, evaluate_networks, num_passes
+from visor_jax.evals.report import (
+    ReportFacts,
+    check_label,
+    check_policy_label,
+    write_report,
+)
+from visor_jax.evals.rows import RunFacts
 from visor_jax.evals.tables import table_text
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, Policy
+from visor_jax.policy.score_cache import digest_of_arrays
 from visor_jax.training.progress import Progress
 from visor_jax.training.run_record import git_commit, machine_description
 
@@ -45,23 +48,9 @@ PAGES = 1024
 COSTS = (0.0, 5.0, 10.0)
 
 _FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Network:
-    """A network whose checkpoint's description was read and found good.
-
-    policy: label of the policy in the checkpoint; `label` is then its network's.
-    described: what the metadata say of it.
-    """
-
-    path: str
-    label: str
-    model: VLM
-    budgets: BudgetSet
-    facts: RunFacts
-    policy: str | None = None
-    described: Mapping[str, Any] | None = None
+# What runs of different seeds must have in common to be averaged; "settings" are those
+# of training, where the checkpoint says them.
+_RECIPE = ("model", "budgets", "preset", "train_steps", "settings", "policy")
 
 
 def evaluate_checkpoints(
@@ -73,7 +62,7 @@ def evaluate_checkpoints(
     split: str = "test",
     command: str = "",
     progress: Callback | None = None,
-    costs: Sequence[float] = COSTS,
+    costs: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing the report of all checkpoints.
 
@@ -83,19 +72,26 @@ def evaluate_checkpoints(
       budgets: comma-separated names for the universal networks; None for their own.
       command: that makes the report again, for the record.
       progress: called with (forward passes done, all).
-      costs: preferences at which a policy is tried (`policy.choose`).
+      costs: preferences at which policies are tried (`policy.choose`); None for 0, 5
+        and 10.
 
     Raises:
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
-    networks, folder = _prepare(paths, out, pages, budgets, split)
+    networks, folder = _prepare(paths, out, pages, budgets, split, costs)
     return _evaluate(networks, folder, pages, split, command, progress, costs)
 
 
 def _prepare(
-    paths: Sequence[str], out: str | None, pages: int, budgets: str | None, split: str
-) -> tuple[list[_Network], Path]:
+    paths: Sequence[str],
+    out: str | None,
+    pages: int,
+    budgets: str | None,
+    split: str,
+    costs: Sequence[float] | None,
+) -> tuple[list[Network], Path]:
+    """Returns the networks, each read once, and the folder of the report."""
     split_id(split)
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
@@ -104,45 +100,85 @@ def _prepare(
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
-    networks = [_read_network(path, budgets) for path in paths]
-    takes = [n for n in networks if n.label == "universal" and n.policy is None]
-    if budgets is not None and not takes:
+    described = [read_metadata(path) for path in paths]
+    for path, metadata in zip(paths, described, strict=True):
+        _check(path, metadata, budgets)
+    _check_options(described, budgets, costs)
+    folder = Path(out) if out is not None else Path(paths[0]) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = [_read(path, budgets) for path in paths]
+    check_members([network.member for network in networks])
+    return networks, folder
+
+
+def _check_options(
+    described: Sequence[Mapping[str, Any]],
+    budgets: str | None,
+    costs: Sequence[float] | None,
+) -> None:
+    """Raises ValueError for options that no checkpoint can do anything with."""
+    if budgets is not None and not any(map(_takes_budgets, described)):
         raise ValueError(
             f"--budgets={budgets} is for universal networks, and there is none here: "
             "leave it out."
         )
-    folder = Path(out) if out is not None else Path(paths[0]) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    return networks, folder
+    if costs is not None and not any(each.get("policy") for each in described):
+        raise ValueError(
+            f"--cost={','.join(f'{cost:g}' for cost in costs)} is for policies, and "
+            "there is none here: leave it out, or add the checkpoint of one "
+            "(configs/policy.py)."
+        )
 
 
-def _read_network(path: str, budgets: str | None) -> _Network:
-    metadata = read_metadata(path)
+def _takes_budgets(metadata: Mapping[str, Any]) -> bool:
+    # A policy knows the budgets that it was trained for.
+    return metadata["label"] == "universal" and not metadata.get("policy")
+
+
+def _check(
+    path: str, metadata: Mapping[str, Any], budgets: str | None
+) -> tuple[VLMConfig, BudgetSet]:
+    """Returns the sizes of a checkpoint's network and the budgets to try it at."""
     lacking = [k for k in ("model", "budgets", "label", *_FACTS) if k not in metadata]
     if lacking:
         raise ValueError(
             f"{path}: the checkpoint does not say its {', '.join(lacking)}: it was not "
             "written by `python -m visor_jax.train`."
         )
-    label, policy = metadata["label"], None
-    if metadata.get("policy") is not None:
-        label, policy = "universal", label
     names = metadata["budgets"]
-    # A policy knows the budgets that it was trained for.
-    if budgets is not None and label == "universal" and policy is None:
+    if budgets is not None and _takes_budgets(metadata):
         # "sa2:1,5" has a comma of its own; names begin with a letter.
         names = re.split(r",(?=[a-z])", budgets)
     try:
-        check_label(label)
+        check = check_policy_label if metadata.get("policy") else check_label
+        check(metadata["label"])
         config = VLMConfig.from_dict(metadata["model"])
         check_reads_pages(config, metadata["preset"])
-        budget_set = BudgetSet.parse(names, config.plan)
+        return config, BudgetSet.parse(names, config.plan)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return _Network(
-        path=path,
-        label=label,
+
+
+def _read(path: str, budgets: str | None) -> Network:
+    """Returns what a checkpoint holds, description and parameters of the same step."""
+    found = load_checkpoint(path)
+    metadata, params = found.metadata, dict(found.params)
+    config, budget_set = _check(path, metadata, budgets)
+    described, policy = metadata.get("policy"), None
+    if described:
+        policy = Policy.of(described, params.pop(PARAMS), budget_set.names)
+    params = {k: v for k, v in params.items() if not k.startswith("reading_heads")}
+    return Network(
+        member=Member(
+            path=path,
+            label=metadata["label"] if policy is None else "universal",
+            seed=metadata["seed"],
+            network=digest_of_arrays(params),
+            recipe={key: metadata.get(key) for key in _RECIPE},
+            policy=None if policy is None else metadata["label"],
+        ),
         model=VLM(config),
+        params=params,
         budgets=budget_set,
         facts=RunFacts(
             checkpoint=path,
@@ -150,84 +186,27 @@ def _read_network(path: str, budgets: str | None) -> _Network:
             **{name: metadata[name] for name in _FACTS},
         ),
         policy=policy,
-        described=metadata.get("policy"),
     )
 
 
 def _evaluate(
-    networks: Sequence[_Network],
+    networks: Sequence[Network],
     out: Path,
     pages: int,
     split: str,
     command: str,
     progress: Callback | None,
-    costs: Sequence[float] = COSTS,
+    costs: Sequence[float] | None,
 ) -> dict[str, Any]:
     evaluation_set = EvaluationSet.make(pages, split=split)
-    passes = [len(n.budgets) * evaluation_set.num_batches for n in networks]
-    runs, programs = [], {}
-    for i, network in enumerate(networks):
-        params = _load(network)
-        before = sum(passes[:i])
-        results = evaluate_budgets(
-            network.model,
-            params,
-            network.budgets,
-            evaluation_set,
-            progress=_shifted(progress, before, sum(passes)),
-        )
-        calls = timing.budget_programs(
-            network.model, params, network.budgets, evaluation_set
-        )
-        programs |= {(i, name): call for name, call in calls.items()}
-        chosen = _choices(network, params, results, evaluation_set, costs)
-        runs.append((network, tuple(results), chosen))
-    seconds = timing.time_programs(programs)
-    evaluated = [
-        EvaluatedRun(
-            label=network.label,
-            facts=network.facts,
-            config=network.model.config,
-            results=results,
-            ms_per_sample={
-                name: 1e3 * seconds[i, name] / timing.BATCH
-                for name in network.budgets.names
-            },
-            policy=chosen,
-        )
-        for i, (network, results, chosen) in enumerate(runs)
-    ]
+    costs = COSTS if costs is None else costs
+    evaluated = evaluate_networks(
+        networks, evaluation_set, costs=costs, progress=progress
+    )
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
     )
     return write_report(evaluated, evaluation_set, made, out)
-
-
-def _choices(
-    network: _Network,
-    params: Any,
-    results: Sequence[BudgetResult],
-    evaluation_set: EvaluationSet,
-    costs: Sequence[float],
-) -> PolicyChoices | None:
-    """Returns what the checkpoint's policy chooses; None if it has none."""
-    if network.policy is None:
-        return None
-    policy = Policy.of(network.described, params[PARAMS], network.budgets.names)
-    logits = policy_logits(network.model, params, policy, evaluation_set)
-    return policy_choices(network.policy, logits, policy, results, costs)
-
-
-def _load(network: _Network) -> Any:
-    """Returns the parameters as this process's first device holds them."""
-    return jax.device_put(load_checkpoint(network.path).params)
-
-
-def _shifted(progress: Callback | None, before: int, total: int) -> Callback | None:
-    if progress is None:
-        return None
-    shown: Callable[[int, int], None] = progress
-    return lambda done, _: shown(before + done, total)
 
 
 def define_flags() -> None:
@@ -249,12 +228,14 @@ def define_flags() -> None:
         "default: those they were trained with.",
     )
     flags.DEFINE_list(
-        "cost", [str(cost) for cost in COSTS], "Of a policy: above 0 is cheaper."
+        "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
     )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
 
 
-def _numbers(texts: Sequence[str]) -> list[float]:
+def _numbers(texts: Sequence[str] | None) -> list[float] | None:
+    if texts is None:
+        return None
     try:
         costs = [float(text) for text in texts]
     except ValueError as error:
@@ -265,16 +246,15 @@ def _numbers(texts: Sequence[str]) -> list[float]:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints the table of the report that it writes."""
+    del argv
     asked = flags.FLAGS
     with command_line.user_errors():
         costs = _numbers(asked.cost)
         networks, out = _prepare(
-            asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split
+            asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split, costs
         )
-        # Files that were cut short show here, before anything runs.
-        for network in networks:
-            _load(network)
-    total = sum(len(n.budgets) for n in networks) * asked.pages
+    total = num_passes(networks) * asked.pages
     arguments = shlex.join(sys.argv[1:])
     with Progress(total, description="evaluating", unit="pages") as shown:
         report = _evaluate(

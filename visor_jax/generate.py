@@ -15,12 +15,10 @@ import jax
 from absl import flags
 
 from visor_jax import command_line
-from visor_jax.batch import Batch
-from visor_jax.budget import Budget
 from visor_jax.data.chat_template import TEMPLATES
 from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import Sampling
-from visor_jax.inference.visor_model import VisorModel
+from visor_jax.inference.visor_model import ReadPrompt, VisorModel
 from visor_jax.library import load
 from visor_jax.models.config import COMPUTE_DTYPES
 
@@ -62,24 +60,16 @@ def main(arguments: list[str]) -> None:
             chat_template=options.chat_template,
             revision=options.revision,
         )
-        images = options.image or None
-        request = Request(options.prompt, images)
-        (budget,) = model.choose([request], options.budget, options.cost)
-        pieces = model.stream(
-            images,
-            options.prompt,
-            budget,
+        prompt = model.read(
+            Request(options.prompt, options.image or None),
+            options.budget,
             max_new_tokens=options.max_new_tokens,
-            sampling=sampling,
-            key=None if sampling.is_greedy else jax.random.key(options.seed),
+            cost=options.cost,
         )
+        key = None if sampling.is_greedy else jax.random.key(options.seed)
+        pieces = model.pieces(prompt, sampling=sampling, key=key)
     if options.json:
-        batch = model.batch(
-            images, options.prompt, max_new_tokens=options.max_new_tokens
-        )
-        answer = "".join(pieces)
-        report = _report(model, batch, budget, answer, options.max_new_tokens)
-        print(json.dumps(report))
+        print(json.dumps(_report(model, prompt, "".join(pieces))))
         return
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -95,14 +85,9 @@ def _sampling(options: Any) -> Sampling:
     )
 
 
-def _report(
-    model: VisorModel,
-    batch: Batch,
-    budget: Budget,
-    answer: str,
-    max_new_tokens: int | None,
-) -> dict[str, Any]:
+def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any]:
     """Returns the JSON line; FLOPs and time are of the prompt as it was computed."""
+    batch, budget = prompt.batch, prompt.budget
     lengths = {
         "text_tokens": batch.tokens.shape[1],
         "image_tokens": batch.image_mask.shape[1],
@@ -110,7 +95,7 @@ def _report(
         "logit_positions": 1,
     }
     cost = model.cost(budget, **lengths)
-    latency = model.latency(batch, budget, max_new_tokens=max_new_tokens)
+    latency = model.latency(batch, budget, max_new_tokens=prompt.max_new_tokens)
     return {
         "answer": answer,
         "budget": budget.name,

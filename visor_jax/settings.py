@@ -15,6 +15,8 @@ from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.evals.evaluation_set import check_reads_pages
+from visor_jax.evals.report import check_policy_label
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
@@ -181,8 +183,10 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
         raise ValueError("A policy trains on pages so far: set data.kind to 'pages'.")
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")
+    check_policy_label(fields["label"])
     metadata = read_metadata(init_from)
     model = VLMConfig.from_dict(metadata["model"])
+    check_reads_pages(model, metadata.get("preset", "unknown"))
     names = _budget_names(fields["budgets"] or metadata["budgets"], model.plan)
     budgets = BudgetSet.parse(names, model.plan)
     untrained = sorted(set(budgets.names) - set(metadata["budgets"]))

@@ -20,12 +20,13 @@ from visor_jax import command_line
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
     Sweep,
+    check_search,
     sweep,
     write_budget_file,
 )
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
+from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet, check_reads_pages
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.pictures import tasks_by_budget
 from visor_jax.evals.rows import PromptLengths
@@ -65,9 +66,16 @@ def sweep_checkpoint(
     prefill FLOPs of one question.
 
     Raises:
-      ValueError: for paths that are no checkpoint, unknown splits or a wrong limit.
+      ValueError: for paths that are no checkpoint, networks that do not read pages,
+        unknown splits or a wrong limit; before any network runs.
+      OSError: if the folder cannot be made.
     """
-    config = VLMConfig.from_dict(read_metadata(checkpoint)["model"])
+    metadata = read_metadata(checkpoint)
+    config = VLMConfig.from_dict(metadata["model"])
+    check_reads_pages(config, metadata.get("preset", "unknown"))
+    check_search(config.plan, limit)
+    folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
+    folder.mkdir(parents=True, exist_ok=True)
     asked = EvaluationSet.make(pages, split=split)
     model, params = VLM(config), load_checkpoint(checkpoint).params
     lengths = PromptLengths.of(asked)
@@ -84,7 +92,6 @@ def sweep_checkpoint(
         return [_scored(config, result, lengths) for result in found]
 
     done = sweep(config.plan, evaluate, limit=limit, margin=margin)
-    folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
     file = folder / f"{name}.json"
     facts = {"checkpoint": checkpoint, "split": split, "pages": pages}
     write_budget_file(file, name, done, **facts)

@@ -47,7 +47,10 @@ _WORKDIR = flags.DEFINE_string(
 _logger = logging.getLogger("visor_jax.train")
 
 # Keys that do not change what a run computes.
-_MAY_DIFFER = ("data.cache", "loop.checkpoint_every", "loop.keep_checkpoints")
+_MAY_DIFFER = (
+    *("data.cache", "scores.cache"),
+    *("loop.checkpoint_every", "loop.keep_checkpoints"),
+)
 
 
 # What a task needs before its first step, and what it does with the trained network.

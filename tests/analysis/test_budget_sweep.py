@@ -5,9 +5,12 @@ import json
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 
+from tests.evals.small import CONFIG
 from tests.inference import page_run
+from tests.tiny import params_of
 from visor_jax import settings, sweep
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
@@ -18,6 +21,7 @@ from visor_jax.analysis.budget_sweep import (
 from visor_jax.analysis.budget_sweep import sweep as search
 from visor_jax.budget import Budget
 from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.variants import llava_ov_0p5b
 
 PLAN = LayerPlan.build(6, cross=(0,), self_=(1, 3, 5))
 WIDE = LayerPlan.build(24, cross=(0,), self_=range(1, 13))
@@ -134,10 +138,29 @@ def test_a_file_is_read_back_for_the_same_plan_only(tmp_path):
         read_budget_file(tmp_path / "gone.json", PLAN)
 
 
+def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
+    def read(path):
+        raise AssertionError("parameters were read")
+
+    monkeypatch.setattr(sweep, "load_checkpoint", read)
+    workdir = page_run.save(tmp_path / "run", {"a": np.zeros(1)})
+    with pytest.raises(ValueError, match="limit=1"):
+        sweep.sweep_checkpoint(str(workdir), limit=1)
+    with pytest.raises(FileExistsError):
+        sweep.sweep_checkpoint(str(workdir), out=__file__)
+    other = page_run.save(
+        tmp_path / "other", {"a": np.zeros(1)}, model=llava_ov_0p5b().to_dict()
+    )
+    with pytest.raises(ValueError, match="cannot answer the embedded benchmark"):
+        sweep.sweep_checkpoint(str(other))
+
+
 def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, capsys):
-    workdir = page_run.save(tmp_path / "run", page_run.parameters())
-    done, file = sweep.sweep_checkpoint(str(workdir), pages=4, margin=0.0)
-    assert len(done.scored) == 4
+    workdir = page_run.save(
+        tmp_path / "run", params_of(CONFIG)["params"], model=CONFIG.to_dict()
+    )
+    done, file = sweep.sweep_checkpoint(str(workdir), pages=2, margin=0.0)
+    assert len(done.scored) == 2
     assert file == workdir / "budgets/viable.json"
     assert file.with_suffix(".png").exists()
     content = json.loads(file.read_text())
@@ -149,7 +172,7 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
         assert each["easy"] == pytest.approx(
             sum(tasks[t] for t in ("colour", "ring", "half", "square")) / 4
         )
-    plan = page_run.CONFIG.plan
+    plan = CONFIG.plan
     read = settings._budget_names((f"@{file}", "none"), plan)
     assert read[:-1] == tuple(content["budgets"])
     assert read[-1] == "none"

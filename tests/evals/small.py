@@ -64,6 +64,7 @@ def made_up_run(
     return EvaluatedRun(
         label=label,
         facts=RunFacts(preset="mini", seed=seed, train_steps=100, wall_clock_s=61.0),
+        network=f"{label} {seed}",
         config=config,
         results=tuple(results),
         ms_per_sample={budget.name: 1.0 + seed for budget in budgets},

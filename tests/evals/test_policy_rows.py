@@ -7,9 +7,11 @@ import pytest
 
 from tests.evals import small
 from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
+from visor_jax.evals.markdown import report_text
 from visor_jax.evals.policy_choices import policy_choices
 from visor_jax.evals.policy_rows import PolicyChoices
 from visor_jax.evals.report import ReportFacts, build_report
+from visor_jax.evals.tables import table_text
 from visor_jax.policy.network import Policy, PolicyConfig
 
 
@@ -65,17 +67,65 @@ def test_a_fixed_choice_is_that_budget(asked, report_facts):
     assert row["intervals"]["hard"] == pytest.approx(fixed["intervals"]["hard"])
 
 
-def test_the_network_of_a_policy_counts_once(asked, report_facts):
+def test_a_network_counts_once_however_many_checkpoints_hold_it(asked, report_facts):
     run = small.made_up_run(asked, "universal")
     zeros = np.zeros((6, len(asked.task_names)), int)
     other = small.made_up_run(asked, "universal", seed=1)
     runs = [run, _with_policy(run, zeros), _with_policy(other, zeros)]
     rows = _rows(runs, asked, report_facts)
     assert [r["budget"] for r in rows] == ["sa0", "sa1:1", "auto"]
-    assert "spread" not in rows[0]
-    both = [_rows([r], asked, report_facts)[-1]["accuracy"]["hard"] for r in runs[1:]]
-    assert rows[-1]["spread"]["hard"]["values"] == pytest.approx(both)
-    assert rows[-1]["accuracy"]["hard"] == pytest.approx(np.mean(both))
+    # The same two networks behind fixed budgets and choices.
+    assert [row["seeds"] for row in rows] == [[0, 1]] * 3
+    both = [_rows([r], asked, report_facts)[-1] for r in runs[1:]]
+    singles = [row["accuracy"]["hard"] for row in both]
+    for row in (rows[0], rows[-1]):
+        assert row["spread"]["hard"]["values"] == pytest.approx(singles)
+        assert row["accuracy"]["hard"] == pytest.approx(np.mean(singles))
+    # All choose sa0, so that it is the same mean, and the same interval of it.
+    assert rows[-1]["intervals"] == rows[0]["intervals"]
+    assert rows[-1]["n"] == rows[0]["n"]
+
+
+def test_a_saving_is_that_of_the_mean_cost(asked, report_facts):
+    runs = []
+    for seed, classes in enumerate((0, 1)):
+        chosen = np.full((6, len(asked.task_names)), classes)
+        run = small.made_up_run(asked, "universal", seed=seed)
+        runs.append(_with_policy(run, chosen))
+    cheap, full, row = _rows(runs, asked, report_facts)
+    cost = (cheap["flops"]["llm_prefill"] + full["flops"]["llm_prefill"]) / 2
+    assert row["flops"]["llm_prefill"] == pytest.approx(cost)
+    dense = full["flops"]["llm_prefill"] * full["llm_saving"]
+    assert row["llm_saving"] == pytest.approx(dense / cost)
+    # Each network's own time of what it chose: 1 and 2 ms.
+    assert row["ms_per_sample"] == pytest.approx(1.5)
+
+
+def test_predicted_times_are_told_from_measured_ones(asked, report_facts):
+    run = small.made_up_run(asked, "universal")
+    ones = np.ones((6, len(asked.task_names)), int)
+    report = build_report([_with_policy(run, ones)], asked, report_facts)
+    assert [r["ms_is"] for r in report["rows"]] == ["measured"] * 2 + ["predicted"]
+    for text in (table_text(report["rows"]), report_text(report)):
+        lines = [line for line in text.splitlines() if "≈1.00" in line]
+        assert len(lines) == 1
+        assert "auto" in lines[0]
+        assert "≈: " in text
+    fixed = build_report([run], asked, report_facts)
+    assert "≈" not in table_text(fixed["rows"]) + report_text(fixed)
+
+
+def test_several_policies_have_their_whole_names(asked, report_facts):
+    run = small.made_up_run(asked, "universal")
+    zeros = np.zeros((6, len(asked.task_names)), int)
+    runs = []
+    for label in ("policy:one", "policy:two"):
+        chosen = PolicyChoices(label=label, choices={"auto": zeros})
+        runs.append(dataclasses.replace(run, policy=chosen))
+    report = build_report(runs, asked, report_facts)
+    assert "policy:one" in table_text(report["rows"])
+    assert "| policy:two | `auto` |" in report_text(report)
+    assert [each["model"] for each in report["runs"]] == ["policy:one", "policy:two"]
 
 
 def test_choices_have_references(asked):
@@ -92,4 +142,10 @@ def test_choices_have_references(asked):
     np.testing.assert_array_equal(
         found.choices["oracle"] == 1, (cheap == 0) & (dear == 1)
     )
-    assert found.choices["random"].shape == (6, tasks)
+    # The same budgets for other questions of the group, so that costs are the same.
+    auto, random = found.choices["auto"], found.choices["random"]
+    assert (auto != random).any()
+    for names in GROUPS.values():
+        columns = [asked.task_names.index(name) for name in names]
+        counts = [np.bincount(x[:, columns].ravel()) for x in (auto, random)]
+        np.testing.assert_array_equal(*counts)

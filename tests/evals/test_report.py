@@ -6,10 +6,15 @@ from PIL import Image
 
 from tests.evals.small import BUDGETS, CONFIG, made_up_run
 from visor_jax.evals.pictures import _spread_out
-from visor_jax.evals.report import ReportFacts, build_report, check_label, write_report
+from visor_jax.evals.report import (
+    ReportFacts,
+    build_report,
+    check_label,
+    check_policy_label,
+    write_report,
+)
 from visor_jax.evals.rows import PromptLengths, make_rows
 from visor_jax.evals.tables import budget_name, table_text
-from visor_jax.models.variants import mini
 
 MADE = ReportFacts(git_commit="abc", machine="2 x CPU", command="make report")
 # The contract: other programs read this.
@@ -102,17 +107,17 @@ def test_seeds_become_means_with_spread(evaluation_set):
     assert merged["n"] == single[0]["n"]
 
 
-def test_one_label_is_one_network(evaluation_set):
-    run = made_up_run(evaluation_set, "universal")
-    other = type(run)(**{**vars(run), "config": mini()})
-    with pytest.raises(ValueError, match="different model configurations"):
-        build_report([run, other], evaluation_set, MADE)
-
-
 @pytest.mark.parametrize("label", ["", "Universal", "dedicated", "dedicated:"])
 def test_unknown_labels_are_named(label):
     with pytest.raises(ValueError, match="Unknown model label"):
         check_label(label)
+
+
+@pytest.mark.parametrize("label", ["", "policy", "policy:", "universal"])
+def test_a_policy_is_called_one(label):
+    check_policy_label("policy:cheap")
+    with pytest.raises(ValueError, match="Policy label"):
+        check_policy_label(label)
 
 
 def test_printed_table_is_aligned_and_fits(evaluation_set):

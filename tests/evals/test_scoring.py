@@ -13,6 +13,7 @@ from visor_jax.evals.scoring import (
     correct_table,
     group_score,
     read_answers,
+    spread,
     task_score,
     wilson_interval,
 )
@@ -118,3 +119,52 @@ def test_perfect_scores_keep_an_interval():
     assert (score.value, score.high) == (1.0, 1.0)
     assert 0.95 < score.low < 1.0
     assert task_score(np.array([1.0, np.nan, 0.0])).value == 0.5
+
+
+def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
+    """Pages and training seeds both vary; the truth is that of all of both."""
+    rng = np.random.default_rng(0)
+    kept = {"group": 0, "task": 0, "pages alone": 0}
+    trials, pages, truth = 400, 200, 0.8
+    for _ in range(trials):
+        page = rng.normal(0, 0.1, (1, pages, 1))
+        seed = rng.normal(0, 0.04, (3, 1, 1))
+        tables = (rng.random((3, pages, 6)) < truth + page + seed).astype(float)
+        score = group_score(*tables)
+        kept["group"] += score.low <= truth <= score.high
+        score = task_score(*tables[..., 0])
+        kept["task"] += score.low <= truth <= score.high
+        score = group_score(tables.mean(axis=0))
+        kept["pages alone"] += score.low <= truth <= score.high
+    share = {name: count / trials for name, count in kept.items()}
+    # 95 % but for the approximate degrees of freedom (93 to 98 % in 3000 trials), and
+    # two standard errors of 400 draws.
+    assert share["group"] > 0.91
+    assert share["task"] > 0.93
+    # What this is for: three seeds are few, and pages do not tell how they differ.
+    assert share["pages alone"] < 0.7
+
+
+def test_with_many_pages_the_interval_is_students():
+    tables = [np.full((10**6, 1), value) for value in (0.70, 0.74, 0.78)]
+    score = group_score(*tables)
+    half = 4.302653 * 0.04 / math.sqrt(3)
+    assert score.value == pytest.approx(0.74)
+    # Wilson's ends are where |mean - end| is the quantile times the error at the end.
+    for end in (score.low, score.high):
+        error = half * math.sqrt(end * (1 - end) / (0.74 * 0.26))
+        assert abs(0.74 - end) == pytest.approx(error, rel=1e-4)
+
+
+def test_equal_seeds_say_no_more_than_their_pages():
+    table = np.random.default_rng(0).random((50, 4)).round()
+    assert group_score(table, table).value == group_score(table).value
+    one, two = group_score(table), group_score(table, table)
+    assert two.high - two.low >= 0.99 * (one.high - one.low)
+    assert task_score(np.ones(9), np.ones(9)) == task_score(np.ones(9))
+
+
+def test_spread_is_that_of_a_sample():
+    assert spread({"hard": [0.1, 0.3]}) == {
+        "hard": {"std": pytest.approx(math.sqrt(0.02)), "values": [0.1, 0.3]}
+    }

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from tests import tiny
-from tests.tolerances import EXACT, FINITE_DIFFERENCE, FOUR_ERRORS, REORDERED
+from tests.tolerances import FINITE_DIFFERENCE, FOUR_ERRORS, REORDERED
+from tests.training.finite_differences import slope
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, PolicyConfig, PolicyNetwork, new_policy
 from visor_jax.training.policy_objective import PolicyObjective
@@ -66,17 +67,6 @@ def trained_policy():
     )
 
 
-def slope(function, x: np.ndarray, step: float) -> np.ndarray:
-    """Returns the central differences of a scalar function at every element of x."""
-    found = np.zeros(x.size)
-    for i in range(x.size):
-        move = np.zeros(x.size, x.dtype)
-        move[i] = step
-        up, down = (function(x + s * move.reshape(x.shape)) for s in (1, -1))
-        found[i] = (float(up) - float(down)) / (2 * step)
-    return found.reshape(x.shape)
-
-
 @functools.cache
 def true_losses() -> np.ndarray:
     """Returns the loss of every row at every budget, each by its static program."""
@@ -101,42 +91,6 @@ def loss_of_gates(gates):
     log_probs = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_probs, batch.targets[..., None], axis=-1)
     return -jnp.sum(picked[..., 0] * batch.loss_mask, axis=1)
-
-
-def test_a_choice_is_one_hot_forward_and_gumbel_softmax_backward():
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(5, 4)), jnp.float32)
-    losses = jnp.asarray(rng.random((5, 4)), jnp.float32)
-    key, temperature = jax.random.key(3), 0.7
-    choice = np.asarray(straight_through(logits, key, temperature))
-    np.testing.assert_array_equal(np.sort(choice, axis=1), [[0, 0, 0, 1]] * 5)
-    noise = np.asarray(jax.random.gumbel(key, logits.shape))
-
-    def relaxed(x):
-        powers = np.exp((np.asarray(x, np.float64) + noise) / temperature)
-        return np.sum(powers / powers.sum(axis=1, keepdims=True) * np.asarray(losses))
-
-    grad = jax.grad(lambda x: jnp.sum(straight_through(x, key, temperature) * losses))(
-        logits
-    )
-    expected = slope(relaxed, np.asarray(logits, np.float64), 1e-5)
-    np.testing.assert_allclose(grad, expected, **REORDERED)
-
-
-def test_temperature_limits():
-    logits = jnp.asarray([[0.3, 0.1, -0.2, 0.9]])
-    key = jax.random.key(0)
-
-    def soft(temperature):
-        # What flows back from each weight: the rows of the softmax's Jacobian.
-        pick = functools.partial(straight_through, key=key, temperature=temperature)
-        return np.asarray(jax.jacobian(lambda x: pick(x)[0])(logits))[:, 0]
-
-    # Uniform weights 1/4: the Jacobian of a softmax there, over the temperature.
-    hot = 1e4 * soft(1e4)
-    np.testing.assert_allclose(hot, (np.eye(4) - 0.25) / 4, rtol=0, atol=1e-3)
-    # One-hot weights do not move at all.
-    np.testing.assert_allclose(soft(1e-3), 0, **EXACT)
 
 
 def test_sampled_gradients_tend_to_those_of_the_expected_loss():
@@ -176,6 +130,29 @@ def test_the_expected_loss_has_the_gradient_of_its_finite_differences():
     np.testing.assert_allclose(
         jax.grad(loss)(bias), slope(loss, bias, 1e-2), **FINITE_DIFFERENCE
     )
+
+
+@pytest.mark.parametrize("kind", ["straight_through", "expected_loss", "pseudo_labels"])
+def test_accuracy_and_cost_are_of_the_same_choice(kind):
+    params, batch = trained_policy(), table()
+    # Whose probabilities are spread out, so that samples and the best budget differ.
+    params["logits"] = jax.tree.map(lambda x: 0.05 * x, params["logits"])
+    step, state = build(table_measure(POLICY, kind), kind=kind)
+    state = state.replace(params={**state.params, PARAMS: params})
+    values = summary(step(state, batch).sums, BUDGETS.names)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
+    found = table_measure(POLICY, kind)(params, None, batch, key, 1.0)
+    weights, correct = np.asarray(found.choice), np.asarray(batch.correct)
+    if kind == "straight_through":
+        taken = weights.argmax(axis=1)
+        assert (taken != np.asarray(found.logits).argmax(axis=1)).mean() > 0.3
+        right, cost = correct[np.arange(len(taken)), taken], COSTS[taken]
+    else:
+        powers = np.exp(np.asarray(found.logits, np.float64))
+        chances = powers / powers.sum(axis=1, keepdims=True)
+        right, cost = (chances * correct).sum(axis=1), chances @ COSTS
+    np.testing.assert_allclose(values["accuracy"], right.mean(), **REORDERED)
+    np.testing.assert_allclose(values["cost"], cost.mean(), **REORDERED)
 
 
 def test_shut_and_open_blended_gates_are_the_budgets():
@@ -293,22 +270,3 @@ def test_with_entropy_the_logits_tell_loss_and_cost():
     np.testing.assert_allclose(
         found.choice.mean(axis=0), powers / powers.sum(), **FINITE_DIFFERENCE
     )
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kind": "guess"}, "kind='guess'"),
-        ({"score": "f1"}, "score='f1'"),
-        (
-            {"kind": "straight_through_blended", "score": "correct"},
-            "needs a loss with a gradient",
-        ),
-        ({"cost_weight": -1.0}, "cost_weight=-1.0"),
-        ({"temperature": (1.0, 0.0)}, "temperature"),
-        ({"share": 2.0}, "share=2.0"),
-    ],
-)
-def test_impossible_objectives_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PolicyObjective(**settings)

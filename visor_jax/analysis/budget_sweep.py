@@ -71,17 +71,21 @@ def sweep(
       ValueError: for a plan without SELF layers, or a limit that does not allow for
         both extremes.
     """
-    layers = plan.self_layers
-    if not layers:
-        raise ValueError("The plan has no SELF layers: there is nothing to choose.")
-    if limit < 2:
-        raise ValueError(f"{limit=} must be at least 2: nothing on, and all on.")
-    possible = 2 ** len(layers)
+    check_search(plan, limit)
+    possible = 2 ** len(plan.self_layers)
     if possible <= limit:
         found = list(evaluate(list(BudgetSet.parse(["every"], plan))))
     else:
         found = _search(plan, evaluate, limit)
     return Sweep(plan=plan, scored=tuple(found), possible=possible, margin=margin)
+
+
+def check_search(plan: LayerPlan, limit: int) -> None:
+    """Raises ValueError if there is nothing to choose, or not even the extremes fit."""
+    if not plan.self_layers:
+        raise ValueError("The plan has no SELF layers: there is nothing to choose.")
+    if limit < 2:
+        raise ValueError(f"{limit=} must be at least 2: nothing on, and all on.")
 
 
 def _search(

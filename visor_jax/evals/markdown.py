@@ -5,7 +5,13 @@ from typing import Any
 
 from visor_jax.evals import examples, pictures
 from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.tables import budget_name, layers_on, model_name
+from visor_jax.evals.tables import (
+    budget_name,
+    layers_on,
+    milliseconds,
+    model_name,
+    model_names,
+)
 from visor_jax.flops.table import GIGA, HEADER
 
 Report = Mapping[str, Any]
@@ -51,8 +57,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> s
     return "\n".join("| " + " | ".join(r) + " |" for r in [header, rule, *rows])
 
 
-def _name(row: Row) -> tuple[str, str]:
-    return model_name(row), f"`{budget_name(row)}`"
+def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Returns (model, budget) of each row."""
+    budgets = [f"`{budget_name(row)}`" for row in rows]
+    return list(zip(model_names(rows), budgets, strict=True))
 
 
 def _percent(value: float) -> str:
@@ -66,27 +74,53 @@ def _with_interval(row: Row, group: str) -> str:
 
 
 def _budget_table(rows: Sequence[Row]) -> str:
-    header = ["model", "budget", "SELF on", *GROUPS, "LLM MFLOP", "LLM saving"]
+    header = ["model", "budget", "seeds", "SELF on", *GROUPS]
     lines = [
         [
-            *_name(row),
+            *name,
+            str(len(row["seeds"])),
             layers_on(row),
             *(_with_interval(row, group) for group in GROUPS),
             f"{row['flops']['llm_prefill'] / 1e6:,.1f}",
             f"{row['llm_saving']:.2f}x",
             f"{row['end_to_end_saving']:.2f}x",
-            f"{row['ms_per_sample']:.2f}",
+            milliseconds(row),
         ]
-        for row in rows
+        for name, row in zip(_names(rows), rows, strict=True)
     ]
-    return _table([*header, "end-to-end saving", "ms"], lines, left=2)
+    header += ["LLM MFLOP", "LLM saving", "end-to-end saving", "ms"]
+    return _table(header, lines, left=2) + "\n\n" + _budget_notes(rows)
+
+
+def _budget_notes(rows: Sequence[Row]) -> str:
+    notes = []
+    if any(len(row["seeds"]) == 1 for row in rows):
+        notes.append(
+            "Intervals of one seed: this network's accuracy, had other pages been "
+            "asked; how another seed would turn out, they do not say."
+        )
+    if any(len(row["seeds"]) > 1 for row in rows):
+        notes.append(
+            "Intervals of several seeds: the mean's, over pages and training seeds "
+            "(variance over pages plus variance between seeds, Student's t)."
+        )
+    if any(row["ms_is"] == "predicted" for row in rows):
+        notes.append(
+            "≈: not measured but predicted from the budgets' own times, mixed as they "
+            "were chosen, without the time of the policy and of grouping; "
+            "`python -m visor_jax.engine_time` measures those."
+        )
+    return " ".join(notes)
 
 
 def _task_table(rows: Sequence[Row]) -> str:
     names = list(rows[0]["tasks"])
     group_of = {task: g for g, tasks in GROUPS.items() for task in tasks}
     header = ["model", "budget", *(f"{n} ({group_of[n]})" for n in names)]
-    lines = [[*_name(r), *(_percent(v) for v in r["tasks"].values())] for r in rows]
+    lines = [
+        [*name, *(_percent(v) for v in row["tasks"].values())]
+        for name, row in zip(_names(rows), rows, strict=True)
+    ]
     intervals = [row["intervals"][task] for row in rows for task in names]
     widest = max(high - low for low, high in intervals)
     note = (
@@ -116,7 +150,7 @@ def _against_controls(rows: Sequence[Row]) -> list[str]:
         lines.append(
             [
                 f"`{budget_name(ours)}`",
-                " ".join(_name(control)),
+                f"{model_name(control)} `{budget_name(control)}`",
                 *(f"{100 * gap:+.1f}" for gap in gaps),
                 f"{control['ms_per_sample'] / ours['ms_per_sample']:.2f}x",
             ]
@@ -136,8 +170,8 @@ def _seed_section(rows: Sequence[Row]) -> list[str]:
     if not several:
         return []
     lines = []
-    for row in several:
-        line = [*_name(row), ", ".join(map(str, row["seeds"]))]
+    for name, row in zip(_names(several), several, strict=True):
+        line = [*name, ", ".join(map(str, row["seeds"]))]
         for group in GROUPS:
             spread = row["spread"][group]
             values = ", ".join(_percent(v) for v in spread["values"])
@@ -159,8 +193,8 @@ def _counting(report: Report) -> str:
             "An answer is right if all its tokens and its end are, as greedy decoding "
             "would write them. `easy` and `hard` are unweighted means over their "
             "tasks; their intervals take the page as the unit that varies (all tasks "
-            "are asked about the same pages); intervals of tasks are Wilson's. No "
-            "interval says how another training seed would turn out.",
+            "are asked about the same pages), those of tasks the question. All are "
+            "Wilson's, of the sample size that has the same variance.",
             f"FLOPs of one page with {lengths['image_tokens']} image tokens and a "
             f"prompt of {lengths['text_tokens']} text tokens, logits at the last one. "
             f"Tower {flops['tower'] / GIGA:.4f} GFLOP and projector "

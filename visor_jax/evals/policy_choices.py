@@ -71,7 +71,7 @@ def policy_choices(
 
     Args:
       results: of all budgets, in class order.
-      preferences: see `policy.choose`; "random" draws from the shares of the first.
+      preferences: see `policy.choose`; "random" shuffles the choices at the first.
     """
     costs, flat = np.array(policy.costs), logits.reshape(-1, logits.shape[-1])
     pages, tasks = logits.shape[:2]
@@ -80,7 +80,7 @@ def policy_choices(
         for p in preferences
     }
     first = next(iter(choices.values())).reshape(pages, tasks)
-    choices["random"] = _random(first, len(costs), results[0].task_names)
+    choices["random"] = _random(first, results[0].task_names)
     correct = np.stack([result.correct for result in results], axis=-1) == 1
     choices["oracle"] = oracle_choice(correct.reshape(-1, len(costs)), costs)
     return PolicyChoices(
@@ -90,13 +90,12 @@ def policy_choices(
 
 
 def _random(
-    chosen: Int[np.ndarray, "pages tasks"], count: int, task_names: Sequence[str]
+    chosen: Int[np.ndarray, "pages tasks"], task_names: Sequence[str]
 ) -> Int[np.ndarray, "pages tasks"]:
-    """Returns draws with the shares that the choices have in each group of tasks."""
+    """Returns the choices shuffled within each group of tasks: exactly their cost."""
     rng, drawn = np.random.default_rng(_SEED), np.zeros_like(chosen)
     for names in GROUPS.values():
         columns = [task_names.index(name) for name in names]
         mine = chosen[:, columns]
-        shares = np.bincount(mine.ravel(), minlength=count) / mine.size
-        drawn[:, columns] = rng.choice(count, mine.shape, p=shares)
+        drawn[:, columns] = rng.permutation(mine.ravel()).reshape(mine.shape)
     return drawn

@@ -3,7 +3,8 @@
     {"costs": {budget: relative LLM FLOPs},
      "fixed": [row of each budget], "auto": [row of each cost preference],
      "oracle": row of the cheapest right budgets,
-     "shares": {task: {budget: share of its questions}}, "calibration": {...}, ...}
+     "shares": {task: {budget: share of its questions}},
+     "calibration": {...} or {"not_calibrated": reason}, ...}
 
 A row has accuracies in 0..1 (unweighted means over tasks), and per group the mean
 relative cost and number of SELF layers that are on.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.questions import TASK_NAMES
@@ -29,7 +30,7 @@ from visor_jax.evals.policy_references import (
     task_at,
     task_table,
 )
-from visor_jax.policy.adequacy import Adequacy
+from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.choose import choose
 from visor_jax.policy.scores import ScoredSamples
 
@@ -62,7 +63,7 @@ def write_policy_report(
     costs: Float[np.ndarray, "budgets"],
     facts: PolicyFacts,
     *,
-    adequacy: Adequacy,
+    adequacy: Adequacy | Uncalibrated,
     out: Path,
 ) -> str:
     """Returns the table to print after writing the report into folder `out`.
@@ -96,21 +97,35 @@ def write_policy_report(
         "auto": auto,
         "oracle": oracle,
         "shares": _shares(chosen, tasks, budgets),
-        "calibration": calibration(
-            adequacy(logits, chosen, costs),
-            chosen,
-            samples.correct,
-            costs,
-            budgets.names,
+        "calibration": _calibration(
+            adequacy, logits, chosen, samples.correct, budgets, costs
         ),
     }
     out.mkdir(parents=True, exist_ok=True)
-    draw_calibration(report["calibration"], out / CALIBRATION)
+    if isinstance(adequacy, Uncalibrated):
+        # That of an earlier report would not belong to this one.
+        (out / CALIBRATION).unlink(missing_ok=True)
+    else:
+        draw_calibration(report["calibration"], out / CALIBRATION)
     temporary = out / f".{POLICY_JSON}.{os.getpid()}"
     temporary.write_text(json.dumps(report, indent=2) + "\n")
     # Last: whoever finds policy.json finds everything else.
     temporary.replace(out / POLICY_JSON)
     return _table(report)
+
+
+def _calibration(
+    adequacy: Adequacy | Uncalibrated,
+    logits: Float[np.ndarray, "n budgets"],
+    chosen: Int[np.ndarray, "n"],
+    correct: Bool[np.ndarray, "n budgets"],
+    budgets: BudgetSet,
+    costs: Float[np.ndarray, "budgets"],
+) -> dict[str, Any]:
+    if isinstance(adequacy, Uncalibrated):
+        return {"not_calibrated": adequacy.reason}
+    predicted = adequacy(logits, chosen, costs)
+    return calibration(predicted, chosen, correct, costs, budgets.names)
 
 
 def _references(
@@ -175,6 +190,13 @@ def _shares(
     return shares
 
 
+def _calibration_text(found: dict[str, Any]) -> str:
+    if "not_calibrated" in found:
+        return f"not calibrated: {found['not_calibrated']}"
+    error = found["expected_calibration_error"]
+    return f"calibration error {100 * error:.1f} points"
+
+
 def _table(report: dict[str, Any]) -> str:
     lines = [
         f"{'budget':<14} {'easy':>6} {'hard':>6} {'SELF easy':>9} {'SELF hard':>9} "
@@ -198,9 +220,8 @@ def _table(report: dict[str, Any]) -> str:
             f"   {100 * same['line']['hard']:6.2f} {100 * same['task']['hard']:6.2f} "
             f"{100 * row['random']['hard']:6.2f}"
         )
-    error = report["calibration"]["expected_calibration_error"]
     lines.append(
         "auto: the policy at a cost preference; cost: LLM FLOPs relative to the "
-        f"dearest budget; calibration error {100 * error:.1f} points"
+        f"dearest budget; {_calibration_text(report['calibration'])}"
     )
     return "\n".join(lines)

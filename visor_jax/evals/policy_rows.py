@@ -2,83 +2,108 @@
 
 A row is like that of a budget, only that every question has a budget of its own: costs
 and SELF layers are means, over half easy and half hard questions; "by_group" has them
-for each. The time is what the budgets' own times give, mixed as they were chosen
-(`visor_jax.engine_time` measures it).
+for each. Its time is predicted: what the budgets' own times give, mixed as they were
+chosen, without the policy and the grouping (`visor_jax.engine_time` measures both).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from visor_jax.evals.evaluation_set import GROUPS
+from visor_jax.evals.scoring import Score, spread
 
 Row = dict[str, Any]
+Table = Float[np.ndarray, "pages tasks"]
+# From the tables of networks that were trained alike to scores of groups and tasks.
+Scorer = Callable[[Sequence[Table], Sequence[str]], dict[str, Score]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyChoices:
     """What a policy chose for every question of an evaluation set.
 
-    label: "policy:<objective>". choices: {name of the row: class of the budget for
-    (pages, tasks)}.
+    label: "policy:<name>". choices: {name of the row: class of the budget for (pages,
+    tasks)}.
     """
 
     label: str
     choices: Mapping[str, Int[np.ndarray, "pages tasks"]]
 
 
-def policy_rows(
-    chosen: PolicyChoices,
-    fixed: Sequence[Row],
-    correct: Sequence[np.ndarray],
-    score: Any,
-    task_names: Sequence[str],
-) -> list[Row]:
-    """Returns a row for each of the choices.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyMember:
+    """One of several policies that differ in their seed and network alone.
 
-    Args:
-      fixed: rows of the same network at each budget, in class order.
-      correct: of each budget, (pages, tasks) 1 right, 0 wrong.
-      score: from such a table to scores of groups and tasks.
+    fixed: rows of its network at each budget, in class order. correct: what the network
+    answers at each of them, 1 right, 0 wrong. seed: of the policy's training.
     """
-    table = np.stack(correct)
-    dense = fixed[0]["flops"]["llm_prefill"] * fixed[0]["llm_saving"]
-    rows = []
-    for name, classes in chosen.choices.items():
-        right = np.take_along_axis(table, classes[None], axis=0)[0]
-        scores = score(right, task_names)
-        by_group = _by_group(classes, fixed, task_names)
-        mean = {
-            key: float(np.mean([values[key] for values in by_group.values()]))
-            for key in next(iter(by_group.values()))
-        }
-        first = fixed[0]["flops"]
-        before = first["tower"] + first["projector"]
-        rows.append(
-            {
-                "model": chosen.label,
-                "budget": name,
-                "self_layers_on": mean["self_layers_on"],
-                "accuracy": {g: scores[g].value for g in GROUPS},
-                "tasks": {t: scores[t].value for t in task_names},
-                "n": fixed[0]["n"],
-                "flops": {
-                    **first,
-                    "llm_prefill": mean["llm_prefill"],
-                    "decode_per_token": mean["decode_per_token"],
-                },
-                "llm_saving": dense / mean["llm_prefill"],
-                "end_to_end_saving": (before + dense) / (before + mean["llm_prefill"]),
-                "ms_per_sample": mean["ms_per_sample"],
-                "intervals": {k: [s.low, s.high] for k, s in scores.items()},
-                "seeds": fixed[0]["seeds"],
-                "by_group": by_group,
-            }
-        )
-    return rows
+
+    chosen: PolicyChoices
+    fixed: Sequence[Row]
+    correct: Sequence[Table]
+    seed: int
+
+    def right(self, name: str) -> Table:
+        """Returns what is right where every question has its budget of this choice."""
+        classes = self.chosen.choices[name]
+        return np.take_along_axis(np.stack(self.correct), classes[None], axis=0)[0]
+
+
+def policy_rows(
+    members: Sequence[PolicyMember], score: Scorer, task_names: Sequence[str]
+) -> list[Row]:
+    """Returns a row for each of the choices, of one policy or the mean of several."""
+    return [
+        _row(name, members, score, task_names) for name in members[0].chosen.choices
+    ]
+
+
+def _row(
+    name: str,
+    members: Sequence[PolicyMember],
+    score: Scorer,
+    task_names: Sequence[str],
+) -> Row:
+    tables = [member.right(name) for member in members]
+    scores = score(tables, task_names)
+    by_group = _mean_of(
+        [_by_group(m.chosen.choices[name], m.fixed, task_names) for m in members]
+    )
+    mean = {
+        key: float(np.mean([values[key] for values in by_group.values()]))
+        for key in next(iter(by_group.values()))
+    }
+    first = members[0].fixed[0]
+    before = first["flops"]["tower"] + first["flops"]["projector"]
+    dense = first["flops"]["llm_prefill"] * first["llm_saving"]
+    row = {
+        "model": members[0].chosen.label,
+        "budget": name,
+        "self_layers_on": mean["self_layers_on"],
+        "accuracy": {g: scores[g].value for g in GROUPS},
+        "tasks": {t: scores[t].value for t in task_names},
+        "n": first["n"],
+        "flops": {
+            **first["flops"],
+            "llm_prefill": mean["llm_prefill"],
+            "decode_per_token": mean["decode_per_token"],
+        },
+        "llm_saving": dense / mean["llm_prefill"],
+        "end_to_end_saving": (before + dense) / (before + mean["llm_prefill"]),
+        "ms_per_sample": mean["ms_per_sample"],
+        "ms_is": "predicted",
+        "intervals": {k: [s.low, s.high] for k, s in scores.items()},
+        "seeds": [member.seed for member in members],
+        "by_group": by_group,
+    }
+    if len(members) > 1:
+        each = [score([table], task_names) for table in tables]
+        row["spread"] = spread({k: [s[k].value for s in each] for k in scores})
+    return row
 
 
 def _by_group(
@@ -102,27 +127,9 @@ def _by_group(
     return found
 
 
-def mean_of_seeds(rows: Sequence[Row]) -> Row:
-    """Returns the mean of rows of one policy and name, with the spread of groups."""
-    if len(rows) == 1:
-        return rows[0]
-    merged = _mean(rows)
-    merged["seeds"] = [seed for row in rows for seed in row["seeds"]]
-    merged["spread"] = {
-        name: {"std": float(np.std(values, ddof=1)), "values": values}
-        for name in (*GROUPS, *rows[0]["tasks"])
-        for values in [[{**r["accuracy"], **r["tasks"]}[name] for r in rows]]
+def _mean_of(each: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Returns the mean of several `_by_group`."""
+    return {
+        group: {key: float(np.mean([e[group][key] for e in each])) for key in values}
+        for group, values in each[0].items()
     }
-    return merged
-
-
-def _mean(values: Sequence[Any]) -> Any:
-    """Returns the mean of numbers, inside dicts and lists too; other things as is."""
-    first = values[0]
-    if isinstance(first, dict):
-        return {key: _mean([value[key] for value in values]) for key in first}
-    if isinstance(first, list):
-        return [_mean(items) for items in zip(*values, strict=True)]
-    if isinstance(first, int | float):
-        return float(np.mean(values))
-    return first

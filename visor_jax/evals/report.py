@@ -1,8 +1,9 @@
 """Writes what an evaluation found: report.json, report.md and the pictures.
 
-report.json is read by others. Per row: "model" is "universal", "dense" or
-"dedicated:<budget>"; accuracies are in 0..1; FLOPs are per sample; savings are factors
-against the dense network (2.0 = half the FLOPs). At the top, "preset", "train_steps"
+report.json is read by others. Per row: "model" is "universal", "dense",
+"dedicated:<budget>" or "policy:<name>"; accuracies are in 0..1; FLOPs are per sample;
+savings are factors against the dense network (2.0 = half the FLOPs); "ms_is" says
+whether the time was measured or predicted. At the top, "preset", "train_steps"
 and "wall_clock_s" (of training) are those of the first run; "runs" has them all.
 """
 
@@ -44,7 +45,7 @@ def build_report(
     """Returns the content of report.json.
 
     Raises:
-      ValueError: without runs, or as `make_rows`.
+      ValueError: without runs.
     """
     if not runs:
         raise ValueError("A report needs at least one run.")
@@ -67,7 +68,14 @@ def build_report(
         },
         "lengths": dataclasses.asdict(lengths),
         "timing": timing.describe(),
-        "runs": [{"model": run.label, **run.facts.to_dict()} for run in runs],
+        "runs": [
+            {
+                "model": run.label if run.policy is None else run.policy.label,
+                **run.facts.to_dict(),
+                "network": run.network,
+            }
+            for run in runs
+        ],
     }
 
 
@@ -123,12 +131,22 @@ def report_run(
     run = EvaluatedRun(
         label=label,
         facts=facts,
+        network=facts.checkpoint,
         config=model.config,
         results=tuple(results),
         ms_per_sample=timing.time_budgets(model, params, budgets, evaluation_set),
     )
     report = write_report([run], evaluation_set, made, out)
     return table_text(report["rows"])
+
+
+def check_policy_label(label: str) -> None:
+    """Raises ValueError unless a policy's rows can be told from a network's by it."""
+    kind, _, name = label.partition(":")
+    if kind != "policy" or not name:
+        raise ValueError(
+            f"Policy label {label!r}: it is 'policy:' and a name of your choice."
+        )
 
 
 def check_label(label: str) -> None:

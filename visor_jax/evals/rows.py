@@ -1,8 +1,9 @@
 """The rows of a report: one per model and budget, several seeds averaged.
 
 A row says what its model scored, what a forward pass costs and how long it took. Rows
-of one model and budget from several training seeds become one row of means; "spread"
-says how the seeds differ, "intervals" how sure the mean is given the held-out pages.
+of one model and budget from several training seeds become one row of means: "spread"
+says how the seeds differ, "intervals" how sure the mean is. Rows of one network have
+intervals over held-out pages, rows of several over pages and seeds (`evals.scoring`).
 """
 
 import dataclasses
@@ -13,8 +14,8 @@ import numpy as np
 
 from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.policy_rows import PolicyChoices, mean_of_seeds, policy_rows
-from visor_jax.evals.scoring import Score, group_score, task_score
+from visor_jax.evals.policy_rows import PolicyChoices, PolicyMember, policy_rows
+from visor_jax.evals.scoring import Score, group_score, spread, task_score
 from visor_jax.flops.account import account, savings
 from visor_jax.models.config import VLMConfig
 
@@ -64,69 +65,66 @@ class PromptLengths:
 class EvaluatedRun:
     """One trained network with its answers and times.
 
-    label: "universal", "dense" or "dedicated:<budget>".
-    ms_per_sample: {budget name: milliseconds per page}.
-    policy: what the policy of a checkpoint chose, None if it has none.
+    label: "universal", "dense" or "dedicated:<budget>", also of a policy's network.
+    network: stands for the parameters; the same for a network and for its policies.
+    ms_per_sample: {budget name: milliseconds per page}, measured.
+    policy: what the policy of a checkpoint chose, None if it has none; `facts` are then
+    those of the policy.
     """
 
     label: str
     facts: RunFacts
+    network: str
     config: VLMConfig
     results: tuple[BudgetResult, ...]
     ms_per_sample: Mapping[str, float]
     policy: PolicyChoices | None = None
 
 
+Member = tuple[EvaluatedRun, BudgetResult]
+
+
 def make_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
     """Returns one row per model and budget, in the order in which they first appear.
 
-    Raises:
-      ValueError: if runs of one label are networks of different configurations.
+    Which runs may share a row, `evals.members` checks.
     """
-    members: dict[tuple[str, str], list[tuple[EvaluatedRun, BudgetResult]]] = {}
-    configs: dict[str, VLMConfig] = {}
-    # The network of a policy is one that was trained before: it counts once.
-    plain = [run for run in runs if run.policy is None]
-    named = {run.label for run in plain}
-    for run in [*plain, *(r for r in runs if r.policy and r.label not in named)]:
-        if configs.setdefault(run.label, run.config) != run.config:
-            raise ValueError(
-                f"Two checkpoints are labelled {run.label!r} but have different model "
-                "configurations: report them separately."
-            )
+    members: dict[tuple[str, str], dict[str, Member]] = {}
+    # The network of a policy is one that was trained before: it counts once, with the
+    # facts of its own training where they are known.
+    for run in sorted(runs, key=lambda run: run.policy is not None):
         for result in run.results:
-            members.setdefault((run.label, result.budget.name), []).append(
-                (run, result)
-            )
+            of_row = members.setdefault((run.label, result.budget.name), {})
+            of_row.setdefault(run.network, (run, result))
     order = list(dict.fromkeys(run.label for run in runs))
     keys = sorted(members, key=lambda key: order.index(key[0]))
-    fixed = [_row(members[key], lengths) for key in keys]
+    fixed = [_row(list(members[key].values()), lengths) for key in keys]
     return [*fixed, *_policy_rows(runs, lengths)]
 
 
 def _policy_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
-    members: dict[tuple[str, str], list[Row]] = {}
+    members: dict[str, list[PolicyMember]] = {}
     for run in runs:
-        if run.policy is None:
-            continue
-        rows = policy_rows(
-            run.policy,
-            [_row([(run, result)], lengths) for result in run.results],
-            [result.correct for result in run.results],
-            _scores,
-            run.results[0].task_names,
-        )
-        for row in rows:
-            members.setdefault((row["model"], row["budget"]), []).append(row)
-    return [mean_of_seeds(rows) for rows in members.values()]
+        if run.policy is not None:
+            member = PolicyMember(
+                chosen=run.policy,
+                fixed=[_row([(run, result)], lengths) for result in run.results],
+                correct=[result.correct for result in run.results],
+                seed=run.facts.seed,
+            )
+            members.setdefault(run.policy.label, []).append(member)
+    if not members:
+        return []
+    names = runs[0].results[0].task_names
+    return [
+        row for each in members.values() for row in policy_rows(each, _scores, names)
+    ]
 
 
-def _row(
-    members: list[tuple[EvaluatedRun, BudgetResult]], lengths: PromptLengths
-) -> Row:
+def _row(members: Sequence[Member], lengths: PromptLengths) -> Row:
     (run, result), budget = members[0], members[0][1].budget
     tables = [each.correct for _, each in members]
-    mean = _scores(np.mean(tables, axis=0), result.task_names)
+    mean = _scores(tables, result.task_names)
     asked = np.sum(~np.isnan(tables[0]), axis=0).tolist()
     times = [member.ms_per_sample[budget.name] for member, _ in members]
     row = {
@@ -138,34 +136,28 @@ def _row(
         "n": dict(zip(result.task_names, asked, strict=True)),
         **_costs(run.config, result, lengths),
         "ms_per_sample": float(np.mean(times)),
+        "ms_is": "measured",
         "intervals": {name: [s.low, s.high] for name, s in mean.items()},
         "seeds": [member.facts.seed for member, _ in members],
     }
     if len(members) > 1:
-        each = [_scores(table, result.task_names) for table in tables]
-        row["spread"] = _spread(each, times)
+        each = [_scores([table], result.task_names) for table in tables]
+        values = {name: [scores[name].value for scores in each] for name in mean}
+        row["spread"] = spread({**values, "ms_per_sample": times})
     return row
 
 
-def _scores(correct: np.ndarray, task_names: Sequence[str]) -> dict[str, Score]:
+def _scores(
+    tables: Sequence[np.ndarray], task_names: Sequence[str]
+) -> dict[str, Score]:
     """Returns the score of every group and of every task."""
     scores = {}
     for group, names in GROUPS.items():
         columns = [task_names.index(name) for name in names]
-        scores[group] = group_score(correct[:, columns])
+        scores[group] = group_score(*(table[:, columns] for table in tables))
     for column, name in enumerate(task_names):
-        scores[name] = task_score(correct[:, column])
+        scores[name] = task_score(*(table[:, column] for table in tables))
     return scores
-
-
-def _spread(each: list[dict[str, Score]], times: list[float]) -> dict[str, Any]:
-    """Returns {name: {"std", "values"}} over seeds; std is that of a sample."""
-    values = {name: [scores[name].value for scores in each] for name in each[0]}
-    values["ms_per_sample"] = times
-    return {
-        name: {"std": float(np.std(v, ddof=1)), "values": v}
-        for name, v in values.items()
-    }
 
 
 def _costs(

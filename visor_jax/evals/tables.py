@@ -14,6 +14,21 @@ def model_name(row: Mapping[str, Any]) -> str:
     return row["model"].partition(":")[0]
 
 
+def model_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns each row's `model_name`; of policies the whole label if labels differ."""
+    policies = {row["model"] for row in rows if model_name(row) == "policy"}
+    return [
+        row["model"] if row["model"] in policies and len(policies) > 1 else kind
+        for row, kind in zip(rows, map(model_name, rows), strict=True)
+    ]
+
+
+def milliseconds(row: Mapping[str, Any]) -> str:
+    """Returns the time per page, like "0.55", or "≈0.55" if it is predicted."""
+    mark = "≈" if row["ms_is"] == "predicted" else ""
+    return f"{mark}{row['ms_per_sample']:.2f}"
+
+
 def budget_name(row: Mapping[str, Any]) -> str:
     """Returns the budget's name; layers in the middle of a long one become "…"."""
     name = row["budget"]
@@ -56,14 +71,14 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
                 percent(row, "hard"),
                 f"{row['llm_saving']:.2f}x",
                 f"{row['end_to_end_saving']:.2f}x",
-                f"{row['ms_per_sample']:.2f}",
+                milliseconds(row),
             ]
         )
         tasks.append(
             [budget_name(row), *(f"{100 * v:.1f}" for v in row["tasks"].values())]
         )
     if several:
-        names = ["model", *map(model_name, rows)]
+        names = ["model", *model_names(rows)]
         costs, tasks = _beside(names, costs), _beside(names, tasks)
     lines = [*aligned(costs), "", *aligned(tasks), "", *_notes(rows)]
     return "\n".join(line.rstrip() for line in lines)
@@ -88,6 +103,10 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "with tower and projector. ms/page: a prefill with one question, on this "
         "machine.",
     ]
+    if any(row["ms_is"] == "predicted" for row in rows):
+        notes.append(
+            "≈: predicted from the budgets' own times, without policy and grouping."
+        )
     if any("spread" in row for row in rows):
         notes.append("±: standard deviation over training seeds.")
     return notes

@@ -1,5 +1,6 @@
 """A network with everything that answering takes: what `visor_jax.load` returns."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict, Unpack
@@ -7,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from jaxtyping import Array
 
+from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.chat_template import Message
 from visor_jax.data.samples import Images, Videos
@@ -31,6 +33,15 @@ class Options(TypedDict, total=False):
     sampling: Sampling
     key: Array | None
     cost: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReadPrompt:
+    """A prompt as the network takes it: one row, its budget, room for its answer."""
+
+    batch: Batch
+    budget: Budget
+    max_new_tokens: int
 
 
 class VisorModel(LoadedNetwork):
@@ -164,15 +175,42 @@ class VisorModel(LoadedNetwork):
         key: Array | None = None,
         cost: float = 0.0,
     ) -> Iterator[str]:
+        prompt = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
+        return self.pieces(prompt, sampling=sampling, key=key)
+
+    def read(
+        self,
+        request: Request,
+        budget: str | Budget | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        cost: float = 0.0,
+    ) -> ReadPrompt:
+        """Returns a prompt that `pieces` answers, with the budget that it gets.
+
+        Arguments and errors are those of `generate`.
+        """
         count = self._count(max_new_tokens)
         sample = self.reader.sample(request, room=count)
         (chosen,) = self._choice.of_samples([sample], budget, cost)
+        return ReadPrompt(
+            batch=self.reader.batch(sample), budget=chosen, max_new_tokens=count
+        )
+
+    def pieces(
+        self,
+        prompt: ReadPrompt,
+        *,
+        sampling: Sampling = GREEDY,
+        key: Array | None = None,
+    ) -> Iterator[str]:
+        """Yields the answer to a prompt in pieces, as they are written."""
         tokens = generation.stream(
             self.network,
             self.params,
-            self.reader.batch(sample),
-            chosen,
-            max_new_tokens=count,
+            prompt.batch,
+            prompt.budget,
+            max_new_tokens=prompt.max_new_tokens,
             **self._ends(),
             sampling=sampling,
             key=key,

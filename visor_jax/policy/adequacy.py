@@ -8,12 +8,21 @@ Two readings of the logits, by what they were trained for:
                   -(loss + cost_weight * cost) / entropy_weight + a constant,
               so that they tell how much more is lost than with the dearest budget.
               Where the loss is 1 for a wrong answer, 1 - that is the chance
+
+Logits of other objectives order the budgets but tell no probability: `Uncalibrated`.
 """
 
 import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncalibrated:
+    """Logits that tell no probability, and why."""
+
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
-"""Keeps scores on disk: one file per batch of rows, each complete or not there.
+"""Keeps scores on disk, so that no answer is computed twice.
 
-    <folder>/identity.json    what the scores are of: network, data, budgets
-             /00000.npz ...   `ScoredSamples` of one batch each
+    <folder>/<network>/network.json       what the digest stands for
+                      /<batch>/seen.npz   what a policy sees of the batch's questions
+                              /sa1_3.npz  how the budget sa1:3 answers them
 
-A stage that was stopped goes on with the first batch that is lacking. Scores of another
-network or other data are refused, never mixed.
+A network is a digest of its parameters and sizes, a batch is one of its arrays. So all
+objectives, seeds and sets of budgets share what they have in common, and scores of
+something else are never met. A file is complete or not there: a stage that was stopped
+goes on with the first batch that lacks anything.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,17 +22,25 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.policy.scores import ScoredSamples
 
-FORMAT = 1
-IDENTITY = "identity.json"
-Params = Any
+FORMAT = 2
+NETWORK, SEEN = "network.json", "seen.npz"
+# Fields of `ScoredSamples` that no budget changes, and those that each budget has.
+_SEEN = ("routing", "image", "rows", "slots")
+_ANSWERS = ("correct", "log_likelihood")
+_DIGITS = 16
+
+# Scores a batch at some budgets; `rows` count from its own first row.
+Scorer = Callable[[Batch, BudgetSet], ScoredSamples]
 
 
-def digest_of_params(params: Params) -> str:
-    """Returns a digest of all parameters: names, shapes, dtypes and values."""
+def digest_of_arrays(tree: Mapping[str, Any]) -> str:
+    """Returns a digest of nested arrays: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
     for path, value in sorted(flat.items()):
         array = np.ascontiguousarray(np.asarray(value))
         digest.update(f"{path} {array.dtype} {array.shape}".encode())
@@ -36,113 +48,116 @@ def digest_of_params(params: Params) -> str:
     return digest.hexdigest()
 
 
-def cache_folder(directory: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
-    """Returns the folder below `directory` for scores of this identity."""
-    text = json.dumps(_described(identity), sort_keys=True).encode()
-    return Path(directory) / f"scores-{hashlib.sha256(text).hexdigest()[:16]}"
-
-
 class ScoreCache:
-    """The scores of one network on a numbered sequence of batches."""
+    """The scores of one network, whatever the questions and budgets."""
 
-    def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any]) -> None:
-        """Opens the folder, or makes it.
+    def __init__(self, folder: str | os.PathLike, network: Mapping[str, Any]) -> None:
+        """Opens the network's part of the folder, or makes it.
 
         Args:
-          identity: JSON values that say what the scores are of.
+          network: JSON values that say which one it is, a digest of its parameters
+            among them.
 
         Raises:
-          ValueError: if it holds scores of something else, or files without saying
-            of what.
+          OSError: if the folder cannot be made.
         """
-        self._folder = Path(folder)
+        text = json.dumps({**network, "format": FORMAT}, sort_keys=True, indent=2)
+        name = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+        self._folder = Path(folder) / f"scores-{name}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        file, described = self._folder / IDENTITY, _described(identity)
-        if file.exists():
-            _check_identity(file, described)
-        elif any(self._folder.glob("*.npz")):
-            raise ValueError(
-                f"{self._folder} holds scores but no {IDENTITY} that says of what: "
-                "remove it, or give another folder."
-            )
-        else:
-            _replace(file, json.dumps(described, indent=2).encode())
+        file = self._folder / NETWORK
+        if not file.exists():
+            _replace(file, lambda stream: stream.write(text.encode()))
 
-    def read(self, number: int) -> ScoredSamples | None:
-        """Returns the scores of a batch; None if they are not there or damaged."""
-        file = self._file(number)
-        try:
-            with np.load(file) as arrays:
-                return ScoredSamples(**dict(arrays.items()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
-            file.unlink()
-            return None
+    def of_batch(
+        self, batch: Batch, budgets: BudgetSet, score: Scorer
+    ) -> ScoredSamples:
+        """Returns the scores of a host batch at every budget of the set.
 
-    def write(self, number: int, samples: ScoredSamples) -> None:
-        """Writes the scores of a batch; a reader never sees half of them."""
-        temporary = self._file(number).with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **samples.arrays())
-        temporary.replace(self._file(number))
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"{number:05d}.npz"
+        score: is asked for the budgets that are not there, or damaged.
+        """
+        folder = self._folder / _digest_of_batch(batch)
+        seen = _read(folder / SEEN, _SEEN)
+        count = None if seen is None else len(seen["rows"])
+        answers = {b: _read(_file_of(folder, b), _ANSWERS, count) for b in budgets}
+        lacking = tuple(b for b, found in answers.items() if found is None)
+        if seen is None and not lacking:
+            lacking = budgets.budgets[:1]
+        if lacking:
+            found = score(batch, BudgetSet(budgets.plan, lacking)).arrays()
+            if seen is None:
+                seen = {name: found[name] for name in _SEEN}
+                _write(folder / SEEN, seen)
+            for column, budget in enumerate(lacking):
+                answers[budget] = {name: found[name][:, column] for name in _ANSWERS}
+                _write(_file_of(folder, budget), answers[budget])
+        columns = {n: [answers[b][n] for b in budgets] for n in _ANSWERS}
+        stacked = {name: np.stack(each, axis=1) for name, each in columns.items()}
+        return ScoredSamples(**seen, **stacked)
 
 
 def collect_scores(
     cache: ScoreCache,
-    batches: Iterable[Any],
-    score: Callable[[Any, int], ScoredSamples],
+    batches: Iterable[Batch],
+    budgets: BudgetSet,
+    score: Scorer,
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoredSamples:
-    """Returns the scores of all batches, from the cache where they are there.
+    """Returns the scores of all batches, their rows counted over all of them.
 
     Args:
-      batches: the same ones, in the same order, at every call.
-      score: from (batch, its number) to its scores.
+      batches: of the host. score: see `ScoreCache.of_batch`.
       progress: called with the number of batches done after each; may raise to stop.
     """
-    parts = []
-    for number, batch in enumerate(batches):
-        found = cache.read(number)
-        if found is None:
-            found = score(batch, number)
-            cache.write(number, found)
-        parts.append(found)
-        progress(number + 1)
+    parts, first_row = [], 0
+    for number, batch in enumerate(batches, 1):
+        found = cache.of_batch(batch, budgets, score)
+        rows = (found.rows + first_row).astype(np.int32)
+        parts.append(dataclasses.replace(found, rows=rows))
+        first_row += batch.size
+        progress(number)
     return ScoredSamples.join(parts)
 
 
-def _described(identity: Mapping[str, Any]) -> dict[str, Any]:
-    # Through JSON, as it will be read: tuples become lists.
-    return json.loads(json.dumps({**identity, "format": FORMAT}))
+def _digest_of_batch(batch: Batch) -> str:
+    # Labels of the reading loss play no part in the answers.
+    names = {f.name for f in dataclasses.fields(batch)} - {"image_labels"}
+    fields = {name: getattr(batch, name) for name in names}
+    there = {name: value for name, value in fields.items() if value is not None}
+    return digest_of_arrays(there)[:_DIGITS]
 
 
-def _check_identity(file: Path, wanted: dict[str, Any]) -> None:
+def _file_of(folder: Path, budget: Budget) -> Path:
+    return folder / f"{budget.name.replace(':', '_')}.npz"
+
+
+def _read(
+    file: Path, names: tuple[str, ...], count: int | None = None
+) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of a file; None if it is not there or damaged.
+
+    count: samples that there must be, None if nobody knows.
+    """
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}): remove {file.parent}."
-        ) from error
-    keys = sorted(
-        k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k)
-    )
-    if keys:
-        changes = "; ".join(
-            f"{k}: {str(found.get(k))[:80]} there, {str(wanted.get(k))[:80]} asked for"
-            for k in keys
-        )
-        raise ValueError(
-            f"{file.parent} holds scores of something else ({changes}): give another "
-            "folder, or remove it to score anew."
-        )
+        with np.load(file) as arrays:
+            found = {name: arrays[name] for name in names}
+    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile):
+        return None
+    lengths = {len(array) for array in found.values()}
+    if len(lengths) > 1 or (count is not None and lengths != {count}):
+        return None
+    return found
 
 
-def _replace(file: Path, content: bytes) -> None:
+def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    _replace(file, lambda stream: np.savez(stream, **arrays))
+
+
+def _replace(file: Path, write: Callable[[Any], Any]) -> None:
+    """Writes a file that a reader never sees half of."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as stream:
+        write(stream)
     temporary.replace(file)

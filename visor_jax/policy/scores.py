@@ -88,8 +88,8 @@ class ScoredSamples:
     """Samples with what the policy sees of them and how every budget answers them.
 
     routing, image: features, see `PolicyFeatures`. correct: whether the answer is
-    right. log_likelihood: of the whole answer, nats. rows, slots: where the sample was,
-    rows counted over all batches.
+    right. log_likelihood: of the whole answer, nats. rows, slots: where the sample was
+    in its batch, or rows counted over all batches where several are joined.
     """
 
     routing: Float32[np.ndarray, "n D"]
@@ -125,7 +125,6 @@ def score_batch(
     batch: Batch,
     budgets: BudgetSet,
     *,
-    first_row: int = 0,
     put: Callable[[Batch], Batch] = jax.device_put,
 ) -> ScoredSamples:
     """Returns the scores of a batch's questions at every budget of the set.
@@ -133,7 +132,7 @@ def score_batch(
     One program for the prefix and one per budget, with static gates.
 
     Args:
-      batch: of the host. first_row: the number of its first row.
+      batch: of the host.
       put: places it on the devices.
     """
     questions = Questions.of(batch)
@@ -154,7 +153,7 @@ def score_batch(
         image=np.asarray(features.image)[rows, columns],
         correct=right,
         log_likelihood=likelihood,
-        rows=(first_row + rows).astype(np.int32),
+        rows=rows.astype(np.int32),
         slots=questions.slots[rows, columns],
     )
 

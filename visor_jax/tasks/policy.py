@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,13 +13,15 @@ import numpy as np
 import optax
 
 from visor_jax import command_line
+from visor_jax.batch import Batch
+from visor_jax.checkpoints import layout
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.choose import relative_costs
 from visor_jax.policy.network import PARAMS, PolicyNetwork
-from visor_jax.policy.scores import ScoredSamples, score_batch
+from visor_jax.policy.scores import ScoredSamples
 from visor_jax.settings import PolicySettings
-from visor_jax.sharding.axis_rules import batch_sharding
+from visor_jax.sharding.axis_rules import batch_sharding, samples_split
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import policy_stages, run_record, stages
 from visor_jax.training.policy_data import sample_iterator, scored_table
@@ -43,6 +49,9 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
             raise ValueError(
                 "A policy trains on one process: start it on one host alone."
             )
+        _check_split(s, run.mesh)
+        _check_writable(_page_folder(run), "data.cache")
+        _check_writable(_score_folder(run), "scores.cache")
         backbone = policy_stages.frozen_backbone(s.init_from, s.model, run.mesh)
     costs = page_costs(s)
     data, measure = _data_and_measure(run, backbone, costs)
@@ -91,33 +100,71 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
+def _page_folder(run: Run) -> Path:
+    """Returns where drawn pages are kept: as asked, or in the network's workdir.
+
+    There they serve every policy of the network, and its own evaluation. A network that
+    lies elsewhere (a single step, a bucket) leaves them to the run's workdir.
+    """
+    s = _settings(run)
+    steps = layout.find_steps(s.init_from)[0].parent
+    in_workdir = steps.name == layout.CHECKPOINTS and not layout.is_remote(steps)
+    if s.data.cache or not in_workdir:
+        return run.cache
+    return Path(steps.parent) / "cache"
+
+
+def _score_folder(run: Run) -> Path:
+    """Returns where scores are kept: as asked, or with the pages."""
+    cache = _settings(run).scores.cache
+    return Path(cache) if cache else _page_folder(run)
+
+
+def _check_split(s: PolicySettings, mesh: jax.sharding.Mesh) -> None:
+    parts = samples_split(mesh)
+    if s.scores.batch_size % parts:
+        raise ValueError(
+            f"scores.batch_size={s.scores.batch_size} does not split over the {parts} "
+            "devices of the mesh axes data and fsdp."
+        )
+
+
+def _check_writable(folder: Path, setting: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"{folder} cannot be written to: give another place, "
+            f"--config.{setting}=DIRECTORY."
+        )
+
+
 def _data_and_measure(
     run: Run, backbone: Params, costs: np.ndarray
 ) -> tuple[stages.TrainingData, Measure]:
     s, network = _settings(run), PolicyNetwork(_settings(run).policy)
+    blended = s.objective.kind == BLENDED
     pool = stages.page_pool(
         policy_stages.SPLIT,
         s.data.pages.pool_size,
-        seed=s.seed,
-        cache=run.cache,
+        seed=s.seed if blended else s.scores.seed,
+        cache=_page_folder(run),
         interruption=run.interruption,
     )
-    if s.objective.kind == BLENDED:
+    if blended:
         data = policy_stages.single_questions(pool, s.data.pages, s.loop.steps)
         measure = blended_measure(run.model, network, s.budgets, s.objective.score)
         return data, measure
-    with run.on_mesh():
-        samples = policy_stages.page_scores(
-            run.model,
-            backbone,
-            s.budgets,
-            pool,
-            s.data.pages,
-            s.scores,
-            cache=run.cache,
-            put=_put(run),
-            interruption=run.interruption,
-        )
+    samples = _scores(
+        run,
+        backbone,
+        policy_stages.scored_rows(pool, s.data.pages, s.scores),
+        total=s.scores.batches,
+        description="scoring",
+    )
     table = scored_table(samples, s.objective, costs)
     batches = functools.partial(
         sample_iterator, table, batch_size=s.data.batch_size, seed=s.seed
@@ -128,14 +175,33 @@ def _data_and_measure(
     return data, table_measure(network, s.objective.kind)
 
 
-def _put(run: Run) -> Any:
-    return functools.partial(jax.device_put, device=batch_sharding(run.mesh))
+def _scores(
+    run: Run,
+    backbone: Params,
+    batches: Iterable[Batch],
+    *,
+    total: int,
+    description: str,
+) -> ScoredSamples:
+    """Returns the scores of all batches at every budget, computed or from the cache."""
+    with run.on_mesh():
+        return policy_stages.cached_scores(
+            run.model,
+            backbone,
+            batches,
+            _settings(run).budgets,
+            total=total,
+            cache=_score_folder(run),
+            put=functools.partial(jax.device_put, device=batch_sharding(run.mesh)),
+            interruption=run.interruption,
+            description=description,
+        )
 
 
 def report(run: Run, state: TrainState, seconds: float) -> None:
     """Tries the policy on the test's pages, writes its report and prints its table."""
     s, out = _settings(run), run.workdir / "report"
-    evaluation_set = EvaluationSet.make(s.evaluation_pages, cache_dir=run.cache)
+    evaluation_set = _evaluation_set(run)
     params = dict(state.params)
     policy = params.pop(PARAMS)
     samples, tasks = _test_scores(run, params, evaluation_set)
@@ -163,31 +229,25 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'policy.json'}")
 
 
+def _evaluation_set(run: Run) -> EvaluationSet:
+    """Returns the test's pages in batches that split over the devices."""
+    pages, parts = _settings(run).evaluation_pages, samples_split(run.mesh)
+    found = EvaluationSet.make(pages, cache_dir=_page_folder(run))
+    rows = math.ceil(found.batch_size / parts) * parts
+    return dataclasses.replace(found, batch_size=rows)
+
+
 def _test_scores(
     run: Run, backbone: Params, evaluation_set: EvaluationSet
 ) -> tuple[ScoredSamples, np.ndarray]:
     """Returns the scores of the test's questions, and the task of each."""
-    s = _settings(run)
     asked = list(evaluation_set.batches())
-    identity = {
-        **policy_stages.network_identity(run.model, backbone, s.budgets),
-        **evaluation_set.identity(),
-    }
-    with run.on_mesh():
-        samples = policy_stages.cached_scores(
-            identity,
-            asked,
-            lambda each, number: score_batch(
-                run.model,
-                backbone,
-                each.batch,
-                s.budgets,
-                first_row=number * evaluation_set.batch_size,
-            ),
-            total=len(asked),
-            cache=run.cache,
-            interruption=run.interruption,
-            description="evaluating",
-        )
+    samples = _scores(
+        run,
+        backbone,
+        [each.batch for each in asked],
+        total=len(asked),
+        description="evaluating",
+    )
     task_ids = np.concatenate([each.task_ids for each in asked])
     return samples, task_ids[samples.rows, samples.slots]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.models.vlm import VLM
-from visor_jax.settings import RunSettings
+from visor_jax.settings import PolicySettings, RunSettings, UniversalSettings
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.training import run_record
 from visor_jax.training.interruption import Interruption
@@ -56,6 +56,7 @@ class Run:
             "model": s.model.to_dict(),
             "budgets": list(s.budgets.names),
             "train_steps": s.loop.steps,
+            "settings": recipe(s),
             "git_commit": run_record.git_commit(),
             "data": {"kind": s.data.kind, "seed": s.seed},
             "init_from": s.init_from,
@@ -67,6 +68,35 @@ class Run:
         """What runs inside is split over the run's devices."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules()):
             yield
+
+
+# Keys of settings that say which seed, or where things lie.
+_NOT_OF_THE_RECIPE = frozenset({"seed", "cache"})
+
+
+def recipe(s: RunSettings) -> dict[str, Any]:
+    """Returns the settings of training that runs of different seeds have in common.
+
+    What else they share (network, budgets, steps, policy) the metadata say already.
+    """
+    parts: dict[str, Any] = {"optimizer": s.optimizer, "data": s.data}
+    if isinstance(s, UniversalSettings):
+        parts |= {"objective": s.objective, "tower": s.tower}
+        parts["budget_phases"] = s.schedule.phases
+    if isinstance(s, PolicySettings):
+        parts["scores"] = s.scores
+    return _as_json(parts)
+
+
+def _as_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        kept = value.keys() - _NOT_OF_THE_RECIPE
+        return {key: _as_json(value[key]) for key in sorted(kept)}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class BudgetSchedule:
             raise ValueError(
                 f"Budget phases must end at ascending fractions, the last at 1: {ends}."
             )
-        self.budgets = budgets
+        self.budgets, self.phases = budgets, phases
         self._first_step_after = np.round(np.array(ends) * num_steps).astype(np.int32)
         rows = [_probabilities(budgets, phase.weights) for phase in phases]
         self._log_probabilities = np.log(np.maximum(np.array(rows), 1e-30))

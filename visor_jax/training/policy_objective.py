@@ -32,7 +32,7 @@ preference * entropy_weight.
 
 import dataclasses
 
-from visor_jax.policy.adequacy import Adequacy
+from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.labels import REFERENCES, SHARE
 
 TABLE, BLENDED = "straight_through", "straight_through_blended"
@@ -63,10 +63,25 @@ class PolicyObjective:
     reference: str = "full"
 
     @property
-    def adequacy(self) -> Adequacy:
+    def adequacy(self) -> Adequacy | Uncalibrated:
         """How the logits that this trains tell the chance that a budget is enough."""
-        if self.kind == LABELS or not self.entropy_weight:
+        if self.kind == LABELS:
             return Adequacy()
+        if not self.entropy_weight:
+            return Uncalibrated(
+                "without an entropy term (objective.entropy_weight=0) the best logits "
+                "of losses are infinite"
+            )
+        if self.score == "log_likelihood":
+            return Uncalibrated(
+                "objective.score='log_likelihood' is a loss in nats, and differences "
+                "of it are no probabilities"
+            )
+        if self.kind == BLENDED:
+            return Uncalibrated(
+                "blended gates give the slope at the sampled gates, not the losses of "
+                "the other budgets"
+            )
         return Adequacy(
             cost_weight=self.cost_weight, entropy_weight=self.entropy_weight
         )

@@ -6,8 +6,7 @@ tell the policy that it needs less than it does.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import list_arrays, load_checkpoint
-from visor_jax.data.pages.drawing import RECIPE_VERSION
 from visor_jax.data.pages.pool import PagePool
 from visor_jax.data.pages.questions import LONGEST_QUESTION
 from visor_jax.data.pages.settings import PageDataSettings
@@ -30,9 +28,8 @@ from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, PolicyConfig, new_policy
 from visor_jax.policy.score_cache import (
     ScoreCache,
-    cache_folder,
     collect_scores,
-    digest_of_params,
+    digest_of_arrays,
 )
 from visor_jax.policy.scores import ScoredSamples, score_batch
 from visor_jax.sharding.param_rules import param_shardings
@@ -49,15 +46,25 @@ SPLIT = "policy"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """How many rows are scored at every budget: `batches` of `batch_size` rows."""
+    """Which rows are scored at every budget: `batches` of `batch_size` rows.
+
+    seed: of their pages and questions. It is not the run's, so that policies of any
+    seed and objective share the scores of their network.
+    cache: folder of the scores; None for the network's own (see `tasks.policy`).
+    """
 
     batches: int
     batch_size: int = 64
+    seed: int = 0
+    cache: str | None = None
 
     def __post_init__(self) -> None:
-        wrong = {k: v for k, v in dataclasses.asdict(self).items() if v < 1}
+        sizes = {"batches": self.batches, "batch_size": self.batch_size}
+        wrong = {k: v for k, v in sizes.items() if v < 1}
         if wrong:
             raise ValueError(f"ScoreSettings needs values of at least 1: {wrong}.")
+        if self.seed < 0:
+            raise ValueError(f"scores.seed={self.seed} must not be negative.")
 
 
 def frozen_backbone(path: str, config: VLMConfig, mesh: jax.sharding.Mesh) -> Params:
@@ -117,74 +124,40 @@ def single_questions(
     return page_data(pool, one, steps)
 
 
-def page_scores(
-    model: VLM,
-    params: Params,
-    budgets: BudgetSet,
-    pool: PagePool,
-    settings: PageDataSettings,
-    scores: ScoreSettings,
-    *,
-    cache: Path,
-    put: Callable[[Batch], Batch],
-    interruption: Interruption,
-) -> ScoredSamples:
-    """Returns the scores of packed rows about the pool's pages.
-
-    Raises:
-      Stopped: if asked to stop meanwhile; the scores so far are kept.
-    """
-    rows = dataclasses.replace(settings, batch_size=scores.batch_size)
-    identity = {
-        **network_identity(model, params, budgets),
-        "split": pool.split,
-        "recipe": RECIPE_VERSION,
-        "rows": dataclasses.asdict(rows),
-        "batches": scores.batches,
-    }
-    return cached_scores(
-        identity,
-        train_iterator(pool, rows, steps=scores.batches),
-        lambda batch, number: score_batch(
-            model,
-            params,
-            batch,
-            budgets,
-            first_row=number * scores.batch_size,
-            put=put,
-        ),
-        total=scores.batches,
-        cache=cache,
-        interruption=interruption,
-        description="scoring",
-    )
+def scored_rows(
+    pool: PagePool, settings: PageDataSettings, scores: ScoreSettings
+) -> Iterator[Batch]:
+    """Returns the packed rows about the pool's pages that a policy learns from."""
+    rows = dataclasses.replace(settings, batch_size=scores.batch_size, seed=scores.seed)
+    return train_iterator(pool, rows, steps=scores.batches)
 
 
-def network_identity(model: VLM, params: Params, budgets: BudgetSet) -> dict[str, Any]:
-    """Returns what scores depend on besides the data."""
-    return {
-        "params": digest_of_params(params),
-        "model": model.config.to_dict(),
-        "budgets": list(budgets.names),
-    }
+def network_identity(model: VLM, params: Params) -> dict[str, Any]:
+    """Returns what a network's scores depend on besides questions and budgets."""
+    return {"params": digest_of_arrays(params), "model": model.config.to_dict()}
 
 
 def cached_scores(
-    identity: dict[str, Any],
-    batches: Any,
-    score: Callable[[Any, int], ScoredSamples],
+    model: VLM,
+    params: Params,
+    batches: Iterable[Batch],
+    budgets: BudgetSet,
     *,
     total: int,
     cache: Path,
+    put: Callable[[Batch], Batch] = jax.device_put,
     interruption: Interruption,
     description: str,
 ) -> ScoredSamples:
     """Returns the scores of all batches, see `policy.score_cache`, with progress.
 
+    Args:
+      total: how many batches there are. put: places one on the devices.
+
     Raises:
-      Stopped: if asked to stop meanwhile.
+      Stopped: if asked to stop meanwhile; the scores so far are kept.
     """
-    folder = cache_folder(cache, identity)
+    scores = ScoreCache(cache, network_identity(model, params))
     with Progress(total, description=description, unit="batches") as bar:
 
         def progress(done: int) -> None:
@@ -193,5 +166,9 @@ def cached_scores(
                 raise Stopped
 
         return collect_scores(
-            ScoreCache(os.fspath(folder), identity), batches, score, progress=progress
+            scores,
+            batches,
+            budgets,
+            lambda batch, lacking: score_batch(model, params, batch, lacking, put=put),
+            progress=progress,
         )

@@ -47,14 +47,14 @@ class ScoredBatch:
 class Outcome:
     """What the loss of one batch is made of; a number per sample.
 
-    logits: the policy's. choice: weights of the budgets. task: loss without the cost.
-    right: of the budget that was chosen.
+    logits: the policy's. choice: weights of the budgets, one-hot for a sample. task:
+    loss without the cost. right: share of right answers under that same choice.
     """
 
     logits: Float[Array, "B budgets"]
     choice: Float[Array, "B budgets"]
     task: Float[Array, "B"]
-    right: Bool[Array, "B"]
+    right: Float[Array, "B"]
 
 
 # From (policy's parameters, backbone's, batch, key, temperature) to an outcome.
@@ -81,13 +81,12 @@ def table_measure(policy: PolicyNetwork, kind: str) -> Measure:
         features = PolicyFeatures(batch.routing[:, None], batch.image[:, None])
         logits = policy.apply({"params": params}, features)[:, 0]
         log_probs = jax.nn.log_softmax(logits)
-        best = jnp.argmax(logits, axis=-1)[:, None]
-        right = jnp.take_along_axis(batch.correct, best, axis=1)[:, 0]
         if kind == TABLE:
             choice = straight_through(logits, key, temperature)
         else:
             choice = jnp.exp(log_probs)
         task = jnp.sum(choice * batch.losses, axis=-1)
+        right = jnp.sum(choice * batch.correct, axis=-1)
         if kind == LABELS:
             label = batch.labels[:, None]
             task = -jnp.take_along_axis(log_probs, label, axis=1)[:, 0]
@@ -121,7 +120,8 @@ def blended_measure(
         total = jnp.sum(picked * batch.loss_mask, axis=1)
         missed = (jnp.argmax(answers, axis=-1) != batch.targets) & batch.loss_mask
         task = -total if score == "log_likelihood" else 1 - jnp.exp(total)
-        return Outcome(logits, choice, task, ~jnp.any(missed, axis=1))
+        right = 1.0 - jnp.any(missed, axis=1)
+        return Outcome(logits, choice, task, right)
 
     return measure
 
@@ -137,7 +137,9 @@ def _routing_slots(batch: Batch) -> Int[Array, "B"]:
 class PolicySums:
     """What happened since the last log line: {name: sum over steps}, and shares.
 
-    chosen: weight that went to each budget: mean over a batch, sum over steps.
+    chosen: weight that went to each budget: mean over a batch, sum over steps. Cost,
+    accuracy and shares are of the same choice: a sample, or what the policy's
+    probabilities give on average. What it would choose at inference, the report says.
     """
 
     steps: Float[Array, ""]
@@ -211,7 +213,7 @@ def _loss(
         "task_loss": task,
         "cost": cost,
         "entropy": entropy,
-        "accuracy": jnp.mean(outcome.right, dtype=jnp.float32),
+        "accuracy": outcome.right.mean(),
     }
     return loss, (chosen, values)
 

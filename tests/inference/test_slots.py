@@ -78,7 +78,7 @@ def admission(one):
         "segment": [segment for _, segment in ASKED],
         "slot": list(SLOTS),
         "limit": [NEW] * len(ASKED),
-        "number": [7, 8, 9],
+        "draw": [7, 8, 9],
     }
     # One more place than questions: it must change nothing.
     padded = {

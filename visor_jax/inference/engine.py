@@ -77,7 +77,7 @@ class Engine:
 
         Args:
           sizes: None for the default, with the reader's number of new tokens.
-          key: for random sampling; a request draws with its number folded in.
+          key: for random sampling; a request draws with its `draw` folded in.
           images_kept: encoded images that later requests may find.
           log: gets a line for every program that is compiled.
 

@@ -221,7 +221,7 @@ class Programs:
     def admission(
         self, questions: Sequence[tuple[int, int, int, int, int, int]]
     ) -> Admission:
-        """Returns the admission of (row, last, segment, slot, limit, number) each."""
+        """Returns the admission of (row, last, segment, slot, limit, draw) each."""
         table = np.zeros((self.sizes.slots, 6), np.int32)
         table[:, 3] = self.sizes.slots
         table[: len(questions)] = np.reshape(questions, (-1, 6))

@@ -35,7 +35,8 @@ Array = Any
 class Question:
     """A request that has been read.
 
-    number: of the request, in the order of asking. limit: most tokens of its answer.
+    number: of the request, in the order of asking. draw: what its random draws depend
+    on. limit: most tokens of its answer.
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the questions of one row have in common.
     """
@@ -46,6 +47,10 @@ class Question:
     limit: int
     image: bytes | None
     shared: bytes
+
+    @property
+    def draw(self) -> int:
+        return self.number if self.request.draw is None else self.request.draw
 
     @classmethod
     def of(

@@ -61,7 +61,7 @@ class Admission:
 
     row, last, segment: the question's row in the group, the slot of its last token in
     the row, and its segment. slot: where it goes; at or beyond the number of slots for
-    padding. limit: most tokens of its answer. number: of the request, for its key.
+    padding. limit: most tokens of its answer. draw: folded into the key of its draws.
     count: how many questions there are, before the padding.
     """
 
@@ -70,7 +70,7 @@ class Admission:
     segment: Int[Array, "Q"]
     slot: Int[Array, "Q"]
     limit: Int[Array, "Q"]
-    number: Int[Array, "Q"]
+    draw: Int[Array, "Q"]
     count: Int[Array, ""]
 
 
@@ -157,7 +157,7 @@ def admit(
 
     Args:
       logits: of the token after each question. tokens, cache: of the group's n rows.
-      key: of all random draws; a question folds in its number.
+      key: of all random draws; a question folds in its own.
     """
     question = admission
     seen = TokenTags(*(getattr(cache.text, f)[question.row] for f in _TAGS))
@@ -171,7 +171,7 @@ def admit(
     keys, used = slots.keys, slots.used
     if keys is not None:
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys = keys.at[question.slot].set(fold(key, question.number), mode="drop")
+        keys = keys.at[question.slot].set(fold(key, question.draw), mode="drop")
     if used is not None:
         words = jnp.where(seen.valid, tokens[question.row], used.shape[1])
         used = put(used, _used(words, used.shape[1], rules.sampling))

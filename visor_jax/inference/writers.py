@@ -75,7 +75,7 @@ class Writers:
                 writer.questions[slot] = question
                 segment = member.row.segment_of(place)
                 where = (number, int(last[place]), segment, slot)
-                table.append((*where, question.limit, question.number))
+                table.append((*where, question.limit, question.draw))
         places = [member.place for member in members]
         places += places[:1] * (size - len(places))
         writer.slots = self._programs.start(budget, bucket, size)(

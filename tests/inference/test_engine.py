@@ -15,7 +15,8 @@ from visor_jax.inference.choosers import HostChooser, fixed
 from visor_jax.inference.decode import answers as cut
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.generation import generate
-from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
+from visor_jax.inference.held import Held
+from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.inference.sizes import Sizes
@@ -99,11 +100,13 @@ def test_mixed_budgets_and_sizes_are_answered_as_alone():
     assert len({answer.tokens for answer in found}) > 12
     assert len({len(answer.tokens) for answer in found}) > 2
     assert shared_engine().is_idle
-    for (budget, bucket), held in shared_engine().writers.num_bytes().items():
+    for (budget, bucket), held in (
+        shared_engine().scheduler.writers.cache_bytes().items()
+    ):
         expected = cache_bytes(
             CONFIG,
             budget,
-            text_slots=shared_engine().programs.text_slots(bucket),
+            text_slots=shared_engine().shapes.text_slots(bucket),
             image_tokens=bucket.image_tokens,
             rows=SIZES.slots,
         )
@@ -165,11 +168,11 @@ def test_questions_about_one_image_are_answered_as_alone(before):
 
 def test_an_image_is_encoded_once():
     asked = shared_engine()
-    before = asked.images.images_run
+    before = asked.scheduler.images.images_run
 
     def ask(picture, questions=QUESTIONS):
         found = asked.ask_many(picture, questions)
-        return asked.images.images_run - before, [a.encoded for a in found]
+        return asked.scheduler.images.images_run - before, [a.encoded for a in found]
 
     assert ask(Picture(seed=90, tokens=11)) == (1, [True] + [False] * 6)
     # A later call finds it.
@@ -181,13 +184,11 @@ def test_an_image_is_encoded_once():
 
 def test_kept_images_are_bounded(monkeypatch):
     asked = shared_engine()
-    encoder = ImageEncoder(asked.programs, ImageCache(1))
-    monkeypatch.setattr(asked, "images", encoder)
+    encoder = ImageEncoder(asked.programs, Held(10**6, most=1))
+    monkeypatch.setattr(asked.scheduler, "images", encoder)
     for seed in (1, 2, 2, 1):
         asked.ask_many(Picture(seed=seed, tokens=5), ["7"])
     assert encoder.images_run == 3
-    with pytest.raises(ValueError, match="capacity=-1"):
-        ImageCache(-1)
 
 
 def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):

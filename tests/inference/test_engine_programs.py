@@ -52,7 +52,9 @@ def test_a_program_costs_what_its_budget_says(programs, budget):
         read = programs.read(BUCKET, rows).jaxpr.jaxpr
         assert count_jaxpr_flops(read) == before
         start = programs.start(budget, BUCKET, rows).jaxpr.jaxpr
-        head = layer_costs.lm_head(CONFIG.decoder, positions=programs.sizes.slots)
+        head = layer_costs.lm_head(
+            CONFIG.decoder, positions=programs.shapes.sizes.slots
+        )
         assert count_jaxpr_flops(start) == after + head
 
 

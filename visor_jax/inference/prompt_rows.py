@@ -13,7 +13,7 @@ A row of one question is all segment 0, as a plain batch has it.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -85,6 +85,20 @@ class PromptRow:
     def image(self) -> bytes | None:
         return self.questions[0].image
 
+    def without_pixels(self) -> "PromptRow":
+        """Returns the row once its image is encoded: pixels take most of the memory."""
+
+        def without(sample: Sample) -> Sample:
+            return dataclasses.replace(sample, crops=sample.crops[:, :0, :0].copy())
+
+        questions = tuple(
+            dataclasses.replace(question, sample=without(question.sample))
+            for question in self.questions
+        )
+        return dataclasses.replace(
+            self, questions=questions, sample=without(self.sample)
+        )
+
     def segments(self) -> np.ndarray:
         """Returns the segment of every text token, (tokens,) int32."""
         if len(self.questions) == 1:
@@ -130,7 +144,7 @@ def head_length(layout: Layout) -> int:
 
 
 def pack(
-    questions: Iterable[Question], buckets: Buckets, *, per_row: int
+    questions: Iterable[Question], buckets: Buckets, *, per_row: Callable[[Bucket], int]
 ) -> list[PromptRow]:
     """Returns rows of up to `per_row` questions, in the order of their first ones.
 
@@ -143,9 +157,9 @@ def pack(
         alone = PromptRow((question,), question.sample, buckets.choose(question.sample))
         place = open_rows.get(question.shared)
         joined = None
-        if place is not None and len(rows[place].questions) < per_row:
+        if place is not None:
             joined = _joined(rows[place], question, buckets)
-        if joined is not None:
+        if joined is not None and len(joined.questions) <= per_row(joined.bucket):
             rows[place] = joined
         else:
             open_rows[question.shared] = len(rows)

@@ -97,7 +97,11 @@ def free_slots(
     text_slots: columns of the ring: the longest prompt and all of an answer that a
     later token sees.
     """
-    numbers = jnp.zeros(slots, jnp.int32)
+    # Arrays of their own: programs write into them in place.
+    numbers = {
+        name: jnp.zeros(slots, jnp.int32)
+        for name in ("newest", "positions", "segments", "left", "count")
+    }
     used = None
     if rules.sampling.needs_used:
         used = jnp.zeros((slots, config.decoder.vocab_size), bool)
@@ -105,13 +109,9 @@ def free_slots(
     if not rules.sampling.is_greedy:
         keys = jax.random.split(jax.random.key(0), slots)
     return Slots(
-        newest=numbers,
-        positions=numbers,
-        segments=numbers,
-        left=numbers,
+        **numbers,
         active=jnp.zeros(slots, bool),
         written=jnp.zeros((slots, new_tokens), jnp.int32),
-        count=numbers,
         keys=keys,
         used=used,
         cache=_empty_cache(config, gates, slots, text_slots, image_tokens),
@@ -137,8 +137,8 @@ def _empty_cache(
         return LayerCache(text)
 
     def tags(tokens: int) -> TokenTags:
-        numbers = jnp.zeros((slots, tokens), jnp.int32)
-        return TokenTags(numbers, numbers, jnp.zeros((slots, tokens), bool))
+        dtypes = (jnp.int32, jnp.int32, bool)
+        return TokenTags(*(jnp.zeros((slots, tokens), dtype) for dtype in dtypes))
 
     layers = tuple(layer(i, kind) for i, kind in enumerate(config.plan.kinds))
     return KVCache(layers, tags(text_slots), tags(image_tokens), jnp.int32(0))

@@ -154,6 +154,8 @@ def parse():
         (["--output=README.md"], "README.md is not empty, and README.md.settings"),
         (["--top_k=3"], "top_k and top_p need a temperature above 0"),
         (["--warm_up", "--crops=7"], "No bucket has crops [7]"),
+        (["--memory_gb=1e-6"], "allow "),
+        (["--memory_gb=nan"], "NaN"),
     ],
 )
 def test_mistakes_end_before_any_work(
@@ -224,9 +226,9 @@ def test_programs_are_compiled_ahead_and_kept(workdir, tmp_path):
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
     # Encoding 1, 2, 4 or 8 images; one size of each other program.
-    assert lines[0].startswith("program 1 of 7: encode 1x144 1")
-    assert lines[-1].startswith("compiled 7 programs in")
+    assert lines[0].startswith("program 1 of 8: encode 1x144 1")
+    assert lines[-1].startswith("compiled 8 programs in")
     kept = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert len(kept) >= 7
+    assert len(kept) >= 8
     assert _run(command).returncode == 0
     assert {path.name for path in (tmp_path / "cache").iterdir()} - kept == set()

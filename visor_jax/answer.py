@@ -50,6 +50,9 @@ def define_flags() -> None:
     answer_flags.define_answer_flags()
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
     flags.DEFINE_integer("slots", 16, "Answers written at once, per budget.")
+    flags.DEFINE_float(
+        "memory_gb", 4.0, "Of the device, for prompts, answers and images at work."
+    )
     flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
     flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
     flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
@@ -69,6 +72,9 @@ def main(arguments: list[str]) -> None:
         model = answer_flags.load_network(options)
         engine = _engine(model, options, sampling)
         buckets = _buckets(model, options)
+        if options.warm_up:
+            # Raises for what does not fit before the first program is compiled.
+            engine.programs.all_keys(buckets, engine.chooser.budgets)
         answers = None
         if options.output is not None:
             answers = AnswerFile(
@@ -162,6 +168,7 @@ def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
         waiting=4 * options.rows,
         slots=options.slots,
         questions_per_row=min(Sizes.questions_per_row, options.slots),
+        memory_bytes=int(1e9 * options.memory_gb),
     )
     return model.engine(
         options.budget,

@@ -33,9 +33,10 @@ from visor_jax.inference.programs import Programs, name_of
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.inference.scheduler import Scheduler
-from visor_jax.inference.shapes import IMAGES, Shapes
+from visor_jax.inference.shapes import IMAGE_TOKENS, Shapes
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Rules
+from visor_jax.inference.writers import Writers
 from visor_jax.models.vlm import VLM
 
 Params = Any
@@ -68,7 +69,8 @@ class Engine:
         Args:
           sizes: None for the default, with the reader's number of new tokens.
           key: for random sampling; a request draws with its `draw` folded in.
-          images_kept: encoded images that later requests may find, at most.
+          images_kept: encoded images that later requests may find, at most, and keys
+            and values of images; 0 for none.
           log: gets a line for every program that is compiled.
 
         Raises:
@@ -88,12 +90,16 @@ class Engine:
             reader.buckets,
             sizes=self.sizes,
             rules=Rules(eos_ids=reader.eos_ids, sampling=sampling),
+            keep_images=images_kept > 0,
         )
         self.programs = Programs(model, params, chooser, self.shapes, log=log)
-        kept = Held(self.shapes.share(IMAGES), most=images_kept)
-        images = ImageEncoder(self.programs, kept)
+        kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
+        key = jax.random.key(0) if key is None else key
         self.scheduler = Scheduler(
-            self.programs, reader, images, jax.random.key(0) if key is None else key
+            self.programs,
+            reader,
+            ImageEncoder(self.programs, kept),
+            Writers(self.programs, key, images_kept=images_kept),
         )
 
     def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
@@ -169,8 +175,9 @@ class Engine:
     ) -> list[Answer]:
         """Returns the answers to several questions about one image, which is paid once.
 
-        The tower and the projector run once, and so does the image's part of every
-        layer for all questions of one budget that are read together.
+        The tower and the projector run once, and the image goes once through the layers
+        of each budget: later questions about it, in this call or another, find its keys
+        and values as long as they are kept, if the same text stands before its end.
         """
         requests = [Request(question, [image]) for question in questions]
         return self.answer_all(requests, **options)

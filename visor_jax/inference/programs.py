@@ -2,7 +2,8 @@
 
     encode   per image shape, images           pixels -> image tokens
     read     per bucket, rows                  rows of prompts -> waiting room, scores
-    start    per budget, bucket, rows          waiting room -> slots, first tokens
+    start    per budget, bucket, rows          waiting room -> slots, image K/V
+    again    per budget, bucket, rows          waiting room, image K/V -> slots
     write    per budget and bucket             slots -> slots, a few tokens on
 
 Gates are static: a program of a budget does not contain what the budget leaves out.
@@ -23,7 +24,7 @@ from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import WaitingRoom
 from visor_jax.inference.choosers import Chooser, features_of
 from visor_jax.inference.prompt_rows import ImageShape, RowArrays, image_shape
-from visor_jax.inference.shapes import Shapes
+from visor_jax.inference.shapes import ImageKeys, Shapes
 from visor_jax.inference.slots import Admission, Slots, admit, write_turn
 from visor_jax.models.vlm import VLM
 
@@ -101,11 +102,14 @@ class Programs:
         return self._get(("read", bucket, rows), trace)
 
     def start(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns (params, room, places, slots, admission, key) -> slots.
+        """Returns (params, room, places, slots, admission, key) -> (slots, images).
 
-        places: (rows,) of the room. The slots are donated.
+        places: (rows,) of the room. The slots are donated, and hold the first tokens of
+        the answers afterwards. images: one `ImageKeys` per row, none if they are not
+        kept.
         """
-        gates = budget.gates(self.model.config.plan)
+        gates, keeps = self._gates(budget), self.shapes.keeps_keys(budget, bucket)
+        behind = self.model.config.plan.prefix_length
 
         def run(
             params: Params,
@@ -114,30 +118,62 @@ class Programs:
             slots: Slots,
             admission: Admission,
             key: Array,
-        ) -> Slots:
+        ) -> tuple[Slots, tuple[ImageKeys, ...]]:
             group = jax.tree.map(lambda x: x[places], room)
             arguments = (group.prefix, gates, admission.row, admission.last)
             logits, cache = self.model.apply(
                 {"params": params}, *arguments, method=VLM.prefill_rest_at
             )
             new = (admission, logits, group.tokens, cache)
-            return admit(slots, *new, self.shapes.rules, key)
+            made = tuple(layer.image for layer in cache.layers[behind:])
+            images = [
+                jax.tree.map(lambda x, i=i: x[i : i + 1], made)
+                for i in range(rows if keeps else 0)
+            ]
+            return admit(slots, *new, self.shapes.rules, key), tuple(images)
 
         def trace() -> jax.stages.Traced:
-            return jax.jit(run, donate_argnums=3).trace(
-                self.params,
-                self.shapes.abstract_room(bucket),
-                np.zeros(rows, np.int32),
-                self.shapes.abstract_slots(budget, bucket),
-                self.shapes.admission((), self.shapes.slots(budget, bucket)),
-                jax.random.key(0),
-            )
+            arguments = self._abstract_group(budget, bucket, rows)
+            return jax.jit(run, donate_argnums=3).trace(*arguments)
 
         return self._get(("start", budget, bucket, rows), trace)
 
+    def again(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
+        """Returns (params, room, places, slots, admission, key, images) -> slots.
+
+        As `start`, for images that have gone through the layers before, behind the same
+        text: only text goes through them now. images: one `ImageKeys` per row.
+        """
+        gates = self._gates(budget)
+
+        def run(
+            params: Params,
+            room: WaitingRoom,
+            places: Array,
+            slots: Slots,
+            admission: Admission,
+            key: Array,
+            images: tuple[ImageKeys, ...],
+        ) -> Slots:
+            group = jax.tree.map(lambda x: x[places], room)
+            together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
+            arguments = (group.prefix, together, gates, admission.row, admission.last)
+            logits, cache = self.model.apply(
+                {"params": params}, *arguments, method=VLM.prefill_text_at
+            )
+            new = (admission, logits, group.tokens, cache)
+            return admit(slots, *new, self.shapes.rules, key)
+
+        def trace() -> jax.stages.Traced:
+            arguments = self._abstract_group(budget, bucket, rows)
+            images = (self.shapes.abstract_keys(budget, bucket),) * rows
+            return jax.jit(run, donate_argnums=3).trace(*arguments, images)
+
+        return self._get(("again", budget, bucket, rows), trace)
+
     def write(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
         """Returns (params, slots) -> slots after a turn. The slots are donated."""
-        gates = budget.gates(self.model.config.plan)
+        gates = self._gates(budget)
 
         def run(params: Params, slots: Slots) -> Slots:
             rules, tokens = self.shapes.rules, self.shapes.sizes.tokens_per_turn
@@ -159,7 +195,7 @@ class Programs:
         """
         buckets, budgets = list(buckets), list(budgets)
         shapes = dict.fromkeys(image_shape(bucket) for bucket in buckets)
-        counts = self.shapes.row_counts
+        counts, keeps = self.shapes.row_counts, self.shapes.keeps_keys
         most = self.shapes.sizes.images_at_once
         images = [1 << i for i in range(most.bit_length())]
         return [
@@ -171,6 +207,11 @@ class Programs:
                 for bucket in buckets
                 for key in [
                     *(("start", budget, bucket, n) for n in counts(bucket)),
+                    *(
+                        ("again", budget, bucket, n)
+                        for n in counts(bucket)
+                        if keeps(budget, bucket)
+                    ),
                     ("write", budget, bucket),
                 ]
             ),
@@ -190,6 +231,22 @@ class Programs:
         """Returns free slots on the device."""
         count = self.shapes.slots(budget, bucket)
         return self.shapes.new_slots(budget, bucket, count)
+
+    def _gates(self, budget: Budget) -> tuple[bool, ...]:
+        return budget.gates(self.model.config.plan)
+
+    def _abstract_group(
+        self, budget: Budget, bucket: Bucket, rows: int
+    ) -> tuple[Any, ...]:
+        """Returns the arguments of `start`, as shapes."""
+        return (
+            self.params,
+            self.shapes.abstract_room(bucket),
+            np.zeros(rows, np.int32),
+            self.shapes.abstract_slots(budget, bucket),
+            self.shapes.admission((), self.shapes.slots(budget, bucket)),
+            jax.random.key(0),
+        )
 
     def _get(
         self, key: tuple[Any, ...], trace: Callable[[], jax.stages.Traced]

@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
@@ -29,13 +28,13 @@ class Scheduler:
         programs: Programs,
         reader: Reader,
         images: ImageEncoder,
-        key: Key[Array, ""],
+        writers: Writers,
     ) -> None:
-        """Starts without requests. key: of all random draws."""
+        """Starts without requests."""
         self.programs, self.shapes = programs, programs.shapes
         self.reader, self.images = reader, images
         self.rooms = WaitingRooms(programs, reader.pad_id)
-        self.writers = Writers(programs, key)
+        self.writers = writers
         self.intake = Intake(reader, self.shapes)
         self.done: list[tuple[Answer, Source | None]] = []
         self._asked: dict[int, Asked] = {}
@@ -133,7 +132,7 @@ class Scheduler:
                 continue
             size = group_size(fitting, most)
             members = groups.take(budget, min(size, fitting))
-            self.writers.start(budget, bucket, arrays, members, size)
+            self.writers.start(budget, bucket, arrays, members)
             return True
         return False
 

@@ -31,13 +31,19 @@ from visor_jax.inference.prompt_rows import (
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Admission, Rules, Slots, free_slots
 from visor_jax.models.decoder import Prefix
+from visor_jax.models.kv_cache import KeyValues
 from visor_jax.models.vlm import VLM
 
 Params = Any
 Array = Any
 
-# Shares of the memory; they add up to 1.
-SLOTS, WAITING, IMAGES = 0.5, 0.25, 0.25
+# Shares of the memory; they add up to 1. The last two are for images that later prompts
+# may find: their tokens, and their keys and values.
+SLOTS, WAITING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
+
+# Keys and values of one image in the layers behind the prefix, None where a layer has
+# none; arrays of one row.
+ImageKeys = tuple[KeyValues | None, ...]
 
 
 class Shapes:
@@ -52,6 +58,7 @@ class Shapes:
         *,
         sizes: Sizes,
         rules: Rules,
+        keep_images: bool = True,
     ) -> None:
         """Takes whatever shapes depend on.
 
@@ -62,7 +69,7 @@ class Shapes:
           ValueError: if no bucket fits into the memory.
         """
         self.model, self.budgets, self.buckets = model, tuple(budgets), buckets
-        self.sizes, self.rules = sizes, rules
+        self.sizes, self.rules, self._keep_images = sizes, rules, keep_images
         self._params = jax.eval_shape(lambda: params)
         self._row = functools.cache(self._row_shapes)
         self.slots = functools.cache(self._num_slots)
@@ -155,6 +162,16 @@ class Shapes:
         config = self.model.config
         shape = (bucket.image_tokens, config.decoder.width)
         return jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype))
+
+    def abstract_keys(self, budget: Budget, bucket: Bucket) -> ImageKeys:
+        """Returns the shapes of an image's keys and values behind the prefix."""
+        layers = self.abstract_slots(budget, bucket, 1).cache.layers
+        return tuple(x.image for x in layers[self.model.config.plan.prefix_length :])
+
+    def keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
+        """Returns whether images' keys and values are kept for later prompts."""
+        size = num_bytes_of(self.abstract_keys(budget, bucket))
+        return self._keep_images and 0 < size <= self.share(IMAGE_KEYS)
 
     def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any]:
         """Returns the shapes of pixels, index and weights of so many images."""

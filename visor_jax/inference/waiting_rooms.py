@@ -13,7 +13,7 @@ import numpy as np
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import BudgetGroups, WaitingRoom
-from visor_jax.inference.held import Held
+from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.image_encoder import EncodedImage
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, row_arrays
@@ -38,7 +38,7 @@ class WaitingRooms:
 
     def num_bytes(self) -> int:
         """Returns the bytes of all rooms."""
-        return sum(x.nbytes for _, r in self._rooms.items() for x in _leaves(r.arrays))
+        return sum(num_bytes_of(room.arrays) for _, room in self._rooms.items())
 
     def free_places(self, bucket: Bucket) -> int:
         """Returns how many rows of a bucket could come in now."""
@@ -123,7 +123,3 @@ class WaitingRooms:
                 programs.new_room(bucket), BudgetGroups(shapes.places(bucket))
             ),
         )
-
-
-def _leaves(arrays: WaitingRoom) -> list[jax.Array]:
-    return jax.tree.leaves(arrays)

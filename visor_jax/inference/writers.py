@@ -7,7 +7,7 @@ a budget, the others take no new questions after some turns, until there is.
 
 import collections
 import dataclasses
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Hashable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -15,14 +15,16 @@ from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.budget_groups import Member
-from visor_jax.inference.held import Held
-from visor_jax.inference.programs import Programs, WaitingRoom
-from visor_jax.inference.prompt_rows import Question
-from visor_jax.inference.shapes import SLOTS
+from visor_jax.inference.budget_groups import Member, WaitingRoom, group_size
+from visor_jax.inference.held import Held, num_bytes_of
+from visor_jax.inference.programs import Programs
+from visor_jax.inference.prompt_rows import Question, image_shape
+from visor_jax.inference.shapes import IMAGE_KEYS, SLOTS, ImageKeys
 from visor_jax.inference.slots import Slots
 
 Place = tuple[Budget, Bucket]
+# Row, last slot, segment, slot, limit, draw; see `Admission`.
+Admitted = tuple[int, int, int, int, int, int]
 # Turns that a budget waits for memory before the others take no new questions.
 _PATIENCE = 8
 
@@ -46,12 +48,19 @@ class _Writer:
 class Writers:
     """The slots of all budgets and buckets, within the memory's share."""
 
-    def __init__(self, programs: Programs, key: Key[Array, ""]) -> None:
-        """Takes where programs come from, and the key of all random draws."""
+    def __init__(
+        self, programs: Programs, key: Key[Array, ""], *, images_kept: int
+    ) -> None:
+        """Takes where programs come from, and the key of all random draws.
+
+        images_kept: keys and values of so many images, at most.
+        """
         self._programs, self._key = programs, key
         self._writers: Held[Place, _Writer] = Held(
             programs.shapes.share(SLOTS), is_busy=lambda writer: writer.is_busy
         )
+        self._images: Held[Hashable, ImageKeys]
+        self._images = Held(programs.shapes.share(IMAGE_KEYS), most=images_kept)
         self._refused: collections.Counter[Place] = collections.Counter()
         # For whom the memory is that comes free next.
         self._next: Place | None = None
@@ -73,9 +82,7 @@ class Writers:
 
     def num_bytes(self) -> int:
         """Returns the bytes of all slots, with answers and tags."""
-        return sum(
-            x.nbytes for _, w in self._writers.items() for x in jax.tree.leaves(w.slots)
-        )
+        return sum(num_bytes_of(writer.slots) for _, writer in self._writers.items())
 
     def start(
         self,
@@ -83,13 +90,59 @@ class Writers:
         bucket: Bucket,
         room: WaitingRoom,
         members: Sequence[Member],
-        size: int,
     ) -> None:
         """Puts the members' questions of this budget into free slots.
 
+        Where an image has been behind the same text in this budget before, only the
+        members' text is read.
+        """
+        new, known = [], []
+        for member in members:
+            images = self._images.get(self._image(member, budget, bucket))
+            (new if images is None else known).append((member, images))
+        most = self._programs.shapes.rows(bucket)
+        for group in (new, known):
+            while group:
+                size = group_size(len(group), most)
+                self._start(budget, bucket, room, group[:size], size)
+                group = group[size:]
+
+    def _start(
+        self,
+        budget: Budget,
+        bucket: Bucket,
+        room: WaitingRoom,
+        group: Sequence[tuple[Member, ImageKeys | None]],
+        size: int,
+    ) -> None:
+        """Starts members whose images are all known, or all new.
+
         size: rows of the program; the first member fills up.
         """
-        writer = self._writer(budget, bucket)
+        programs, writer = self._programs, self._writer(budget, bucket)
+        members, images = zip(*group, strict=True)
+        filled = [*range(len(group)), *[0] * (size - len(group))]
+        table = self._admit(writer, members)
+        arguments = (
+            programs.params,
+            room,
+            np.array([members[i].place for i in filled], np.int32),
+            writer.slots,
+            programs.shapes.admission(table, len(writer.questions)),
+            self._key,
+        )
+        if images[0] is not None:
+            again = programs.again(budget, bucket, size)
+            writer.slots = again(*arguments, tuple(images[i] for i in filled))
+            return
+        writer.slots, made = programs.start(budget, bucket, size)(*arguments)
+        for member, keys in zip(members, made, strict=False):
+            if member.row.image is not None:
+                image = self._image(member, budget, bucket)
+                self._images.put(image, num_bytes_of(keys), lambda keys=keys: keys)
+
+    def _admit(self, writer: _Writer, members: Sequence[Member]) -> list[Admitted]:
+        """Returns the table of an admission, after the questions have their slots."""
         table, free = [], iter(writer.free)
         for number, member in enumerate(members):
             last = member.row.last_slots()
@@ -99,17 +152,11 @@ class Writers:
                 segment = member.row.segment_of(place)
                 where = (number, int(last[place]), segment, slot)
                 table.append((*where, question.limit, question.draw))
-        places = [member.place for member in members]
-        places += places[:1] * (size - len(places))
-        slots = len(writer.questions)
-        writer.slots = self._programs.start(budget, bucket, size)(
-            self._programs.params,
-            room,
-            np.array(places, np.int32),
-            writer.slots,
-            self._programs.shapes.admission(table, slots),
-            self._key,
-        )
+        return table
+
+    def _image(self, member: Member, budget: Budget, bucket: Bucket) -> Hashable:
+        """Returns what an image's keys and values depend on."""
+        return member.row.questions[0].shared, budget, image_shape(bucket)
 
     def turn(self) -> Iterator[tuple[Question, Budget, np.ndarray]]:
         """Yields (question, budget, tokens) of what a turn of every budget finished.

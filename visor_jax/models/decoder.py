@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
-from visor_jax.models.kv_cache import KVCache, LayerCache
+from visor_jax.models.kv_cache import KeyValues, KVCache, LayerCache
 from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
@@ -183,6 +183,35 @@ class Decoder(nn.Module):
             caches.append(cache)
         return Prefix(text, image, tuple(caches))
 
+    def prefill_text(
+        self,
+        prefix: Prefix,
+        images: Sequence[KeyValues | None],
+        gates: Gates,
+    ) -> tuple[TokenStream, KVCache]:
+        """Returns what `prefill_rest` does, from image K/V that are at hand already.
+
+        The image goes through no layer again. What a layer makes of it depends on no
+        text behind it: K/V serve every prompt that begins alike up to its end.
+
+        Args:
+          images: of the layers behind the prefix, as in the cache of such a prompt.
+
+        Raises:
+          ValueError: for traced gates, as in `prefill_rest`.
+        """
+        config = self.config.decoder
+        shape = (*prefix.text.hidden.shape[:2], config.num_kv_heads, config.head_dim)
+        zeros = jnp.zeros(shape, prefix.text.hidden.dtype)
+        empty = tuple(LayerCache(KeyValues(zeros, zeros), image) for image in images)
+        tags, nothing = (prefix.text.tags, prefix.image.tags), jnp.int32(0)
+        cache = KVCache((*prefix.caches, *empty), *tags, nothing)
+        text, layers = self._text_layers(
+            prefix.text, cache, gates, start=len(prefix.caches)
+        )
+        length = jnp.asarray(text.length, jnp.int32)
+        return text, cache.replace(layers=layers, length=length)
+
     def decode(
         self, text: TokenStream, cache: KVCache, gates: Gates
     ) -> tuple[TokenStream, KVCache]:
@@ -194,17 +223,23 @@ class Decoder(nn.Module):
         Raises:
           ValueError: for traced gates, as in `prefill`.
         """
-        gate_of = self._static_gate_of_layer(gates)
         cache = cache.with_tags(text.tags)
-        new_layers = []
-        for index, layer in enumerate(self.layers):
-            past = Past(cache.layers[index], cache.text, cache.image, cache.length)
+        text, layers = self._text_layers(text, cache, gates)
+        length = cache.length + text.length
+        return text, cache.replace(layers=layers, length=length)
+
+    def _text_layers(
+        self, text: TokenStream, cache: KVCache, gates: Gates, *, start: int = 0
+    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
+        """Runs layers from `start` on over new text, whose tags the cache has."""
+        gate_of = self._static_gate_of_layer(gates)
+        layers = list(cache.layers)
+        for index in range(start, len(layers)):
+            past = Past(layers[index], cache.text, cache.image, cache.length)
             # The image was refined for good when the prompt was read.
             way = self.ways[index].choose(gate_of.get(index, True), False)
-            text, _, layer_cache = way(layer, text, None, past)
-            new_layers.append(layer_cache)
-        length = cache.length + text.length
-        return text, cache.replace(layers=tuple(new_layers), length=length)
+            text, _, layers[index] = way(self.layers[index], text, None, past)
+        return text, tuple(layers)
 
     def _image_is_read(self, index: int, gate_of: dict[int, Gate]) -> bool:
         return self.config.plan.image_is_read_after(index, gate_of.values())

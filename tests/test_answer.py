@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 import visor_jax
 from tests.inference import page_run
 from visor_jax import answer, answer_flags
+from visor_jax.inference.loaded_network import LoadedNetwork
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ("largest digit row 1", "digit row 2 column 3", "digit row 1 column 1")
@@ -131,6 +133,54 @@ def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
     assert f"interrupted: {answered} of {count} answers are in" in stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_is_as_one_that_was_not(workdir):
+    """...with random draws, which depend on the request alone."""
+    count, kills = 3000, 0
+    _write(workdir / "killed.jsonl", _requests(count))
+    cache = f"--compilation_cache={workdir / 'cache'}"
+    extra = ("--temperature=1", "--seed=3", "--max_new_tokens=4", cache)
+    whole, out = workdir / "whole.jsonl", workdir / "parts.jsonl"
+    command = _command(workdir, *extra, source="killed.jsonl", name=whole.name)
+    assert _run(command).returncode == 0
+    command = _command(workdir, *extra, source="killed.jsonl", name=out.name)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    while True:
+        before = out.stat().st_size if out.exists() else 0
+        running = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while running.poll() is None:
+            grown = out.stat().st_size - before if out.exists() else 0
+            if kills < 3 and grown > whole.stat().st_size / 6:
+                running.kill()
+                kills += 1
+                break
+            time.sleep(0.01)
+        if running.wait() == 0:
+            break
+    assert kills == 3
+
+    def answers(path):
+        return {record["id"]: record["answer"] for record in _records(path)}
+
+    assert answers(out) == answers(whole)
+    assert len(_records(out)) == len(answers(out)) == count
+    assert len(set(answers(out).values())) > 1
+
+
+def test_a_fingerprint_is_of_every_number(workdir):
+    model = visor_jax.load(workdir)
+    known = {model.fingerprint}
+    assert visor_jax.load(workdir).fingerprint in known
+    flat, tree = jax.tree.flatten(model.params)
+    for place in (0, len(flat) // 2, len(flat) - 1):
+        changed = list(flat)
+        changed[place] = changed[place].at[(-1,) * changed[place].ndim].add(1e-3)
+        params = jax.tree.unflatten(tree, changed)
+        other = (model.config, params, model.budgets, model.reader, model.metadata)
+        known.add(LoadedNetwork(*other).fingerprint)
+    assert len(known) == 4
 
 
 @pytest.fixture

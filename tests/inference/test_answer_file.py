@@ -31,6 +31,8 @@ def test_lines_are_requests_called_by_id_or_number(tmp_path):
     assert [line.id for line in found] == [1, "a", 4]
     assert not any(line.error for line in found)
     assert found[0].request.images is None
+    # What is drawn at random depends on the line, wherever a run begins.
+    assert [line.request.draw for line in found] == [1, 2, 4]
     assert found[1].request.images == [f"{tmp_path}/x.png"]
     assert found[1].request.prompt == "é"
     assert found[2].request.images == ["/y.png", f"{tmp_path}/z/w.png"]

@@ -15,6 +15,7 @@ from visor_jax.flops import layer_costs
 from visor_jax.flops.account import account
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.programs import name_of
+from visor_jax.inference.prompt_rows import image_shape
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
@@ -52,7 +53,9 @@ def expected(config: VLMConfig, budget, rows):
     # The model writes the convolution as multiply-adds.
     layers = [layer.total - layer.adapter_convolution for layer in cost.layers]
     prefix = config.plan.prefix_length
-    return sum(layers[:prefix]), sum(layers[prefix:])
+    # What is made of the image alone comes with the image.
+    image = sum(layer.adapter_key_value for layer in cost.layers[:prefix])
+    return sum(layers[:prefix]) - image, sum(layers[prefix:])
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
@@ -66,6 +69,15 @@ def test_a_program_costs_what_its_budget_says(programs, budget):
             CONFIG.decoder, positions=programs.shapes.sizes.slots
         )
         assert count_jaxpr_flops(start) == after + head
+
+
+def test_an_image_costs_tower_projector_and_the_first_adapter(programs):
+    cost = account(
+        CONFIG, BUDGETS[0], text_tokens=1, image_tokens=IMAGE, crops=BUCKET.crops
+    )
+    encode = programs.encode(image_shape(BUCKET), 1).jaxpr.jaxpr
+    wanted = cost.tower.total + cost.projector + cost.layers[0].adapter_key_value
+    assert count_jaxpr_flops(encode) == wanted
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)

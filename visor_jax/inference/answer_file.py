@@ -193,7 +193,7 @@ def flops_of(answer: Answer, config: VLMConfig) -> dict[str, int]:
     """Returns the FLOPs of an answer at its own lengths, by part.
 
     What it needs by itself, without padding; tower and projector are 0 where the image
-    was at hand. Questions that were read together share more than that.
+    was at hand. What layers made of an image at hand is counted all the same.
     """
     cost = account(
         config,

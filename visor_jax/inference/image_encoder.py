@@ -1,23 +1,28 @@
-"""Runs tower and projector once per distinct image, and keeps what they made."""
+"""Encodes every distinct image once, and keeps what that made.
+
+Tower and projector make its tokens; the layers that run alike at every budget make keys
+and values of these. Both depend on the image alone.
+"""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import group_size
-from visor_jax.inference.held import Held
+from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, image_shape
+from visor_jax.inference.shapes import EncodedImage
 
-# (V, D) image tokens on the device.
-EncodedImage = Any
+# Of a batch, in the order of the program's arguments.
+_FIELDS = ("pixels", "image_token_index", "image_token_weights", "image_mask")
 
 
 class ImageEncoder:
-    """Image tokens of rows: from the cache, or by the programs that make them.
+    """Images of rows: from the cache, or by the programs that make them.
 
     images_run: how many images went through the tower so far, fillers not counted.
     """
@@ -31,7 +36,7 @@ class ImageEncoder:
     def of_rows(
         self, rows: Sequence[PromptRow], bucket: Bucket
     ) -> tuple[list[EncodedImage], set[int]]:
-        """Returns each row's image tokens, and the questions that had to pay for them.
+        """Returns each row's image, and the questions that had to pay for them.
 
         A new image is paid by the first question about it.
         """
@@ -58,22 +63,24 @@ class ImageEncoder:
             buckets = self._programs.shapes.buckets
             fields = [buckets.image_fields(row.sample, bucket) for _, row in group]
             fields += fields[-1:] * (size - len(fields))
-            pixels, index, weights = (
+            arrays = [
                 np.stack([f[name] for f in fields]) if name in fields[0] else None
-                for name in ("pixels", "image_token_index", "image_token_weights")
-            )
+                for name in _FIELDS
+            ]
             program = self._programs.encode(image_shape(bucket), size)
-            images = program(self._programs.params, pixels, index, weights)
+            images = program(self._programs.params, *arrays)
             self.images_run += len(group)
             for (key, _), image in zip(group, images, strict=False):
                 made[key] = image
-                self._kept.put(key, image.nbytes, lambda image=image: image)
+                self._kept.put(key, num_bytes_of(image), lambda image=image: image)
         return made
 
     def _no_image(self, bucket: Bucket) -> EncodedImage:
-        """Returns tokens that a mask hides: no tower for a prompt without image."""
+        """Returns an image that a mask hides: no tower for a prompt without image."""
         shape = image_shape(bucket)
         if shape not in self._blank:
             image = self._programs.shapes.abstract_image(bucket)
-            self._blank[shape] = jnp.zeros(image.shape, image.dtype)
+            self._blank[shape] = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), image
+            )
         return self._blank[shape]

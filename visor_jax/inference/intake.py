@@ -81,29 +81,28 @@ class Intake:
         self._waiting.clear()
 
     def take_in(self) -> list[Asked]:
-        """Reads requests until enough questions wait to choose rows from.
+        """Reads requests until enough questions wait, by number or bytes of pixels.
 
         A request that cannot be read is only that: the others go on.
         """
         taken: list[Asked] = []
+        sizes, most_bytes = self._shapes.sizes, self._shapes.share(WAITING)
+        pixels = sum(question.sample.crops.nbytes for question in self._waiting)
         # Errors are handed on as they come, too, not after the last of them.
-        while len(taken) < self._shapes.sizes.waiting and not self._is_full():
-            following = self._next()
+        while max(len(taken), len(self._waiting)) < sizes.waiting:
+            following = self._next() if pixels < most_bytes else None
             if following is None:
                 break
             try:
-                self._waiting.append(self._question(following))
+                question = self._question(following)
             except (ValueError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 following = dataclasses.replace(following, error=reason)
+            else:
+                self._waiting.append(question)
+                pixels += question.sample.crops.nbytes
             taken.append(following)
         return taken
-
-    def _is_full(self) -> bool:
-        """Returns whether enough questions wait, by number or by bytes of pixels."""
-        pixels = sum(question.sample.crops.nbytes for question in self._waiting)
-        enough = pixels >= self._shapes.share(WAITING)
-        return enough or len(self._waiting) >= self._shapes.sizes.waiting
 
     def _question(self, asked: Asked) -> Question:
         """Returns what was asked, read. Raises ValueError or OSError where it fails."""
@@ -135,22 +134,23 @@ class Intake:
         self._waiting = [q for q in self._waiting if q.number not in gone]
 
     def _next(self) -> Asked | None:
-        began = time.perf_counter()
         if self._submitted:
             number, request, limit = self._submitted.popleft()
-            return Asked(
-                number=number, request=request, limit=limit, source=None, began=began
-            )
+            return _asked(number, request, limit, None)
         while self._sources:
             source = self._sources[0]
             request = next(source.requests, None)
             if request is not None:
-                return Asked(
-                    number=next(self._numbers),
-                    request=request,
-                    limit=source.limit,
-                    source=source,
-                    began=began,
-                )
+                return _asked(next(self._numbers), request, source.limit, source)
             self._sources.popleft()
         return None
+
+
+def _asked(number: int, request: Request, limit: int, source: Source | None) -> Asked:
+    return Asked(
+        number=number,
+        request=request,
+        limit=limit,
+        source=source,
+        began=time.perf_counter(),
+    )

@@ -1,6 +1,6 @@
 """The compiled programs of the engine; each is compiled once, at a known moment.
 
-    encode   per image shape, images           pixels -> image tokens
+    encode   per image shape, images           pixels -> image tokens, K/V
     read     per bucket, rows                  rows of prompts -> waiting room, scores
     start    per budget, bucket, rows          waiting room -> slots, image K/V
     again    per budget, bucket, rows          waiting room, image K/V -> slots
@@ -24,9 +24,10 @@ from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import WaitingRoom
 from visor_jax.inference.choosers import Chooser, features_of
 from visor_jax.inference.prompt_rows import ImageShape, RowArrays, image_shape
-from visor_jax.inference.shapes import ImageKeys, Shapes
+from visor_jax.inference.shapes import EncodedImage, ImageKeys, Shapes
 from visor_jax.inference.slots import Admission, Slots, admit, write_turn
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.masks import TokenTags
 
 Params = Any
 Array = Any
@@ -51,14 +52,22 @@ class Programs:
         self.compiled: dict[Hashable, jax.stages.Compiled] = {}
 
     def encode(self, shape: ImageShape, images: int) -> jax.stages.Compiled:
-        """Returns (params, pixels, index, weights) -> a tuple of (V, D) per image."""
+        """Returns (params, pixels, index, weights, mask) -> one `EncodedImage` each."""
 
-        def run(params: Params, pixels: Array, index: Array, weights: Array) -> Any:
+        def run(
+            params: Params, pixels: Array, index: Array, weights: Array, mask: Array
+        ) -> tuple[EncodedImage, ...]:
             arguments = (pixels, index, weights)
             tokens = self.model.apply(
                 {"params": params}, *arguments, method=VLM.image_tokens
             )
-            return tuple(tokens[i] for i in range(images))
+            # No adapter asks where its image stands.
+            nowhere = jnp.zeros(mask.shape, jnp.int32)
+            tags = TokenTags(nowhere, nowhere, mask)
+            keys = self.model.apply(
+                {"params": params}, tokens, tags, method=VLM.prefix_keys
+            )
+            return one_by_one(EncodedImage(tokens, keys), images)
 
         return self._get(
             ("encode", shape, images),
@@ -69,7 +78,7 @@ class Programs:
         """Returns the program that reads rows into a waiting room.
 
         (params, chooser's params, room, rows, images, places) -> (room, scores).
-        images: a tuple of (V, D), one per row. places: in the room; beyond it for rows
+        images: an `EncodedImage` per row. places: in the room; beyond it for rows
         that only fill up. The room is donated.
         """
 
@@ -78,10 +87,10 @@ class Programs:
             chooser_params: Params,
             room: WaitingRoom,
             rows: RowArrays,
-            images: tuple[Array, ...],
+            images: tuple[EncodedImage, ...],
             places: Array,
         ) -> tuple[WaitingRoom, Array]:
-            prefix = self.shapes.prefix(params, rows, jnp.stack(images))
+            prefix = self.shapes.prefix(params, rows, images)
             new = WaitingRoom(rows.tokens, prefix)
             room = jax.tree.map(
                 lambda old, x: old.at[places].set(x, mode="drop"), room, new
@@ -126,11 +135,8 @@ class Programs:
             )
             new = (admission, logits, group.tokens, cache)
             made = tuple(layer.image for layer in cache.layers[behind:])
-            images = [
-                jax.tree.map(lambda x, i=i: x[i : i + 1], made)
-                for i in range(rows if keeps else 0)
-            ]
-            return admit(slots, *new, self.shapes.rules, key), tuple(images)
+            images = one_by_one(made, rows if keeps else 0)
+            return admit(slots, *new, self.shapes.rules, key), images
 
         def trace() -> jax.stages.Traced:
             arguments = self._abstract_group(budget, bucket, rows)
@@ -256,6 +262,13 @@ class Programs:
             self.compiled[key] = trace().lower().compile()
             self._log(f"compiled {name_of(key)} in {time.perf_counter() - began:.1f} s")
         return self.compiled[key]
+
+
+def one_by_one(arrays: Any, count: int) -> tuple[Any, ...]:
+    """Returns the first `count` rows of all arrays, each as a tree of its own."""
+    return tuple(
+        jax.tree.map(lambda x, i=i: x[i : i + 1], arrays) for i in range(count)
+    )
 
 
 def name_of(key: tuple[Any, ...]) -> str:

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +42,19 @@ Array = Any
 # may find: their tokens, and their keys and values.
 SLOTS, WAITING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
 
-# Keys and values of one image in the layers behind the prefix, None where a layer has
-# none; arrays of one row.
+# Keys and values of one image in some layers, None where a layer has none; of one row.
 ImageKeys = tuple[KeyValues | None, ...]
+
+
+@flax.struct.dataclass
+class EncodedImage:
+    """What every prompt about an image begins with.
+
+    tokens: (1, V, D). keys: of the layers that run alike at every budget.
+    """
+
+    tokens: Array
+    keys: ImageKeys
 
 
 class Shapes:
@@ -62,8 +73,10 @@ class Shapes:
     ) -> None:
         """Takes whatever shapes depend on.
 
-        places(bucket), slots(budget, bucket): how many there are. room_bytes(bucket),
-        slots_bytes(budget, bucket): what they take, answers and tags included.
+        What is asked again and again is remembered: places(bucket), slots(budget,
+        bucket): how many there are; room_bytes(bucket), slots_bytes(budget, bucket):
+        what they take, answers and tags included; questions_per_row(bucket): at most;
+        keeps_keys(budget, bucket): whether images' keys and values are kept for later.
 
         Raises:
           ValueError: if no bucket fits into the memory.
@@ -76,6 +89,8 @@ class Shapes:
         self.places = functools.cache(self._num_places)
         self.slots_bytes = functools.cache(self._slots_bytes)
         self.room_bytes = functools.cache(self._room_bytes)
+        self.keeps_keys = functools.cache(self._keeps_keys)
+        self.questions_per_row = functools.cache(self._questions_per_row)
         self.check(self.buckets.all[0])
 
     def share(self, part: float) -> int:
@@ -97,8 +112,8 @@ class Shapes:
         """Returns the rows that programs exist for: 1, 2, 4, ..."""
         return tuple(1 << i for i in range(self.rows(bucket).bit_length()))
 
-    def questions_per_row(self, bucket: Bucket) -> int:
-        """Returns how many questions a row may hold: all of one budget find slots."""
+    def _questions_per_row(self, bucket: Bucket) -> int:
+        # All of one budget must find slots at once.
         slots = [self.slots(budget, bucket) for budget in self.budgets]
         return min(self.sizes.questions_per_row, *slots)
 
@@ -134,9 +149,13 @@ class Shapes:
             self._row(bucket),
         )
 
-    def prefix(self, params: Params, rows: RowArrays, images: Array) -> Prefix:
-        """Returns rows after the layers that all budgets share."""
-        arguments = (jnp.asarray(rows.tokens), rows.text, images, rows.image)
+    def prefix(
+        self, params: Params, rows: RowArrays, images: Sequence[EncodedImage]
+    ) -> Prefix:
+        """Returns rows after the layers that all budgets share; an image for each."""
+        together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
+        text = (jnp.asarray(rows.tokens), rows.text)
+        arguments = (*text, together.tokens, rows.image, together.keys)
         return self.model.apply(
             {"params": params}, *arguments, method=VLM.prefix_of_tokens
         )
@@ -157,24 +176,23 @@ class Shapes:
         per_row = self.questions_per_row(bucket)
         return row_arrays([], bucket, count=count, per_row=per_row, pad_id=0)
 
-    def abstract_image(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
-        """Returns the shape of an encoded image, (V, D)."""
+    def abstract_image(self, bucket: Bucket) -> EncodedImage:
+        """Returns the shapes of an encoded image."""
         config = self.model.config
-        shape = (bucket.image_tokens, config.decoder.width)
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype))
+        shape = (1, bucket.image_tokens, config.decoder.width)
+        tokens = jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype))
+        # The same at every budget.
+        layers = self.abstract_slots(self.budgets[0], bucket, 1).cache.layers
+        keys = tuple(layer.image for layer in layers[: config.plan.prefix_length])
+        return EncodedImage(tokens, keys)
 
     def abstract_keys(self, budget: Budget, bucket: Bucket) -> ImageKeys:
         """Returns the shapes of an image's keys and values behind the prefix."""
         layers = self.abstract_slots(budget, bucket, 1).cache.layers
         return tuple(x.image for x in layers[self.model.config.plan.prefix_length :])
 
-    def keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
-        """Returns whether images' keys and values are kept for later prompts."""
-        size = num_bytes_of(self.abstract_keys(budget, bucket))
-        return self._keep_images and 0 < size <= self.share(IMAGE_KEYS)
-
-    def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any]:
-        """Returns the shapes of pixels, index and weights of so many images."""
+    def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any, Any]:
+        """Returns the shapes of pixels, index, weights and mask of so many images."""
         crops, tokens, corners = shape
         side = self.buckets.tile_size
         index, weights = (images, tokens), None
@@ -185,13 +203,13 @@ class Shapes:
             jax.ShapeDtypeStruct((images, crops, side, side, 3), jnp.float32),
             jax.ShapeDtypeStruct(index, jnp.int32),
             weights,
+            jax.ShapeDtypeStruct((images, tokens), bool),
         )
 
     def _row_shapes(self, bucket: Bucket) -> WaitingRoom:
         """Returns the shapes of one row that waits."""
         rows, image = self.empty_rows(bucket, 1), self.abstract_image(bucket)
-        images = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-        prefix = jax.eval_shape(self.prefix, self._params, rows, images)
+        prefix = jax.eval_shape(self.prefix, self._params, rows, [image])
         return WaitingRoom(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), prefix)
 
     def _slots_bytes(self, budget: Budget, bucket: Bucket) -> int:
@@ -199,6 +217,10 @@ class Shapes:
 
     def _room_bytes(self, bucket: Bucket) -> int:
         return num_bytes_of(self.abstract_room(bucket))
+
+    def _keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
+        size = num_bytes_of(self.abstract_keys(budget, bucket))
+        return self._keep_images and 0 < size <= self.share(IMAGE_KEYS)
 
     def _num_slots(self, budget: Budget, bucket: Bucket) -> int:
         one = num_bytes_of(self.abstract_slots(budget, bucket, 1))

@@ -14,10 +14,9 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import BudgetGroups, WaitingRoom
 from visor_jax.inference.held import Held, num_bytes_of
-from visor_jax.inference.image_encoder import EncodedImage
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, row_arrays
-from visor_jax.inference.shapes import WAITING
+from visor_jax.inference.shapes import WAITING, EncodedImage
 
 
 @dataclasses.dataclass

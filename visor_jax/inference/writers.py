@@ -201,8 +201,10 @@ class Writers:
             ]
 
     def clear(self) -> None:
-        """Forgets all answers, and the slots."""
+        """Forgets all answers, the slots, and who waits."""
         self._writers.clear()
+        self._refused.clear()
+        self._next = None
 
     def _has_room(self, place: Place) -> bool:
         return self._writers.has_room(self._programs.shapes.slots_bytes(*place))

@@ -161,6 +161,25 @@ class Decoder(nn.Module):
         shut = (False,) * len(self.config.plan.self_layers)
         return self._prefill_layers(Prefix(text, image, ()), shut, stop)
 
+    def prefix_keys(self, image: TokenStream) -> tuple[KeyValues | None, ...]:
+        """Returns the image's K/V in the layers that run alike at every budget.
+
+        They depend on nothing but the image: it passes these layers as it is.
+        """
+        layers = self.layers[: self.config.plan.prefix_length]
+        return tuple(layer.image_keys(image) for layer in layers)
+
+    def prefix_of_text(
+        self,
+        text: TokenStream,
+        image: TokenStream,
+        images: Sequence[KeyValues | None],
+    ) -> Prefix:
+        """Returns what `prefix` does, from the image's `prefix_keys`."""
+        shut = (False,) * len(self.config.plan.self_layers)
+        text, caches = self._prefill_text(text, image.tags, (), images, shut)
+        return Prefix(text, image, caches)
+
     def prefill_rest(self, prefix: Prefix, gates: Gates) -> tuple[TokenStream, KVCache]:
         """Runs the other layers; returns the text stream and a cache of its length.
 
@@ -200,17 +219,27 @@ class Decoder(nn.Module):
         Raises:
           ValueError: for traced gates, as in `prefill_rest`.
         """
-        config = self.config.decoder
-        shape = (*prefix.text.hidden.shape[:2], config.num_kv_heads, config.head_dim)
-        zeros = jnp.zeros(shape, prefix.text.hidden.dtype)
-        empty = tuple(LayerCache(KeyValues(zeros, zeros), image) for image in images)
-        tags, nothing = (prefix.text.tags, prefix.image.tags), jnp.int32(0)
-        cache = KVCache((*prefix.caches, *empty), *tags, nothing)
-        text, layers = self._text_layers(
-            prefix.text, cache, gates, start=len(prefix.caches)
+        tags = prefix.text.tags, prefix.image.tags
+        text, layers = self._prefill_text(
+            prefix.text, prefix.image.tags, prefix.caches, images, gates
         )
-        length = jnp.asarray(text.length, jnp.int32)
-        return text, cache.replace(layers=layers, length=length)
+        return text, KVCache(layers, *tags, jnp.asarray(text.length, jnp.int32))
+
+    def _prefill_text(
+        self,
+        text: TokenStream,
+        image: TokenTags,
+        done: Sequence[LayerCache],
+        images: Sequence[KeyValues | None],
+        gates: Gates,
+    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
+        """Runs text through the layers behind `done`, whose image K/V are given."""
+        config = self.config.decoder
+        shape = (*text.hidden.shape[:2], config.num_kv_heads, config.head_dim)
+        zeros = jnp.zeros(shape, text.hidden.dtype)
+        empty = (LayerCache(KeyValues(zeros, zeros), keys) for keys in images)
+        cache = KVCache((*done, *empty), text.tags, image, jnp.int32(0))
+        return self._text_layers(text, cache, gates, start=len(done))
 
     def decode(
         self, text: TokenStream, cache: KVCache, gates: Gates

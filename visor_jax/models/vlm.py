@@ -124,17 +124,33 @@ class VLM(nn.Module):
         text, image = self.embed_text(batch), self.encode_image(batch)
         return self.language_model.prefix(text, image)
 
+    def prefix_keys(
+        self, image_tokens: Float[Array, "B V D"], image: TokenTags
+    ) -> tuple[KeyValues | None, ...]:
+        """Returns what the layers that run alike at every budget make of an image.
+
+        Its K/V, None in layers that see none; like its tokens they depend on no prompt.
+        """
+        return self.language_model.prefix_keys(
+            self.language_model.stream(image_tokens, image)
+        )
+
     def prefix_of_tokens(
         self,
         tokens: Int[Array, "B T"],
         text: TokenTags,
         image_tokens: Float[Array, "B V D"],
         image: TokenTags,
+        keys: tuple[KeyValues | None, ...],
     ) -> Prefix:
-        """Returns what `prefix` does, from image tokens that are at hand already."""
-        return self.language_model.prefix(
+        """Returns what `prefix` does, from image tokens and K/V that are at hand.
+
+        keys: the image's `prefix_keys`.
+        """
+        return self.language_model.prefix_of_text(
             self.language_model.embed(tokens, text),
             self.language_model.stream(image_tokens, image),
+            keys,
         )
 
     def prefill_rest(

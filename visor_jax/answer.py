@@ -11,6 +11,7 @@ without --input that is all, and --compilation_cache keeps them for the next pro
 """
 
 import collections
+import contextlib
 import dataclasses
 import sys
 import time
@@ -25,6 +26,7 @@ from visor_jax import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.answer_file import (
     AnswerFile,
+    Settings,
     check_apart,
     error_of,
     record_of,
@@ -63,37 +65,34 @@ def main(arguments: list[str]) -> None:
     """Answers what the flags name. Exits with 130 when it is stopped."""
     del arguments
     options = flags.FLAGS
-    with command_line.user_errors():
-        _check(options)
-        if options.compilation_cache is not None:
-            keep_programs(Path(options.compilation_cache))
-        sampling = answer_flags.sampling_of(options)
-        lines = [] if options.input is None else _requests(options)
-        model = answer_flags.load_network(options)
-        engine = _engine(model, options, sampling)
-        buckets = _buckets(model, options)
+    with contextlib.ExitStack() as files:
+        with command_line.user_errors():
+            _check(options)
+            if options.compilation_cache is not None:
+                keep_programs(Path(options.compilation_cache))
+            sampling = answer_flags.sampling_of(options)
+            lines = [] if options.input is None else _requests(options)
+            model = answer_flags.load_network(options)
+            engine = _engine(model, options, sampling)
+            buckets = _buckets(engine, options)
+            answers = None
+            if options.output is not None:
+                settings = _settings(model, engine, options, sampling)
+                answers = files.enter_context(_answers(lines, settings, options))
         if options.warm_up:
-            # Raises for what does not fit before the first program is compiled.
-            engine.programs.all_keys(buckets, engine.chooser.budgets)
-        answers = None
-        if options.output is not None:
-            answers = AnswerFile(
-                Path(options.output),
-                {line.id: line.digest for line in lines},
-                _settings(model, engine, options, sampling),
-                overwrite=options.overwrite,
-                retry_errors=options.retry_errors,
-            )
-    if options.warm_up:
-        began = time.perf_counter()
-        count = engine.warm_up(buckets, report=_report_program)
-        _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
-    if answers is not None and not answer_lines(engine, lines, answers, model.config):
-        _say(
-            f"interrupted: {len(answers.done)} of {len(lines)} answers are in "
-            f"{options.output}; the same command goes on from there"
-        )
-        sys.exit(command_line.INTERRUPTED)
+            began = time.perf_counter()
+            count = engine.warm_up(buckets, report=_report_program)
+            _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
+        if answers is None or answer_lines(engine, lines, answers, model.config):
+            return
+    again = "the same command"
+    if options.overwrite:
+        again += " without --overwrite"
+    _say(
+        f"interrupted: {len(answers.done)} of {len(lines)} answers are in "
+        f"{options.output}; {again} goes on from there"
+    )
+    sys.exit(command_line.INTERRUPTED)
 
 
 def answer_lines(
@@ -102,14 +101,17 @@ def answer_lines(
     answers: AnswerFile,
     config: VLMConfig,
 ) -> bool:
-    """Returns whether all lines are answered in the file; False if it was stopped."""
+    """Returns whether all lines are answered in the file; False if it was stopped.
+
+    answers: entered by the caller.
+    """
     missing = [line for line in lines if line.id not in answers.done]
     before, began = len(lines) - len(missing), time.perf_counter()
     if before:
         _say(f"{before} of {len(lines)} requests were answered before")
     budgets: collections.Counter[str] = collections.Counter()
     description = {"description": "answers", "unit": "samples", "start": before}
-    with answers, Interruption() as stop, Progress(len(lines), **description) as bar:
+    with Interruption() as stop, Progress(len(lines), **description) as bar:
         try:
             for line in missing:
                 if line.request is None:
@@ -179,6 +181,18 @@ def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
     )
 
 
+def _answers(
+    lines: Sequence[RequestLine], settings: Settings, options: Any
+) -> AnswerFile:
+    return AnswerFile(
+        Path(options.output),
+        {line.id: line.digest for line in lines},
+        settings,
+        overwrite=options.overwrite,
+        retry_errors=options.retry_errors,
+    )
+
+
 def _settings(
     model: VisorModel, engine: Engine, options: Any, sampling: Sampling
 ) -> dict[str, Any]:
@@ -194,13 +208,17 @@ def _settings(
     }
 
 
-def _buckets(model: VisorModel, options: Any) -> list[Bucket]:
-    """Returns the buckets to warm up. Raises ValueError if there are none of these."""
+def _buckets(engine: Engine, options: Any) -> list[Bucket]:
+    """Returns the buckets to warm up.
+
+    Raises:
+      ValueError: if there are none of these, or they do not fit into the memory.
+    """
     crops, text = (
         None if values is None else {_whole_number(value) for value in values}
         for values in (options.crops, options.text_tokens)
     )
-    every = model.reader.buckets.all
+    every = engine.reader.buckets.all
     chosen = [
         bucket
         for bucket in every
@@ -213,6 +231,9 @@ def _buckets(model: VisorModel, options: Any) -> list[Bucket]:
             f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
             f"and text_tokens {sorted({b.text_tokens for b in every})}."
         )
+    if options.warm_up:
+        for bucket in chosen:
+            engine.shapes.check(bucket)
     return chosen
 
 

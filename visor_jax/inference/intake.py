@@ -86,6 +86,7 @@ class Intake:
         A request that cannot be read is only that: the others go on.
         """
         taken: list[Asked] = []
+        # On the host as much as rows that have been read may take on the device.
         sizes, most_bytes = self._shapes.sizes, self._shapes.share(WAITING)
         pixels = sum(question.sample.crops.nbytes for question in self._waiting)
         # Errors are handed on as they come, too, not after the last of them.

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -55,46 +56,44 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
     numbered = {number: text for number, text in enumerate(texts, 1) if text.strip()}
     if not numbered:
         raise ValueError(f"{path} holds no request.")
-    lines = [_line(text, number, root) for number, text in numbered.items()]
-    counts = collections.Counter(line.id for line in lines if line is not None)
-    repeated = [each for each, count in counts.items() if count > 1]
+    parsed = {n: _parsed(text, n, root) for n, text in numbered.items()}
+    counts = collections.Counter(i for i, _, _ in parsed.values() if i is not None)
+    repeated = [line_id for line_id, count in counts.items() if count > 1]
     if repeated:
         raise ValueError(
             f"{path}: ids {repeated[:5]} are there more than once (a line without an "
             "id is called by its number): give every line an id of its own, or none."
         )
     return [
-        line or _unreadable(text, number, set(counts))
-        for line, (number, text) in zip(lines, numbered.items(), strict=True)
+        RequestLine(
+            id=_free_name(number, counts) if line_id is None else line_id,
+            digest=_digest(numbered[number] if request is None else request),
+            request=request,
+            error=error,
+        )
+        for number, (line_id, request, error) in parsed.items()
     ]
 
 
-def _line(text: str, number: int, root: Path) -> RequestLine | None:
-    """Returns the line, None if it does not even say its id."""
+def _parsed(
+    text: str, number: int, root: Path
+) -> tuple[Id | None, Request | None, str | None]:
+    """Returns a line's id, if it says one, its request, and what is wrong with it."""
+    line_id = None
     try:
         fields = _fields(text, number)
-    except (ValueError, RecursionError):
-        return None
-    line_id = fields["id"]
-    try:
-        request = _request(fields, number, root)
+        line_id = fields["id"]
+        return line_id, _request(fields, number, root), None
     except (ValueError, RecursionError) as error:
-        reason = f"line {number}: {error}"
-        return RequestLine(id=line_id, digest=_digest(text), error=reason)
-    digest = _digest(request.prompt, request.images)
-    return RequestLine(id=line_id, digest=digest, request=request)
+        return line_id, None, f"line {number}: {error}"
 
 
-def _unreadable(text: str, number: int, taken: set[Id]) -> RequestLine:
-    """Returns the error of a line without id, called by a name that no other has."""
+def _free_name(number: int, taken: Container[Id]) -> str:
+    """Returns the name of a line that cannot be read, which is no other line's."""
     name = f"line {number}"
     while name in taken:
         name += "'"
-    try:
-        _fields(text, number)
-    except (ValueError, RecursionError) as error:
-        reason = f"line {number}: {error}"
-    return RequestLine(id=name, digest=_digest(text), error=reason)
+    return name
 
 
 def _fields(text: str, number: int) -> dict[str, Any]:
@@ -128,7 +127,10 @@ def _request(fields: dict[str, Any], number: int, root: Path) -> Request:
     return Request(prompt, images, draw=number)
 
 
-def _digest(*parts: Any) -> str:
-    """Returns 16 hexadecimal digits that tell these JSON values from others."""
-    text = json.dumps(parts, sort_keys=True).encode()
+def _digest(content: Request | str) -> str:
+    """Returns 16 hexadecimal digits that tell a request, or a line, from others."""
+    if isinstance(content, Request):
+        content = json.dumps([content.prompt, content.images], sort_keys=True)
+    # Halves of characters, which JSON may hold, are no UTF-8.
+    text = content.encode(errors="backslashreplace")
     return hashlib.blake2b(text, digest_size=8).hexdigest()

@@ -8,13 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
-from visor_jax import answer
+from visor_jax import answer, answer_flags
+from visor_jax.inference.loaded_network import LoadedNetwork
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ("largest digit row 1", "digit row 2 column 3", "digit row 1 column 1")
@@ -67,25 +69,17 @@ def test_answers_and_errors_and_what_is_left_of_a_stopped_run(workdir):
     requests = [*_requests(5), bad, unknown, {"id": "empty"}]
     _write(workdir / "requests.jsonl", requests)
     out = workdir / "answers.jsonl"
-    # As a run leaves it that was killed while it wrote.
-    kept = '{"id": "q1", "answer": "kept", "budget": "sa1:1"}\n'
-    out.write_text(kept + '{"id": "q2", "ans')
     done = _run(_command(workdir, "--budget=sa1:1"))
     assert (done.returncode, done.stdout) == (0, "")
-    assert "1 of 8 requests were answered before" in done.stderr
-    assert "8 requests, 3 errors; this run: 7" in done.stderr
-    assert "sa1:1 4" in done.stderr
+    assert "8 requests, 3 errors; this run: 8" in done.stderr
+    assert "sa1:1 5" in done.stderr
     records = {record["id"]: record for record in _records(out)}
-    assert next(iter(records)) == "q1"
     assert set(records) == {request["id"] for request in requests}
     assert "no such file" in records["bad"]["error"]
     assert "why" in records["words"]["error"]
     assert "prompt None" in records["empty"]["error"]
-    assert records["q1"]["answer"] == "kept"
     model = visor_jax.load(workdir)
-    for i, request in enumerate(requests[:5]):
-        if i == 1:
-            continue
+    for request in requests[:5]:
         record = records[request["id"]]
         image = workdir / request["image"]
         assert record["answer"] == model.generate(image, request["prompt"], "sa1:1")
@@ -94,10 +88,23 @@ def test_answers_and_errors_and_what_is_left_of_a_stopped_run(workdir):
         assert record["flops"]["llm_prefill"] > 0
         paid = record["flops"]["tower"] > 0
         assert paid is not record["image_reused"]
-    assert sum(not records[f"q{i}"]["image_reused"] for i in (0, 2, 3, 4)) == 2
-    again = _run(_command(workdir, "--budget=sa1:1"))
+    assert sum(not records[f"q{i}"]["image_reused"] for i in range(5)) == 2
+    # As a run leaves it that was killed while it wrote; an image came meanwhile.
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    last = json.loads(lines[-1])["id"]
+    Image.fromarray(page_run.page(1)).save(workdir / "gone.png")
+    again = _run(_command(workdir, "--budget=sa1:1", "--retry_errors"))
+    (workdir / "gone.png").unlink()
     assert again.returncode == 0
+    errors = {"bad", "words", "empty"} | {last}
+    assert f"{8 - len(errors)} of 8 requests were answered before" in again.stderr
+    found = {record["id"]: record for record in _records(out)}
+    assert set(found) == set(records)
     assert len(_records(out)) == 8
+    assert "error" not in found["bad"]
+    for name in ("q0", "q1", "q2", "q3", "q4"):
+        assert found[name]["answer"] == records[name]["answer"]
 
 
 def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
@@ -128,6 +135,54 @@ def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_is_as_one_that_was_not(workdir):
+    """...with random draws, which depend on the request alone."""
+    count, kills = 3000, 0
+    _write(workdir / "killed.jsonl", _requests(count))
+    cache = f"--compilation_cache={workdir / 'cache'}"
+    extra = ("--temperature=1", "--seed=3", "--max_new_tokens=4", cache)
+    whole, out = workdir / "whole.jsonl", workdir / "parts.jsonl"
+    command = _command(workdir, *extra, source="killed.jsonl", name=whole.name)
+    assert _run(command).returncode == 0
+    command = _command(workdir, *extra, source="killed.jsonl", name=out.name)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    while True:
+        before = out.stat().st_size if out.exists() else 0
+        running = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while running.poll() is None:
+            grown = out.stat().st_size - before if out.exists() else 0
+            if kills < 3 and grown > whole.stat().st_size / 6:
+                running.kill()
+                kills += 1
+                break
+            time.sleep(0.01)
+        if running.wait() == 0:
+            break
+    assert kills == 3
+
+    def answers(path):
+        return {record["id"]: record["answer"] for record in _records(path)}
+
+    assert answers(out) == answers(whole)
+    assert len(_records(out)) == len(answers(out)) == count
+    assert len(set(answers(out).values())) > 1
+
+
+def test_a_fingerprint_is_of_every_number(workdir):
+    model = visor_jax.load(workdir)
+    known = {model.fingerprint}
+    assert visor_jax.load(workdir).fingerprint in known
+    flat, tree = jax.tree.flatten(model.params)
+    for place in (0, len(flat) // 2, len(flat) - 1):
+        changed = list(flat)
+        changed[place] = changed[place].at[(-1,) * changed[place].ndim].add(1e-3)
+        params = jax.tree.unflatten(tree, changed)
+        other = (model.config, params, model.budgets, model.reader, model.metadata)
+        known.add(LoadedNetwork(*other).fingerprint)
+    assert len(known) == 4
+
+
 @pytest.fixture
 def parse():
     """Gives the flags as the program declares them, to this process for one test."""
@@ -146,7 +201,11 @@ def parse():
         (["--budget=sa1:2"], "sa1:2"),
         (["--rows=3"], "rows=3 is no power of two"),
         (["--output=visor_jax"], "Is a directory"),
+        (["--output=README.md"], "README.md is not empty, and README.md.settings"),
+        (["--top_k=3"], "top_k and top_p need a temperature above 0"),
         (["--warm_up", "--crops=7"], "No bucket has crops [7]"),
+        (["--memory_gb=1e-6"], "allow "),
+        (["--memory_gb=nan"], "NaN"),
     ],
 )
 def test_mistakes_end_before_any_work(
@@ -167,6 +226,7 @@ def test_mistakes_end_before_any_work(
     ("arguments", "message"),
     [
         (["--input=a"], "--input and --output belong together"),
+        (["--input=a", "--output=./a"], "--output=a is the input itself"),
         ([], "Nothing to do"),
     ],
 )
@@ -174,6 +234,36 @@ def test_what_belongs_together(parse, capsys, arguments, message):
     with pytest.raises(SystemExit):
         answer.main(parse(["--checkpoint=gone", *arguments]))
     assert message in capsys.readouterr().err
+
+
+def test_settings_are_what_answers_depend_on(workdir, parse):
+    """...so that a run with any other of them does not go on in the same file."""
+
+    def settings(*changed):
+        command = _command(workdir, "--temperature=1", *changed)
+        parse(command[3:])
+        options = flags.FLAGS
+        sampling = answer_flags.sampling_of(options)
+        model = answer_flags.load_network(options)
+        engine = answer._engine(model, options, sampling)
+        found = answer._settings(model, engine, options, sampling)
+        flags.FLAGS.unparse_flags()
+        return found
+
+    plain = settings()
+    assert settings("--rows=4", "--slots=8", "--max_new_tokens=8") == plain
+    for name, flag in {
+        "budgets": "--budget=none",
+        "max_new_tokens": "--max_new_tokens=9",
+        "temperature": "--temperature=2",
+        "top_k": "--top_k=3",
+        "top_p": "--top_p=0.5",
+        "repetition_penalty": "--repetition_penalty=1.5",
+        "seed": "--seed=1",
+        "checkpoint": "--dtype=bfloat16",
+    }.items():
+        found = settings(flag)
+        assert [key for key in plain if found[key] != plain[key]] == [name]
 
 
 def test_programs_are_compiled_ahead_and_kept(workdir, tmp_path):

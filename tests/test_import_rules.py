@@ -26,7 +26,7 @@ VAGUE_NAMES = {
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
     *("step_time", "engine_time", "plan"),
-    *("settings", "library", "tasks"),
+    *("settings", "library", "tasks", "answer_flags"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
 LAYERS_0_TO_4 = (
@@ -71,9 +71,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evals": _STUDIES,
     "analysis": _STUDIES,
 }
-# Entry points share these; `library` serves the package's front door, and `tasks` are
-# the parts of `train` that belong to one task.
-SHARED_BY_ENTRY_POINTS = ("settings", "command_line", "library", "tasks")
+# Entry points share these; `library` serves the package's front door, `tasks` are the
+# parts of `train` that belong to one task, `answer_flags` what answering commands ask.
+SHARED_BY_ENTRY_POINTS = (
+    *("settings", "command_line", "library", "tasks"),
+    "answer_flags",
+)
 
 
 def _modules(directory: Path) -> list[Path]:

@@ -3,13 +3,15 @@
     python -m visor_jax.answer --checkpoint=runs/universal --input=requests.jsonl \\
         --output=answers.jsonl [--budget=sa1:3]
 
-Lines in and out: `visor_jax.inference.answer_file`. A request that cannot be answered
-is an answer with an error. A run that was stopped (Ctrl-C, power) goes on with the same
-command. With --warm_up all programs are compiled first; without --input that is all,
-and --compilation_cache keeps them for the next process.
+Lines in: `visor_jax.inference.request_lines`; out: `visor_jax.inference.answer_file`. A
+request that cannot be answered is an answer with an error, which --retry_errors asks
+again. A run that was stopped (Ctrl-C, power) goes on with the same command; with other
+settings or requests it is refused. With --warm_up all programs are compiled first;
+without --input that is all, and --compilation_cache keeps them for the next process.
 """
 
 import collections
+import contextlib
 import dataclasses
 import sys
 import time
@@ -20,83 +22,77 @@ from typing import Any
 import jax
 from absl import flags
 
-from visor_jax import command_line
+from visor_jax import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
-from visor_jax.data.chat_template import TEMPLATES
 from visor_jax.inference.answer_file import (
     AnswerFile,
-    RequestLine,
-    read_requests,
+    Settings,
+    check_apart,
+    error_of,
     record_of,
 )
 from visor_jax.inference.engine import Engine
+from visor_jax.inference.request_lines import RequestLine, read_requests
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.sizes import Sizes
-from visor_jax.library import VisorModel, load
-from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.models.config import VLMConfig
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.progress import Progress
 
 
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("checkpoint", None, "Checkpoint or Hub id.", required=True)
+    answer_flags.define_network_flags()
     flags.DEFINE_string("input", None, "Requests, JSON lines.")
     flags.DEFINE_string("output", None, "Answers, JSON lines; a stopped run goes on.")
+    flags.DEFINE_bool("overwrite", False, "Begin again, whatever the output holds.")
+    flags.DEFINE_bool("retry_errors", False, "Answer again what ended in an error.")
     flags.DEFINE_string("image_root", None, "Of relative images; default: the input's.")
-    flags.DEFINE_string(
-        "budget", None, "'none', 'all', 'sa1:3', ..., 'auto'; default: most."
-    )
-    flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
-    flags.DEFINE_integer(
-        "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
-    )
-    flags.DEFINE_float("temperature", 0.0, "0 for the likeliest token.")
-    flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
-    flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    answer_flags.define_answer_flags()
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
     flags.DEFINE_integer("slots", 16, "Answers written at once, per budget.")
+    flags.DEFINE_float(
+        "memory_gb", 4.0, "Of the device, for prompts, answers and images at work."
+    )
     flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
     flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
     flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
     flags.DEFINE_string("compilation_cache", None, "Folder that keeps programs.")
-    flags.DEFINE_enum("dtype", None, COMPUTE_DTYPES, "Default: as stored.")
-    flags.DEFINE_enum(
-        "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
-    )
 
 
 def main(arguments: list[str]) -> None:
     """Answers what the flags name. Exits with 130 when it is stopped."""
     del arguments
     options = flags.FLAGS
-    with command_line.user_errors():
-        _check(options)
-        if options.compilation_cache is not None:
-            keep_programs(Path(options.compilation_cache))
-        lines = [] if options.input is None else _requests(options)
-        model = load(
-            options.checkpoint,
-            dtype=options.dtype,
-            chat_template=options.chat_template,
-        )
-        engine = _engine(model, options)
-        buckets = _buckets(model, options)
-        answers = None
-        if options.output is not None:
-            ids = {line.id for line in lines}
-            names = {budget.name for budget in engine.chooser.budgets}
-            answers = AnswerFile(Path(options.output), ids, names)
-    if options.warm_up:
-        began = time.perf_counter()
-        count = engine.warm_up(buckets, report=_report_program)
-        _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
-    if answers is not None and not answer_lines(engine, lines, answers, model.config):
-        _say(
-            f"interrupted: {len(answers.done)} of {len(lines)} answers are in "
-            f"{options.output}; the same command goes on from there"
-        )
-        sys.exit(command_line.INTERRUPTED)
+    with contextlib.ExitStack() as files:
+        with command_line.user_errors():
+            _check(options)
+            if options.compilation_cache is not None:
+                keep_programs(Path(options.compilation_cache))
+            sampling = answer_flags.sampling_of(options)
+            lines = [] if options.input is None else _requests(options)
+            model = answer_flags.load_network(options)
+            engine = _engine(model, options, sampling)
+            buckets = _buckets(engine, options)
+            answers = None
+            if options.output is not None:
+                settings = _settings(model, engine, options, sampling)
+                answers = files.enter_context(_answers(lines, settings, options))
+        if options.warm_up:
+            began = time.perf_counter()
+            count = engine.warm_up(buckets, report=_report_program)
+            _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
+        if answers is None or answer_lines(engine, lines, answers, model.config):
+            return
+    again = "the same command"
+    if options.overwrite:
+        again += " without --overwrite"
+    _say(
+        f"interrupted: {len(answers.done)} of {len(lines)} answers are in "
+        f"{options.output}; {again} goes on from there"
+    )
+    sys.exit(command_line.INTERRUPTED)
 
 
 def answer_lines(
@@ -105,22 +101,25 @@ def answer_lines(
     answers: AnswerFile,
     config: VLMConfig,
 ) -> bool:
-    """Returns whether all lines are answered in the file; False if it was stopped."""
+    """Returns whether all lines are answered in the file; False if it was stopped.
+
+    answers: entered by the caller.
+    """
     missing = [line for line in lines if line.id not in answers.done]
     before, began = len(lines) - len(missing), time.perf_counter()
     if before:
         _say(f"{before} of {len(lines)} requests were answered before")
     budgets: collections.Counter[str] = collections.Counter()
     description = {"description": "answers", "unit": "samples", "start": before}
-    with answers, Interruption() as stop, Progress(len(lines), **description) as bar:
+    with Interruption() as stop, Progress(len(lines), **description) as bar:
         try:
             for line in missing:
                 if line.request is None:
-                    answers.write({"id": line.id, "error": line.error})
+                    answers.write(error_of(line, line.error))
             asked = [line for line in missing if line.request is not None]
             for finished in engine.rounds(line.request for line in asked):
                 for answer in finished:
-                    record = record_of(asked[answer.number].id, answer, config)
+                    record = record_of(asked[answer.number], answer, config)
                     answers.write(record)
                     budgets[record.get("budget", "error")] += 1
                 bar.update(len(answers.done), errors=answers.failed)
@@ -154,6 +153,8 @@ def _check(options: Any) -> None:
         raise ValueError("--input and --output belong together: give both or none.")
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
+    if options.output is not None:
+        check_apart(Path(options.input), Path(options.output))
 
 
 def _requests(options: Any) -> list[RequestLine]:
@@ -161,8 +162,7 @@ def _requests(options: Any) -> list[RequestLine]:
     return read_requests(Path(options.input), image_root=root)
 
 
-def _engine(model: VisorModel, options: Any) -> Engine:
-    sampling = Sampling(temperature=options.temperature, top_p=options.top_p)
+def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
     count = options.max_new_tokens or model.reader.new_tokens
     sizes = dataclasses.replace(
         Sizes(new_tokens=count),
@@ -170,20 +170,55 @@ def _engine(model: VisorModel, options: Any) -> Engine:
         waiting=4 * options.rows,
         slots=options.slots,
         questions_per_row=min(Sizes.questions_per_row, options.slots),
+        memory_bytes=int(1e9 * options.memory_gb),
     )
-    key = None if sampling.is_greedy else jax.random.key(options.seed)
     return model.engine(
-        options.budget, cost=options.cost, sizes=sizes, sampling=sampling, key=key
+        options.budget,
+        cost=options.cost,
+        sizes=sizes,
+        sampling=sampling,
+        key=answer_flags.random_key(options, sampling),
     )
 
 
-def _buckets(model: VisorModel, options: Any) -> list[Bucket]:
-    """Returns the buckets to warm up. Raises ValueError if there are none of these."""
+def _answers(
+    lines: Sequence[RequestLine], settings: Settings, options: Any
+) -> AnswerFile:
+    return AnswerFile(
+        Path(options.output),
+        {line.id: line.digest for line in lines},
+        settings,
+        overwrite=options.overwrite,
+        retry_errors=options.retry_errors,
+    )
+
+
+def _settings(
+    model: VisorModel, engine: Engine, options: Any, sampling: Sampling
+) -> dict[str, Any]:
+    """Returns what answers depend on beside their requests."""
+    return {
+        "checkpoint": model.fingerprint,
+        "chat_template": options.chat_template,
+        "budgets": [budget.name for budget in engine.chooser.budgets],
+        "cost": options.cost,
+        "max_new_tokens": engine.sizes.new_tokens,
+        **dataclasses.asdict(sampling),
+        "seed": None if sampling.is_greedy else options.seed,
+    }
+
+
+def _buckets(engine: Engine, options: Any) -> list[Bucket]:
+    """Returns the buckets to warm up.
+
+    Raises:
+      ValueError: if there are none of these, or they do not fit into the memory.
+    """
     crops, text = (
         None if values is None else {_whole_number(value) for value in values}
         for values in (options.crops, options.text_tokens)
     )
-    every = model.reader.buckets.all
+    every = engine.reader.buckets.all
     chosen = [
         bucket
         for bucket in every
@@ -196,6 +231,9 @@ def _buckets(model: VisorModel, options: Any) -> list[Bucket]:
             f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
             f"and text_tokens {sorted({b.text_tokens for b in every})}."
         )
+    if options.warm_up:
+        for bucket in chosen:
+            engine.shapes.check(bucket)
     return chosen
 
 

@@ -11,40 +11,19 @@ the measured time. A user's mistake is one line on stderr and exit code 2.
 import json
 from typing import Any
 
-import jax
 from absl import flags
 
-from visor_jax import command_line
-from visor_jax.data.chat_template import TEMPLATES
+from visor_jax import answer_flags, command_line
 from visor_jax.inference.reader import Request
-from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import ReadPrompt, VisorModel
-from visor_jax.library import load
-from visor_jax.models.config import COMPUTE_DTYPES
 
 
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("checkpoint", None, "Checkpoint or Hub id.", required=True)
+    answer_flags.define_network_flags()
     flags.DEFINE_multi_string("image", [], "Image file; repeat it for several.")
     flags.DEFINE_string("prompt", None, "The question.", required=True)
-    flags.DEFINE_string(
-        "budget", None, "'none', 'all', 'sa1:3', ..., 'auto'; default: most."
-    )
-    flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
-    flags.DEFINE_integer(
-        "max_new_tokens", None, "At most so many.", lower_bound=1, required=False
-    )
-    flags.DEFINE_float("temperature", 0.0, "0 for the likeliest token.")
-    flags.DEFINE_integer("top_k", None, "Draw among so many tokens.")
-    flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
-    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 to avoid used tokens.")
-    flags.DEFINE_integer("seed", 0, "Of what is drawn.")
-    flags.DEFINE_enum("dtype", None, COMPUTE_DTYPES, "Default: as stored.")
-    flags.DEFINE_enum(
-        "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
-    )
-    flags.DEFINE_string("revision", None, "Of a Hub id: branch, tag or commit.")
+    answer_flags.define_answer_flags()
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
 
 
@@ -53,20 +32,15 @@ def main(arguments: list[str]) -> None:
     del arguments
     options = flags.FLAGS
     with command_line.user_errors():
-        sampling = _sampling(options)
-        model = load(
-            options.checkpoint,
-            dtype=options.dtype,
-            chat_template=options.chat_template,
-            revision=options.revision,
-        )
+        sampling = answer_flags.sampling_of(options)
+        model = answer_flags.load_network(options)
         prompt = model.read(
             Request(options.prompt, options.image or None),
             options.budget,
             max_new_tokens=options.max_new_tokens,
             cost=options.cost,
         )
-        key = None if sampling.is_greedy else jax.random.key(options.seed)
+        key = answer_flags.random_key(options, sampling)
         pieces = model.pieces(prompt, sampling=sampling, key=key)
     if options.json:
         print(json.dumps(_report(model, prompt, "".join(pieces))))
@@ -74,15 +48,6 @@ def main(arguments: list[str]) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
-
-
-def _sampling(options: Any) -> Sampling:
-    return Sampling(
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-    )
 
 
 def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any]:

@@ -9,85 +9,31 @@ import pytest
 
 from tests import tiny
 from tests.inference import tiny_reader
+from tests.inference.tiny_engine import (
+    BUDGETS,
+    CONFIG,
+    MODEL,
+    PARAMS,
+    READER,
+    alone,
+    check,
+    engine,
+    scripted,
+)
 from tests.inference.tiny_reader import Picture
-from visor_jax.flops.cache_bytes import cache_bytes
-from visor_jax.inference.choosers import HostChooser, fixed
-from visor_jax.inference.decode import answers as cut
-from visor_jax.inference.engine import Engine
-from visor_jax.inference.generation import generate
-from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
+from visor_jax.inference.choosers import fixed
+from visor_jax.inference.held import Held
+from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.reader import Request
-from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.sizes import Sizes
-from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
-
-CONFIG = tiny.VISOR.replace(
-    vision=dataclasses.replace(tiny.VISION, num_layers=1),
-    decoder=dataclasses.replace(tiny.DECODER, tie_embeddings=False),
-    plan=LayerPlan.build(3, cross=(0,), self_=(1, 2)),
-)
-MODEL = VLM(CONFIG)
-# Enough noise for the network to say something else after every token.
-PARAMS = tiny.perturbed(tiny.params_of(CONFIG), jax.random.key(7), 0.4)["params"]
-BUDGETS = tuple(tiny.every_budget(CONFIG))
-# A token that these prompts' answers do have here and there.
-EOS = 39
-READER = tiny_reader.reader(CONFIG, eos_id=EOS)
-# Small, so that slots are freed and filled again and the ring goes round.
-SIZES = Sizes(
-    rows=2, waiting=4, slots=3, questions_per_row=3, tokens_per_turn=2, new_tokens=5
-)
-
-
-def scripted(budgets=BUDGETS):
-    """Returns the chooser that goes by the prompt's last token."""
-    return HostChooser(
-        budgets, lambda request: int(request.prompt.split()[-1]) % len(budgets)
-    )
-
-
-def engine(chooser, **options):
-    options = {"sizes": SIZES, "reader": READER, **options}
-    reader = options.pop("reader")
-    return Engine(MODEL, PARAMS, reader, chooser, **options)
 
 
 @functools.cache
 def shared_engine():
     """Returns an engine whose programs several tests use."""
     return engine(scripted())
-
-
-def alone(request, budget, *, reader=READER, count=5, sampling=GREEDY, key=None):
-    """Returns the tokens of a request that is answered by itself."""
-    sample = reader.sample(request, room=count)
-    # The largest bucket for all: no more programs than budgets.
-    batch = reader.buckets.batch([sample], reader.buckets.all[-1])
-    tokens = generate(
-        MODEL,
-        PARAMS,
-        batch,
-        budget,
-        max_new_tokens=count,
-        eos_id=reader.eos_ids,
-        pad_id=0,
-        sampling=sampling,
-        key=key,
-    )
-    (tokens,) = cut(tokens, reader.eos_ids)
-    return tuple(tokens)
-
-
-def check(found, requests, chooser, **options):
-    numbers = [answer.number for answer in found]
-    assert numbers == sorted(numbers)
-    for answer, request in zip(found, requests, strict=True):
-        (index,) = chooser.choose(np.zeros((1, 0)), [request])
-        assert answer.error is None
-        assert answer.budget == chooser.budgets[index]
-        assert answer.tokens == alone(request, answer.budget, **options)
-        assert answer.text == " ".join(map(str, answer.tokens))
 
 
 def test_mixed_budgets_and_sizes_are_answered_as_alone():
@@ -99,15 +45,6 @@ def test_mixed_budgets_and_sizes_are_answered_as_alone():
     assert len({answer.tokens for answer in found}) > 12
     assert len({len(answer.tokens) for answer in found}) > 2
     assert shared_engine().is_idle
-    for (budget, bucket), held in shared_engine().writers.num_bytes().items():
-        expected = cache_bytes(
-            CONFIG,
-            budget,
-            text_slots=shared_engine().programs.text_slots(bucket),
-            image_tokens=bucket.image_tokens,
-            rows=SIZES.slots,
-        )
-        assert held == expected.total
 
 
 def test_answers_of_unlike_lengths_free_their_slots():
@@ -136,17 +73,6 @@ def test_requests_that_come_while_others_are_written():
     check(found, requests, asked.chooser)
 
 
-def test_prompts_of_another_bucket_do_not_wait_for_each_other():
-    buckets = (tiny_reader.SMALL, tiny_reader.LARGE)
-    reader = tiny_reader.reader(CONFIG, eos_id=EOS, buckets=buckets)
-    requests = tiny_reader.requests(12, seed=3)
-    asked = engine(fixed(BUDGETS[1]), reader=reader)
-    found = asked.answer_all(requests)
-    check(found, requests, asked.chooser)
-    read = {key[1] for key in asked.programs.compiled if key[0] == "read"}
-    assert read == set(buckets)
-
-
 QUESTIONS = ("5 3", "7", "1 2 3", "9 9", "4 31 2", "8", "30 2")
 
 
@@ -165,11 +91,11 @@ def test_questions_about_one_image_are_answered_as_alone(before):
 
 def test_an_image_is_encoded_once():
     asked = shared_engine()
-    before = asked.images.images_run
+    before = asked.scheduler.images.images_run
 
     def ask(picture, questions=QUESTIONS):
         found = asked.ask_many(picture, questions)
-        return asked.images.images_run - before, [a.encoded for a in found]
+        return asked.scheduler.images.images_run - before, [a.encoded for a in found]
 
     assert ask(Picture(seed=90, tokens=11)) == (1, [True] + [False] * 6)
     # A later call finds it.
@@ -181,13 +107,11 @@ def test_an_image_is_encoded_once():
 
 def test_kept_images_are_bounded(monkeypatch):
     asked = shared_engine()
-    encoder = ImageEncoder(asked.programs, ImageCache(1))
-    monkeypatch.setattr(asked, "images", encoder)
+    encoder = ImageEncoder(asked.programs, Held(10**6, most=1))
+    monkeypatch.setattr(asked.scheduler, "images", encoder)
     for seed in (1, 2, 2, 1):
         asked.ask_many(Picture(seed=seed, tokens=5), ["7"])
     assert encoder.images_run == 3
-    with pytest.raises(ValueError, match="capacity=-1"):
-        ImageCache(-1)
 
 
 def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):
@@ -230,13 +154,18 @@ def test_random_answers_depend_on_the_request_alone():
     sampling = Sampling(temperature=1.5, repetition_penalty=1.3)
     requests = tiny_reader.requests(4, seed=5)
     key = jax.random.key(3)
-    sizes = dataclasses.replace(SIZES, rows=1)
-    asked = engine(fixed(BUDGETS[1]), sizes=sizes, sampling=sampling, key=key)
+    asked = engine(fixed(BUDGETS[1]), sampling=sampling, key=key, images_kept=0)
     found = asked.answer_all(requests)
     for number, (answer, request) in enumerate(zip(found, requests, strict=True)):
         own = jax.random.fold_in(key, number)[None]
         expected = alone(request, BUDGETS[1], sampling=sampling, key=own)
         assert answer.tokens == expected
+    # Numbers go on, but a request may say itself what its draws depend on.
+    drawn = [dataclasses.replace(r, draw=n) for n, r in enumerate(requests)]
+    again = asked.answer_all(drawn[::-1])
+    assert [a.tokens for a in again[::-1]] == [a.tokens for a in found]
+    with pytest.raises(ValueError, match="draw=-1"):
+        Request("5", draw=-1)
 
 
 class Leaning:
@@ -253,16 +182,20 @@ class Leaning:
         return [int(score > 0) for score in scores[:, 0]]
 
 
+@jax.jit
+def prefix_of(batch):
+    return MODEL.apply({"params": PARAMS}, batch, method=VLM.prefix)
+
+
 def test_a_chooser_decides_by_what_the_shared_layers_made():
-    requests = about_one_picture()
+    # Two rows of three: one program reads them all.
+    requests = about_one_picture()[:6]
     found = engine(Leaning()).answer_all(requests)
     seen = []
     for request, answer in zip(requests, found, strict=True):
         sample = READER.sample(request, room=5)
         batch = READER.buckets.batch([sample], tiny_reader.LARGE)
-        prefix = MODEL.apply(
-            {"params": PARAMS}, tiny.on_device(batch), method=VLM.prefix
-        )
+        prefix = prefix_of(tiny.on_device(batch))
         last = prefix.text.hidden[0, sample.num_text_tokens - 1]
         seen.append(int((last @ Leaning.params) > 0))
         assert answer.budget == Leaning.budgets[seen[-1]]

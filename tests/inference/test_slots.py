@@ -1,6 +1,7 @@
 """Slots: decoding after admission into used ones equals the full forward pass."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,25 @@ from visor_jax.ops.masks import TokenTags
 
 CONFIG = tiny.VISOR.replace(
     vision=dataclasses.replace(tiny.VISION, num_layers=1),
-    plan=LayerPlan.build(4, cross=(0, 2), self_=(1, 3)),
+    plan=LayerPlan.build(3, cross=(0, 2), self_=(1,)),
 )
 MODEL, VARIABLES = VLM(CONFIG), tiny.params_of(CONFIG)
 NEW = 3
+
+
+@functools.partial(jax.jit, static_argnames=("gates", "method"))
+def apply(*arguments, gates=None, method):
+    """Returns what a method makes of these; one program per gates and shapes."""
+    given = arguments if gates is None else (*arguments, gates)
+    return MODEL.apply(VARIABLES, *given, method=method)
+
+
+@functools.partial(jax.jit, static_argnames="gates")
+def rest(prefix, rows, last, *, gates):
+    arguments = (prefix, gates, rows, last)
+    return MODEL.apply(VARIABLES, *arguments, method=VLM.prefill_rest_at)
+
+
 # Row 0 packs two questions after shared text; row 1 has another image and one question.
 SAMPLES = (
     tiny.Sample(before=2, image=9, questions=(4, 3)),
@@ -78,7 +94,7 @@ def admission(one):
         "segment": [segment for _, segment in ASKED],
         "slot": list(SLOTS),
         "limit": [NEW] * len(ASKED),
-        "number": [7, 8, 9],
+        "draw": [7, 8, 9],
     }
     # One more place than questions: it must change nothing.
     padded = {
@@ -99,20 +115,20 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
     rng = np.random.default_rng(3)
     new = rng.integers(0, CONFIG.decoder.vocab_size, (len(ASKED), NEW), np.int32)
     full = tiny.on_device(extended(one, new))
-    expected = np.asarray(MODEL.apply(VARIABLES, full, gates).logits)
+    expected = np.asarray(apply(full, gates=gates, method=VLM.__call__).logits)
 
     columns = whole.tokens.shape[1] + NEW
     slots, asked = used_slots(gates, columns, length % columns), admission(one)
     others = jax.tree.map(lambda x: np.asarray(x[OTHER]), slots.cache.layers)
-    prefix = MODEL.apply(VARIABLES, tiny.on_device(whole), method=VLM.prefix)
-    arguments = (prefix, gates, asked.row, asked.last)
-    logits, cache = MODEL.apply(VARIABLES, *arguments, method=VLM.prefill_rest_at)
+    prefix = apply(tiny.on_device(whole), method=VLM.prefix)
+    logits, cache = rest(prefix, asked.row, asked.last, gates=gates)
     rows = np.arange(len(ASKED))
     np.testing.assert_allclose(
         logits[:-1], expected[rows, last_of(one)], **tolerances.REORDERED
     )
     rules = Rules(eos_ids=(-1,), sampling=GREEDY)
-    slots = admit(slots, asked, logits, jnp.asarray(whole.tokens), cache, rules, None)
+    tokens = jnp.asarray(whole.tokens)
+    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, rules, None)
     for before, after in zip(
         jax.tree.leaves(others), jax.tree.leaves(slots.cache.layers), strict=True
     ):
@@ -134,8 +150,8 @@ def check_steps(slots, gates, new, expected):
             segments=slots.segments[:, None],
             valid=jnp.ones((4, 1), bool),
         )
-        logits, cache = MODEL.apply(
-            VARIABLES, jnp.asarray(tokens), tags, cache, gates, method=VLM.decode
+        logits, cache = apply(
+            jnp.asarray(tokens), tags, cache, gates=gates, method=VLM.decode
         )
         columns = cache.text.valid.shape[1]
         cache = cache.replace(length=cache.length % columns)
@@ -146,12 +162,12 @@ def check_steps(slots, gates, new, expected):
 
 def test_a_chooser_sees_each_question_by_itself():
     whole, one = batch(), own_rows(batch())
-    prefix = MODEL.apply(VARIABLES, tiny.on_device(whole), method=VLM.prefix)
+    prefix = apply(tiny.on_device(whole), method=VLM.prefix)
     last = dict(zip(ASKED, last_of(one).tolist(), strict=True))
     # Row 1 has one question: its second place is not used.
     table = jnp.array([[last[0, 1], last[0, 2]], [last[1, 1], 0]])
     found = features_of(prefix, table)
-    alone = MODEL.apply(VARIABLES, tiny.on_device(one), method=VLM.prefix)
+    alone = apply(tiny.on_device(one), method=VLM.prefix)
     for place, question in ((0, (0, 1)), (1, (0, 2)), (2, (1, 1))):
         row = ASKED.index(question)
         text = np.asarray(alone.text.hidden)[row, last_of(one)[row]]

@@ -1,108 +1,28 @@
-"""Many requests in a file, their answers in another: JSON lines in and out.
-
-    {"id": "a7", "image": "page.png", "prompt": "digit row 2 column 3"}
-    {"images": ["a.jpg", "b.jpg"], "prompt": "What changed?"}
-
-become, in the order in which they are finished,
+"""Answers in a file of JSON lines, and what they are answers to.
 
     {"id": "a7", "answer": "4", "budget": "sa1:3", "flops": {...}, "ms": 12.1, ...}
     {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
 
-A line without an id is called by its number. An answer is in the file as soon as it is
-known; a run that was stopped goes on with what is missing.
+An answer is in the file as soon as it is known, in the order in which they are known; a
+run that was stopped goes on with what is missing. Every line holds the digest of its
+request ("request"), and FILE.settings.json beside the file what all answers depend on:
+a run that would answer otherwise is refused, so that a file never mixes two runs.
 """
 
-import dataclasses
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.reader import Request
+from visor_jax.inference.request_lines import Id, RequestLine
 from visor_jax.models.config import VLMConfig
 
-_FIELDS = ("id", "image", "images", "prompt")
-# Texts and whole numbers; 1 and "1" are two.
-Id = str | int
-
-
-@dataclasses.dataclass(frozen=True)
-class RequestLine:
-    """One line of the input: a request, or what is wrong with the line."""
-
-    id: Id
-    request: Request | None
-    error: str | None = None
-
-
-def read_requests(path: Path, *, image_root: Path | None = None) -> list[RequestLine]:
-    """Returns the lines of a file of requests; empty lines are none.
-
-    Args:
-      image_root: where relative paths of images begin; None for the file's folder.
-
-    Raises:
-      OSError: if the file cannot be read.
-      ValueError: if it is no text, empty, or ids are not unique.
-    """
-    root = path.parent if image_root is None else image_root
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}.") from error
-    lines = [
-        _request_line(text, number, root)
-        for number, text in enumerate(texts, 1)
-        if text.strip()
-    ]
-    if not lines:
-        raise ValueError(f"{path} holds no request.")
-    seen: set[Id] = set()
-    repeated = []
-    for line in lines:
-        if line.id in seen:
-            repeated.append(line.id)
-        seen.add(line.id)
-    if repeated:
-        raise ValueError(f"{path}: ids {repeated[:5]} are there more than once.")
-    return lines
-
-
-def _request_line(text: str, number: int, root: Path) -> RequestLine:
-    line_id: Id = number
-    try:
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError(f"{text:.40} is no JSON object.")
-        given = fields.get("id", number)
-        if isinstance(given, bool) or not isinstance(given, str | int):
-            raise ValueError(f"id {given!r} is neither a text nor a whole number.")
-        line_id = given
-        return RequestLine(line_id, _request(fields, root))
-    except (ValueError, RecursionError) as error:
-        return RequestLine(line_id, None, f"line {number}: {error}")
-
-
-def _request(fields: dict[str, Any], root: Path) -> Request:
-    unknown = sorted(set(fields) - set(_FIELDS))
-    if unknown:
-        raise ValueError(f"unknown fields {unknown}; a request has {list(_FIELDS)}.")
-    prompt = fields.get("prompt")
-    if not isinstance(prompt, str | list) or not prompt:
-        raise ValueError(f"prompt {prompt!r} is neither a text nor a list of messages.")
-    if "image" in fields and "images" in fields:
-        raise ValueError("give image or images, not both.")
-    images = fields.get("images")
-    if "image" in fields:
-        images = [fields["image"]]
-    if images is None:
-        return Request(prompt)
-    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-        raise ValueError(f"images {images!r} are no list of files.")
-    return Request(prompt, [os.fspath(root / image) for image in images])
+# What all answers of a file depend on: JSON values by name.
+Settings = Mapping[str, Any]
+_REMEDY = "choose another --output, or --overwrite the file"
 
 
 class AnswerFile:
@@ -112,56 +32,53 @@ class AnswerFile:
     """
 
     def __init__(
-        self, path: Path, ids: Collection[Id], budgets: Collection[str]
+        self,
+        path: Path,
+        digests: Mapping[Id, str],
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
     ) -> None:
-        """Reads what is there; a last line that was only half written is removed.
+        """Reads what is there; changes nothing before the file is entered.
+
+        A last line that was only half written goes.
 
         Args:
-          ids: of all requests. budgets: names that may be in the file.
+          digests: of all requests, by id.
+          settings: what the answers depend on beside their requests.
+          overwrite: whether what is there goes. retry_errors: whether errors go.
 
         Raises:
-          ValueError: for a file of something else, of other requests or budgets.
+          ValueError: for a file of something else, of other requests or settings.
           OSError: if it cannot be read.
         """
-        self._path = path
+        self._path, self._settings = path, dict(settings)
+        self.settings_path = path.with_name(path.name + ".settings.json")
+        self._kept: list[bytes] = []
         self.done: set[Id] = set()
         self.failed = 0
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path.exists() and not overwrite else b""
+        if content:
+            self._check_settings()
         # Whatever has no line break at its end was being written when the run ended.
-        self._kept = content.rfind(b"\n") + 1
-        for number, text in enumerate(content[: self._kept].splitlines(), 1):
-            self._note(number, text, ids, budgets)
-
-    def _note(
-        self, number: int, text: bytes, ids: Collection[Id], budgets: Collection[str]
-    ) -> None:
-        where = f"{self._path}, line {number}"
-        try:
-            record = json.loads(text)
-            line_id = record["id"]
-            known = line_id in ids
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{where} is no answer of this command: choose another output file."
-            ) from error
-        if not known or line_id in self.done:
-            raise ValueError(
-                f"{where} answers id {line_id!r}, which is not in the input or already "
-                "answered: choose another output file."
-            )
-        budget = record.get("budget")
-        if budget is not None and budget not in budgets:
-            raise ValueError(
-                f"{where} was answered in budget {budget!r}, now it would be "
-                f"{sorted(budgets)}: choose another output file."
-            )
-        self.done.add(line_id)
-        self.failed += "error" in record
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, text in enumerate(whole.splitlines(keepends=True), 1):
+            record = self._record(number, text)
+            if not (retry_errors and "error" in record):
+                self._check(number, record, digests)
+                self._kept.append(text)
+                self._count(record)
+        self._is_as_kept = not overwrite and b"".join(self._kept) == content
 
     def __enter__(self) -> "AnswerFile":
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_as_kept or not self._path.exists():
+            _replace(self._path, b"".join(self._kept))
+        # Never after an answer of theirs, and never beside answers of others.
+        settings = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
+        _replace(self.settings_path, settings.encode())
         self._file = self._path.open("ab")
-        self._file.truncate(self._kept)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -173,29 +90,110 @@ class AnswerFile:
         # Halves of characters, which JSON may hold, stay the escapes that they were.
         self._file.write(text.encode(errors="backslashreplace"))
         self._file.flush()
+        self._count(record)
+
+    def _count(self, record: dict[str, Any]) -> None:
         self.done.add(record["id"])
         self.failed += "error" in record
 
+    def _check_settings(self) -> None:
+        try:
+            before = dict(json.loads(self.settings_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._path} is not empty, and {self.settings_path.name}, which says "
+                f"how its answers were made, cannot be read beside it: {_REMEDY}."
+            ) from error
+        # As they are after a way through JSON: tuples are lists there.
+        now = json.loads(json.dumps(self._settings))
+        changed = [
+            f"{name} was {json.dumps(before.get(name))}, now "
+            f"{json.dumps(now.get(name))}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self._path} was answered otherwise: {'; '.join(changed)}. Give the "
+                f"same settings again, {_REMEDY}."
+            )
 
-def record_of(line_id: Id, answer: Answer, config: VLMConfig) -> dict[str, Any]:
+    def _record(self, number: int, text: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+            hash(record["id"])
+            return record
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self._path}, line {number} is no answer of this command: {_REMEDY}."
+            ) from error
+
+    def _check(
+        self, number: int, record: dict[str, Any], digests: Mapping[Id, str]
+    ) -> None:
+        line_id, where = record["id"], f"{self._path}, line {number}"
+        if line_id not in digests or line_id in self.done:
+            raise ValueError(
+                f"{where} answers id {line_id!r}, which is not in the input or already "
+                f"answered: {_REMEDY}."
+            )
+        if record.get("request") != digests[line_id]:
+            retry = (
+                " (or --retry_errors, if you mended it)" if "error" in record else ""
+            )
+            raise ValueError(
+                f"{where} answers another request of id {line_id!r}: its images or its "
+                f"prompt were not those of the input: {_REMEDY}{retry}."
+            )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file, of which there is always the old content or the new."""
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Raises ValueError if both names are of one file, through links or not."""
+    same = source.resolve() == output.resolve()
+    if source.exists() and output.exists():
+        same |= source.samefile(output)
+    if same:
+        raise ValueError(
+            f"--output={output} is the input itself: answers would be written into "
+            "the requests; choose another --output."
+        )
+
+
+def record_of(line: RequestLine, answer: Answer, config: VLMConfig) -> dict[str, Any]:
     """Returns the line of an answer or of the request's error."""
     if answer.error is not None:
-        return {"id": line_id, "error": answer.error}
+        return error_of(line, answer.error)
     return {
-        "id": line_id,
+        "id": line.id,
         "answer": answer.text,
         "budget": answer.budget.name,
         "flops": flops_of(answer, config),
         "ms": round(1000 * answer.seconds, 3),
         "image_reused": bool(answer.crops) and not answer.encoded,
+        "request": line.digest,
     }
+
+
+def error_of(line: RequestLine, reason: str) -> dict[str, Any]:
+    """Returns the line of a request that cannot be answered."""
+    return {"id": line.id, "error": reason, "request": line.digest}
 
 
 def flops_of(answer: Answer, config: VLMConfig) -> dict[str, int]:
     """Returns the FLOPs of an answer at its own lengths, by part.
 
     What it needs by itself, without padding; tower and projector are 0 where the image
-    was at hand. Questions that were read together share more than that.
+    was at hand. What layers made of an image at hand is counted all the same.
     """
     cost = account(
         config,

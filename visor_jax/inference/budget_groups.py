@@ -6,7 +6,7 @@ the questions of each, and its place is free when the last of them has been star
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import flax.struct
 import numpy as np
@@ -39,6 +39,9 @@ def budgets_of_rows(
 
     Args:
       scores: of the chooser, for `per_row` questions in each row.
+
+    Raises:
+      ValueError: if the chooser gives no budget, or not one for each.
     """
     asked = [
         i * per_row + j for i, row in enumerate(rows) for j in range(len(row.questions))
@@ -46,7 +49,13 @@ def budgets_of_rows(
     # Nothing to wait for where the chooser does not look.
     seen = np.asarray(scores) if scores.size else np.zeros(scores.shape)
     requests = [q.request for row in rows for q in row.questions]
-    return [chooser.budgets[i] for i in chooser.choose(seen[asked], requests)]
+    chosen, count = list(chooser.choose(seen[asked], requests)), len(chooser.budgets)
+    if len(chosen) != len(requests) or not all(0 <= i < count for i in chosen):
+        raise ValueError(
+            f"{type(chooser).__name__} chose {chosen} for {len(requests)} questions: "
+            f"it must give an index below {count} for each."
+        )
+    return [chooser.budgets[i] for i in chosen]
 
 
 @flax.struct.dataclass
@@ -116,6 +125,19 @@ class BudgetGroups:
                 return count
         return len(self._groups[budget])
 
+    def drop(self, numbers: Container[int]) -> None:
+        """Forgets questions with these numbers, and frees the places of their rows."""
+        for budget, group in self._groups.items():
+            kept: collections.deque[Member] = collections.deque()
+            for member in group:
+                questions = member.row.questions
+                left = [i for i in member.asked if questions[i].number not in numbers]
+                if left:
+                    kept.append(dataclasses.replace(member, asked=tuple(left)))
+                else:
+                    self._leave(member.place)
+            self._groups[budget] = kept
+
     def take(self, budget: Budget, count: int) -> list[Member]:
         """Returns and removes the group's first `count` members; frees their places.
 
@@ -123,7 +145,10 @@ class BudgetGroups:
         """
         taken = [self._groups[budget].popleft() for _ in range(count)]
         for member in taken:
-            self._open[member.place] -= 1
-            if not self._open[member.place]:
-                self._free.append(member.place)
+            self._leave(member.place)
         return taken
+
+    def _leave(self, place: int) -> None:
+        self._open[place] -= 1
+        if not self._open[place]:
+            self._free.append(place)

@@ -13,33 +13,27 @@ on its neighbours nor on their number, and equals that of `generation.generate`.
     for answer in engine.answers(requests): ...
 """
 
-import dataclasses
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.image_files import ImageInput
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.budget_groups import (
-    BudgetGroups,
-    WaitingRoom,
-    budgets_of_rows,
-    group_size,
-)
 from visor_jax.inference.choosers import Chooser
-from visor_jax.inference.image_encoder import ImageCache, ImageEncoder
-from visor_jax.inference.intake import Asked, Intake
+from visor_jax.inference.held import Held
+from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.programs import Programs, name_of
-from visor_jax.inference.prompt_rows import PromptRow, Question, row_arrays
 from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.scheduler import Scheduler
+from visor_jax.inference.shapes import IMAGE_TOKENS, Shapes
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Rules
 from visor_jax.inference.writers import Writers
@@ -49,16 +43,13 @@ Params = Any
 _logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
-class _Room:
-    """Rows of one bucket that wait for their budgets' turns."""
-
-    arrays: WaitingRoom
-    groups: BudgetGroups
-
-
 class Engine:
-    """Answers requests as they come; `submit` and `step`, or `answers` for a stream."""
+    """Answers requests as they come; `submit` and `step`, or `answers` for a stream.
+
+    A request that cannot be answered is an answer with an error. Any other exception,
+    of a chooser or of an iterable of requests say, ends everything that was asked; the
+    engine is then as new.
+    """
 
     def __init__(
         self,
@@ -77,12 +68,14 @@ class Engine:
 
         Args:
           sizes: None for the default, with the reader's number of new tokens.
-          key: for random sampling; a request draws with its number folded in.
-          images_kept: encoded images that later requests may find.
+          key: for random sampling; a request draws with its `draw` folded in.
+          images_kept: encoded images that later requests may find, at most, and keys
+            and values of images; 0 for none.
           log: gets a line for every program that is compiled.
 
         Raises:
-          ValueError: for budgets of another network, or random sampling without key.
+          ValueError: for budgets of another network, random sampling without key, or
+            too little memory for even the smallest bucket.
         """
         for budget in chooser.budgets:
             budget.check(model.config.plan)
@@ -90,22 +83,24 @@ class Engine:
             raise ValueError(f"{sampling} draws at random: give it a key.")
         self.sizes = sizes or Sizes(new_tokens=reader.new_tokens)
         self.reader, self.chooser = reader, chooser
-        self.programs = Programs(
+        self.shapes = Shapes(
             model,
             params,
-            chooser,
+            chooser.budgets,
             reader.buckets,
             sizes=self.sizes,
             rules=Rules(eos_ids=reader.eos_ids, sampling=sampling),
-            log=log,
+            keep_images=images_kept > 0,
         )
-        self.images = ImageEncoder(self.programs, ImageCache(images_kept))
-        self.writers = Writers(self.programs, jax.random.key(0) if key is None else key)
-        self._intake = Intake(reader, self.sizes)
-        self._rooms: dict[Bucket, _Room] = {}
-        self._asked: dict[int, Asked] = {}
-        self._payers: set[int] = set()
-        self._done: list[Answer] = []
+        self.programs = Programs(model, params, chooser, self.shapes, log=log)
+        kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
+        key = jax.random.key(0) if key is None else key
+        self.scheduler = Scheduler(
+            self.programs,
+            reader,
+            ImageEncoder(self.programs, kept),
+            Writers(self.programs, key, images_kept=images_kept),
+        )
 
     def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
         """Returns the number of the request, which later steps answer.
@@ -113,7 +108,7 @@ class Engine:
         Raises:
           ValueError: for more new tokens than the engine's programs can write.
         """
-        return self._intake.submit(request, self._limit(max_new_tokens))
+        return self.scheduler.intake.submit(request, self._limit(max_new_tokens))
 
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.
@@ -121,21 +116,14 @@ class Engine:
         A round reads and starts what there is room for, then writes a few tokens of
         every budget.
         """
-        while (
-            self._start_group(full=True)
-            or self._read_rows()
-            or self._start_group(full=False)
-        ):
-            pass
-        for question, budget, written in self.writers.turn():
-            self._finish(question, budget, written)
-        done, self._done = self._done, []
-        return done
+        self.scheduler.round()
+        done, self.scheduler.done = self.scheduler.done, []
+        return [answer for answer, _ in done]
 
     @property
     def is_idle(self) -> bool:
         """Whether every request has been answered."""
-        return self._intake.is_empty and not self._asked and not self._done
+        return self.scheduler.is_idle
 
     def answers(
         self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
@@ -143,10 +131,14 @@ class Engine:
         """Yields answers as they are finished; `number` says which request it was.
 
         Requests are taken from the iterable as there is room for them; those submitted
-        before, or meanwhile, are answered too.
+        before, or meanwhile, are answered too. Left early, the stream takes what it has
+        not answered with it; what was submitted stays.
         """
-        for finished in self.rounds(requests, max_new_tokens=max_new_tokens):
-            yield from finished
+        with self._drawing_from(requests, max_new_tokens):
+            while not self.is_idle:
+                self.scheduler.round()
+                while self.scheduler.done:
+                    yield self.scheduler.done.pop(0)[0]
 
     def rounds(
         self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
@@ -155,9 +147,21 @@ class Engine:
 
         For whoever wants to stop between two rounds: then no finished answer is lost.
         """
-        self._intake.draw_from(requests, self._limit(max_new_tokens))
-        while not self.is_idle:
-            yield self.step()
+        with self._drawing_from(requests, max_new_tokens):
+            while not self.is_idle:
+                yield self.step()
+
+    @contextlib.contextmanager
+    def _drawing_from(
+        self, requests: Iterable[Request], max_new_tokens: int | None
+    ) -> Iterator[None]:
+        """Takes requests from the iterable while the context is open."""
+        limit = self._limit(max_new_tokens)
+        source = self.scheduler.intake.draw_from(requests, limit)
+        try:
+            yield
+        finally:
+            self.scheduler.drop(source)
 
     def answer_all(
         self, requests: Sequence[Request], *, max_new_tokens: int | None = None
@@ -171,8 +175,9 @@ class Engine:
     ) -> list[Answer]:
         """Returns the answers to several questions about one image, which is paid once.
 
-        The tower and the projector run once, and so does the image's part of every
-        layer for all questions of one budget that are read together.
+        The tower and the projector run once, and the image goes once through the layers
+        of each budget: later questions about it, in this call or another, find its keys
+        and values as long as they are kept, if the same text stands before its end.
         """
         requests = [Request(question, [image]) for question in questions]
         return self.answer_all(requests, **options)
@@ -207,88 +212,3 @@ class Engine:
         if not 1 <= limit <= most:
             raise ValueError(f"{max_new_tokens=} must lie in 1..{most}.")
         return limit
-
-    def _take_in(self) -> None:
-        for asked in self._intake.take_in():
-            if asked.error is None:
-                self._asked[asked.number] = asked
-            else:
-                self._done.append(Answer.refused(asked, asked.error))
-
-    def _read_rows(self) -> bool:
-        """Reads a batch of rows into a waiting room; returns whether there was one."""
-        self._take_in()
-        found = self._intake.rows()
-        if found is None:
-            return False
-        bucket, rows = found
-        if bucket not in self._rooms:
-            arrays, groups = self.programs.new_room(bucket), self.sizes.waiting
-            self._rooms[bucket] = _Room(arrays, BudgetGroups(groups))
-        room = self._rooms[bucket]
-        possible = min(len(rows), room.groups.free_places, self.sizes.rows)
-        if not possible:
-            return False
-        size = group_size(possible, self.sizes.rows)
-        rows = rows[: min(size, possible)]
-        self._intake.remove(rows)
-        self._read(room, bucket, rows, size)
-        return True
-
-    def _read(
-        self, room: _Room, bucket: Bucket, rows: list[PromptRow], size: int
-    ) -> None:
-        images, payers = self.images.of_rows(rows, bucket)
-        self._payers |= payers
-        places = room.groups.take_places(len(rows))
-        fillers = [self.sizes.waiting] * (size - len(rows))
-        per_row, pad_id = self.sizes.questions_per_row, self.reader.pad_id
-        arrays = row_arrays(rows, bucket, count=size, per_row=per_row, pad_id=pad_id)
-        room.arrays, scores = self.programs.read(bucket, size)(
-            self.programs.params,
-            self.chooser.params,
-            room.arrays,
-            arrays,
-            (*images, *images[-1:] * len(fillers)),
-            np.array(places + fillers, np.int32),
-        )
-        try:
-            budgets = iter(budgets_of_rows(self.chooser, rows, scores, per_row))
-        except ValueError as error:
-            # Rows that nobody can place must not keep the others waiting.
-            room.groups.give_back(places)
-            for number in (q.number for row in rows for q in row.questions):
-                self._payers.discard(number)
-                reason = f"no budget was chosen: {error}"
-                self._done.append(Answer.refused(self._asked.pop(number), reason))
-            return
-        for place, row in zip(places, rows, strict=True):
-            room.groups.add(place, row, [next(budgets) for _ in row.questions])
-
-    def _start_group(self, *, full: bool) -> bool:
-        """Starts a group of one budget; `full`: only one that fills a program."""
-        most = self.sizes.rows
-        for bucket, room in self._rooms.items():
-            for budget in room.groups.budgets():
-                free = self.writers.free_slots(budget, bucket)
-                fitting = room.groups.fitting(budget, rows=most, questions=free)
-                if fitting < (most if full else 1):
-                    continue
-                size = group_size(fitting, most)
-                members = room.groups.take(budget, min(size, fitting))
-                self.writers.start(budget, bucket, room.arrays, members, size)
-                return True
-        return False
-
-    def _finish(self, question: Question, budget: Budget, written: np.ndarray) -> None:
-        number = question.number
-        answer = Answer.of(
-            question,
-            budget,
-            written,
-            self.reader,
-            encoded=number in self._payers,
-            seconds=time.perf_counter() - self._asked.pop(number).began,
-        )
-        self._payers.discard(number)
-        self._done.append(answer)

@@ -1,73 +1,47 @@
-"""Runs tower and projector once per distinct image, and keeps what they made."""
+"""Encodes every distinct image once, and keeps what that made.
 
-import collections
+Tower and projector make its tokens; the layers that run alike at every budget make keys
+and values of these. Both depend on the image alone.
+"""
+
 from collections.abc import Hashable, Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import group_size
+from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, image_shape
+from visor_jax.inference.shapes import EncodedImage
 
-# (V, D) image tokens on the device.
-EncodedImage = Any
-
-
-class ImageCache:
-    """The last `capacity` images that were used, by what they show and their shape."""
-
-    def __init__(self, capacity: int) -> None:
-        """Keeps up to `capacity` images; 0 for none.
-
-        Raises:
-          ValueError: for a negative capacity.
-        """
-        if capacity < 0:
-            raise ValueError(f"{capacity=} must not be negative.")
-        self._capacity = capacity
-        self._images: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def get(self, key: Hashable) -> Any | None:
-        """Returns the image of a key, None if it is not kept."""
-        if key in self._images:
-            self._images.move_to_end(key)
-        return self._images.get(key)
-
-    def put(self, key: Hashable, image: Any) -> None:
-        """Keeps an image; the one that was used longest ago has to go."""
-        self._images[key] = image
-        self._images.move_to_end(key)
-        while len(self._images) > self._capacity:
-            self._images.popitem(last=False)
+# Of a batch, in the order of the program's arguments.
+_FIELDS = ("pixels", "image_token_index", "image_token_weights", "image_mask")
 
 
 class ImageEncoder:
-    """Image tokens of rows: from the cache, or by the programs that make them.
+    """Images of rows: from the cache, or by the programs that make them.
 
     images_run: how many images went through the tower so far, fillers not counted.
     """
 
-    def __init__(self, programs: Programs, cache: ImageCache) -> None:
+    def __init__(self, programs: Programs, kept: Held[Hashable, EncodedImage]) -> None:
         """Takes where programs come from and where images are kept."""
-        self._programs, self._cache = programs, cache
+        self._programs, self._kept = programs, kept
         self._blank: dict[Hashable, EncodedImage] = {}
         self.images_run = 0
 
     def of_rows(
         self, rows: Sequence[PromptRow], bucket: Bucket
     ) -> tuple[list[EncodedImage], set[int]]:
-        """Returns each row's image tokens, and the questions that had to pay for them.
+        """Returns each row's image, and the questions that had to pay for them.
 
         A new image is paid by the first question about it.
         """
         keys = [(row.image, image_shape(bucket)) for row in rows]
-        found = {key: self._cache.get(key) for key in keys}
+        found = {key: self._kept.get(key) for key in keys}
         new: dict[Hashable, PromptRow] = {}
         for key, row in zip(keys, rows, strict=True):
             if row.image is None:
@@ -84,28 +58,29 @@ class ImageEncoder:
         made: dict[Hashable, EncodedImage] = {}
         left = list(new.items())
         while left:
-            size = group_size(len(left), self._programs.sizes.images_at_once)
+            size = group_size(len(left), self._programs.shapes.sizes.images_at_once)
             group, left = left[:size], left[size:]
-            buckets = self._programs.buckets
+            buckets = self._programs.shapes.buckets
             fields = [buckets.image_fields(row.sample, bucket) for _, row in group]
             fields += fields[-1:] * (size - len(fields))
-            pixels, index, weights = (
+            arrays = [
                 np.stack([f[name] for f in fields]) if name in fields[0] else None
-                for name in ("pixels", "image_token_index", "image_token_weights")
-            )
+                for name in _FIELDS
+            ]
             program = self._programs.encode(image_shape(bucket), size)
-            images = program(self._programs.params, pixels, index, weights)
+            images = program(self._programs.params, *arrays)
             self.images_run += len(group)
             for (key, _), image in zip(group, images, strict=False):
                 made[key] = image
-                self._cache.put(key, image)
+                self._kept.put(key, num_bytes_of(image), lambda image=image: image)
         return made
 
     def _no_image(self, bucket: Bucket) -> EncodedImage:
-        """Returns tokens that a mask hides: no tower for a prompt without image."""
+        """Returns an image that a mask hides: no tower for a prompt without image."""
         shape = image_shape(bucket)
         if shape not in self._blank:
-            config = self._programs.model.config
-            size = (bucket.image_tokens, config.decoder.width)
-            self._blank[shape] = jnp.zeros(size, config.compute_dtype)
+            image = self._programs.shapes.abstract_image(bucket)
+            self._blank[shape] = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), image
+            )
         return self._blank[shape]

@@ -4,38 +4,50 @@ import collections
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.prompt_rows import PromptRow, Question, pack
 from visor_jax.inference.reader import Reader, Request
-from visor_jax.inference.sizes import Sizes
+from visor_jax.inference.shapes import WAITING, Shapes
 
 # How often rows of another bucket may go before the oldest question.
 _PATIENCE = 4
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Where requests come from one by one, and the most tokens of their answers."""
+
+    requests: Iterator[Request]
+    limit: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request that has been taken in. error: why it cannot be answered, or None."""
+    """A request that has been taken in.
+
+    source: None if it was submitted. error: why it cannot be answered, or None.
+    """
 
     number: int
     request: Request
+    limit: int
+    source: Source | None
     began: float
     error: str | None = None
 
 
 class Intake:
-    """Takes requests from those submitted, then from an iterable, as room permits."""
+    """Takes requests from those submitted, then from sources, as room permits."""
 
-    def __init__(self, reader: Reader, sizes: Sizes) -> None:
+    def __init__(self, reader: Reader, shapes: Shapes) -> None:
         """Starts without requests."""
-        self._reader, self._sizes = reader, sizes
+        self._reader, self._shapes = reader, shapes
         self._numbers = itertools.count()
         self._submitted: collections.deque[tuple[int, Request, int]]
         self._submitted = collections.deque()
-        self._sources: collections.deque[Iterator[tuple[Request, int]]]
-        self._sources = collections.deque()
+        self._sources: collections.deque[Source] = collections.deque()
         self._waiting: list[Question] = []
         self._passed_over = 0
 
@@ -50,35 +62,55 @@ class Intake:
         self._submitted.append((number, request, limit))
         return number
 
-    def draw_from(self, requests: Iterable[Request], limit: int) -> None:
+    def draw_from(self, requests: Iterable[Request], limit: int) -> Source:
         """Takes requests from the iterable too, when none is submitted."""
-        self._sources.append((request, limit) for request in requests)
+        source = Source(iter(requests), limit)
+        self._sources.append(source)
+        return source
+
+    def drop(self, source: Source, numbers: Container[int]) -> None:
+        """Takes no more from a source; forgets questions with these numbers."""
+        if source in self._sources:
+            self._sources.remove(source)
+        self._waiting = [q for q in self._waiting if q.number not in numbers]
+
+    def clear(self) -> None:
+        """Forgets everything but the count."""
+        self._submitted.clear()
+        self._sources.clear()
+        self._waiting.clear()
 
     def take_in(self) -> list[Asked]:
-        """Reads requests until enough questions wait to choose rows from.
+        """Reads requests until enough questions wait, by number or bytes of pixels.
 
         A request that cannot be read is only that: the others go on.
         """
-        taken = []
-        most = self._sizes.waiting
+        taken: list[Asked] = []
+        # On the host as much as rows that have been read may take on the device.
+        sizes, most_bytes = self._shapes.sizes, self._shapes.share(WAITING)
+        pixels = sum(question.sample.crops.nbytes for question in self._waiting)
         # Errors are handed on as they come, too, not after the last of them.
-        while len(self._waiting) < most and len(taken) < most:
-            following = self._next()
+        while max(len(taken), len(self._waiting)) < sizes.waiting:
+            following = self._next() if pixels < most_bytes else None
             if following is None:
                 break
-            number, request, limit = following
-            asked = Asked(number=number, request=request, began=time.perf_counter())
             try:
-                sample = self._reader.sample(request, room=limit)
-                question = Question.of(number, request, sample, limit)
-                self._reader.buckets.choose(sample)
+                question = self._question(following)
             except (ValueError, OSError) as error:
                 reason = str(error) or type(error).__name__
-                asked = dataclasses.replace(asked, error=reason)
+                following = dataclasses.replace(following, error=reason)
             else:
                 self._waiting.append(question)
-            taken.append(asked)
+                pixels += question.sample.crops.nbytes
+            taken.append(following)
         return taken
+
+    def _question(self, asked: Asked) -> Question:
+        """Returns what was asked, read. Raises ValueError or OSError where it fails."""
+        sample = self._reader.sample(asked.request, room=asked.limit)
+        question = Question.of(asked.number, asked.request, sample, asked.limit)
+        self._shapes.check(self._reader.buckets.choose(sample))
+        return question
 
     def rows(self) -> tuple[Bucket, list[PromptRow]] | None:
         """Returns waiting rows of one bucket, oldest first; None if there are none.
@@ -87,7 +119,7 @@ class Intake:
         """
         if not self._waiting:
             return None
-        per_row = self._sizes.questions_per_row
+        per_row = self._shapes.questions_per_row
         rows = pack(self._waiting, self._reader.buckets, per_row=per_row)
         counts = collections.Counter(row.bucket for row in rows)
         oldest, chosen = rows[0].bucket, max(counts, key=lambda bucket: counts[bucket])
@@ -102,12 +134,24 @@ class Intake:
         self._passed_over = 0 if is_oldest else self._passed_over + 1
         self._waiting = [q for q in self._waiting if q.number not in gone]
 
-    def _next(self) -> tuple[int, Request, int] | None:
+    def _next(self) -> Asked | None:
         if self._submitted:
-            return self._submitted.popleft()
+            number, request, limit = self._submitted.popleft()
+            return _asked(number, request, limit, None)
         while self._sources:
-            following = next(self._sources[0], None)
-            if following is not None:
-                return next(self._numbers), *following
+            source = self._sources[0]
+            request = next(source.requests, None)
+            if request is not None:
+                return _asked(next(self._numbers), request, source.limit, source)
             self._sources.popleft()
         return None
+
+
+def _asked(number: int, request: Request, limit: int, source: Source | None) -> Asked:
+    return Asked(
+        number=number,
+        request=request,
+        limit=limit,
+        source=source,
+        began=time.perf_counter(),
+    )

@@ -1,18 +1,18 @@
 """The compiled programs of the engine; each is compiled once, at a known moment.
 
-    encode   per image shape, images           pixels -> image tokens
+    encode   per image shape, images           pixels -> image tokens, K/V
     read     per bucket, rows                  rows of prompts -> waiting room, scores
-    start    per budget, bucket, rows          waiting room -> slots, first tokens
+    start    per budget, bucket, rows          waiting room -> slots, image K/V
+    again    per budget, bucket, rows          waiting room, image K/V -> slots
     write    per budget and bucket             slots -> slots, a few tokens on
 
 Gates are static: a program of a budget does not contain what the budget leaves out.
 `read` ends before the first SELF layer and holds the chooser's device part.
 """
 
-import functools
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
@@ -20,26 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.budget import Budget
-from visor_jax.data.buckets import CORNERS, Bucket, Buckets
+from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import WaitingRoom
 from visor_jax.inference.choosers import Chooser, features_of
-from visor_jax.inference.prompt_rows import (
-    ImageShape,
-    RowArrays,
-    image_shape,
-    row_arrays,
-)
-from visor_jax.inference.sizes import Sizes
-from visor_jax.inference.slots import (
-    Admission,
-    Rules,
-    Slots,
-    admit,
-    free_slots,
-    write_turn,
-)
-from visor_jax.models.decoder import Prefix
+from visor_jax.inference.prompt_rows import ImageShape, RowArrays, image_shape
+from visor_jax.inference.shapes import EncodedImage, ImageKeys, Shapes
+from visor_jax.inference.slots import Admission, Slots, admit, write_turn
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.masks import TokenTags
 
 Params = Any
 Array = Any
@@ -54,43 +42,43 @@ class Programs:
         model: VLM,
         params: Params,
         chooser: Chooser,
-        buckets: Buckets,
+        shapes: Shapes,
         *,
-        sizes: Sizes,
-        rules: Rules,
         log: Callable[[str], None] = _logger.debug,
     ) -> None:
         """Takes whatever is the same in all programs."""
         self.model, self.params, self.chooser = model, params, chooser
-        self.buckets, self.sizes, self.rules = buckets, sizes, rules
-        self._log = log
+        self.shapes, self._log = shapes, log
         self.compiled: dict[Hashable, jax.stages.Compiled] = {}
 
-    def text_slots(self, bucket: Bucket) -> int:
-        """Returns the text columns of a slot: the bucket's, and an answer's."""
-        # The last token is never read.
-        return bucket.text_tokens + self.sizes.new_tokens - 1
-
     def encode(self, shape: ImageShape, images: int) -> jax.stages.Compiled:
-        """Returns (params, pixels, index, weights) -> a tuple of (V, D) per image."""
+        """Returns (params, pixels, index, weights, mask) -> one `EncodedImage` each."""
 
-        def run(params: Params, pixels: Array, index: Array, weights: Array) -> Any:
+        def run(
+            params: Params, pixels: Array, index: Array, weights: Array, mask: Array
+        ) -> tuple[EncodedImage, ...]:
             arguments = (pixels, index, weights)
             tokens = self.model.apply(
                 {"params": params}, *arguments, method=VLM.image_tokens
             )
-            return tuple(tokens[i] for i in range(images))
+            # No adapter asks where its image stands.
+            nowhere = jnp.zeros(mask.shape, jnp.int32)
+            tags = TokenTags(nowhere, nowhere, mask)
+            keys = self.model.apply(
+                {"params": params}, tokens, tags, method=VLM.prefix_keys
+            )
+            return one_by_one(EncodedImage(tokens, keys), images)
 
         return self._get(
             ("encode", shape, images),
-            lambda: jax.jit(run).trace(self.params, *self._pixels(shape, images)),
+            lambda: jax.jit(run).trace(self.params, *self.shapes.pixels(shape, images)),
         )
 
     def read(self, bucket: Bucket, rows: int) -> jax.stages.Compiled:
         """Returns the program that reads rows into a waiting room.
 
         (params, chooser's params, room, rows, images, places) -> (room, scores).
-        images: a tuple of (V, D), one per row. places: in the room; beyond it for rows
+        images: an `EncodedImage` per row. places: in the room; beyond it for rows
         that only fill up. The room is donated.
         """
 
@@ -99,10 +87,10 @@ class Programs:
             chooser_params: Params,
             room: WaitingRoom,
             rows: RowArrays,
-            images: tuple[Array, ...],
+            images: tuple[EncodedImage, ...],
             places: Array,
         ) -> tuple[WaitingRoom, Array]:
-            prefix = self._prefix(params, rows, jnp.stack(images))
+            prefix = self.shapes.prefix(params, rows, images)
             new = WaitingRoom(rows.tokens, prefix)
             room = jax.tree.map(
                 lambda old, x: old.at[places].set(x, mode="drop"), room, new
@@ -114,20 +102,23 @@ class Programs:
             return jax.jit(run, donate_argnums=2).trace(
                 self.params,
                 self.chooser.params,
-                self.abstract_room(bucket),
-                self._empty_rows(bucket, rows),
-                (self._abstract_image(bucket),) * rows,
+                self.shapes.abstract_room(bucket),
+                self.shapes.empty_rows(bucket, rows),
+                (self.shapes.abstract_image(bucket),) * rows,
                 np.zeros(rows, np.int32),
             )
 
         return self._get(("read", bucket, rows), trace)
 
     def start(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns (params, room, places, slots, admission, key) -> slots.
+        """Returns (params, room, places, slots, admission, key) -> (slots, images).
 
-        places: (rows,) of the room. The slots are donated.
+        places: (rows,) of the room. The slots are donated, and hold the first tokens of
+        the answers afterwards. images: one `ImageKeys` per row, none if they are not
+        kept.
         """
-        gates = budget.gates(self.model.config.plan)
+        gates, keeps = self._gates(budget), self.shapes.keeps_keys(budget, bucket)
+        behind = self.model.config.plan.prefix_length
 
         def run(
             params: Params,
@@ -136,58 +127,97 @@ class Programs:
             slots: Slots,
             admission: Admission,
             key: Array,
-        ) -> Slots:
+        ) -> tuple[Slots, tuple[ImageKeys, ...]]:
             group = jax.tree.map(lambda x: x[places], room)
             arguments = (group.prefix, gates, admission.row, admission.last)
             logits, cache = self.model.apply(
                 {"params": params}, *arguments, method=VLM.prefill_rest_at
             )
             new = (admission, logits, group.tokens, cache)
-            return admit(slots, *new, self.rules, key)
+            made = tuple(layer.image for layer in cache.layers[behind:])
+            images = one_by_one(made, rows if keeps else 0)
+            return admit(slots, *new, self.shapes.rules, key), images
 
         def trace() -> jax.stages.Traced:
-            return jax.jit(run, donate_argnums=3).trace(
-                self.params,
-                self.abstract_room(bucket),
-                np.zeros(rows, np.int32),
-                self.abstract_slots(budget, bucket),
-                self.admission(()),
-                jax.random.key(0),
-            )
+            arguments = self._abstract_group(budget, bucket, rows)
+            return jax.jit(run, donate_argnums=3).trace(*arguments)
 
         return self._get(("start", budget, bucket, rows), trace)
 
+    def again(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
+        """Returns (params, room, places, slots, admission, key, images) -> slots.
+
+        As `start`, for images that have gone through the layers before, behind the same
+        text: only text goes through them now. images: one `ImageKeys` per row.
+        """
+        gates = self._gates(budget)
+
+        def run(
+            params: Params,
+            room: WaitingRoom,
+            places: Array,
+            slots: Slots,
+            admission: Admission,
+            key: Array,
+            images: tuple[ImageKeys, ...],
+        ) -> Slots:
+            group = jax.tree.map(lambda x: x[places], room)
+            together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
+            arguments = (group.prefix, together, gates, admission.row, admission.last)
+            logits, cache = self.model.apply(
+                {"params": params}, *arguments, method=VLM.prefill_text_at
+            )
+            new = (admission, logits, group.tokens, cache)
+            return admit(slots, *new, self.shapes.rules, key)
+
+        def trace() -> jax.stages.Traced:
+            arguments = self._abstract_group(budget, bucket, rows)
+            images = (self.shapes.abstract_keys(budget, bucket),) * rows
+            return jax.jit(run, donate_argnums=3).trace(*arguments, images)
+
+        return self._get(("again", budget, bucket, rows), trace)
+
     def write(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
         """Returns (params, slots) -> slots after a turn. The slots are donated."""
-        gates = budget.gates(self.model.config.plan)
+        gates = self._gates(budget)
 
         def run(params: Params, slots: Slots) -> Slots:
-            tokens = self.sizes.tokens_per_turn
-            return write_turn(self.model, params, slots, gates, self.rules, tokens)
+            rules, tokens = self.shapes.rules, self.shapes.sizes.tokens_per_turn
+            return write_turn(self.model, params, slots, gates, rules, tokens)
 
-        slots = functools.partial(self.abstract_slots, budget, bucket)
-        return self._get(
-            ("write", budget, bucket),
-            lambda: jax.jit(run, donate_argnums=1).trace(self.params, slots()),
-        )
+        def trace() -> jax.stages.Traced:
+            slots = self.shapes.abstract_slots(budget, bucket)
+            return jax.jit(run, donate_argnums=1).trace(self.params, slots)
+
+        return self._get(("write", budget, bucket), trace)
 
     def all_keys(
         self, buckets: Iterable[Bucket], budgets: Iterable[Budget]
     ) -> list[tuple[Any, ...]]:
-        """Returns the keys of all programs for these buckets and budgets."""
+        """Returns the keys of all programs for these buckets and budgets.
+
+        Raises:
+          ValueError: for a bucket that does not fit into the engine's memory.
+        """
         buckets, budgets = list(buckets), list(budgets)
         shapes = dict.fromkeys(image_shape(bucket) for bucket in buckets)
-        counts = self.sizes.row_counts
-        images = [1 << i for i in range(self.sizes.images_at_once.bit_length())]
+        counts, keeps = self.shapes.row_counts, self.shapes.keeps_keys
+        most = self.shapes.sizes.images_at_once
+        images = [1 << i for i in range(most.bit_length())]
         return [
             *(("encode", shape, n) for shape in shapes for n in images),
-            *(("read", bucket, n) for bucket in buckets for n in counts),
+            *(("read", bucket, n) for bucket in buckets for n in counts(bucket)),
             *(
                 key
                 for budget in budgets
                 for bucket in buckets
                 for key in [
-                    *(("start", budget, bucket, n) for n in counts),
+                    *(("start", budget, bucket, n) for n in counts(bucket)),
+                    *(
+                        ("again", budget, bucket, n)
+                        for n in counts(bucket)
+                        if keeps(budget, bucket)
+                    ),
                     ("write", budget, bucket),
                 ]
             ),
@@ -200,70 +230,28 @@ class Programs:
 
     def new_room(self, bucket: Bucket) -> WaitingRoom:
         """Returns an empty waiting room on the device."""
-        return _zeros(self.abstract_room(bucket))
+        shapes = self.shapes.abstract_room(bucket)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def new_slots(self, budget: Budget, bucket: Bucket) -> Slots:
         """Returns free slots on the device."""
-        return jax.jit(functools.partial(self._slots, budget, bucket))()
+        count = self.shapes.slots(budget, bucket)
+        return self.shapes.new_slots(budget, bucket, count)
 
-    def abstract_room(self, bucket: Bucket) -> WaitingRoom:
-        """Returns the shapes of a waiting room."""
-        rows = self._empty_rows(bucket, self.sizes.waiting)
-        image = self._abstract_image(bucket)
-        images = jax.ShapeDtypeStruct((self.sizes.waiting, *image.shape), image.dtype)
-        prefix = jax.eval_shape(self._prefix, self.params, rows, images)
-        return WaitingRoom(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), prefix)
+    def _gates(self, budget: Budget) -> tuple[bool, ...]:
+        return budget.gates(self.model.config.plan)
 
-    def abstract_slots(self, budget: Budget, bucket: Bucket) -> Slots:
-        """Returns the shapes of a budget's slots."""
-        return jax.eval_shape(functools.partial(self._slots, budget, bucket))
-
-    def admission(
-        self, questions: Sequence[tuple[int, int, int, int, int, int]]
-    ) -> Admission:
-        """Returns the admission of (row, last, segment, slot, limit, number) each."""
-        table = np.zeros((self.sizes.slots, 6), np.int32)
-        table[:, 3] = self.sizes.slots
-        table[: len(questions)] = np.reshape(questions, (-1, 6))
-        return Admission(*table.T.copy(), np.int32(len(questions)))
-
-    def _slots(self, budget: Budget, bucket: Bucket) -> Slots:
-        return free_slots(
-            self.model.config,
-            budget.gates(self.model.config.plan),
-            self.rules,
-            slots=self.sizes.slots,
-            text_slots=self.text_slots(bucket),
-            image_tokens=bucket.image_tokens,
-            new_tokens=self.sizes.new_tokens,
-        )
-
-    def _prefix(self, params: Params, rows: RowArrays, images: Array) -> Prefix:
-        arguments = (jnp.asarray(rows.tokens), rows.text, images, rows.image)
-        return self.model.apply(
-            {"params": params}, *arguments, method=VLM.prefix_of_tokens
-        )
-
-    def _empty_rows(self, bucket: Bucket, count: int) -> RowArrays:
-        per_row = self.sizes.questions_per_row
-        return row_arrays([], bucket, count=count, per_row=per_row, pad_id=0)
-
-    def _abstract_image(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
-        config = self.model.config
-        shape = (bucket.image_tokens, config.decoder.width)
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype))
-
-    def _pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any]:
-        crops, tokens, corners = shape
-        side = self.buckets.tile_size
-        index, weights = (images, tokens), None
-        if corners > 1:
-            index = (*index, CORNERS)
-            weights = jax.ShapeDtypeStruct(index, jnp.float32)
+    def _abstract_group(
+        self, budget: Budget, bucket: Bucket, rows: int
+    ) -> tuple[Any, ...]:
+        """Returns the arguments of `start`, as shapes."""
         return (
-            jax.ShapeDtypeStruct((images, crops, side, side, 3), jnp.float32),
-            jax.ShapeDtypeStruct(index, jnp.int32),
-            weights,
+            self.params,
+            self.shapes.abstract_room(bucket),
+            np.zeros(rows, np.int32),
+            self.shapes.abstract_slots(budget, bucket),
+            self.shapes.admission((), self.shapes.slots(budget, bucket)),
+            jax.random.key(0),
         )
 
     def _get(
@@ -274,6 +262,13 @@ class Programs:
             self.compiled[key] = trace().lower().compile()
             self._log(f"compiled {name_of(key)} in {time.perf_counter() - began:.1f} s")
         return self.compiled[key]
+
+
+def one_by_one(arrays: Any, count: int) -> tuple[Any, ...]:
+    """Returns the first `count` rows of all arrays, each as a tree of its own."""
+    return tuple(
+        jax.tree.map(lambda x, i=i: x[i : i + 1], arrays) for i in range(count)
+    )
 
 
 def name_of(key: tuple[Any, ...]) -> str:
@@ -288,9 +283,3 @@ def name_of(key: tuple[Any, ...]) -> str:
         else:
             words.append(str(part))
     return " ".join(words)
-
-
-def _zeros(shapes: Any) -> Any:
-    return jax.jit(
-        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    )()

@@ -13,7 +13,7 @@ A row of one question is all segment 0, as a plain batch has it.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -35,7 +35,8 @@ Array = Any
 class Question:
     """A request that has been read.
 
-    number: of the request, in the order of asking. limit: most tokens of its answer.
+    number: of the request, in the order of asking. draw: what its random draws depend
+    on. limit: most tokens of its answer.
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the questions of one row have in common.
     """
@@ -46,6 +47,10 @@ class Question:
     limit: int
     image: bytes | None
     shared: bytes
+
+    @property
+    def draw(self) -> int:
+        return self.number if self.request.draw is None else self.request.draw
 
     @classmethod
     def of(
@@ -79,6 +84,20 @@ class PromptRow:
     @property
     def image(self) -> bytes | None:
         return self.questions[0].image
+
+    def without_pixels(self) -> "PromptRow":
+        """Returns the row once its image is encoded: pixels take most of the memory."""
+
+        def without(sample: Sample) -> Sample:
+            return dataclasses.replace(sample, crops=sample.crops[:, :0, :0].copy())
+
+        questions = tuple(
+            dataclasses.replace(question, sample=without(question.sample))
+            for question in self.questions
+        )
+        return dataclasses.replace(
+            self, questions=questions, sample=without(self.sample)
+        )
 
     def segments(self) -> np.ndarray:
         """Returns the segment of every text token, (tokens,) int32."""
@@ -125,7 +144,7 @@ def head_length(layout: Layout) -> int:
 
 
 def pack(
-    questions: Iterable[Question], buckets: Buckets, *, per_row: int
+    questions: Iterable[Question], buckets: Buckets, *, per_row: Callable[[Bucket], int]
 ) -> list[PromptRow]:
     """Returns rows of up to `per_row` questions, in the order of their first ones.
 
@@ -138,9 +157,9 @@ def pack(
         alone = PromptRow((question,), question.sample, buckets.choose(question.sample))
         place = open_rows.get(question.shared)
         joined = None
-        if place is not None and len(rows[place].questions) < per_row:
+        if place is not None:
             joined = _joined(rows[place], question, buckets)
-        if joined is not None:
+        if joined is not None and len(joined.questions) <= per_row(joined.bucket):
             rows[place] = joined
         else:
             open_rows[question.shared] = len(rows)

@@ -31,6 +31,8 @@ class Request:
       "<video>" where images stand; if it does not, they come first.
     images: one, or a list in the order of their places. videos: lists of frames; one
       flat list is one video.
+    draw: tells the engine's random draws for it from those for others; None for its
+      number in the order of asking.
 
     Raises ValueError for what is neither.
     """
@@ -38,8 +40,11 @@ class Request:
     prompt: Prompt
     images: Images = None
     videos: Videos = None
+    draw: int | None = None
 
     def __post_init__(self) -> None:
+        if self.draw is not None and not 0 <= self.draw < 2**31:
+            raise ValueError(f"draw={self.draw} is not in 0..{2**31 - 1}.")
         object.__setattr__(self, "images", image_list(self.images))
         object.__setattr__(self, "videos", video_list(self.videos))
 

@@ -11,6 +11,9 @@ class Sizes:
     budget. slots: answers written at once, per budget and bucket. questions_per_row:
     about one image, read together. tokens_per_turn: written before another budget has
     its turn. new_tokens: of an answer, at most. images_at_once: encoded together.
+    memory_bytes: of the device, for all that stays there between two programs beside
+    the parameters; long prompts get fewer slots and places where it takes that
+    (`shapes`).
     """
 
     rows: int = 8
@@ -20,6 +23,7 @@ class Sizes:
     tokens_per_turn: int = 8
     new_tokens: int = 256
     images_at_once: int = 8
+    memory_bytes: int = 4_000_000_000
 
     def __post_init__(self) -> None:
         problems = []
@@ -37,8 +41,3 @@ class Sizes:
             )
         if problems:
             raise ValueError("Impossible sizes: " + "; ".join(problems) + ".")
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        """Rows that programs exist for: 1, 2, 4, ..."""
-        return tuple(1 << i for i in range(self.rows.bit_length()))

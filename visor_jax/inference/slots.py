@@ -61,7 +61,7 @@ class Admission:
 
     row, last, segment: the question's row in the group, the slot of its last token in
     the row, and its segment. slot: where it goes; at or beyond the number of slots for
-    padding. limit: most tokens of its answer. number: of the request, for its key.
+    padding. limit: most tokens of its answer. draw: folded into the key of its draws.
     count: how many questions there are, before the padding.
     """
 
@@ -70,7 +70,7 @@ class Admission:
     segment: Int[Array, "Q"]
     slot: Int[Array, "Q"]
     limit: Int[Array, "Q"]
-    number: Int[Array, "Q"]
+    draw: Int[Array, "Q"]
     count: Int[Array, ""]
 
 
@@ -97,7 +97,11 @@ def free_slots(
     text_slots: columns of the ring: the longest prompt and all of an answer that a
     later token sees.
     """
-    numbers = jnp.zeros(slots, jnp.int32)
+    # Arrays of their own: programs write into them in place.
+    numbers = {
+        name: jnp.zeros(slots, jnp.int32)
+        for name in ("newest", "positions", "segments", "left", "count")
+    }
     used = None
     if rules.sampling.needs_used:
         used = jnp.zeros((slots, config.decoder.vocab_size), bool)
@@ -105,13 +109,9 @@ def free_slots(
     if not rules.sampling.is_greedy:
         keys = jax.random.split(jax.random.key(0), slots)
     return Slots(
-        newest=numbers,
-        positions=numbers,
-        segments=numbers,
-        left=numbers,
+        **numbers,
         active=jnp.zeros(slots, bool),
         written=jnp.zeros((slots, new_tokens), jnp.int32),
-        count=numbers,
         keys=keys,
         used=used,
         cache=_empty_cache(config, gates, slots, text_slots, image_tokens),
@@ -137,8 +137,8 @@ def _empty_cache(
         return LayerCache(text)
 
     def tags(tokens: int) -> TokenTags:
-        numbers = jnp.zeros((slots, tokens), jnp.int32)
-        return TokenTags(numbers, numbers, jnp.zeros((slots, tokens), bool))
+        dtypes = (jnp.int32, jnp.int32, bool)
+        return TokenTags(*(jnp.zeros((slots, tokens), dtype) for dtype in dtypes))
 
     layers = tuple(layer(i, kind) for i, kind in enumerate(config.plan.kinds))
     return KVCache(layers, tags(text_slots), tags(image_tokens), jnp.int32(0))
@@ -157,7 +157,7 @@ def admit(
 
     Args:
       logits: of the token after each question. tokens, cache: of the group's n rows.
-      key: of all random draws; a question folds in its number.
+      key: of all random draws; a question folds in its own.
     """
     question = admission
     seen = TokenTags(*(getattr(cache.text, f)[question.row] for f in _TAGS))
@@ -171,7 +171,7 @@ def admit(
     keys, used = slots.keys, slots.used
     if keys is not None:
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys = keys.at[question.slot].set(fold(key, question.number), mode="drop")
+        keys = keys.at[question.slot].set(fold(key, question.draw), mode="drop")
     if used is not None:
         words = jnp.where(seen.valid, tokens[question.row], used.shape[1])
         used = put(used, _used(words, used.shape[1], rules.sampling))

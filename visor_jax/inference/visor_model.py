@@ -240,7 +240,7 @@ class VisorModel(LoadedNetwork):
     ) -> Engine:
         """Returns an engine for many requests, each in a budget of its own.
 
-        It keeps encoded images and compiled programs between calls.
+        It keeps images, their keys and values, and compiled programs between calls.
 
         Args:
           budget: one for all, "auto", or another chooser.

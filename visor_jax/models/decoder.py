@@ -22,7 +22,7 @@ from visor_jax import axes
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
-from visor_jax.models.kv_cache import KVCache, LayerCache
+from visor_jax.models.kv_cache import KeyValues, KVCache, LayerCache
 from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
@@ -167,6 +167,25 @@ class Decoder(nn.Module):
         shut = (False,) * len(self.config.plan.self_layers)
         return self._prefill_layers(Prefix(text, image, ()), shut, stop)
 
+    def prefix_keys(self, image: TokenStream) -> tuple[KeyValues | None, ...]:
+        """Returns the image's K/V in the layers that run alike at every budget.
+
+        They depend on nothing but the image: it passes these layers as it is.
+        """
+        layers = self.layers[: self.config.plan.prefix_length]
+        return tuple(layer.image_keys(image) for layer in layers)
+
+    def prefix_of_text(
+        self,
+        text: TokenStream,
+        image: TokenStream,
+        images: Sequence[KeyValues | None],
+    ) -> Prefix:
+        """Returns what `prefix` does, from the image's `prefix_keys`."""
+        shut = (False,) * len(self.config.plan.self_layers)
+        text, caches = self._prefill_text(text, image.tags, (), images, shut)
+        return Prefix(text, image, caches)
+
     def prefill_rest(self, prefix: Prefix, gates: Gates) -> tuple[TokenStream, KVCache]:
         """Runs the other layers; returns the text stream and a cache of its length.
 
@@ -189,6 +208,45 @@ class Decoder(nn.Module):
             caches.append(cache)
         return Prefix(text, image, tuple(caches))
 
+    def prefill_text(
+        self,
+        prefix: Prefix,
+        images: Sequence[KeyValues | None],
+        gates: Gates,
+    ) -> tuple[TokenStream, KVCache]:
+        """Returns what `prefill_rest` does, from image K/V that are at hand already.
+
+        The image goes through no layer again. What a layer makes of it depends on no
+        text behind it: K/V serve every prompt that begins alike up to its end.
+
+        Args:
+          images: of the layers behind the prefix, as in the cache of such a prompt.
+
+        Raises:
+          ValueError: for traced gates, as in `prefill_rest`.
+        """
+        tags = prefix.text.tags, prefix.image.tags
+        text, layers = self._prefill_text(
+            prefix.text, prefix.image.tags, prefix.caches, images, gates
+        )
+        return text, KVCache(layers, *tags, jnp.asarray(text.length, jnp.int32))
+
+    def _prefill_text(
+        self,
+        text: TokenStream,
+        image: TokenTags,
+        done: Sequence[LayerCache],
+        images: Sequence[KeyValues | None],
+        gates: Gates,
+    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
+        """Runs text through the layers behind `done`, whose image K/V are given."""
+        config = self.config.decoder
+        shape = (*text.hidden.shape[:2], config.num_kv_heads, config.head_dim)
+        zeros = jnp.zeros(shape, text.hidden.dtype)
+        empty = (LayerCache(KeyValues(zeros, zeros), keys) for keys in images)
+        cache = KVCache((*done, *empty), text.tags, image, jnp.int32(0))
+        return self._text_layers(text, cache, gates, start=len(done))
+
     def decode(
         self, text: TokenStream, cache: KVCache, gates: Gates
     ) -> tuple[TokenStream, KVCache]:
@@ -200,17 +258,23 @@ class Decoder(nn.Module):
         Raises:
           ValueError: for traced gates, as in `prefill`.
         """
-        gate_of = self._static_gate_of_layer(gates)
         cache = cache.with_tags(text.tags)
-        new_layers = []
-        for index, layer in enumerate(self.layers):
-            past = Past(cache.layers[index], cache.text, cache.image, cache.length)
+        text, layers = self._text_layers(text, cache, gates)
+        length = cache.length + text.length
+        return text, cache.replace(layers=layers, length=length)
+
+    def _text_layers(
+        self, text: TokenStream, cache: KVCache, gates: Gates, *, start: int = 0
+    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
+        """Runs layers from `start` on over new text, whose tags the cache has."""
+        gate_of = self._static_gate_of_layer(gates)
+        layers = list(cache.layers)
+        for index in range(start, len(layers)):
+            past = Past(layers[index], cache.text, cache.image, cache.length)
             # The image was refined for good when the prompt was read.
             way = self.ways[index].choose(gate_of.get(index, True), False)
-            text, _, layer_cache = way(layer, text, None, past)
-            new_layers.append(layer_cache)
-        length = cache.length + text.length
-        return text, cache.replace(layers=tuple(new_layers), length=length)
+            text, _, layers[index] = way(self.layers[index], text, None, past)
+        return text, tuple(layers)
 
     def _image_is_read(self, index: int, gate_of: dict[int, Gate]) -> bool:
         return self.config.plan.image_is_read_after(index, gate_of.values())

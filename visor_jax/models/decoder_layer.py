@@ -108,6 +108,12 @@ class DecoderLayer(nn.Module):
         )
         return text.with_hidden(hidden), image, LayerCache(text_kv, image_kv)
 
+    def image_keys(self, image: TokenStream) -> KeyValues | None:
+        """Returns the image's K/V in a CROSS layer, None in others."""
+        if self.adapter is None:
+            return None
+        return self.cross_attention.keys_values(image)
+
     def _normed(self, x: TokenStream) -> TokenStream:
         return x.replace(hidden=self.input_layernorm(x.hidden))
 

@@ -13,7 +13,7 @@ from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY, VLMConfig
 from visor_jax.models.decoder import Decoder, Prefix
 from visor_jax.models.image_tokens import gather_image_tokens
-from visor_jax.models.kv_cache import KVCache
+from visor_jax.models.kv_cache import KeyValues, KVCache
 from visor_jax.models.projector import Projector
 from visor_jax.models.siglip import VisionTower
 from visor_jax.models.streams import TokenStream
@@ -129,17 +129,33 @@ class VLM(nn.Module):
         text, image = self.embed_text(batch), self.encode_image(batch)
         return self.language_model.prefix(text, image)
 
+    def prefix_keys(
+        self, image_tokens: Float[Array, "B V D"], image: TokenTags
+    ) -> tuple[KeyValues | None, ...]:
+        """Returns what the layers that run alike at every budget make of an image.
+
+        Its K/V, None in layers that see none; like its tokens they depend on no prompt.
+        """
+        return self.language_model.prefix_keys(
+            self.language_model.stream(image_tokens, image)
+        )
+
     def prefix_of_tokens(
         self,
         tokens: Int[Array, "B T"],
         text: TokenTags,
         image_tokens: Float[Array, "B V D"],
         image: TokenTags,
+        keys: tuple[KeyValues | None, ...],
     ) -> Prefix:
-        """Returns what `prefix` does, from image tokens that are at hand already."""
-        return self.language_model.prefix(
+        """Returns what `prefix` does, from image tokens and K/V that are at hand.
+
+        keys: the image's `prefix_keys`.
+        """
+        return self.language_model.prefix_of_text(
             self.language_model.embed(tokens, text),
             self.language_model.stream(image_tokens, image),
+            keys,
         )
 
     def prefill_rest(
@@ -170,8 +186,22 @@ class VLM(nn.Module):
         For rows that pack unlike numbers of questions: one pair for each question.
         """
         text, cache = self.language_model.prefill_rest(prefix, gates)
-        asked = text.replace(hidden=text.hidden[rows, slots][:, None])
-        return self.logits(asked)[:, 0], cache
+        return self._logits_at(text, rows, slots), cache
+
+    def prefill_text_at(
+        self,
+        prefix: Prefix,
+        images: tuple[KeyValues | None, ...],
+        gates: Gates,
+        rows: Int[Array, "Q"],
+        slots: Int[Array, "Q"],
+    ) -> tuple[Float[Array, "Q W"], KVCache]:
+        """Returns what `prefill_rest_at` does, from image K/V that are at hand already.
+
+        images: see `Decoder.prefill_text`.
+        """
+        text, cache = self.language_model.prefill_text(prefix, images, gates)
+        return self._logits_at(text, rows, slots), cache
 
     def logits_after(self, prefix: Prefix, gates: Gates) -> Float[Array, "B T W"]:
         """Returns the logits of all text; gates of any form, and nothing is cached."""
@@ -197,6 +227,12 @@ class VLM(nn.Module):
         text = self.language_model.embed(tokens, tags)
         text, cache = self.language_model.decode(text, cache, gates)
         return self.logits(text), cache
+
+    def _logits_at(
+        self, text: TokenStream, rows: Int[Array, "Q"], slots: Int[Array, "Q"]
+    ) -> Float[Array, "Q W"]:
+        asked = text.replace(hidden=text.hidden[rows, slots][:, None])
+        return self.logits(asked)[:, 0]
 
     def _read(self, layer: int, image: TokenStream) -> Float[Array, "B V classes"]:
         # Scale-free: the head must not depend on how large the stream has grown.

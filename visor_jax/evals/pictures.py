@@ -44,7 +44,7 @@ def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
     title = {"fontsize": 13, "weight": "bold"}
     drawing.text(0.085, 0.955, "Accuracy against LLM FLOPs", **title)
     note = {"fontsize": 8.5, "color": style.GREY, "ha": "right"}
-    drawing.text(0.98, 0.957, "bars: 95 % intervals over held-out pages", **note)
+    drawing.text(0.98, 0.957, "bars: 95 % intervals, as in the table", **note)
     handles, names = hard.get_legend_handles_labels()
     drawing.legend(
         handles,

@@ -225,11 +225,12 @@ class Decoder(nn.Module):
         Raises:
           ValueError: for traced gates, as in `prefill_rest`.
         """
-        tags = prefix.text.tags, prefix.image.tags
+        image = prefix.image.tags
         text, layers = self._prefill_text(
-            prefix.text, prefix.image.tags, prefix.caches, images, gates
+            prefix.text, image, prefix.caches, images, gates
         )
-        return text, KVCache(layers, *tags, jnp.asarray(text.length, jnp.int32))
+        length = jnp.asarray(text.length, jnp.int32)
+        return text, KVCache(layers, text.tags, image, length)
 
     def _prefill_text(
         self,

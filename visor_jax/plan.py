@@ -40,6 +40,7 @@ from visor_jax.training.abstract_step import (
     BatchShape,
     bytes_on_a_device,
     compiled_for,
+    in_backward_order,
     planned_batch,
     planned_state,
 )
@@ -68,6 +69,12 @@ class Plan:
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.run.optimizer, self.run.loop.steps)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step, each of which keeps its own activations."""
+        objective = self.run.objective
+        return 3 if objective.sandwich else 1 + (objective.distill_weight > 0)
+
     def state(self) -> TrainState:
         """Returns the abstract state. Raises ValueError if the mesh cannot split it."""
         return planned_state(
@@ -91,7 +98,7 @@ class Plan:
             for tree in (state.params, trainable)
         )
         on_a_device = DeviceBatch(
-            rows=shape.rows // samples_split(self.mesh),
+            rows=self.passes * shape.rows // samples_split(self.mesh),
             crops=shape.crops,
             image_tokens=shape.image_tokens,
             text_tokens=shape.text_tokens,
@@ -116,8 +123,9 @@ class Plan:
         The plan's mesh is one of simulated devices. Takes minutes for a real network.
         """
         run, model = self.run, VLM(self.run.model)
+        optimizer = in_backward_order(self.optimizer)
         step = make_universal_step(
-            model, self.optimizer, run.schedule, run.objective, run.optimizer.frozen
+            model, optimizer, run.schedule, run.objective, run.optimizer.frozen
         )
         compiled = compiled_for(step, state, self.batch(), self.mesh)
         memory = compiled.memory_analysis()
@@ -171,13 +179,12 @@ def read_plan(
 ) -> Plan:
     """Returns the plan that the flags ask for. Raises ValueError for bad values."""
     bucket = largest_bucket(run)
-    corners = bucket.corners if _CROPS.value is None else 1
     shape = BatchShape(
         rows=_given(_BATCH_SIZE, run.data.batch_size),
         crops=_given(_CROPS, bucket.crops),
         image_tokens=_given(_IMAGE_TOKENS, bucket.image_tokens),
         text_tokens=_given(_TEXT_TOKENS, bucket.text_tokens),
-        corners=corners,
+        corners=bucket.corners,
     )
     names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
     mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
@@ -188,12 +195,13 @@ def describe(plan: Plan) -> str:
     """Returns what is planned, in two lines."""
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
     shape, run = plan.shape, plan.run
+    passes = f", {plan.passes} passes a step" if plan.passes > 1 else ""
     return (
         f"{run.label} {run.preset} on {plan.mesh.size} devices ({axes}), "
         f"{shape.rows // samples_split(plan.mesh)} of {shape.rows} rows on each\n"
         f"a row: {shape.crops} crops, {shape.image_tokens} image tokens, "
         f"{shape.text_tokens} text tokens; {run.model.compute_dtype}, "
-        f"remat {run.model.remat!r}"
+        f"remat {run.model.remat!r}{passes}"
     )
 
 

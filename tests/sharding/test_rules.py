@@ -56,6 +56,7 @@ def test_one_mesh_axis_cannot_split_two_dimensions():
         spec(("width",))
 
 
+@functools.cache
 def shapes_of(name):
     """Returns {path: shape and dtype} of a full-size network's parameters."""
     params = parameter_shapes(variants.variant(name), reading=True)

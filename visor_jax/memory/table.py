@@ -11,7 +11,7 @@ FOOTNOTE = (
     "program\nhas room for them all; the other columns are programs for one budget. "
     "Not counted:\nthe runtime's own memory and gaps between buffers."
 )
-_WIDTH = 14
+_WIDTH = 12
 
 
 def step_table(columns: Mapping[str, StepBytes]) -> str:
@@ -20,8 +20,10 @@ def step_table(columns: Mapping[str, StepBytes]) -> str:
     for name, values in _rows(list(columns.values())):
         rows.append((name, [f"{value / 1e9:.3f}" for value in values]))
     rows.append(("fullest moment", [one.peak for one in columns.values()]))
+    widths = [max(_WIDTH, len(name) + 2) for name in columns]
     return "\n".join(
-        f"{name:<34}" + "".join(f"{value:>{_WIDTH}}" for value in values)
+        f"{name:<34}"
+        + "".join(f"{x:>{width}}" for x, width in zip(values, widths, strict=True))
         for name, values in rows
     )
 

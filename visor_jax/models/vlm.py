@@ -76,7 +76,11 @@ class VLM(nn.Module):
         )
         streams[ENTRY] = image
         reading_logits = {layer: self._read(layer, streams[layer]) for layer in wanted}
-        return VLMOutput(self.logits(text), reading_logits)
+        # The largest array of a training step.
+        logits = nn.with_logical_constraint(
+            self.logits(text), (axes.BATCH, None, axes.VOCAB)
+        )
+        return VLMOutput(logits, reading_logits)
 
     def vision_features(
         self, pixels: Float[Array, "B C h w 3"]
@@ -115,14 +119,10 @@ class VLM(nn.Module):
     def logits(self, text: TokenStream) -> Float[Array, "B T W"]:
         """Returns float32 logits of the text stream that left the last layer."""
         normed = self.language_model.norm(text.hidden)
-        if self.config.decoder.tie_embeddings:
-            table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
-            logits = flat_dot_general(
-                normed, table.T, preferred_element_type=jnp.float32
-            )
-        else:
-            logits = self.lm_head(normed).astype(jnp.float32)
-        return nn.with_logical_constraint(logits, (axes.BATCH, None, axes.VOCAB))
+        if not self.config.decoder.tie_embeddings:
+            return self.lm_head(normed).astype(jnp.float32)
+        table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
+        return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 
     def prefix(self, batch: Batch) -> Prefix:
         """Returns the prompts after the layers that run alike at every budget."""

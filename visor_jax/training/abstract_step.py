@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +19,18 @@ from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.training.stages import abstract_state, shardings_of
 from visor_jax.training.state import TrainState
 
-# The programs of accelerators gather the parameters of a layer when the layer is due,
-# and reduce a gradient as soon as there is one. The CPU's compiler gathers whatever it
-# can at once and joins reductions, unless it is told to save memory.
+# What accelerators' compilers do of themselves, for they know how much memory there is:
+# parameters are gathered when a layer is due, and gradients reduced one by one.
 SAVE_MEMORY = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
+    # The second one would drop the barriers of `nn.remat` and of `in_backward_order`
+    # before the order of the program is decided.
+    "xla_disable_hlo_passes": "cpu-all-reduce-combiner,cse_barrier_expander",
     # Nothing is run: machine code need not be fast.
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
+_LAYER = re.compile(r"layers_(\d+)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,40 @@ def compiled_for(
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
         jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings_of(state))
         return jitted.lower(state, batch).compile(compiler_options=SAVE_MEMORY)
+
+
+def in_backward_order(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Returns the same optimiser for a program whose memory is measured on a CPU.
+
+    That compiler goes through a program depth first. Asked for the first layer's
+    gradient, it runs all of the backward pass and puts off every other layer's, with
+    all that they need; so they are asked for in the order in which they can be made.
+    """
+
+    def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        ordered = sorted(
+            jax.tree.leaves_with_path(gradients),
+            key=lambda leaf: _depth(jax.tree_util.keystr(leaf[0])),
+            reverse=True,
+        )
+        norm = sum(jnp.sum(x * x) for _, x in ordered)
+        gradients = jax.tree.map(
+            lambda x: jax.lax.optimization_barrier((x, norm))[0], gradients
+        )
+        return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def _depth(path: str) -> tuple[int, int]:
+    """Returns a number that is higher for parameters that are used later."""
+    layer = _LAYER.search(path)
+    if layer:
+        return int("language_model" in path), int(layer[1])
+    last = "lm_head" in path or "['language_model']['norm']" in path
+    return (2, 0) if last else (-1, 0)
 
 
 def bytes_on_a_device(tree: Any) -> int:

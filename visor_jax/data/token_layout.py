@@ -37,7 +37,8 @@ class Layout:
     """The text fields of a sample, each (T,), and where its images stand.
 
     Fields as in `visor_jax.batch.Batch`. media: ("image" or "video", its number among
-      its kind) in the order of the image stream.
+      its kind) in the order of the image stream. text_segments: None where all tokens
+      are of segment 0.
     """
 
     tokens: Int32[np.ndarray, "T"]
@@ -46,6 +47,7 @@ class Layout:
     targets: Int32[np.ndarray, "T"]
     loss_mask: Bool[np.ndarray, "T"]
     media: tuple[tuple[str, int], ...]
+    text_segments: Int32[np.ndarray, "T"] | None = None
 
     @property
     def length(self) -> int:

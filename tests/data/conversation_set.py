@@ -1,0 +1,57 @@
+"""A small converted data set, and what is needed to train a tiny network on it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tests import tiny
+from tests.data import tiny_llava
+from visor_jax.data.conversations.training_samples import TrainingProcessor
+from visor_jax.data.image_settings import ImageSettings
+from visor_jax.data.samples import ChatProcessor
+from visor_jax.data.settings import DataSettings
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import VLMConfig
+
+TILE = 28
+PAD_ID = tiny_llava.PAD
+
+# One conditional, one adapter; a vocabulary of bytes.
+NETWORK: VLMConfig = tiny.VISOR.replace(
+    vision=dataclasses.replace(tiny.VISION, image_size=TILE, patch_size=14),
+    decoder=dataclasses.replace(tiny.DECODER, vocab_size=264, max_positions=512),
+    plan=LayerPlan.build(3, cross=(0, 2), self_=(1,)),
+)
+
+
+def image_settings() -> ImageSettings:
+    return tiny_llava.image_settings(tile=TILE, patch=14)
+
+
+def processor(max_length: int = 512, supervision: str = "assistant"):
+    """Returns the processor of a network with a vocabulary of bytes."""
+    return TrainingProcessor(
+        chat=ChatProcessor(tokenizer=tiny_llava.tokenizer(), images=image_settings()),
+        supervision=supervision,
+        max_length=max_length,
+    )
+
+
+def data_settings(path: Path, **changes: Any) -> DataSettings:
+    """Returns settings with few short shapes."""
+    fields = {
+        "kind": "conversations",
+        "path": str(path),
+        "batch_size": 4,
+        "text_lengths": (160, 512),
+        "max_images": 2,
+        "supervision": "assistant",
+    }
+    return DataSettings(**fields | changes)
+
+
+def save_processor(folder: Path) -> Path:
+    """Returns the folder with the files of tokenizer and image processor in it."""
+    tiny_llava.tokenizer().save_pretrained(folder)
+    tiny_llava.hf_image_processor(image_settings()).save_pretrained(folder)
+    return folder

@@ -1,0 +1,243 @@
+"""Which samples stand in which batch of a run: decided before the first step.
+
+Every epoch is another shuffle of all samples. They wait in the queue of the smallest
+bucket that holds them; a queue that has a batch's worth of rows is the next batch:
+
+    shuffled    a  b  T1 c  T2 d  e  ...            T: text alone
+    bucket 1    a     c     d            -> batch 0: a c d
+    bucket 2       b           e  ...    -> batch 1: b e ...
+    text        [T1 T2 ...]                 several to a row, each a segment of its own
+
+What is left in the queues goes on into the next epoch, so no sample is lost there. The
+plan is a pure function of the lengths, the buckets and the seed; a longer run begins
+with the same batches.
+"""
+
+import dataclasses
+import itertools
+from array import array
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from visor_jax.data.buckets import Bucket
+from visor_jax.data.conversations.length_index import LengthIndex
+
+# Rows of texts that are filled at the same time.
+_OPEN_ROWS = 32
+NO_BUCKET = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """How batches are made of samples.
+
+    steps: batches of the run. too_long: what happens to samples beyond max_length text
+    and image tokens: "drop", or "truncate" as LLaVA does (dropped all the same if an
+    image would be cut, or nothing is left to train). pack: whether samples of text
+    alone share rows.
+    """
+
+    batch_size: int
+    steps: int
+    seed: int
+    max_length: int
+    too_long: str = "drop"
+    pack: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """The batches of a run.
+
+    buckets: those that occur are indices into these. bucket_of: of every batch.
+    row_ends: (steps * batch_size,) where each row ends in `samples`, the numbers of the
+    samples row by row. dropped: {why: samples that no batch can have}.
+    """
+
+    buckets: tuple[Bucket, ...]
+    batch_size: int
+    bucket_of: Int[np.ndarray, "steps"]
+    row_ends: Int[np.ndarray, "rows"]
+    samples: Int[np.ndarray, "n"]
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.bucket_of)
+
+    def bucket(self, batch: int) -> Bucket:
+        return self.buckets[self.bucket_of[batch]]
+
+    def rows(self, batch: int) -> list[Int[np.ndarray, "n"]]:
+        """Returns the samples of each row of a batch."""
+        first = batch * self.batch_size
+        starts = np.append(0, self.row_ends)[first : first + self.batch_size]
+        ends = self.row_ends[first : first + self.batch_size]
+        return [self.samples[s:e] for s, e in zip(starts, ends, strict=True)]
+
+    def batches_of_buckets(self) -> dict[Bucket, int]:
+        """Returns how many batches each bucket has, buckets without any left out."""
+        counts = np.bincount(self.bucket_of, minlength=len(self.buckets))
+        return {b: int(n) for b, n in zip(self.buckets, counts, strict=True) if n}
+
+
+def plan_batches(
+    lengths: LengthIndex, buckets: Sequence[Bucket], settings: PlanSettings
+) -> BatchPlan:
+    """Returns the plan of a run.
+
+    Args:
+      buckets: smallest first.
+
+    Raises:
+      ValueError: if no sample can be used.
+    """
+    text, dropped = usable_text(lengths, settings)
+    bucket_of = choose_buckets(lengths, text, buckets)
+    outside = (text > 0) & (bucket_of == NO_BUCKET)
+    if outside.any():
+        dropped["larger than any bucket"] = int(outside.sum())
+    usable = np.flatnonzero((text > 0) & ~outside)
+    if not len(usable):
+        raise ValueError(f"None of {len(lengths)} samples can be used: {dropped}.")
+    rows = _rows(lengths, text, bucket_of, usable, buckets, settings)
+    return _collect(rows, buckets, settings, dropped)
+
+
+def usable_text(
+    lengths: LengthIndex, settings: PlanSettings
+) -> tuple[Int[np.ndarray, "n"], dict[str, int]]:
+    """Returns the text tokens of each sample, 0 where it is dropped, and why."""
+    refused = np.zeros(len(lengths), bool)
+    refused[list(lengths.refused)] = True
+    longest = settings.max_length
+    too_long = lengths.text_tokens + lengths.image_tokens > longest
+    reasons = {"refused": refused}
+    text = lengths.text_tokens.copy()
+    if settings.too_long == "drop":
+        reasons[f"longer than {longest} tokens"] = too_long & ~refused
+    else:
+        cuts_image = lengths.image_end > longest
+        reasons[f"images end after {longest} tokens"] = cuts_image & ~refused
+        untrained = lengths.first_trained >= longest - 1
+        reasons["nothing left to train"] = untrained & ~cuts_image & ~refused
+        text = np.where(too_long, longest - lengths.image_tokens, text)
+    for each in reasons.values():
+        text[each] = 0
+    counts = {why: int(each.sum()) for why, each in reasons.items()}
+    return text, {why: count for why, count in counts.items() if count}
+
+
+def choose_buckets(
+    lengths: LengthIndex, text: Int[np.ndarray, "n"], buckets: Sequence[Bucket]
+) -> Int[np.ndarray, "n"]:
+    """Returns the smallest bucket that holds each sample, NO_BUCKET if none does."""
+    chosen = np.full(len(lengths), NO_BUCKET, np.int32)
+    for number in reversed(range(len(buckets))):
+        bucket = buckets[number]
+        chosen[
+            (lengths.crops <= bucket.crops)
+            & (lengths.image_tokens <= bucket.image_tokens)
+            & (text <= bucket.text_tokens)
+            & (lengths.corners <= bucket.corners)
+        ] = number
+    return chosen
+
+
+# A row: its bucket, and the samples in it.
+_Row = tuple[int, Sequence[int]]
+
+
+def _rows(
+    lengths: LengthIndex,
+    text: Int[np.ndarray, "n"],
+    bucket_of: Int[np.ndarray, "n"],
+    usable: Int[np.ndarray, "n"],
+    buckets: Sequence[Bucket],
+    settings: PlanSettings,
+) -> Iterator[_Row]:
+    """Yields the rows of all epochs, without end."""
+    alone = (lengths.crops == 0) & settings.pack
+    for epoch in itertools.count():
+        rng = np.random.default_rng([settings.seed, epoch])
+        packer = _TextPacker(buckets)
+        for sample in rng.permutation(usable).tolist():
+            if alone[sample]:
+                yield from packer.add(sample, int(text[sample]))
+            else:
+                yield int(bucket_of[sample]), (sample,)
+        yield from packer.close()
+
+
+class _TextPacker:
+    """Fills rows with samples of text: each goes to the fullest row that has room."""
+
+    def __init__(self, buckets: Sequence[Bucket]) -> None:
+        # Rows of text have the shapes that cost the fewest crops and image tokens.
+        least = min((b.crops, b.image_tokens, b.corners) for b in buckets)
+        self._shapes = sorted(
+            (bucket.text_tokens, number)
+            for number, bucket in enumerate(buckets)
+            if (bucket.crops, bucket.image_tokens, bucket.corners) == least
+        )
+        self._capacity = self._shapes[-1][0]
+        # Of every open row: tokens in it, and its samples.
+        self._open: list[tuple[int, list[int]]] = []
+
+    def add(self, sample: int, length: int) -> Iterator[_Row]:
+        """Yields the row that is closed to make room for the sample, if one must be."""
+        fitting = [
+            (used, i)
+            for i, (used, _) in enumerate(self._open)
+            if used + length <= self._capacity
+        ]
+        if fitting:
+            used, i = max(fitting)
+            members = self._open[i][1]
+            members.append(sample)
+            self._open[i] = (used + length, members)
+            return
+        if len(self._open) == _OPEN_ROWS:
+            fullest = max(range(_OPEN_ROWS), key=lambda i: self._open[i][0])
+            yield self._closed(*self._open.pop(fullest))
+        self._open.append((length, [sample]))
+
+    def close(self) -> Iterator[_Row]:
+        """Yields the rows that are still open."""
+        for used, members in self._open:
+            yield self._closed(used, members)
+        self._open = []
+
+    def _closed(self, used: int, members: list[int]) -> _Row:
+        return next(n for length, n in self._shapes if length >= used), members
+
+
+def _collect(
+    rows: Iterator[_Row],
+    buckets: Sequence[Bucket],
+    settings: PlanSettings,
+    dropped: dict[str, int],
+) -> BatchPlan:
+    """Returns the plan whose batches are the first that are full."""
+    queues: list[list[Sequence[int]]] = [[] for _ in buckets]
+    bucket_of, row_ends, samples = array("i"), array("q"), array("q")
+    while len(bucket_of) < settings.steps:
+        bucket, members = next(rows)
+        queue = queues[bucket]
+        queue.append(members)
+        if len(queue) < settings.batch_size:
+            continue
+        bucket_of.append(bucket)
+        for row in queue:
+            samples.extend(row)
+            row_ends.append(len(samples))
+        queue.clear()
+    return BatchPlan(
+        buckets=tuple(buckets),
+        batch_size=settings.batch_size,
+        bucket_of=np.array(bucket_of, np.int32),
+        row_ends=np.array(row_ends, np.int64),
+        samples=np.array(samples, np.int64),
+        dropped=dropped,
+    )

@@ -16,11 +16,13 @@ from visor_jax.models.config import VLMConfig
 TILE = 28
 PAD_ID = tiny_llava.PAD
 
-# One conditional, one adapter; a vocabulary of bytes.
+# One conditional, one adapter, one layer of the tower; a vocabulary of bytes.
 NETWORK: VLMConfig = tiny.VISOR.replace(
-    vision=dataclasses.replace(tiny.VISION, image_size=TILE, patch_size=14),
+    vision=dataclasses.replace(
+        tiny.VISION, image_size=TILE, patch_size=14, num_layers=1
+    ),
     decoder=dataclasses.replace(tiny.DECODER, vocab_size=264, max_positions=512),
-    plan=LayerPlan.build(3, cross=(0, 2), self_=(1,)),
+    plan=LayerPlan.build(2, cross=(1,), self_=(0,)),
 )
 
 

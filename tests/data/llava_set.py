@@ -10,7 +10,7 @@ import collections
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from PIL import Image
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 # Height and width: wide, tall, square, small, and one that has too many tiles.
 SIZES = ((60, 90), (120, 50), (80, 80), (20, 24), (240, 300))
+# Of photographs and scans, for measurements.
+LARGE = ((480, 640), (640, 480), (336, 336), (768, 1024))
+_BLOCK = 4
 # Of every BROKEN_EVERY entries one is broken, each time in the next of these ways.
 BROKEN_EVERY = 50
 BREAKS = (
@@ -29,16 +32,20 @@ BREAKS = (
 
 
 def entries(
-    count: int, *, seed: int = 0, broken: bool = True, scale: int = 1
+    count: int,
+    *,
+    seed: int = 0,
+    broken: bool = True,
+    sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Iterator[tuple[Any, dict[str, bytes], str | None]]:
     """Yields (entry, {file: content}, what is wrong with it) of a data set.
 
     Args:
-      scale: of the pictures' sides.
+      sizes: (height, width) of pictures.
     """
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        entry, files = _entry(number, rng, scale)
+        entry, files = _entry(number, rng, sizes)
         wrong = None
         if broken and number % BROKEN_EVERY == BROKEN_EVERY - 1:
             wrong = BREAKS[number // BROKEN_EVERY % len(BREAKS)]
@@ -47,7 +54,12 @@ def entries(
 
 
 def write_set(
-    folder: Path, count: int, *, seed: int = 0, broken: bool = True, scale: int = 1
+    folder: Path,
+    count: int,
+    *,
+    seed: int = 0,
+    broken: bool = True,
+    sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> collections.Counter[str]:
     """Returns how many entries are wrong in which way, after writing the data set.
 
@@ -56,7 +68,7 @@ def write_set(
     wrong: collections.Counter[str] = collections.Counter()
     listed = []
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for entry, files, why in entries(count, seed=seed, broken=broken, scale=scale):
+    for entry, files, why in entries(count, seed=seed, broken=broken, sizes=sizes):
         listed.append(entry)
         for name, content in files.items():
             (folder / "images" / name).write_bytes(content)
@@ -67,14 +79,14 @@ def write_set(
 
 
 def _entry(
-    number: int, rng: np.random.Generator, scale: int
+    number: int, rng: np.random.Generator, sizes: Sequence[tuple[int, int]]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     # Of ten entries six have one picture, two have two, two have none.
     pictures = (1, 1, 1, 2, 0, 1, 1, 2, 0, 1)[number % 10]
     names = [str(c) for c in rng.choice(list(COLOURS), size=max(pictures, 1))]
     files = {
         f"{number:06d}_{i}.{('png', 'jpg')[(number + i) % 2]}": _picture(
-            COLOURS[names[i]], (number + i) % 2, rng, scale
+            COLOURS[names[i]], (number + i) % 2, rng, sizes
         )
         for i in range(pictures)
     }
@@ -96,12 +108,17 @@ def _entry(
 
 
 def _picture(
-    colour: tuple[int, int, int], jpeg: int, rng: np.random.Generator, scale: int
+    colour: tuple[int, int, int],
+    jpeg: int,
+    rng: np.random.Generator,
+    sizes: Sequence[tuple[int, int]],
 ) -> bytes:
-    height, width = SIZES[rng.integers(len(SIZES))]
-    noise = rng.integers(-25, 25, (height, width, 1))
+    height, width = sizes[rng.integers(len(sizes))]
+    # In blocks, so that a PNG is as large as a picture's and not as noise's.
+    noise = rng.integers(-25, 25, (-(-height // _BLOCK), -(-width // _BLOCK), 1))
+    noise = noise.repeat(_BLOCK, 0).repeat(_BLOCK, 1)[:height, :width]
     pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-    image = Image.fromarray(pixels).resize((width * scale, height * scale))
+    image = Image.fromarray(pixels)
     content = io.BytesIO()
     image.save(content, "JPEG" if jpeg else "PNG")
     return content.getvalue()
@@ -145,4 +162,4 @@ def _break(
 
 
 if __name__ == "__main__":
-    print(dict(write_set(Path(sys.argv[1]), int(sys.argv[2]), scale=4)))
+    print(dict(write_set(Path(sys.argv[1]), int(sys.argv[2]), sizes=LARGE)))

@@ -60,10 +60,14 @@ class DataSettings:
             self._check_choices()
             self.reading()
 
-    def reading(self) -> ReadingSettings:
-        """Returns how batches are read. Raises ValueError for impossible numbers."""
+    def reading(self, *, workers: int | None = None) -> ReadingSettings:
+        """Returns how batches are read, by other workers if their number is given.
+
+        Raises:
+          ValueError: for impossible numbers.
+        """
         return ReadingSettings(
-            workers=self.workers,
+            workers=self.workers if workers is None else workers,
             threads=self.threads,
             max_bad_records=self.max_bad_records,
         )

@@ -53,7 +53,8 @@ class BatchPlan:
 
     buckets: those that occur are indices into these. bucket_of: of every batch.
     row_ends: (steps * batch_size,) where each row ends in `samples`, the numbers of the
-    samples row by row. dropped: {why: samples that no batch can have}.
+    samples row by row. bucket_of_sample: the smallest that holds each sample of the
+    run, NO_BUCKET for those that are dropped. dropped: {why: how many}.
     """
 
     buckets: tuple[Bucket, ...]
@@ -61,6 +62,7 @@ class BatchPlan:
     bucket_of: Int[np.ndarray, "steps"]
     row_ends: Int[np.ndarray, "rows"]
     samples: Int[np.ndarray, "n"]
+    bucket_of_sample: Int[np.ndarray, "all"]
     dropped: dict[str, int]
 
     def __len__(self) -> int:
@@ -72,9 +74,9 @@ class BatchPlan:
     def rows(self, batch: int) -> list[Int[np.ndarray, "n"]]:
         """Returns the samples of each row of a batch."""
         first = batch * self.batch_size
-        starts = np.append(0, self.row_ends)[first : first + self.batch_size]
         ends = self.row_ends[first : first + self.batch_size]
-        return [self.samples[s:e] for s, e in zip(starts, ends, strict=True)]
+        start = self.row_ends[first - 1] if first else 0
+        return np.split(self.samples[start : ends[-1]], ends[:-1] - start)
 
     def batches_of_buckets(self) -> dict[Bucket, int]:
         """Returns how many batches each bucket has, buckets without any left out."""
@@ -98,11 +100,21 @@ def plan_batches(
     outside = (text > 0) & (bucket_of == NO_BUCKET)
     if outside.any():
         dropped["larger than any bucket"] = int(outside.sum())
-    usable = np.flatnonzero((text > 0) & ~outside)
+    bucket_of[text == 0] = NO_BUCKET
+    usable = np.flatnonzero(bucket_of != NO_BUCKET)
     if not len(usable):
         raise ValueError(f"None of {len(lengths)} samples can be used: {dropped}.")
     rows = _rows(lengths, text, bucket_of, usable, buckets, settings)
-    return _collect(rows, buckets, settings, dropped)
+    bucket_of_batch, row_ends, samples = _collect(rows, len(buckets), settings)
+    return BatchPlan(
+        buckets=tuple(buckets),
+        batch_size=settings.batch_size,
+        bucket_of=bucket_of_batch,
+        row_ends=row_ends,
+        samples=samples,
+        bucket_of_sample=bucket_of,
+        dropped=dropped,
+    )
 
 
 def usable_text(
@@ -214,13 +226,10 @@ class _TextPacker:
 
 
 def _collect(
-    rows: Iterator[_Row],
-    buckets: Sequence[Bucket],
-    settings: PlanSettings,
-    dropped: dict[str, int],
-) -> BatchPlan:
-    """Returns the plan whose batches are the first that are full."""
-    queues: list[list[Sequence[int]]] = [[] for _ in buckets]
+    rows: Iterator[_Row], num_buckets: int, settings: PlanSettings
+) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "rows"], Int[np.ndarray, "n"]]:
+    """Returns bucket, row ends and samples of the batches that are full first."""
+    queues: list[list[Sequence[int]]] = [[] for _ in range(num_buckets)]
     bucket_of, row_ends, samples = array("i"), array("q"), array("q")
     while len(bucket_of) < settings.steps:
         bucket, members = next(rows)
@@ -233,11 +242,4 @@ def _collect(
             samples.extend(row)
             row_ends.append(len(samples))
         queue.clear()
-    return BatchPlan(
-        buckets=tuple(buckets),
-        batch_size=settings.batch_size,
-        bucket_of=np.array(bucket_of, np.int32),
-        row_ends=np.array(row_ends, np.int64),
-        samples=np.array(samples, np.int64),
-        dropped=dropped,
-    )
+    return np.array(bucket_of), np.array(row_ends), np.array(samples)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from visor_jax.batch import Batch
-from visor_jax.data.buckets import Buckets
+from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.conversations.batch_plan import (
+    NO_BUCKET,
     BatchPlan,
     PlanSettings,
     plan_batches,
@@ -71,6 +72,11 @@ class RunData:
     def example(self) -> Batch:
         """Returns the first batch of the plan, to learn shapes from."""
         return next(self.batches(ReadingSettings(threads=1, prefetch=1)))
+
+    def bucket_of(self, number: int) -> Bucket | None:
+        """Returns the bucket of a sample by itself, None if the plan drops it."""
+        chosen = self.plan.bucket_of_sample[number]
+        return None if chosen == NO_BUCKET else self.plan.buckets[chosen]
 
     def record(self) -> dict[str, Any]:
         """Returns what was planned as JSON values, for the run's record."""

@@ -57,3 +57,11 @@ def save_processor(folder: Path) -> Path:
     tiny_llava.tokenizer().save_pretrained(folder)
     tiny_llava.hf_image_processor(image_settings()).save_pretrained(folder)
     return folder
+
+
+def damage(file: Path) -> None:
+    """Overwrites the middle of a file with zeros."""
+    content = bytearray(file.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(third)
+    file.write_bytes(content)

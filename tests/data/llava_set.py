@@ -20,9 +20,9 @@ from PIL import Image
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 # Height and width: wide, tall, square, small, and one that has too many tiles.
 SIZES = ((60, 90), (120, 50), (80, 80), (20, 24), (240, 300))
-# Of photographs and scans, for measurements.
-LARGE = ((480, 640), (640, 480), (336, 336), (768, 1024))
-_BLOCK = 4
+# Of thumbnails, for measurements.
+LARGE = ((240, 320), (320, 240), (224, 224), (384, 512))
+_BLOCK = 8
 # Of every BROKEN_EVERY entries one is broken, each time in the next of these ways.
 BROKEN_EVERY = 50
 BREAKS = (

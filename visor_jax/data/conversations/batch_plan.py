@@ -60,7 +60,7 @@ class BatchPlan:
     buckets: tuple[Bucket, ...]
     batch_size: int
     bucket_of: Int[np.ndarray, "steps"]
-    row_ends: Int[np.ndarray, "rows"]
+    row_ends: Int[np.ndarray, "m"]
     samples: Int[np.ndarray, "n"]
     bucket_of_sample: Int[np.ndarray, "all"]
     dropped: dict[str, int]
@@ -101,10 +101,9 @@ def plan_batches(
     if outside.any():
         dropped["larger than any bucket"] = int(outside.sum())
     bucket_of[text == 0] = NO_BUCKET
-    usable = np.flatnonzero(bucket_of != NO_BUCKET)
-    if not len(usable):
+    if (bucket_of == NO_BUCKET).all():
         raise ValueError(f"None of {len(lengths)} samples can be used: {dropped}.")
-    rows = _rows(lengths, text, bucket_of, usable, buckets, settings)
+    rows = _rows(lengths, text, bucket_of, buckets, settings)
     bucket_of_batch, row_ends, samples = _collect(rows, len(buckets), settings)
     return BatchPlan(
         buckets=tuple(buckets),
@@ -165,11 +164,11 @@ def _rows(
     lengths: LengthIndex,
     text: Int[np.ndarray, "n"],
     bucket_of: Int[np.ndarray, "n"],
-    usable: Int[np.ndarray, "n"],
     buckets: Sequence[Bucket],
     settings: PlanSettings,
 ) -> Iterator[_Row]:
     """Yields the rows of all epochs, without end."""
+    usable = np.flatnonzero(bucket_of != NO_BUCKET)
     alone = (lengths.crops == 0) & settings.pack
     for epoch in itertools.count():
         rng = np.random.default_rng([settings.seed, epoch])
@@ -227,7 +226,7 @@ class _TextPacker:
 
 def _collect(
     rows: Iterator[_Row], num_buckets: int, settings: PlanSettings
-) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "rows"], Int[np.ndarray, "n"]]:
+) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "m"], Int[np.ndarray, "n"]]:
     """Returns bucket, row ends and samples of the batches that are full first."""
     queues: list[list[Sequence[int]]] = [[] for _ in range(num_buckets)]
     bucket_of, row_ends, samples = array("i"), array("q"), array("q")
@@ -242,4 +241,4 @@ def _collect(
             samples.extend(row)
             row_ends.append(len(samples))
         queue.clear()
-    return np.array(bucket_of), np.array(row_ends), np.array(samples)
+    return tuple(np.array(each, np.int64) for each in (bucket_of, row_ends, samples))

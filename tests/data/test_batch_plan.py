@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ def lengths_of(crops, text, **given):
         "corners": np.ones_like(crops),
         "image_end": 6 * crops,
         "first_trained": 6 * crops,
+        "shared_tokens": 4 * np.minimum(crops, 1),
+        "group": np.zeros_like(crops),
         "refused": {},
     }
     return LengthIndex(**fields | given)
@@ -94,6 +97,24 @@ def test_texts_share_rows_and_fill_them():
     assert {len(row) for row in rows_of(packed)} == {4}
     apart = plan_batches(lengths, BUCKETS, changed(steps=4, pack=False))
     assert apart.batches_of_buckets() == {BUCKETS[0]: 4}
+    assert {len(row) for row in rows_of(apart)} == {1}
+
+
+def test_samples_about_one_image_share_rows_until_they_are_full():
+    group = np.array([1, 0, 1, 2, 2, 1, 1, 3], np.int64)
+    lengths = lengths_of([2] * 8, [18] * 8, group=group)
+    plan = plan_batches(lengths, BUCKETS, changed(batch_size=1, steps=48))
+    for i in range(len(plan)):
+        (row,) = plan.rows(i)
+        # 4 tokens before the image, 14 after it: a row of 60 holds four.
+        text = 4 + 14 * len(row)
+        assert len(set(group[row].tolist())) == 1
+        assert plan.bucket(i) == (BUCKETS[2] if text <= 20 else BUCKETS[3])
+    for epoch in range(12):
+        rows = [plan.rows(4 * epoch + i)[0].tolist() for i in range(4)]
+        assert sorted(map(len, rows)) == [1, 1, 2, 4]
+        assert sorted(itertools.chain(*rows)) == list(range(8))
+    apart = plan_batches(lengths, BUCKETS, changed(pack=False))
     assert {len(row) for row in rows_of(apart)} == {1}
 
 

@@ -29,7 +29,7 @@ class DataSettings:
     max_length: text and image tokens of a sample; None for the network's limit.
     too_long: what happens to longer ones: "drop" or "truncate".
     text_lengths: that rows are padded to. max_images: of a sample.
-    pack: whether samples of text alone share rows.
+    pack: whether samples of text alone, and samples about one image, share rows.
     workers, threads, max_bad_records: see `ReadingSettings`.
     """
 

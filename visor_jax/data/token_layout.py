@@ -54,6 +54,13 @@ class Layout:
         """Tokens of both streams."""
         return len(self.tokens) + len(self.image_positions)
 
+    @property
+    def shared_tokens(self) -> int:
+        """Text tokens before the first of an image; 0 without images."""
+        first = self.image_positions.min(initial=np.iinfo(np.int32).max)
+        before = int(np.sum(self.text_positions < first))
+        return before if len(self.image_positions) else 0
+
 
 def lay_out(
     pieces: Sequence[Piece],

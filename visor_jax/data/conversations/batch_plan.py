@@ -6,7 +6,7 @@ bucket that holds them; a queue that has a batch's worth of rows is the next bat
     shuffled    a  b  T1 c  T2 d  e  ...            T: text alone
     bucket 1    a     c     d            -> batch 0: a c d
     bucket 2       b           e  ...    -> batch 1: b e ...
-    text        [T1 T2 ...]                 several to a row, each a segment of its own
+    text        [T1 T2 ...]                 several to a row (`planned_rows`)
 
 What is left in the queues goes on into the next epoch, so no sample is lost there. The
 plan is a pure function of the lengths, the buckets and the seed; a longer run begins
@@ -14,7 +14,6 @@ with the same batches.
 """
 
 import dataclasses
-import itertools
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -23,10 +22,7 @@ from jaxtyping import Int
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.conversations.length_index import LengthIndex
-
-# Rows of texts that are filled at the same time.
-_OPEN_ROWS = 32
-NO_BUCKET = -1
+from visor_jax.data.conversations.planned_rows import NO_BUCKET, Row, planned_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +32,7 @@ class PlanSettings:
     steps: batches of the run. too_long: what happens to samples beyond max_length text
     and image tokens: "drop", or "truncate" as LLaVA does (dropped all the same if an
     image would be cut, or nothing is left to train). pack: whether samples of text
-    alone share rows.
+    alone, and samples about one image, share rows.
     """
 
     batch_size: int
@@ -103,7 +99,9 @@ def plan_batches(
     bucket_of[text == 0] = NO_BUCKET
     if (bucket_of == NO_BUCKET).all():
         raise ValueError(f"None of {len(lengths)} samples can be used: {dropped}.")
-    rows = _rows(lengths, text, bucket_of, buckets, settings)
+    rows = planned_rows(
+        lengths, text, bucket_of, buckets, seed=settings.seed, pack=settings.pack
+    )
     bucket_of_batch, row_ends, samples = _collect(rows, len(buckets), settings)
     return BatchPlan(
         buckets=tuple(buckets),
@@ -156,76 +154,8 @@ def choose_buckets(
     return chosen
 
 
-# A row: its bucket, and the samples in it.
-_Row = tuple[int, Sequence[int]]
-
-
-def _rows(
-    lengths: LengthIndex,
-    text: Int[np.ndarray, "n"],
-    bucket_of: Int[np.ndarray, "n"],
-    buckets: Sequence[Bucket],
-    settings: PlanSettings,
-) -> Iterator[_Row]:
-    """Yields the rows of all epochs, without end."""
-    usable = np.flatnonzero(bucket_of != NO_BUCKET)
-    alone = (lengths.crops == 0) & settings.pack
-    for epoch in itertools.count():
-        rng = np.random.default_rng([settings.seed, epoch])
-        packer = _TextPacker(buckets)
-        for sample in rng.permutation(usable).tolist():
-            if alone[sample]:
-                yield from packer.add(sample, int(text[sample]))
-            else:
-                yield int(bucket_of[sample]), (sample,)
-        yield from packer.close()
-
-
-class _TextPacker:
-    """Fills rows with samples of text: each goes to the fullest row that has room."""
-
-    def __init__(self, buckets: Sequence[Bucket]) -> None:
-        # Rows of text have the shapes that cost the fewest crops and image tokens.
-        least = min((b.crops, b.image_tokens, b.corners) for b in buckets)
-        self._shapes = sorted(
-            (bucket.text_tokens, number)
-            for number, bucket in enumerate(buckets)
-            if (bucket.crops, bucket.image_tokens, bucket.corners) == least
-        )
-        self._capacity = self._shapes[-1][0]
-        # Of every open row: tokens in it, and its samples.
-        self._open: list[tuple[int, list[int]]] = []
-
-    def add(self, sample: int, length: int) -> Iterator[_Row]:
-        """Yields the row that is closed to make room for the sample, if one must be."""
-        fitting = [
-            (used, i)
-            for i, (used, _) in enumerate(self._open)
-            if used + length <= self._capacity
-        ]
-        if fitting:
-            used, i = max(fitting)
-            members = self._open[i][1]
-            members.append(sample)
-            self._open[i] = (used + length, members)
-            return
-        if len(self._open) == _OPEN_ROWS:
-            fullest = max(range(_OPEN_ROWS), key=lambda i: self._open[i][0])
-            yield self._closed(*self._open.pop(fullest))
-        self._open.append((length, [sample]))
-
-    def close(self) -> Iterator[_Row]:
-        """Yields the rows that are still open."""
-        for used, members in self._open:
-            yield self._closed(used, members)
-        self._open = []
-
-    def _closed(self, used: int, members: list[int]) -> _Row:
-        return next(n for length, n in self._shapes if length >= used), members
-
-
 def _collect(
-    rows: Iterator[_Row], num_buckets: int, settings: PlanSettings
+    rows: Iterator[Row], num_buckets: int, settings: PlanSettings
 ) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "m"], Int[np.ndarray, "n"]]:
     """Returns bucket, row ends and samples of the batches that are full first."""
     queues: list[list[Sequence[int]]] = [[] for _ in range(num_buckets)]

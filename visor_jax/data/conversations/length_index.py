@@ -40,6 +40,8 @@ class LengthIndex:
     corners: Int[np.ndarray, "n"]
     image_end: Int[np.ndarray, "n"]
     first_trained: Int[np.ndarray, "n"]
+    shared_tokens: Int[np.ndarray, "n"]
+    group: Int[np.ndarray, "n"]
     refused: dict[int, str]
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ def _measure(
     processor: TrainingProcessor,
     progress: Callable[[int, int], None],
 ) -> LengthIndex:
-    measured = np.zeros((len(_FIELDS), len(data)), np.int32)
+    measured = np.zeros((len(_FIELDS), len(data)), np.int64)
     refused = {}
     for row, conversation in enumerate(data.conversations()):
         try:

@@ -23,9 +23,10 @@ from visor_jax.data.conversations.conversation_set import (
     DamagedRecordError,
 )
 from visor_jax.data.conversations.mixture import MixtureEntry
-from visor_jax.data.conversations.row_packing import packed
+from visor_jax.data.conversations.row_packing import empty_row, packed
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.samples import Sample
+from visor_jax.data.token_layout import Layout
 
 _logger = logging.getLogger(__name__)
 
@@ -105,24 +106,31 @@ class BatchSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         damaged: list[str] = []
         rows = [
-            packed(self._read(row, damaged), tile_size=self._buckets.tile_size)
+            self._read(row.tolist(), damaged)
             for row in self._plan.rows(index)[self._rows]
         ]
         batch = self._buckets.batch(rows, self._plan.bucket(index))
         return {"batch": batch, "damaged": damaged}
 
-    def _read(self, numbers: np.ndarray, damaged: list[str]) -> list[Sample]:
-        """Returns the samples of a row; names those that are damaged."""
-        read = []
-        for number in numbers.tolist():
+    def _read(self, numbers: Sequence[int], damaged: list[str]) -> Sample:
+        """Returns a row without what is damaged; names that."""
+        first: Sample | None = None
+        others: list[Layout] = []
+        for number in numbers:
             data, row = self._samples.find(number)
             try:
-                read.append(self._processor.sample(data.sample(row)))
+                if first is None:
+                    first = self._processor.sample(data.sample(row))
+                else:
+                    # The same image, or none: its pixels are there already.
+                    others.append(self._processor.layout(data.conversation(row)))
             except DamagedRecordError as error:
                 damaged.append(str(error))
             except ValueError as error:
                 damaged.append(f"{data.place(row)} cannot be used: {error}")
-        return read
+        if first is None:
+            return empty_row(self._buckets.tile_size)
+        return packed(first, others)
 
 
 class TrainingBatches(grain.DatasetIterator):

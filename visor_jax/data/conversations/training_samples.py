@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+from jaxtyping import Int32
 
 from visor_jax.data.chat_template import render
 from visor_jax.data.conversations.llava_messages import messages_of
@@ -24,7 +25,9 @@ class Lengths:
     """How large one sample is.
 
     image_end: text and image tokens up to the last of an image. first_trained: text and
-    image tokens before the first place with a loss.
+    image tokens before the first place with a loss. shared_tokens: text tokens before
+    the only image. group: the same for samples that have their only image, and all
+    before it, in common; 0 for samples without one or with several.
     """
 
     crops: int
@@ -33,6 +36,8 @@ class Lengths:
     corners: int
     image_end: int
     first_trained: int
+    shared_tokens: int
+    group: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,16 +76,10 @@ class TrainingProcessor:
           ValueError: if this template and tokenizer cannot express it.
         """
         images = _image_lengths(conversation.image_sizes, self.chat.images)
-        layout = lay_out(
-            render(
-                messages_of(conversation), self.chat.template, generation_prompt=False
-            ),
-            self.chat.tokenizer,
-            images=[tokens for _, tokens, _ in images],
-            supervision=self.supervision,
-        )
+        layout = self._layout(conversation, images)
         places = layout.image_positions
         trained = layout.text_positions[layout.loss_mask]
+        shared = layout.shared_tokens if len(images) == 1 else 0
         return Lengths(
             crops=sum(crops for crops, _, _ in images),
             image_tokens=len(places),
@@ -88,7 +87,14 @@ class TrainingProcessor:
             corners=max((corners for _, _, corners in images), default=1),
             image_end=int(places.max() + 1) if len(places) else 0,
             first_trained=int(trained.min()),
+            shared_tokens=shared,
+            group=_group(conversation, layout.tokens[:shared]),
         )
+
+    def layout(self, conversation: Conversation) -> Layout:
+        """Returns the tokens of a sample alone. Raises ValueError as `lengths`."""
+        images = _image_lengths(conversation.image_sizes, self.chat.images)
+        return _cut(self._layout(conversation, images), self.max_length)
 
     def sample(self, raw: RawSample) -> Sample:
         """Returns the sample that the network is trained on.
@@ -104,6 +110,20 @@ class TrainingProcessor:
         cut = _cut(sample.layout, self.max_length)
         return dataclasses.replace(sample, layout=cut)
 
+    def _layout(
+        self, conversation: Conversation, images: list[tuple[int, int, int]]
+    ) -> Layout:
+        """Returns the whole text; of images the tokens are all that counts."""
+        pieces = render(
+            messages_of(conversation), self.chat.template, generation_prompt=False
+        )
+        return lay_out(
+            pieces,
+            self.chat.tokenizer,
+            images=[tokens for _, tokens, _ in images],
+            supervision=self.supervision,
+        )
+
 
 def _cut(layout: Layout, max_length: int) -> Layout:
     """Returns the text up to `max_length`; nothing is trained on what is cut off."""
@@ -115,6 +135,16 @@ def _cut(layout: Layout, max_length: int) -> Layout:
     # The last token's target is gone.
     cut["loss_mask"] = np.append(cut["loss_mask"][:-1], False)
     return dataclasses.replace(layout, **cut)
+
+
+def _group(conversation: Conversation, before: Int32[np.ndarray, "n"]) -> int:
+    """Returns a number for the only image and the tokens before it, 0 for no image."""
+    if len(conversation.image_digests) != 1:
+        return 0
+    content = conversation.image_digests[0] + before.tobytes()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    # One bit less, so that it is positive.
+    return int.from_bytes(digest) >> 1
 
 
 def _image_lengths(

@@ -74,6 +74,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "cache": ml_collections.config_dict.placeholder(str),
         # Of tokenizer and images; by default those of `init_from`.
         "processor": ml_collections.config_dict.placeholder(str),
+        "template": "qwen_1_5",
         # What LLaVA-OneVision trains, and how; "assistant" for the answers alone.
         "supervision": "llava_next",
         "max_length": 32768,
@@ -83,6 +84,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "pack": True,
         # Worker processes that read; 0 for threads. Changes nothing of what is read.
         "workers": 4,
+        "threads": 2,
         "max_bad_records": 0,
     }
     config.tower = ml_collections.config_dict.placeholder(dict)

@@ -6,30 +6,14 @@ import numpy as np
 import pytest
 
 from tests.data import conversation_set
-from tests.data.llava_set import write_set
-from visor_jax.data.conversations.conversion import ConversionSettings, convert
-from visor_jax.data.conversations.mixture import read_mixture
-from visor_jax.data.conversations.run_data import open_run_data
 from visor_jax.view_data import describe, picture
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    write_set(folder, 10, broken=False, sizes=((20, 40),))
-    source = ConversionSettings(
-        sources=(str(folder / "train.json"),), image_folder=str(folder / "images")
-    )
-    convert(source, folder / "converted")
-    return open_run_data(
-        conversation_set.data_settings(folder / "converted"),
-        read_mixture(folder / "converted", seed=0),
-        conversation_set.processor(max_length=200),
-        pad_id=conversation_set.PAD_ID,
-        steps=1,
-        seed=0,
-        cache=folder,
-    )
+    converted = conversation_set.draw(folder, 10, sizes=((20, 40),))
+    return conversation_set.opened(converted, folder, steps=1)
 
 
 def test_brackets_stand_around_what_is_trained(data):

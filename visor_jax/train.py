@@ -6,6 +6,7 @@ The same command goes on with a run that was stopped. Exit code 2: the configura
 the workdir cannot be used; the message says why.
 """
 
+import contextlib
 import functools
 import logging
 import time
@@ -63,6 +64,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
     task = _TASKS[s.task].prepare(run, optimizer)
     with (
         run.on_mesh(),
+        contextlib.closing(task.data.batches),
         MetricWriter(run.workdir, enabled=jax.process_index() == 0) as writer,
         CheckpointManager(
             run.workdir,

@@ -6,6 +6,10 @@ from typing import Any
 
 from tests import tiny
 from tests.data import tiny_llava
+from tests.data.llava_set import write_set
+from visor_jax.data.conversations.conversion import ConversionSettings, convert
+from visor_jax.data.conversations.mixture import read_mixture
+from visor_jax.data.conversations.run_data import RunData, open_run_data
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.image_settings import ImageSettings
 from visor_jax.data.samples import ChatProcessor
@@ -14,6 +18,7 @@ from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 
 TILE = 28
+STEPS = 30
 PAD_ID = tiny_llava.PAD
 
 # One conditional, one adapter, one layer of the tower; a vocabulary of bytes.
@@ -30,7 +35,9 @@ def image_settings() -> ImageSettings:
     return tiny_llava.image_settings(tile=TILE, patch=14)
 
 
-def processor(max_length: int = 512, supervision: str = "assistant"):
+def make_processor(
+    max_length: int = 512, supervision: str = "assistant"
+) -> TrainingProcessor:
     """Returns the processor of a network with a vocabulary of bytes."""
     return TrainingProcessor(
         chat=ChatProcessor(tokenizer=tiny_llava.tokenizer(), images=image_settings()),
@@ -57,6 +64,39 @@ def save_processor(folder: Path) -> Path:
     tiny_llava.tokenizer().save_pretrained(folder)
     tiny_llava.hf_image_processor(image_settings()).save_pretrained(folder)
     return folder
+
+
+def draw(folder: Path, count: int = 80, **how: Any) -> Path:
+    """Returns the folder of a drawn and converted data set without broken entries."""
+    write_set(folder, count, broken=False, **how)
+    source = ConversionSettings(
+        sources=(str(folder / "train.json"),),
+        image_folder=str(folder / "images"),
+        rows_per_shard=30,
+    )
+    convert(source, folder / "converted")
+    return folder / "converted"
+
+
+def opened(
+    path: Path,
+    cache: Path,
+    *,
+    processor: TrainingProcessor | None = None,
+    seed: int = 0,
+    steps: int = STEPS,
+    **changes: Any,
+) -> RunData:
+    """Returns the data of a run, with changes to `data_settings`."""
+    return open_run_data(
+        data_settings(path, **changes),
+        read_mixture(path, seed=seed),
+        make_processor() if processor is None else processor,
+        pad_id=PAD_ID,
+        steps=steps,
+        seed=seed,
+        cache=cache,
+    )
 
 
 def damage(file: Path) -> None:

@@ -3,8 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.llava_set import write_set
-from visor_jax.data.conversations.conversion import ConversionSettings, convert
+from tests.data import conversation_set
 from visor_jax.data.conversations.mixture import read_mixture, select
 from visor_jax.data.conversations.training_batches import MixedSamples
 
@@ -14,13 +13,8 @@ def folder(tmp_path_factory):
     """A folder with two converted sets, of 10 and 7 samples."""
     folder = tmp_path_factory.mktemp("mixture")
     for name, count in (("a", 10), ("b", 7)):
-        write_set(folder / name, count, broken=False, sizes=((9, 9),))
-        source = ConversionSettings(
-            sources=(str(folder / name / "train.json"),),
-            image_folder=str(folder / name / "images"),
-            rows_per_shard=4,
-        )
-        convert(source, folder / f"{name}-converted")
+        converted = conversation_set.draw(folder / name, count, sizes=((9, 9),))
+        converted.rename(folder / f"{name}-converted")
     return folder
 
 

@@ -7,46 +7,18 @@ import numpy as np
 import pytest
 from absl import flags
 
-from tests import tiny, tolerances
 from tests.data import conversation_set, tiny_llava
-from tests.data.llava_set import write_set
+from tests.data.conversation_set import STEPS, opened
 from visor_jax.batch import Batch, spec_of
-from visor_jax.data.conversations.conversion import ConversionSettings, convert
 from visor_jax.data.conversations.llava_messages import messages_of
-from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.raw_sample import Conversation
-from visor_jax.data.conversations.row_packing import packed
-from visor_jax.data.conversations.run_data import open_run_data
 from visor_jax.data.conversations.training_batches import ReadingSettings
 from visor_jax.data.conversations.training_samples import TrainingProcessor
-
-STEPS = 30
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set")
-    write_set(folder, 80, broken=False)
-    source = ConversionSettings(
-        sources=(str(folder / "train.json"),),
-        image_folder=str(folder / "images"),
-        rows_per_shard=30,
-    )
-    convert(source, folder / "converted")
-    return folder / "converted"
-
-
-def opened(path, cache, *, processor=None, seed=0, steps=STEPS, **changes):
-    settings = conversation_set.data_settings(path, **changes)
-    return open_run_data(
-        settings,
-        read_mixture(path, seed=seed),
-        processor or conversation_set.processor(),
-        pad_id=conversation_set.PAD_ID,
-        steps=steps,
-        seed=seed,
-        cache=cache,
-    )
+    return conversation_set.draw(tmp_path_factory.mktemp("set"))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +76,8 @@ def test_the_second_start_measures_nothing(data, converted, tmp_path, monkeypatc
     file.write_bytes(b"damaged")
     monkeypatch.undo()
     np.testing.assert_array_equal(
-        opened(converted, tmp_path).lengths.text_tokens, first.lengths.text_tokens
+        opened(converted, tmp_path).lengths.text_tokens,
+        first.lengths.text_tokens,
     )
 
 
@@ -131,8 +104,8 @@ def test_a_place_is_saved_and_found_again_by_any_readers(data):
         {"batch_size": 5},
         {"text_lengths": (512,)},
         {"pack": False},
-        {"processor": conversation_set.processor(supervision="llava_next")},
-        {"processor": conversation_set.processor(max_length=300)},
+        {"processor": conversation_set.make_processor(supervision="llava_next")},
+        {"processor": conversation_set.make_processor(max_length=300)},
     ],
 )
 def test_a_place_in_other_data_is_refused(data, converted, tmp_path, changes):
@@ -180,75 +153,6 @@ def test_a_damaged_record_stops_the_run_or_is_left_out(converted, data, tmp_path
         kept = jax.tree.map(lambda x, gone=gone: x[~gone], (batch, wanted))
         assert_same(*kept)
     assert iterator.get_state()["bad_records"] == left_out > 0
-
-
-def raw_samples(data, chosen):
-    """Returns two raw samples for which `chosen` (crops, image tokens) is true."""
-    numbers = np.flatnonzero(chosen(data.lengths.crops, data.lengths.image_tokens))
-    found = [data.samples.find(int(number)) for number in numbers[:2]]
-    return [each.sample(row) for each, row in found]
-
-
-def about_one_image(data):
-    """Returns two raw samples about the same image, which say different things."""
-    raw, _ = raw_samples(data, lambda crops, tokens: (crops > 1) & (tokens > 10))
-    turns = (("user", "And what\n<image> is it?"), ("assistant", "A picture."))
-    conversation = dataclasses.replace(raw.conversation, turns=turns)
-    return [raw, dataclasses.replace(raw, conversation=conversation)]
-
-
-def test_who_shares_a_row_gets_the_logits_it_gets_alone(data):
-    pairs = [raw_samples(data, lambda crops, _: crops == 0), about_one_image(data)]
-    rows, config = [], conversation_set.NETWORK
-    for raws in pairs:
-        alone = [data.processor.sample(raw) for raw in raws]
-        other = data.processor.layout(raws[1].conversation)
-        rows += [*alone, packed(alone[0], [other])]
-    bucket = next(b for b in data.buckets.all if all(map(b.holds, rows)))
-    batch = data.buckets.batch(rows, bucket)
-    output = tiny.forward_static(
-        tiny.params_of(config),
-        tiny.on_device(batch),
-        config=config,
-        gates=tiny.all_on(config),
-    )
-    logits = np.asarray(output.logits)
-    for first in (0, 3):
-        shared = rows[first].layout.shared_tokens
-        assert (shared > 0) == (first == 3)
-        start = shared
-        for alone in (first, first + 1):
-            length = len(rows[alone].layout.tokens)
-            end = start + length - shared
-            np.testing.assert_allclose(
-                logits[first + 2, start:end],
-                logits[alone, shared:length],
-                **tolerances.REORDERED,
-            )
-            for name in ("tokens", "loss_mask", "text_positions"):
-                values = getattr(batch, name)
-                np.testing.assert_array_equal(
-                    values[first + 2, start:end], values[alone, shared:length]
-                )
-            start = end
-        np.testing.assert_allclose(
-            logits[first + 2, :shared], logits[first, :shared], **tolerances.REORDERED
-        )
-
-
-def test_other_pictures_or_another_text_before_them_do_not_share_a_row(data):
-    one, other = raw_samples(data, lambda crops, tokens: tokens > 10)
-    text, _ = raw_samples(data, lambda crops, _: crops == 0)
-    with pytest.raises(ValueError, match="can share a row"):
-        packed(data.processor.sample(one), [data.processor.sample(text).layout])
-    lengths = [
-        data.processor.lengths(raw.conversation) for raw in about_one_image(data)
-    ]
-    assert lengths[0].group == lengths[1].group > 0
-    briefly = (("system", "Be brief."), *one.conversation.turns)
-    conversation = dataclasses.replace(one.conversation, turns=briefly)
-    groups = {data.processor.lengths(c).group for c in (conversation, one.conversation)}
-    assert len(groups | {data.processor.lengths(other.conversation).group}) == 3
 
 
 def test_long_samples_are_cut_at_their_end(data):

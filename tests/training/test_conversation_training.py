@@ -9,10 +9,8 @@ import pytest
 
 from configs import universal
 from tests.data import conversation_set
-from tests.data.llava_set import write_set
 from visor_jax import settings, train
 from visor_jax.checkpoints.restore import load_params
-from visor_jax.data.conversations.conversion import ConversionSettings, convert
 from visor_jax.models import variants
 from visor_jax.sharding.mesh import MESH_AXES
 from visor_jax.tasks.run import Run
@@ -26,13 +24,7 @@ def data(tmp_path_factory):
     """A converted set of small pictures, and a folder of processor files."""
     folder = tmp_path_factory.mktemp("data")
     # One tile each: two shapes of batches, with a picture and without.
-    write_set(folder, 60, broken=False, sizes=((20, 24), (24, 20)))
-    sources = ConversionSettings(
-        sources=(str(folder / "train.json"),),
-        image_folder=str(folder / "images"),
-        rows_per_shard=25,
-    )
-    convert(sources, folder / "converted")
+    conversation_set.draw(folder, 60, sizes=((20, 24), (24, 20)))
     conversation_set.save_processor(folder / "processor")
     return folder
 

@@ -7,11 +7,12 @@ of one does it again and gets the same; drawn pages and the tower are cached.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import grain
 import jax
 import jax.numpy as jnp
 import optax
@@ -43,7 +44,7 @@ class Stopped(Exception):
 class TrainingData:
     """Batches of a whole run (resumable), and one batch to learn their shapes from."""
 
-    batches: Iterator[Batch]
+    batches: grain.DatasetIterator
     example: Batch
 
 

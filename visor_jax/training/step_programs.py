@@ -51,9 +51,6 @@ class StepPrograms:
         """Returns the state after a step."""
         return self.prepare(state, batch)(state, batch)
 
-    def __len__(self) -> int:
-        return len(self._programs)
-
 
 def _name(batch: Any) -> str:
     if not isinstance(batch, Batch):

@@ -71,7 +71,7 @@ class RunData:
 
     def example(self) -> Batch:
         """Returns the first batch of the plan, to learn shapes from."""
-        return next(self.batches(ReadingSettings(threads=1, prefetch=1)))
+        return self.source()[0]["batch"]
 
     def bucket_of(self, number: int) -> Bucket | None:
         """Returns the bucket of a sample by itself, None if the plan drops it."""

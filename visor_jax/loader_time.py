@@ -7,10 +7,11 @@ With --step the training step is compiled and timed as well, on the same batches
 the table says what share of it the loader takes: above 100 % the run waits for data.
 """
 
+import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -33,24 +34,49 @@ from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.universal_step import make_universal_step
 
 
-def seconds_per_batch(data: RunData, workers: int, batches: int) -> tuple[float, float]:
-    """Returns the seconds until the first batch, and per batch after it.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was timed: seconds until the first batch and per batch, samples a second."""
+
+    first_s: float
+    batch_s: float
+    samples_per_s: float
+
+
+def time_reading(data: RunData, workers: int, batches: int) -> Reading:
+    """Returns how fast so many batches of the run are read.
 
     Args:
       workers: processes that read; 0 for threads of this one.
-      batches: that are timed after the first.
+
+    Raises:
+      ValueError: if the run has too few batches.
     """
     reading = data.settings.reading(workers=workers)
+    # What was read ahead while the slowest reader started is not timed.
+    ahead = reading.prefetch * max(workers, 1) + 1
+    timed = range(ahead, ahead + batches)
+    if timed.stop > len(data.plan):
+        raise ValueError(
+            f"Timing {batches} batches takes a run of {timed.stop}, and this one has "
+            f"{len(data.plan)}: give fewer --batches or a longer run."
+        )
     iterator = data.batches(reading)
     began = time.perf_counter()
     next(iterator)
     first = time.perf_counter()
-    # Nobody computes meanwhile, so nothing is read ahead: this is the readers' rate.
-    for _ in itertools.islice(iterator, batches):
-        pass
-    ended = time.perf_counter()
+    _take(iterator, ahead - 1)
+    ready = time.perf_counter()
+    _take(iterator, batches)
+    seconds = time.perf_counter() - ready
     iterator.close()
-    return first - began, (ended - first) / batches
+    samples = sum(len(row) for number in timed for row in data.plan.rows(number))
+    return Reading(first - began, seconds / batches, samples / seconds)
+
+
+def _take(batches: Iterator[Batch], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
 
 
 def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
@@ -88,8 +114,8 @@ def _main(_: list[str]) -> None:
         run = settings.read(_CONFIG.value)
         if run.task != "universal" or run.data.kind != CONVERSATIONS:
             raise ValueError("Only training on converted data can be timed here.")
-        if not 1 <= count < run.loop.steps:
-            raise ValueError(f"--batches={count} is not in 1..{run.loop.steps - 1}.")
+        if count < 1:
+            raise ValueError(f"--batches={count} must be at least 1.")
         readers = [int(number) for number in _READERS.value]
         with tempfile.TemporaryDirectory() as temporary:
             data = open_conversations(
@@ -103,16 +129,14 @@ def _main(_: list[str]) -> None:
     if _STEP.value:
         step = seconds_per_step(run, list(itertools.islice(data.batches(), count)))
         print(f"{1e3 * step:.0f} ms a training step")
-    samples = sum(len(row) for i in range(1, count + 1) for row in data.plan.rows(i))
-    print(
-        f"{'workers':>7} {'first s':>8} {'ms/batch':>9} {'samples/s':>10} {'share':>7}"
-    )
+    print("workers  first s  ms/batch  samples/s   share")
     for workers in readers:
-        first, seconds = seconds_per_batch(data, workers, count)
-        share = "" if step is None else f"{100 * seconds / step:.0f} %"
-        rate = samples / (seconds * count)
+        with command_line.user_errors():
+            found = time_reading(data, workers, count)
+        share = "" if step is None else f"{100 * found.batch_s / step:.0f} %"
         print(
-            f"{workers:7d} {first:8.1f} {1e3 * seconds:9.1f} {rate:10.1f} {share:>7}",
+            f"{workers:7d} {found.first_s:8.1f} {1e3 * found.batch_s:9.1f} "
+            f"{found.samples_per_s:10.1f} {share:>7}",
             flush=True,
         )
 

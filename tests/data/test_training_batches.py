@@ -10,7 +10,10 @@ from absl import flags
 from tests.data import conversation_set, tiny_llava
 from tests.data.conversation_set import STEPS, opened
 from visor_jax.batch import Batch, spec_of
+from visor_jax.data.conversations import length_workers
+from visor_jax.data.conversations.conversation_set import ConversationSet
 from visor_jax.data.conversations.llava_messages import messages_of
+from visor_jax.data.conversations.manifest import read_manifest
 from visor_jax.data.conversations.raw_sample import Conversation
 from visor_jax.data.conversations.training_batches import ReadingSettings
 from visor_jax.data.conversations.training_samples import TrainingProcessor
@@ -209,3 +212,15 @@ def test_impossible_settings(converted, changes, message):
     settings = conversation_set.data_settings(converted)
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(settings, **changes)
+
+
+@pytest.mark.slow
+def test_worker_processes_measure_the_same(data, converted, monkeypatch):
+    monkeypatch.setattr(length_workers, "_MANY", 1)
+    monkeypatch.setattr(length_workers, "_CHUNK", 7)
+    samples = ConversationSet(read_manifest(converted))
+    measured, refused = length_workers.measure(samples, data.processor, workers=2)
+    expected, _ = length_workers.measure(samples, data.processor)
+    np.testing.assert_array_equal(measured, expected)
+    np.testing.assert_array_equal(measured[2], data.lengths.text_tokens)
+    assert refused == {}

@@ -50,10 +50,13 @@ class ConversationSet:
             row, "texts", lambda: Conversation.from_bytes(self._texts[row])
         )
 
-    def conversations(self) -> Iterator[Conversation]:
-        """Yields the texts of all samples. Raises DamagedRecordError."""
-        for start in range(0, len(self), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(self)))
+    def conversations(
+        self, start: int = 0, stop: int | None = None
+    ) -> Iterator[Conversation]:
+        """Yields the texts of all samples, or of some. Raises DamagedRecordError."""
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, _CHUNK):
+            rows = range(first, min(first + _CHUNK, stop))
             try:
                 records = self._texts.__getitems__(list(rows))
             except Exception:  # One of them; read singly, it gets its name.
@@ -62,7 +65,7 @@ class ConversationSet:
                 if records is None:
                     yield self.conversation(row)
                     continue
-                record = records[row - start]
+                record = records[row - first]
                 yield self._read(
                     row, "texts", lambda record=record: Conversation.from_bytes(record)
                 )

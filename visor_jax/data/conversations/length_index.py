@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from visor_jax.data.conversations.conversation_set import ConversationSet
+from visor_jax.data.conversations.length_workers import measure
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.training_samples import Lengths, TrainingProcessor
 
@@ -24,7 +25,6 @@ _logger = logging.getLogger(__name__)
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Lengths))
 _NAMED = 16
-_REPORT_EVERY = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +43,13 @@ class LengthIndex:
     shared_tokens: Int[np.ndarray, "n"]
     group: Int[np.ndarray, "n"]
     refused: dict[int, str]
+
+    @classmethod
+    def of(
+        cls, measured: Int[np.ndarray, "fields n"], refused: dict[int, str]
+    ) -> "LengthIndex":
+        """Returns the index of what `measure` found."""
+        return cls(**dict(zip(_FIELDS, measured, strict=True)), refused=refused)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -79,12 +86,14 @@ def length_index(
     processor: TrainingProcessor,
     *,
     cache: Path,
+    workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LengthIndex:
     """Returns the lengths of all samples, from the cache if they are there.
 
     Args:
       cache: folder of the file; made if it is not there.
+      workers: processes that measure where there is much to measure; 0 for none.
       progress: called with the samples measured and the samples in all.
 
     Raises:
@@ -94,7 +103,8 @@ def length_index(
     file = cache / f"lengths-{'-'.join(names)}.npz"
     index = _load(file, len(data))
     if index is None:
-        index = _measure(data, processor, progress)
+        measured = measure(data, processor, workers=workers, progress=progress)
+        index = LengthIndex.of(*measured)
         _save(file, index)
     return index
 
@@ -104,12 +114,14 @@ def mixture_lengths(
     processor: TrainingProcessor,
     *,
     cache: Path,
+    workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LengthIndex:
     """Returns the lengths of a mixture's samples, entry after entry.
 
     Args:
-      cache, progress: as for `length_index`; progress counts all data sets together.
+      cache, workers: as for `length_index`.
+      progress: gets the samples of all data sets together.
 
     Raises:
       ValueError: as `length_index`.
@@ -122,32 +134,13 @@ def mixture_lengths(
             ConversationSet(manifest),
             processor,
             cache=cache,
+            workers=workers,
             progress=lambda n, _, before=done: progress(before + n, total),
         )
         done += manifest.samples
     return LengthIndex.concat(
         [measured[entry.manifest.checksum].rows(entry.rows) for entry in mixture]
     )
-
-
-def _measure(
-    data: ConversationSet,
-    processor: TrainingProcessor,
-    progress: Callable[[int, int], None],
-) -> LengthIndex:
-    measured = np.zeros((len(_FIELDS), len(data)), np.int64)
-    refused = {}
-    for row, conversation in enumerate(data.conversations()):
-        try:
-            lengths = processor.lengths(conversation)
-        except ValueError as error:
-            refused[row] = str(error)
-        else:
-            measured[:, row] = [getattr(lengths, name) for name in _FIELDS]
-        if (row + 1) % _REPORT_EVERY == 0 or row + 1 == len(data):
-            progress(row + 1, len(data))
-    fields = dict(zip(_FIELDS, measured, strict=True))
-    return LengthIndex(**fields, refused=refused)
 
 
 def _save(file: Path, index: LengthIndex) -> None:

@@ -122,7 +122,13 @@ def open_run_data(
     Raises:
       ValueError: if none of the samples can be used.
     """
-    lengths = mixture_lengths(mixture, processor, cache=cache, progress=progress)
+    lengths = mixture_lengths(
+        mixture,
+        processor,
+        cache=cache,
+        workers=settings.workers,
+        progress=progress,
+    )
     buckets = Buckets.ladder(
         processor.chat.images,
         pad_id=pad_id,

@@ -27,6 +27,8 @@ setup(
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
         "array-record",
+        "msgpack",
+        "PyYAML",
         "transformers>=5.23",
         # transformers renders chat templates with it and does not require it.
         "jinja2",
@@ -45,6 +47,8 @@ setup(
         "tensorboardX",
     ],
     extras_require={
+        # Parquet files, which only python -m visor_jax.convert_data reads.
+        "data": ["pyarrow"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -1,7 +1,7 @@
 """What the training configurations share: one base per preset.
 
 `mini` is the embedded benchmark: it draws its own data and trains on two CPU cores.
-`llava_ov_0p5b` and `llava_ov_7b` are the published shapes and need prepared data.
+`llava_ov_0p5b` and `llava_ov_7b` are the published shapes and need converted data.
 """
 
 import ml_collections
@@ -91,9 +91,25 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config.seed = 0
     config.model = {"variant": variant, "plan": "visor"}
     config.data = {
-        "kind": "prepared",
+        "kind": "conversations",
         "batch_size": 128,
+        # A folder that convert_data wrote, or a mixture file that lists several.
         "path": ml_collections.config_dict.placeholder(str),
+        "cache": ml_collections.config_dict.placeholder(str),
+        # Of tokenizer and images; by default those of `init_from`.
+        "processor": ml_collections.config_dict.placeholder(str),
+        "template": "qwen_1_5",
+        # What LLaVA-OneVision trains, and how; "assistant" for the answers alone.
+        "supervision": "llava_next",
+        "max_length": 32768,
+        "too_long": "drop",
+        "text_lengths": (256, 1024, 4096),
+        "max_images": 8,
+        "pack": True,
+        # Worker processes that read; 0 for threads. Changes nothing of what is read.
+        "workers": 4,
+        "threads": 2,
+        "max_bad_records": 0,
     }
     config.tower = ml_collections.config_dict.placeholder(dict)
     config.objective = {

@@ -25,7 +25,8 @@ VAGUE_NAMES = {
 
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
-    *("step_time", "engine_time", "plan"),
+    *("convert_data", "view_data"),
+    *("step_time", "engine_time", "loader_time", "plan"),
     *("settings", "library", "tasks", "answer_flags"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")

@@ -16,8 +16,8 @@ from visor_jax.training.optimizer import make_optimizer
 from visor_jax.training.universal_step import make_universal_step
 
 
-def prepared(tmp_path, config):
-    """Returns the config with a data path that passes for a prepared data set."""
+def with_data(tmp_path, config):
+    """Returns the config with a data path that passes for converted data."""
     (tmp_path / "manifest.json").write_text("{}")
     config.data.path = str(tmp_path)
     return config
@@ -39,8 +39,8 @@ def prepared(tmp_path, config):
 )
 def test_every_configuration_traces_one_step(make, tmp_path):
     config = make()
-    if config.data.kind == "prepared":
-        config = prepared(tmp_path, config)
+    if config.data.kind == "conversations":
+        config = with_data(tmp_path, config)
     if config.label.startswith("stage"):
         config.init_from = "runs/before"
     run = settings.read(config)

@@ -148,7 +148,13 @@ def largest_bucket(run: UniversalSettings) -> Bucket:
         patch_size=vision.patch_size,
         pinpoints=tuple((side * i, side * j) for i in range(1, 7) for j in range(1, 7)),
     )
-    return Buckets.ladder(images, pad_id=0).all[-1]
+    return Buckets.ladder(
+        images,
+        pad_id=0,
+        text_tokens=run.data.text_lengths,
+        max_images=run.data.max_images,
+        max_frames=0,
+    ).all[-1]
 
 
 def read_mesh(text: str | None, configured: MeshSettings) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.settings import PAGES, DataSettings
 from visor_jax.evals.evaluation_set import check_reads_pages
 from visor_jax.evals.report import check_policy_label
 from visor_jax.layer_plan import LayerPlan
@@ -32,43 +33,6 @@ from visor_jax.training.tower_stage import TowerSettings
 from visor_jax.training.universal_step import ObjectiveSettings
 
 T = TypeVar("T")
-
-DATA_KINDS = ("pages", "prepared")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """What to train on.
-
-    kind: "pages" (the embedded benchmark, drawn on the spot) or "prepared" (rows on
-      disk under `path`).
-    cache: directory for drawn pages and the pretrained tower; None for the workdir's.
-    """
-
-    kind: str
-    batch_size: int
-    pages: PageDataSettings | None = None
-    path: str | None = None
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in DATA_KINDS:
-            raise ValueError(f"data.kind={self.kind!r} is not one of {DATA_KINDS}.")
-
-    def check_present(self) -> None:
-        """Raises ValueError unless the data can be opened."""
-        if self.kind != "prepared":
-            return
-        if not self.path:
-            raise ValueError(
-                "This preset trains on prepared data and has no data path: add "
-                "--config.data.path=DIRECTORY."
-            )
-        if not Path(self.path, "manifest.json").exists():
-            raise ValueError(
-                f"data.path={self.path!r} is not a prepared data set: it holds no "
-                "manifest.json."
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +143,7 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
             "A policy needs a trained network: add --config.init_from=WORKDIR of a "
             "universal run."
         )
-    if shared["data"].kind != "pages":
+    if shared["data"].kind != PAGES:
         raise ValueError("A policy trains on pages so far: set data.kind to 'pages'.")
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")

@@ -6,10 +6,10 @@ The same command goes on with a run that was stopped. Exit code 2: the configura
 the workdir cannot be used; the message says why.
 """
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
 from visor_jax.training import loop, run_record, stages
-from visor_jax.training.compilation import logged_compile
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.optimizer import logged_learning_rates, make_optimizer
 from visor_jax.training.state import TrainState
+from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.warm_start import bring_processing_files
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -48,7 +48,8 @@ _logger = logging.getLogger("visor_jax.train")
 
 # Keys that do not change what a run computes.
 _MAY_DIFFER = (
-    *("data.cache", "scores.cache"),
+    *("data.cache", "data.workers", "data.threads", "data.max_bad_records"),
+    "scores.cache",
     *("loop.checkpoint_every", "loop.keep_checkpoints"),
 )
 
@@ -64,6 +65,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
     task = _TASKS[s.task].prepare(run, optimizer)
     with (
         run.on_mesh(),
+        contextlib.closing(task.data.batches),
         MetricWriter(run.workdir, enabled=jax.process_index() == 0) as writer,
         CheckpointManager(
             run.workdir,
@@ -82,7 +84,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
         state, done = loop.run(
             state,
             task.data.batches,
-            compiled_step(task, state, put(task.data.example), writer),
+            step_programs(task, state, put(task.data.example), writer),
             put=put,
             settings=s.loop,
             summary=task.summary,
@@ -106,19 +108,17 @@ def start_or_resume(
     return stages.first_state(task.create, abstract, given)
 
 
-def compiled_step(
+def step_programs(
     task: Task, state: TrainState, batch: Any, writer: MetricWriter
-) -> Callable[[TrainState, Any], TrainState]:
-    """Returns the training step compiled for this state and batch; logs the time."""
-    return logged_compile(
-        "the training step",
-        jax.jit(task.step, donate_argnums=0, out_shardings=stages.shardings_of(state)),
-        state,
-        batch,
-        record=lambda _, seconds: writer.write_timing(
-            int(state.step), {"compile_s": seconds}
-        ),
+) -> StepPrograms:
+    """Returns the training step, compiled for this state and batch; logs the time."""
+    programs = StepPrograms(
+        task.step,
+        out_shardings=stages.shardings_of(state),
+        record=lambda step, seconds: writer.write_timing(step, {"compile_s": seconds}),
     )
+    programs.prepare(state, batch)
+    return programs
 
 
 def prepare(config: Any, interruption: Interruption) -> Run:
@@ -161,11 +161,10 @@ def main(_: list[str]) -> None:
             run = prepare(config, interruption)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
-                data = run.settings.data
                 bring_processing_files(
                     run.workdir,
                     init_from=run.settings.init_from,
-                    data=data.path if data.kind == "prepared" else None,
+                    processor=run.settings.data.processor,
                 )
         _logger.info("%s: %s", run.workdir, describe_mesh(run.mesh))
         try:

@@ -37,7 +37,8 @@ class Layout:
     """The text fields of a sample, each (T,), and where its images stand.
 
     Fields as in `visor_jax.batch.Batch`. media: ("image" or "video", its number among
-      its kind) in the order of the image stream.
+      its kind) in the order of the image stream. text_segments: None where all tokens
+      are of segment 0.
     """
 
     tokens: Int32[np.ndarray, "T"]
@@ -46,11 +47,19 @@ class Layout:
     targets: Int32[np.ndarray, "T"]
     loss_mask: Bool[np.ndarray, "T"]
     media: tuple[tuple[str, int], ...]
+    text_segments: Int32[np.ndarray, "T"] | None = None
 
     @property
     def length(self) -> int:
         """Tokens of both streams."""
         return len(self.tokens) + len(self.image_positions)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Text tokens before the first of an image; 0 without images."""
+        first = self.image_positions.min(initial=np.iinfo(np.int32).max)
+        before = int(np.sum(self.text_positions < first))
+        return before if len(self.image_positions) else 0
 
 
 def lay_out(

@@ -9,10 +9,12 @@ import jax
 import optax
 
 from visor_jax import command_line
+from visor_jax.data.settings import CONVERSATIONS, PAGES
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.report import ReportFacts, report_run
 from visor_jax.evals.rows import RunFacts
 from visor_jax.settings import UniversalSettings
+from visor_jax.tasks.conversations import open_conversations
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import run_record, stages
 from visor_jax.training.progress import Progress
@@ -69,15 +71,8 @@ def _settings(run: Run) -> UniversalSettings:
 def _data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:
     """Returns the run's batches, and the pretrained tower if there is to be one."""
     s = _settings(run)
-    if s.data.kind == "prepared":
-        with command_line.user_errors():
-            data = stages.prepared_data(
-                s.data.path,
-                batch_size=s.data.batch_size,
-                steps=s.loop.steps,
-                seed=s.seed,
-            )
-        return data, None
+    if s.data.kind == CONVERSATIONS:
+        return _conversations(run), None
     kept = {"seed": s.seed, "cache": run.cache, "interruption": run.interruption}
     pool = stages.page_pool("train", s.data.pages.pool_size, **kept)
     tower = None
@@ -86,10 +81,22 @@ def _data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:
     return stages.page_data(pool, s.data.pages, s.loop.steps), tower
 
 
+def _conversations(run: Run) -> stages.TrainingData:
+    """Returns the batches of converted data; leaves a record of them in the workdir."""
+    with command_line.user_errors():
+        data = open_conversations(
+            run.settings, cache=run.cache, interruption=run.interruption
+        )
+        example = data.example()
+    if jax.process_index() == 0:
+        run_record.write_data_record(run.workdir, data.record())
+    return stages.TrainingData(batches=data.batches(), example=example)
+
+
 def report(run: Run, state: TrainState, seconds: float) -> None:
     """Evaluates the trained network, writes its report and prints its table."""
     s, out = run.settings, run.workdir / "report"
-    if s.data.kind != "pages":
+    if s.data.kind != PAGES:
         print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
         return
     evaluation_set = EvaluationSet.make(s.evaluation_pages, cache_dir=run.cache)

@@ -122,7 +122,12 @@ def run(
                     {"steps_per_s": progress.rate or 0.0, "data_wait_s": waited},
                 )
                 state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                progress.update(done, loss=values["loss"], accuracy=values["accuracy"])
+                progress.update(
+                    done,
+                    loss=values["loss"],
+                    accuracy=values["accuracy"],
+                    data_wait_s=waited,
+                )
                 waited = 0.0
             last = done == settings.steps or interruption.requested
             save(done, state, batches, files, force=last)

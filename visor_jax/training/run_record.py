@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 CONFIG = "config.json"
+DATA = "data.json"
 
 _PACKAGES = (
     "jax",
@@ -53,10 +54,15 @@ def write_run_record(
     file.parent.mkdir(parents=True, exist_ok=True)
     starts = _read(file).get("starts", []) if file.exists() else []
     record = {"config": _as_json(config), "starts": [*starts, describe_start()]}
-    temporary = file.with_name(f".{CONFIG}.{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(file)
+    _write_json(file, record)
     return record
+
+
+def write_data_record(
+    workdir: str | os.PathLike[str], record: Mapping[str, Any]
+) -> None:
+    """Writes what the run reads to data.json, atomically. On process 0 only."""
+    _write_json(Path(workdir) / DATA, record)
 
 
 def check_same_run(
@@ -174,6 +180,12 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -7,19 +7,24 @@ of one does it again and gets the same; drawn pages and the tower are cached.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import grain
 import jax
+import jax.numpy as jnp
 import optax
 
 from visor_jax.batch import Batch
+from visor_jax.data.conversations.mixture import read_mixture
+from visor_jax.data.conversations.run_data import RunData, open_run_data
+from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.pages.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pipeline import train_iterator
-from visor_jax.data.prepared import example_batch, prepared_iterator
+from visor_jax.data.settings import DataSettings
 from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
@@ -40,7 +45,7 @@ class Stopped(Exception):
 class TrainingData:
     """Batches of a whole run (resumable), and one batch to learn their shapes from."""
 
-    batches: Iterator[Batch]
+    batches: grain.DatasetIterator
     example: Batch
 
 
@@ -67,16 +72,35 @@ def page_data(pool: PagePool, settings: PageDataSettings, steps: int) -> Trainin
     )
 
 
-def prepared_data(
-    directory: str, *, batch_size: int, steps: int, seed: int
-) -> TrainingData:
-    """Returns the rows of a prepared data set. Raises ValueError if it is not one."""
-    return TrainingData(
-        batches=prepared_iterator(
-            directory, batch_size=batch_size, steps=steps, seed=seed
-        ),
-        example=example_batch(directory, batch_size),
-    )
+def conversation_data(
+    settings: DataSettings,
+    processor: TrainingProcessor,
+    *,
+    pad_id: int,
+    steps: int,
+    seed: int,
+    cache: Path,
+    interruption: Interruption,
+) -> RunData:
+    """Returns converted data with the plan of the run's batches.
+
+    Raises:
+      ValueError: as `open_run_data`.
+      Stopped: if asked to stop meanwhile.
+    """
+    mixture = read_mixture(settings.path, seed=seed)
+    samples = sum(entry.manifest.samples for entry in mixture)
+    with Progress(samples, description="measuring samples", unit="samples") as bar:
+        return open_run_data(
+            settings,
+            mixture,
+            processor,
+            pad_id=pad_id,
+            steps=steps,
+            seed=seed,
+            cache=cache,
+            progress=_watched(bar, interruption),
+        )
 
 
 def pretrained_tower(
@@ -116,7 +140,9 @@ def fresh_state(
     """Returns the state before the first step, a pure function of the seed."""
     gates = (True,) * len(model.config.plan.self_layers)
     init = functools.partial(model.init, reading=bool(model.config.reading_layers))
-    params = init(jax.random.key(seed), batch, gates)["params"]
+    # Parameters depend on shapes alone; pictures would be constants of the program.
+    blank = batch.map(lambda x: jnp.zeros(x.shape, x.dtype))
+    params = init(jax.random.key(seed), blank, gates)["params"]
     return TrainState.create(
         params, optimizer, frozen, seed=seed, num_budgets=num_budgets
     )

@@ -5,7 +5,6 @@ and their zero output leaves everything else as it was.
 """
 
 import dataclasses
-import logging
 import re
 from typing import Any
 
@@ -18,12 +17,9 @@ from visor_jax.checkpoints.restore import (
     newest_readable,
     read_arrays,
 )
-from visor_jax.data.prepared import TOKENIZER
 from visor_jax.models.config import VLMConfig
 
 Params = Any
-
-_logger = logging.getLogger("visor_jax.train")
 
 # What a checkpoint may lack.
 _MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+)/")
@@ -64,41 +60,30 @@ def bring_processing_files(
     workdir: epath.PathLike,
     *,
     init_from: str | None = None,
-    data: str | None = None,
+    processor: str | None = None,
 ) -> None:
     """Copies tokenizer and processor files to the workdir of a run that needs them.
 
-    They are those of the checkpoint that the run begins with, otherwise those of its
-    prepared data. Without them its checkpoints cannot answer, which a warning says.
+    They are those that the run's data are processed with, otherwise those of the
+    checkpoint that it begins with. The embedded benchmark has neither; its tokenizer is
+    known.
 
     Args:
       init_from: workdir or checkpoint that the run begins with.
-      data: directory of prepared data.
+      processor: folder of such files that the configuration names.
 
     Raises:
       ValueError: if `init_from` holds no checkpoint.
     """
-    folders = []
+    folders = [] if processor is None else [epath.Path(processor)]
     if init_from is not None:
         # All steps of a workdir share the folder beside them.
         folders.append(workdir_files.processing_folder(layout.find_steps(init_from)[0]))
-    if data is not None:
-        folders.append(epath.Path(data) / TOKENIZER)
     target = epath.Path(workdir) / workdir_files.TOKENIZER
     for folder in folders:
         if (folder / workdir_files.NEEDED).exists():
             workdir_files.copy_files(workdir_files.PROCESSING_FILES, folder, target)
             return
-    # The embedded benchmark, which has neither, has a tokenizer of its own.
-    if data is not None:
-        _logger.warning(
-            "%s has no %s/%s: checkpoints of this run cannot answer before there is "
-            "one in %s",
-            data,
-            TOKENIZER,
-            workdir_files.NEEDED,
-            target,
-        )
 
 
 def _check_same_network(path: str, found: VLMConfig, wanted: VLMConfig) -> None:

@@ -1,0 +1,185 @@
+"""Everything that a run reads: samples, plan, batches, and what there is to say of it.
+
+mixture = read_mixture(settings.path, seed=0)
+data = open_run_data(settings, mixture, processor, pad_id=..., steps=..., seed=0, ...)
+batches = data.batches()
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from visor_jax.batch import Batch
+from visor_jax.data.buckets import Bucket, Buckets
+from visor_jax.data.conversations.batch_plan import (
+    NO_BUCKET,
+    BatchPlan,
+    PlanSettings,
+    plan_batches,
+)
+from visor_jax.data.conversations.length_index import LengthIndex, mixture_lengths
+from visor_jax.data.conversations.mixture import MixtureEntry
+from visor_jax.data.conversations.training_batches import (
+    ALL_ROWS,
+    BatchSource,
+    MixedSamples,
+    ReadingSettings,
+    TrainingBatches,
+    plan_digest,
+)
+from visor_jax.data.conversations.training_samples import TrainingProcessor
+from visor_jax.data.settings import DataSettings
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RunData:
+    """The data of one run.
+
+    digest: of everything that the batches depend on, but for how many there are.
+    """
+
+    settings: DataSettings
+    mixture: tuple[MixtureEntry, ...]
+    samples: MixedSamples
+    lengths: LengthIndex
+    processor: TrainingProcessor
+    buckets: Buckets
+    plan: BatchPlan
+    digest: str
+
+    def source(self, rows: slice = ALL_ROWS) -> BatchSource:
+        """Returns random access to the batches, or to some rows of each."""
+        return BatchSource(
+            self.samples, self.plan, self.processor, self.buckets, rows=rows
+        )
+
+    def batches(
+        self, reading: ReadingSettings | None = None, *, rows: slice = ALL_ROWS
+    ) -> TrainingBatches:
+        """Returns the resumable iterator over the batches.
+
+        Args:
+          reading: None for that of the settings; it does not change what is read.
+          rows: of every batch, those that this process of the run reads.
+        """
+        reading = self.settings.reading() if reading is None else reading
+        return TrainingBatches(self.source(rows), self.digest, reading)
+
+    def example(self) -> Batch:
+        """Returns the first batch of the plan, to learn shapes from."""
+        return self.source()[0]["batch"]
+
+    def bucket_of(self, number: int) -> Bucket | None:
+        """Returns the bucket of a sample by itself, None if the plan drops it."""
+        chosen = self.plan.bucket_of_sample[number]
+        return None if chosen == NO_BUCKET else self.plan.buckets[chosen]
+
+    def record(self) -> dict[str, Any]:
+        """Returns what was planned as JSON values, for the run's record."""
+        by_bucket = self.plan.batches_of_buckets()
+        return {
+            "plan": self.digest,
+            "sets": [
+                {
+                    "path": str(entry.manifest.directory),
+                    "checksum": entry.manifest.checksum,
+                    "sampling_strategy": entry.strategy,
+                    "samples": len(entry.rows),
+                    "of": entry.manifest.samples,
+                }
+                for entry in self.mixture
+            ],
+            "samples": len(self.lengths),
+            "dropped": self.plan.dropped,
+            "batches": [
+                {**dataclasses.asdict(bucket), "batches": count}
+                for bucket, count in by_bucket.items()
+            ],
+        }
+
+
+def open_run_data(
+    settings: DataSettings,
+    mixture: tuple[MixtureEntry, ...],
+    processor: TrainingProcessor,
+    *,
+    pad_id: int,
+    steps: int,
+    seed: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> RunData:
+    """Returns the data of a run after measuring and planning; logs what is dropped.
+
+    Args:
+      cache: folder for measured lengths.
+      progress: called with the samples measured and the samples in all.
+
+    Raises:
+      ValueError: if none of the samples can be used.
+    """
+    lengths = mixture_lengths(
+        mixture,
+        processor,
+        cache=cache,
+        workers=settings.workers,
+        progress=progress,
+    )
+    buckets = Buckets.ladder(
+        processor.chat.images,
+        pad_id=pad_id,
+        text_tokens=settings.text_lengths,
+        max_images=settings.max_images,
+        max_frames=0,
+    )
+    plan_settings = PlanSettings(
+        batch_size=settings.batch_size,
+        steps=steps,
+        seed=seed,
+        max_length=processor.max_length,
+        too_long=settings.too_long,
+        pack=settings.pack,
+    )
+    plan = plan_batches(lengths, buckets.all, plan_settings)
+    _report(plan, lengths)
+    decides = dataclasses.asdict(plan_settings)
+    del decides["steps"]
+    digest = plan_digest(
+        {
+            "sets": [[e.manifest.checksum, e.strategy] for e in mixture],
+            "processor": processor.digest(),
+            "pad": pad_id,
+            "buckets": [dataclasses.asdict(bucket) for bucket in buckets.all],
+            **decides,
+        }
+    )
+    return RunData(
+        settings=settings,
+        mixture=mixture,
+        samples=MixedSamples.of(mixture),
+        lengths=lengths,
+        processor=processor,
+        buckets=buckets,
+        plan=plan,
+        digest=digest,
+    )
+
+
+def _report(plan: BatchPlan, lengths: LengthIndex) -> None:
+    used = len(lengths) - sum(plan.dropped.values())
+    shapes = plan.batches_of_buckets()
+    _logger.info(
+        "%d of %d samples are used, in batches of %d shapes",
+        used,
+        len(lengths),
+        len(shapes),
+    )
+    for why, count in plan.dropped.items():
+        _logger.warning("%d samples are left out: %s", count, why)
+    if lengths.refused:
+        row, why = next(iter(lengths.refused.items()))
+        _logger.warning("the first that is refused, sample %d: %s", row, why)

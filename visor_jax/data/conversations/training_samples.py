@@ -1,0 +1,165 @@
+"""How a raw sample becomes tokens: the settings, its lengths, the sample itself."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+import numpy as np
+from jaxtyping import Int32
+
+from visor_jax.data.chat_template import render
+from visor_jax.data.conversations.llava_messages import messages_of
+from visor_jax.data.conversations.raw_sample import Conversation, RawSample
+from visor_jax.data.image_settings import ImageSettings
+from visor_jax.data.image_slots import anyres_slots, square_slots
+from visor_jax.data.samples import ChatProcessor, Sample
+from visor_jax.data.token_layout import Layout, lay_out
+
+# Raised whenever the same raw sample would give other tokens than before.
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How large one sample is.
+
+    image_end: text and image tokens up to the last of an image. first_trained: text and
+    image tokens before the first place with a loss. shared_tokens: text tokens before
+    the only image. group: the same for samples that have their only image, and all
+    before it, in common; 0 for samples without one or with several.
+    """
+
+    crops: int
+    image_tokens: int
+    text_tokens: int
+    corners: int
+    image_end: int
+    first_trained: int
+    shared_tokens: int
+    group: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingProcessor:
+    """Makes samples for training.
+
+    supervision: which tokens have a loss, one of `token_layout.SUPERVISIONS`.
+    max_length: longest sample, image tokens included; what is longer is cut off at the
+      end. (Whether it is used at all is the plan's decision.)
+    """
+
+    chat: ChatProcessor
+    supervision: str
+    max_length: int
+
+    def __post_init__(self) -> None:
+        # Long samples are measured and cut here, not refused.
+        chat = dataclasses.replace(self.chat, max_length=None)
+        object.__setattr__(self, "chat", chat)
+
+    def digest(self) -> str:
+        """Returns what is equal for processors that give a sample equal lengths."""
+        facts = {
+            "version": _VERSION,
+            "tokenizer": self.chat.tokenizer.backend_tokenizer.to_str(),
+            "template": self.chat.template,
+            "images": dataclasses.asdict(self.chat.images),
+            "supervision": self.supervision,
+        }
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def lengths(self, conversation: Conversation) -> Lengths:
+        """Returns the lengths of a sample, from its text and the sizes of its images.
+
+        Raises:
+          ValueError: if this template and tokenizer cannot express it.
+        """
+        images = _image_lengths(conversation.image_sizes, self.chat.images)
+        layout = self._layout(conversation, images)
+        places = layout.image_positions
+        trained = layout.text_positions[layout.loss_mask]
+        shared = layout.shared_tokens if len(images) == 1 else 0
+        return Lengths(
+            crops=sum(crops for crops, _, _ in images),
+            image_tokens=len(places),
+            text_tokens=len(layout.tokens),
+            corners=max((corners for _, _, corners in images), default=1),
+            image_end=int(places.max() + 1) if len(places) else 0,
+            first_trained=int(trained.min()),
+            shared_tokens=shared,
+            group=_group(conversation, layout.tokens[:shared]),
+        )
+
+    def layout(self, conversation: Conversation) -> Layout:
+        """Returns the tokens of a sample alone. Raises ValueError as `lengths`."""
+        images = _image_lengths(conversation.image_sizes, self.chat.images)
+        return _cut(self._layout(conversation, images), self.max_length)
+
+    def sample(self, raw: RawSample) -> Sample:
+        """Returns the sample that the network is trained on.
+
+        Raises:
+          ValueError: if an image cannot be read, or as `lengths`.
+        """
+        sample = self.chat.training(
+            messages_of(raw.conversation),
+            images=list(raw.images),
+            supervision=self.supervision,
+        )
+        cut = _cut(sample.layout, self.max_length)
+        return dataclasses.replace(sample, layout=cut)
+
+    def _layout(
+        self, conversation: Conversation, images: list[tuple[int, int, int]]
+    ) -> Layout:
+        """Returns the whole text; of images the tokens are all that counts."""
+        pieces = render(
+            messages_of(conversation), self.chat.template, generation_prompt=False
+        )
+        return lay_out(
+            pieces,
+            self.chat.tokenizer,
+            images=[tokens for _, tokens, _ in images],
+            supervision=self.supervision,
+        )
+
+
+def _cut(layout: Layout, max_length: int) -> Layout:
+    """Returns the text up to `max_length`; nothing is trained on what is cut off."""
+    kept = layout.text_positions < max_length
+    if kept.all():
+        return layout
+    fields = ("tokens", "text_positions", "targets", "loss_mask")
+    cut = {name: getattr(layout, name)[kept] for name in fields}
+    # The last token's target is gone.
+    cut["loss_mask"] = np.append(cut["loss_mask"][:-1], False)
+    return dataclasses.replace(layout, **cut)
+
+
+def _group(conversation: Conversation, before: Int32[np.ndarray, "n"]) -> int:
+    """Returns a number for the only image and the tokens before it, 0 for no image."""
+    if len(conversation.image_digests) != 1:
+        return 0
+    content = conversation.image_digests[0] + before.tobytes()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    # One bit less, so that it is positive.
+    return int.from_bytes(digest) >> 1
+
+
+def _image_lengths(
+    sizes: tuple[tuple[int, int], ...], settings: ImageSettings
+) -> list[tuple[int, int, int]]:
+    """Returns (crops, tokens, patches per token) of each image."""
+    if len(sizes) == 1:
+        return [_anyres_lengths(*sizes[0], settings)]
+    slots = square_slots(settings)
+    return [(slots.crops, slots.count, slots.corners)] * len(sizes)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _anyres_lengths(
+    height: int, width: int, settings: ImageSettings
+) -> tuple[int, int, int]:
+    slots = anyres_slots(height, width, settings)
+    return slots.crops, slots.count, slots.corners

@@ -4,6 +4,8 @@
 `llava_ov_0p5b` and `llava_ov_7b` are the published shapes and need converted data.
 """
 
+from typing import Any
+
 import ml_collections
 
 PRESETS = ("mini", "llava_ov_0p5b", "llava_ov_7b")
@@ -123,17 +125,12 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "warmup_steps": 750,
         "decay": "cosine",
         "frozen": ("vision_tower/post_layernorm",),
+        # Those without a rate of their own have the one above.
         "groups": {
-            "vision_tower": {"pattern": "^vision_tower/", "learning_rate": 2e-6},
-            "projector": {
-                "pattern": "^(projector/|image_newline$)",
-                "learning_rate": 1e-5,
-            },
-            "language_model": {
-                "pattern": "^language_model/(?!.*/cross_attention/)",
-                "learning_rate": 1e-5,
-            },
-            "adapters": {"pattern": "/cross_attention/", "learning_rate": 1e-5},
+            "vision_tower": _group("^vision_tower/", 2e-6),
+            "projector": _group("^(projector/|image_newline$)"),
+            "language_model": _group("^language_model/(?!.*/cross_attention/)"),
+            "adapters": _group("/cross_attention/"),
         },
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,
@@ -144,3 +141,8 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     # A checkpoint to begin with: `--config.init_from=DIR`.
     config.init_from = ml_collections.config_dict.placeholder(str)
     return config
+
+
+def _group(pattern: str, learning_rate: float | None = None) -> dict[str, Any]:
+    rate = ml_collections.config_dict.placeholder(float)
+    return {"pattern": pattern, "learning_rate": learning_rate or rate}

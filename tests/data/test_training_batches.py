@@ -211,7 +211,7 @@ def test_a_lone_image_comes_first_as_in_llava(text, expected):
 def test_impossible_settings(converted, changes, message):
     settings = conversation_set.data_settings(converted)
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(settings, **changes)
+        dataclasses.replace(settings, **changes).check_present()
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ def grouped(**groups):
 
 
 def test_every_group_moves_at_its_own_rate_and_the_state_says_which():
-    settings = grouped(tower=("^vision_tower/", 0.01), head=("head", 2.0))
+    settings = grouped(
+        tower=("^vision_tower/", 0.01), head=("head", 2.0), norm=("norm", None)
+    )
     optimizer, peaks = make_optimizer(settings, 10), {"fc1": 0.01, "head": 2.0}
     state, params = optimizer.init(PARAMS), PARAMS
     gradients = jax.tree.map(lambda p: jnp.sin(jnp.arange(p.size) + 1.0), PARAMS)
@@ -100,7 +102,9 @@ def test_every_group_moves_at_its_own_rate_and_the_state_says_which():
             expected = expected + update
         np.testing.assert_allclose(flat[path], expected, **REORDERED)
     # The third step is the first after the warm-up: every rate is at its peak.
-    assert latest_rates(state) == pytest.approx({"tower": 0.01, "head": 2, "rest": 0.5})
+    assert latest_rates(state) == pytest.approx(
+        {"tower": 0.01, "head": 2, "norm": 0.5, "rest": 0.5}
+    )
 
 
 @pytest.mark.parametrize(

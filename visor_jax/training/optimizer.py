@@ -22,7 +22,7 @@ DECAYS = ("linear", "cosine")
 class OptimizerSettings:
     """Settings of AdamW.
 
-    learning_rate: at its peak, of all parameters that are in no group.
+    learning_rate: at its peak, where no group has another.
     groups: {name: parameters with a learning rate of their own}.
     accumulate: parts in which a batch passes through the network, one after another.
     warmup_steps: linear rise from 0.
@@ -65,11 +65,12 @@ def learning_rates(
     settings: OptimizerSettings, num_steps: int
 ) -> dict[str, optax.Schedule]:
     """Returns {group: learning rate as a function of the step}, `REST` among them."""
-    peaks = {name: group.learning_rate for name, group in settings.groups.items()}
-    peaks[REST] = settings.learning_rate
+    own = {name: group.learning_rate for name, group in settings.groups.items()}
     return {
-        name: learning_rate_schedule(settings, num_steps, peak)
-        for name, peak in peaks.items()
+        name: learning_rate_schedule(
+            settings, num_steps, peak or settings.learning_rate
+        )
+        for name, peak in {**own, REST: None}.items()
     }
 
 

@@ -25,12 +25,12 @@ REST = "rest"
 class ParameterGroup:
     """Parameters that share a learning rate.
 
-    pattern: of `re.search`, on "a/b/c" paths. learning_rate: at its peak; the course
-    over the run is that of all groups.
+    pattern: of `re.search`, on "a/b/c" paths. learning_rate: at its peak, None for the
+    run's own; the course over the run is that of all groups.
     """
 
     pattern: str
-    learning_rate: float
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         if not self.pattern:
@@ -41,7 +41,7 @@ class ParameterGroup:
             raise ValueError(
                 f"pattern={self.pattern!r} is no regular expression: {error}."
             ) from error
-        if self.learning_rate <= 0:
+        if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate} of the group {self.pattern!r} "
                 "must be positive: what must not train belongs to `frozen`."

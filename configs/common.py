@@ -4,8 +4,6 @@
 `llava_ov_0p5b` and `llava_ov_7b` are the published shapes and need converted data.
 """
 
-from typing import Any
-
 import ml_collections
 
 PRESETS = ("mini", "llava_ov_0p5b", "llava_ov_7b")
@@ -143,6 +141,6 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     return config
 
 
-def _group(pattern: str, learning_rate: float | None = None) -> dict[str, Any]:
+def _group(pattern: str, learning_rate: float | None = None) -> dict:
     rate = ml_collections.config_dict.placeholder(float)
     return {"pattern": pattern, "learning_rate": learning_rate or rate}

@@ -4,10 +4,15 @@
         --config.init_from=runs/universal-mini-seed0
     python -m visor_jax.train --config=configs/policy.py:pseudo_labels \
         --config.init_from=runs/universal-mini-seed0
+    python -m visor_jax.train \
+        --config=configs/policy.py:straight_through,llava_ov_0p5b \
+        --config.init_from=UNIVERSAL --config.data.path=DATA --workdir=DIR
 
-The argument is the objective: straight_through, pseudo_labels, expected_loss or
-straight_through_blended (see `visor_jax/training/policy_objective.py`). The pages are
-those of the handwriting that neither the network nor the test has seen.
+The argument is the objective, or objective and preset. Objectives: straight_through,
+pseudo_labels, expected_loss or straight_through_blended (see
+`visor_jax/training/policy_objective.py`). The pages of `mini` are those of the
+handwriting that neither the network nor the test has seen; for the other presets take
+conversations that the network has not been trained on.
 """
 
 import ml_collections
@@ -21,9 +26,10 @@ _TASK_WEIGHTS = {
 }
 
 
-def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict:
-    """Returns the configuration of the embedded benchmark for one objective."""
-    config = common.base("mini")
+def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
+    """Returns the configuration for "objective" or "objective,preset"."""
+    objective, _, preset = argument.partition(",")
+    config = common.base(preset or "mini")
     config.task = "policy"
     config.label = f"policy:{objective}"
     # Both are those of the network; budgets may be some of its own.
@@ -44,13 +50,8 @@ def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict
         "share": 0.99,
         "reference": "full",
     }
+    # Samples of a step, from the table of those that were scored.
     config.data.batch_size = 512
-    config.data.pages = {
-        "pool_size": 3000,
-        "questions_per_page": 20,
-        "text_length": 112,
-        "phases": ((1.0, _TASK_WEIGHTS),),
-    }
     # The rows that are scored at every budget: once for all policies of a network,
     # whatever their seed and objective; by default in the cache of its workdir.
     config.scores = {
@@ -70,4 +71,15 @@ def get_config(objective: str = "straight_through") -> ml_collections.ConfigDict
         # Every step runs the network, both branches of every SELF layer.
         config.data.batch_size = 32
         config.loop.steps = 400
+    if config.preset == "mini":
+        config.data.pages = {
+            "pool_size": 3000,
+            "questions_per_page": 20,
+            "text_length": 112,
+            "phases": ((1.0, _TASK_WEIGHTS),),
+        }
+    else:
+        # A budget is chosen before the first answer.
+        config.data.supervision = "assistant"
+        config.scores.batches = 1000
     return config

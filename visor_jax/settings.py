@@ -143,14 +143,19 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
             "A policy needs a trained network: add --config.init_from=WORKDIR of a "
             "universal run."
         )
-    if shared["data"].kind != PAGES:
-        raise ValueError("A policy trains on pages so far: set data.kind to 'pages'.")
+    data = shared["data"]
+    if data.kind != PAGES and data.supervision != "assistant":
+        raise ValueError(
+            f"data.supervision={data.supervision!r}: a policy decides before the first "
+            "answer, so only the assistant's words may count: set 'assistant'."
+        )
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")
     check_policy_label(fields["label"])
     metadata = read_metadata(init_from)
     model = VLMConfig.from_dict(metadata["model"])
-    check_reads_pages(model, metadata.get("preset", "unknown"))
+    if data.kind == PAGES:
+        check_reads_pages(model, metadata.get("preset", "unknown"))
     names = _budget_names(fields["budgets"] or metadata["budgets"], model.plan)
     budgets = BudgetSet.parse(names, model.plan)
     untrained = sorted(set(budgets.names) - set(metadata["budgets"]))

@@ -15,17 +15,18 @@ import optax
 from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout
+from visor_jax.data.settings import PAGES
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.policy_report import PolicyFacts, write_policy_report
-from visor_jax.policy.choose import relative_costs
 from visor_jax.policy.network import PARAMS, PolicyNetwork
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
+from visor_jax.tasks import policy_questions
+from visor_jax.tasks.policy_questions import Questions
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import policy_stages, run_record, stages
 from visor_jax.training.policy_data import sample_iterator, scored_table
-from visor_jax.training.policy_objective import BLENDED
 from visor_jax.training.policy_step import (
     FROZEN,
     Measure,
@@ -50,11 +51,11 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
                 "A policy trains on one process: start it on one host alone."
             )
         _check_split(s, run.mesh)
-        _check_writable(_page_folder(run), "data.cache")
+        _check_writable(_cache_folder(run), "data.cache")
         _check_writable(_score_folder(run), "scores.cache")
         backbone = policy_stages.frozen_backbone(s.init_from, s.model, run.mesh)
-    costs = page_costs(s)
-    data, measure = _data_and_measure(run, backbone, costs)
+    questions = policy_questions.of_run(run, _cache_folder(run))
+    data, measure = _data_and_measure(run, backbone, questions)
     create = functools.partial(
         policy_stages.fresh_policy_state,
         jax.tree.map(_shape, backbone),
@@ -67,27 +68,20 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         data=data,
         create=create,
         given=lambda _: backbone,
-        step=make_policy_step(measure, optimizer, s.objective, costs, s.loop.steps),
+        step=make_policy_step(
+            measure, optimizer, s.objective, questions.costs, s.loop.steps
+        ),
         frozen=FROZEN,
         summary=functools.partial(summary, names=s.budgets.names),
         metadata={
             "policy": {
                 "config": s.policy.to_dict(),
                 "objective": dataclasses.asdict(s.objective),
-                "costs": dict(zip(s.budgets.names, costs.tolist(), strict=True)),
+                "costs": dict(
+                    zip(s.budgets.names, questions.costs.tolist(), strict=True)
+                ),
             }
         },
-    )
-
-
-def page_costs(s: PolicySettings) -> np.ndarray:
-    """Returns the budgets' relative costs for a question about a page."""
-    prompt = EvaluationSet.make(1).prompts(1)
-    return relative_costs(
-        s.model,
-        s.budgets,
-        text_tokens=prompt.tokens.shape[1],
-        image_tokens=prompt.image_positions.shape[1],
     )
 
 
@@ -100,8 +94,8 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _page_folder(run: Run) -> Path:
-    """Returns where drawn pages are kept: as asked, or in the network's workdir.
+def _cache_folder(run: Run) -> Path:
+    """Returns where pages and lengths are kept: as asked, or in the network's workdir.
 
     There they serve every policy of the network, and its own evaluation. A network that
     lies elsewhere (a single step, a bucket) leaves them to the run's workdir.
@@ -117,7 +111,7 @@ def _page_folder(run: Run) -> Path:
 def _score_folder(run: Run) -> Path:
     """Returns where scores are kept: as asked, or with the pages."""
     cache = _settings(run).scores.cache
-    return Path(cache) if cache else _page_folder(run)
+    return Path(cache) if cache else _cache_folder(run)
 
 
 def _check_split(s: PolicySettings, mesh: jax.sharding.Mesh) -> None:
@@ -143,29 +137,20 @@ def _check_writable(folder: Path, setting: str) -> None:
 
 
 def _data_and_measure(
-    run: Run, backbone: Params, costs: np.ndarray
+    run: Run, backbone: Params, questions: Questions
 ) -> tuple[stages.TrainingData, Measure]:
     s, network = _settings(run), PolicyNetwork(_settings(run).policy)
-    blended = s.objective.kind == BLENDED
-    pool = stages.page_pool(
-        policy_stages.SPLIT,
-        s.data.pages.pool_size,
-        seed=s.seed if blended else s.scores.seed,
-        cache=_page_folder(run),
-        interruption=run.interruption,
-    )
-    if blended:
-        data = policy_stages.single_questions(pool, s.data.pages, s.loop.steps)
+    if questions.blended is not None:
         measure = blended_measure(run.model, network, s.budgets, s.objective.score)
-        return data, measure
+        return questions.blended, measure
     samples = _scores(
         run,
         backbone,
-        policy_stages.scored_rows(pool, s.data.pages, s.scores),
+        questions.rows,
         total=s.scores.batches,
         description="scoring",
     )
-    table = scored_table(samples, s.objective, costs)
+    table = scored_table(samples, s.objective, questions.costs)
     batches = functools.partial(
         sample_iterator, table, batch_size=s.data.batch_size, seed=s.seed
     )
@@ -201,6 +186,9 @@ def _scores(
 def report(run: Run, state: TrainState, seconds: float) -> None:
     """Tries the policy on the test's pages, writes its report and prints its table."""
     s, out = _settings(run), run.workdir / "report"
+    if s.data.kind != PAGES:
+        print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
+        return
     evaluation_set = _evaluation_set(run)
     params = dict(state.params)
     policy = params.pop(PARAMS)
@@ -212,7 +200,7 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
         samples,
         tasks,
         s.budgets,
-        page_costs(s),
+        policy_questions.page_costs(s),
         PolicyFacts(
             label=s.label,
             seed=s.seed,
@@ -232,7 +220,7 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
 def _evaluation_set(run: Run) -> EvaluationSet:
     """Returns the test's pages in batches that split over the devices."""
     pages, parts = _settings(run).evaluation_pages, samples_split(run.mesh)
-    found = EvaluationSet.make(pages, cache_dir=_page_folder(run))
+    found = EvaluationSet.make(pages, cache_dir=_cache_folder(run))
     rows = math.ceil(found.batch_size / parts) * parts
     return dataclasses.replace(found, batch_size=rows)
 

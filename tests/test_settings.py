@@ -19,7 +19,7 @@ from visor_jax.training.universal_step import make_universal_step
 def with_data(tmp_path, config):
     """Returns the config with a data path that passes for converted data."""
     (tmp_path / "manifest.json").write_text("{}")
-    config.data.path = str(tmp_path)
+    config.data.path = config.data.processor = str(tmp_path)
     return config
 
 
@@ -83,6 +83,15 @@ def test_a_data_path_without_a_manifest_is_refused(tmp_path):
     config.data.path = str(tmp_path)
     with pytest.raises(ValueError, match=r"manifest\.json"):
         settings.read(config)
+
+
+def test_data_without_a_tokenizer_are_refused(tmp_path):
+    config = with_data(tmp_path, universal.get_config("llava_ov_0p5b"))
+    config.data.processor = None
+    with pytest.raises(ValueError, match=r"--config\.data\.processor=DIR"):
+        settings.read(config)
+    config.init_from = "somewhere"
+    assert settings.read(config).init_from == "somewhere"
 
 
 def test_unknown_preset():

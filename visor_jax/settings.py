@@ -15,7 +15,7 @@ from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.settings import PAGES, DataSettings
+from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.evaluation_set import check_reads_pages
 from visor_jax.evals.report import check_policy_label
 from visor_jax.layer_plan import LayerPlan
@@ -122,6 +122,13 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
         raise ValueError(
             f"init_from={init_from!r} brings a vision tower and tower.steps="
             f"{tower.steps} would train one: set tower.steps to 0."
+        )
+    data = shared["data"]
+    if data.kind == CONVERSATIONS and not (init_from or data.processor):
+        raise ValueError(
+            "There is no tokenizer to read the data with: begin with a checkpoint "
+            "(--config.init_from=DIR), or name a folder of tokenizer and processor "
+            "files (--config.data.processor=DIR)."
         )
     return UniversalSettings(
         **shared,

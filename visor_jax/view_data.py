@@ -10,6 +10,7 @@ bucket, and saves a picture of the crops. All settings are those of the run.
 import itertools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -62,7 +63,7 @@ def describe(data: RunData, number: int) -> tuple[str, Sample]:
     return "\n".join(lines), sample
 
 
-def marked_text(sample: Sample, tokenizer: object) -> str:
+def marked_text(sample: Sample, tokenizer: Any) -> str:
     """Returns the text; what is predicted with a loss stands in ⟦ ⟧, images in < >."""
     layout = sample.layout
     # A token is trained where the one before it predicts it.

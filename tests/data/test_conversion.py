@@ -175,6 +175,7 @@ TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
         ({"conversations": None}, "no conversation"),
         ({"conversations": [{"from": "bot", "value": "a"}]}, "no conversation"),
         ({"conversations": [{"from": "human", "value": 3}]}, "no conversation"),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, "no conversation"),
         ({"conversations": [TURNS[0] | {"value": "\ud800"}, TURNS[1]]}, "no conv"),
         ({"conversations": TURNS[:1]}, "wrong alternation"),
         ({"conversations": TURNS[1:]}, "wrong alternation"),

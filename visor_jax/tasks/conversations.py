@@ -24,8 +24,8 @@ def open_conversations(
       cache: folder for measured lengths.
 
     Raises:
-      ValueError: if there is no processor, it does not fit the network, or the data
-        cannot be used.
+      ValueError: if the processor cannot be read, it does not fit the network, or the
+        data cannot be used.
       Stopped: if asked to stop meanwhile.
     """
     data, longest = settings.data, settings.model.decoder.max_positions
@@ -69,14 +69,8 @@ def _processor_folder(settings: RunSettings) -> Iterator[Path]:
     """Yields the folder that the data section names, or that of `init_from`."""
     if settings.data.processor is not None:
         yield Path(settings.data.processor)
-    elif settings.init_from is not None:
-        # All steps of a workdir share the folder beside them.
-        step = layout.find_steps(settings.init_from)[0]
-        with workdir_files.local_processing_folder(step) as folder:
-            yield folder
-    else:
-        raise ValueError(
-            "There is no tokenizer to read the data with: begin with a checkpoint "
-            "(--config.init_from=DIR), or name a folder of tokenizer and processor "
-            "files (--config.data.processor=DIR)."
-        )
+        return
+    # All steps of a workdir share the folder beside them.
+    step = layout.find_steps(settings.init_from)[0]
+    with workdir_files.local_processing_folder(step) as folder:
+        yield folder

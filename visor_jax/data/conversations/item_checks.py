@@ -98,7 +98,8 @@ def _turn(turn: Any) -> tuple[str, str]:
         raise BadItemError("no conversation", f"turn {turn!r:.120}")
     role = turn.get("from", turn.get("role"))
     text = turn.get("value", turn.get("content"))
-    if role not in _ROLES or not isinstance(text, str):
+    known = isinstance(role, str) and role in _ROLES
+    if not known or not isinstance(text, str):
         raise BadItemError("no conversation", f"turn {dict(turn)!r:.120}")
     try:
         text.encode()
@@ -132,11 +133,13 @@ def _image_bytes(image: Any, folder: Path | None) -> bytes:
     if folder is None:
         raise BadItemError("missing image", f"{image!r:.120}: no image folder is given")
     try:
+        # Reading a pipe could wait for ever.
+        if not (folder / image).is_file():
+            raise BadItemError("missing image", f"{image!r:.120}: no such file")
         return (folder / image).read_bytes()
-    # A ValueError for a name with a null byte in it.
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadItemError("missing image", f"{image!r:.120}: {why}") from error
+    except OSError as error:
+        why = f"{image!r:.120}: {error.strerror}"
+        raise BadItemError("missing image", why) from error
 
 
 def _size(image: bytes, images: int) -> tuple[int, int]:

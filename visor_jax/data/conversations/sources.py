@@ -44,7 +44,7 @@ class JsonPiece:
         """Yields (number in the file, entry); a line that is no JSON as it is."""
         for number, entry in zip(self.numbers, self.entries, strict=True):
             if isinstance(entry, str):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     entry = json.loads(entry)
             yield number, entry
 
@@ -59,15 +59,24 @@ class ParquetPiece:
     row_groups: tuple[int, ...]
 
     def items(self) -> Iterator[tuple[int, Any]]:
-        """Yields (number in the file, row as a dict)."""
-        parquet = _parquet()
-        with parquet.ParquetFile(self.file) as table:
-            number = itertools.count(self.first)
-            for batch in table.iter_batches(
-                batch_size=64, row_groups=list(self.row_groups)
-            ):
-                for row in batch.to_pylist():
-                    yield next(number), row
+        """Yields (number in the file, row as a dict).
+
+        Raises:
+          ValueError: if the file is damaged here.
+        """
+        parquet, number = _parquet(), self.first
+        try:
+            with parquet.ParquetFile(self.file) as table:
+                groups = list(self.row_groups)
+                for batch in table.iter_batches(batch_size=64, row_groups=groups):
+                    for row in batch.to_pylist():
+                        yield number, row
+                        number += 1
+        except Exception as error:  # Arrow has classes of its own.
+            raise ValueError(
+                f"{self.file} cannot be read from row {number} on ({error!s:.200}): "
+                "fetch it again."
+            ) from error
 
 
 def find_sources(paths: Sequence[str]) -> list[Path]:

@@ -26,7 +26,7 @@ VAGUE_NAMES = {
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
     *("step_time", "engine_time"),
-    *("settings", "library", "tasks"),
+    *("settings", "library", "tasks", "process_flags"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
 LAYERS_0_TO_4 = (
@@ -71,7 +71,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # Entry points share these; `library` serves the package's front door, and `tasks` are
 # the parts of `train` that belong to one task.
-SHARED_BY_ENTRY_POINTS = ("settings", "command_line", "library", "tasks")
+SHARED_BY_ENTRY_POINTS = (
+    *("settings", "command_line", "library", "tasks"),
+    "process_flags",
+)
 
 
 def _modules(directory: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.sharding.mesh import MeshSettings
+from visor_jax.sharding.processes import PLATFORMS
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.optimizer import OptimizerSettings, learning_rate_schedule
@@ -66,6 +67,7 @@ class DataSettings:
 class RunSettings:
     """What a training run is made of, whatever its task.
 
+    platform: what it must run on, see `sharding.processes.check_platform`.
     init_from: checkpoint whose parameters the run begins with (an imported one, or
       another run's); None for new ones.
     """
@@ -79,6 +81,7 @@ class RunSettings:
     data: DataSettings
     optimizer: OptimizerSettings
     loop: LoopSettings
+    platform: str
     mesh: MeshSettings
     evaluation_pages: int
     init_from: str | None = None
@@ -188,7 +191,7 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
 _TASKS = {"universal": _universal, "policy": _policy}
 _SHARED = {
     *("task", "preset", "label", "seed", "data", "optimizer", "loop", "mesh"),
-    "evaluation_pages",
+    *("platform", "evaluation_pages"),
 }
 
 
@@ -202,6 +205,7 @@ def _shared(fields: dict[str, Any]) -> dict[str, Any]:
         "data": _data(fields["data"], fields["seed"]),
         "optimizer": optimizer,
         "loop": loop,
+        "platform": _platform(fields["platform"]),
         "mesh": _build(MeshSettings, fields["mesh"], "mesh"),
         "evaluation_pages": _at_least_one(
             fields["evaluation_pages"], "evaluation_pages"
@@ -254,6 +258,12 @@ def _check_keys(fields, known, *, required, where: str) -> None:
         )
     if missing:
         raise ValueError(f"{where} lacks the keys {missing}.")
+
+
+def _platform(name: str) -> str:
+    if name not in PLATFORMS:
+        raise ValueError(f"platform={name!r} is not one of {PLATFORMS}.")
+    return name
 
 
 def _at_least_one(value: int, name: str) -> int:

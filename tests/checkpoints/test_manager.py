@@ -125,11 +125,6 @@ def test_error_in_the_background_surfaces_at_the_next_call(tmp_path, monkeypatch
     assert manager.latest_step() is None
 
 
-def test_one_process_needs_no_agreement_to_stop(tmp_path):
-    with CheckpointManager(tmp_path, save_every=1) as manager:
-        assert not manager.reached_preemption(3)
-
-
 def test_another_number_of_data_workers_is_refused(tmp_path):
     # Worker processes ask absl for flags.
     flags.FLAGS.mark_as_parsed()

@@ -32,6 +32,7 @@ from visor_jax.data.prepared_manifest import (
     read_manifest,
     write_manifest,
 )
+from visor_jax.data.row_range import batched_range
 
 TOKENIZER = "tokenizer"
 
@@ -117,6 +118,7 @@ def prepared_iterator(
     batch_size: int,
     steps: int,
     seed: int,
+    rows: slice | None = None,
     num_threads: int = 1,
     prefetch: int = 4,
 ) -> grain.DatasetIterator:
@@ -128,6 +130,7 @@ def prepared_iterator(
     number of batches: the batch size must stay as it is.
 
     Args:
+      rows: rows of every batch that are wanted, None for all.
       num_threads: threads that prepare batches; 0 prepares them in the caller's.
       prefetch: batches that are prepared ahead.
 
@@ -136,12 +139,13 @@ def prepared_iterator(
     """
     if batch_size < 1 or steps < 1 or seed < 0:
         raise ValueError(f"{batch_size=} or {steps=} is below 1, or {seed=} below 0.")
-    rows = grain.MapDataset.source(PreparedRows(read_manifest(directory)))
+    stored = grain.MapDataset.source(PreparedRows(read_manifest(directory)))
     # Grain shuffles epoch e with seed + e: neighbouring seeds would share epochs.
     shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    rows = rows.shuffle(seed=shuffle_seed).repeat()[: steps * batch_size]
+    of_run = stored.shuffle(seed=shuffle_seed).repeat()[: steps * batch_size]
+    wanted, size = batched_range(of_run, batch_size, rows)
     return iter(
-        rows.batch(batch_size, batch_fn=_assemble).to_iter_dataset(
+        wanted.batch(size, batch_fn=_assemble).to_iter_dataset(
             grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
         )
     )

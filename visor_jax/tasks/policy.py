@@ -58,7 +58,14 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         data=data,
         create=create,
         given=lambda _: backbone,
-        step=make_policy_step(measure, optimizer, s.objective, costs, s.loop.steps),
+        step=make_policy_step(
+            measure,
+            optimizer,
+            s.objective,
+            costs,
+            s.loop.steps,
+            skip_norm=s.optimizer.skip_norm,
+        ),
         frozen=FROZEN,
         summary=functools.partial(summary, names=s.budgets.names),
         metadata={

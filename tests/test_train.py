@@ -6,7 +6,6 @@ same sums in the same order, so that even those two agree bit by bit.
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,51 +39,59 @@ def commands(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(commands, tmp_path_factory):
-    """A run that nobody disturbed: (workdir, its cache of pages and tower)."""
+    """A run that nobody disturbed: (workdir, its cache, how it ended)."""
     folder = tmp_path_factory.mktemp("straight")
-    flags = (*FLAGS, f"--config.data.cache={folder / 'cache'}")
-    ended = commands.run(*flags, f"--workdir={folder / 'run'}", devices=2)
+    flags = flags_of(folder / "run", folder / "cache")
+    ended = commands.run(*flags, devices=2, report=True)
     assert ended.code == 0, ended.err
+    return folder / "run", folder / "cache", ended
+
+
+def flags_of(workdir, cache):
+    return (*FLAGS, f"--workdir={workdir}", f"--config.data.cache={cache}")
+
+
+def test_a_run_prints_its_table_and_leaves_a_report(straight):
+    workdir, _, ended = straight
+    assert re.search(r"sa0\b.*\n(.*\n)*.*sa1:1", ended.out)
+    report = json.loads((workdir / "report/report.json").read_text())
+    assert report["rows"][0]["budget"] == "sa0"
+    assert {row["model"] for row in report["rows"]} == {"universal"}
+    assert report["train_steps"] == STEPS
+    assert (workdir / "config.json").exists()
     assert "Traceback" not in ended.err
     assert "warning" not in ended.err.lower()
-    return folder / "run", folder / "cache"
 
 
-def stopped(commands, flags, workdir, number):
-    """Returns how a run ended that got the signal once it had saved a checkpoint."""
-    child = commands.start(*flags, devices=2)
-    wait_until(lambda: (workdir / "checkpoints/4").exists(), child)
-    child.kill(number)
-    return child.wait()
-
-
-def test_killed_and_started_again_ends_bit_identical(commands, straight, tmp_path):
+def test_killed_and_told_to_stop_a_run_ends_bit_identical(commands, straight, tmp_path):
     workdir = tmp_path / "run"
-    flags = (*FLAGS, f"--config.data.cache={straight[1]}", f"--workdir={workdir}")
-    killed = stopped(commands, flags, workdir, signal.SIGKILL)
+    flags = flags_of(workdir, straight[1])
+    killed = stopped(commands, flags, workdir, signal.SIGKILL, after=4)
     assert killed.code == -signal.SIGKILL, killed.err
-    assert "going on from step" in commands.run(*flags, devices=2).err
-    check_same_network(workdir, straight[0])
-
-
-def test_sigterm_saves_and_says_how_to_go_on(commands, straight, tmp_path):
-    workdir = tmp_path / "run"
-    flags = (*FLAGS, f"--config.data.cache={straight[1]}", f"--workdir={workdir}")
-    ended = stopped(commands, flags, workdir, signal.SIGTERM)
-    assert ended.code == 0, ended.err
-    step = int(re.search(rf"SIGTERM: saved at step (\d+) of {STEPS}", ended.out)[1])
-    assert "the same command goes on" in ended.out
+    told = stopped(commands, flags, workdir, signal.SIGTERM, after=12)
+    assert told.code == 0, told.err
+    assert "going on from step" in told.err
+    step = int(re.search(rf"SIGTERM: saved at step (\d+) of {STEPS}", told.out)[1])
+    assert "the same command goes on" in told.out
     assert f"going on from step {step}" in commands.run(*flags, devices=2).err
     check_same_network(workdir, straight[0])
 
 
+def stopped(commands, flags, workdir, number, *, after):
+    """Returns how a run ended that got the signal once it had saved that step."""
+    child = commands.start(*flags, devices=2)
+    wait_until(lambda: (workdir / f"checkpoints/{after}").exists(), child)
+    child.kill(number)
+    return child.wait()
+
+
 def test_two_processes_stop_together_and_one_goes_on(commands, straight, tmp_path):
     workdir = tmp_path / "run"
-    flags = (*FLAGS, f"--config.data.cache={tmp_path}", f"--workdir={workdir}")
+    flags = flags_of(workdir, straight[1])
     children = commands.start_several(2, *flags)
     wait_until(lambda: last_step(workdir) >= 4, children[0])
-    # Only the second is told; both save at the same step.
-    children[1].kill(signal.SIGTERM)
+    # Only the second is told, by Ctrl-C; both save at the same step.
+    children[1].kill(signal.SIGINT)
     first, second = [child.wait() for child in children]
     assert (first.code, second.code) == (0, 0), first.err + second.err
     step = int(re.search(r"SIGTERM: saved at step (\d+)", first.out)[1])
@@ -95,29 +102,14 @@ def test_two_processes_stop_together_and_one_goes_on(commands, straight, tmp_pat
     check_same_network(workdir, straight[0])
 
 
-def test_a_finished_run_trains_no_more(commands, straight):
-    workdir, cache = straight
+def test_a_finished_run_only_reports_again(commands, straight):
+    workdir, cache, ended = straight
     before = (workdir / "metrics.jsonl").read_bytes()
-    flags = (*FLAGS, f"--config.data.cache={cache}", f"--workdir={workdir}")
-    ended = commands.run(*flags, devices=2)
-    assert f"going on from step {STEPS}" in ended.err
-    assert (workdir / "metrics.jsonl").read_bytes() == before
-
-
-def test_a_finished_run_prints_its_table_and_leaves_a_report(straight, tmp_path):
-    workdir, cache = straight
-    shutil.copytree(workdir, tmp_path / "run")
-    flags = (*FLAGS, f"--config.data.cache={cache}", f"--workdir={tmp_path / 'run'}")
-    with Commands(tmp_path, report=True) as commands:
-        first, again = [commands.run(*flags, devices=2) for _ in range(2)]
-    assert re.search(r"sa0\b.*\n(.*\n)*.*sa1:1", first.out), first.err
-    accuracies = [re.findall(r"sa\d\S*", ended.out) for ended in (first, again)]
+    again = commands.run(*flags_of(workdir, cache), devices=2, report=True)
+    accuracies = [re.findall(r"sa\d\S*", out) for out in (ended.out, again.out)]
     assert accuracies[0] == accuracies[1]
-    report = json.loads((tmp_path / "run/report/report.json").read_text())
-    assert report["rows"][0]["budget"] == "sa0"
-    assert {row["model"] for row in report["rows"]} == {"universal"}
-    assert report["train_steps"] == STEPS
-    assert (tmp_path / "run/config.json").exists()
+    assert f"going on from step {STEPS}" in again.err
+    assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -157,8 +149,8 @@ def test_the_module_is_a_command():
 
 
 def test_another_configuration_in_the_same_workdir_is_refused(commands, straight):
-    workdir, cache = straight
-    flags = (*FLAGS, f"--config.data.cache={cache}", f"--workdir={workdir}")
+    workdir, cache, _ = straight
+    flags = flags_of(workdir, cache)
     ended = commands.run(*flags, "--config.seed=1", devices=2)
     assert ended.code == 2
     assert "seed: 0 -> 1" in ended.err

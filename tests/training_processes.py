@@ -82,14 +82,10 @@ class Child:
 
 
 class Commands:
-    """Context manager that starts training commands.
+    """Context manager that starts training commands."""
 
-    report: whether a run that is done evaluates its network, which takes longer than
-      the run.
-    """
-
-    def __init__(self, folder: Path, *, report: bool = False) -> None:
-        self._folder, self._report, self._started = folder, report, 0
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._started = folder, 0
 
     def __enter__(self) -> "Commands":
         environment = {
@@ -103,7 +99,7 @@ class Commands:
             "COLUMNS": "100",
         }
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.training_processes", str(int(self._report))],
+            [sys.executable, "-m", "tests.training_processes"],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -122,15 +118,19 @@ class Commands:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, *flags: str, devices: int = 1) -> Child:
-        """Returns a started command with exactly these flags."""
+    def start(self, *flags: str, devices: int = 1, report: bool = False) -> Child:
+        """Returns a started command with exactly these flags.
+
+        report: whether a run that is done evaluates its network, which takes longer
+          than the run.
+        """
         self._started += 1
         files = self._folder / f"command-{self._started}"
-        pid = self.ask(flags=flags, files=str(files), devices=devices)
-        return Child(self, pid, files)
+        request = {"flags": flags, "files": str(files), "devices": devices}
+        return Child(self, self.ask(**request, report=report), files)
 
-    def run(self, *flags: str, devices: int = 1) -> Ended:
-        return self.start(*flags, devices=devices).wait()
+    def run(self, *flags: str, devices: int = 1, report: bool = False) -> Ended:
+        return self.start(*flags, devices=devices, report=report).wait()
 
     def start_several(self, count: int, *flags: str) -> list[Child]:
         """Returns the processes of one run, of one device each."""
@@ -211,11 +211,11 @@ def _main() -> None:
 
     plan = LayerPlan.build(2, cross=(0,), self_=(1,))
     VARIANTS[SMALL] = lambda: page_run.CONFIG.replace(plan=plan, reading_layers=())
-    if sys.argv[1] == "0":
-        train._TASKS["universal"].report = lambda *_: print("trained")
     command = _serve()
     if command is None:
         return
+    if not command["report"]:
+        train._TASKS["universal"].report = lambda *_: print("trained")
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{command['files']}.{name}", os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(file, number)

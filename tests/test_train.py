@@ -18,6 +18,7 @@ from tests.training_processes import (
     SMALL,
     Commands,
     check_same_network,
+    free_port,
     last_step,
     wait_until,
 )
@@ -110,6 +111,31 @@ def test_a_finished_run_only_reports_again(commands, straight):
     assert accuracies[0] == accuracies[1]
     assert f"going on from step {STEPS}" in again.err
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_processes_that_do_not_come_are_waited_for_so_long(commands, tmp_path):
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (*FLAGS, address, "--num_processes=2", f"--workdir={tmp_path / 'run'}")
+    second = commands.run(*flags, "--process_id=1", "--start_timeout=1")
+    assert second.code == 3
+    assert "after 1 s process 1 still waits for 2 processes" in second.err
+    assert "it does not answer" in second.err
+    assert "--worker=all" in second.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_differ_end_with_the_difference(commands, tmp_path):
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (*FLAGS, address, "--num_processes=2", f"--workdir={tmp_path / 'run'}")
+    children = [
+        commands.start(*flags, f"--process_id={i}", f"--config.seed={i}")
+        for i in range(2)
+    ]
+    for ended in [child.wait() for child in children]:
+        assert ended.code == 2
+        assert "process 1 has config.seed 1, process 0 has 0" in ended.err
+        assert "Traceback" not in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Interruption:
             return self.requested
         if not multihost_utils.reached_preemption_sync_point(step):
             return False
-        self._received = self._received or signal.SIGTERM
+        self._received = signal.SIGTERM
         return True
 
     def __enter__(self) -> "Interruption":

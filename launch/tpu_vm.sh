@@ -25,4 +25,4 @@ name=$1 zone=$2
 shift 2
 arguments=$(printf ' %q' "$@")
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
-    --command="cd visor_jax && python -m visor_jax.train$arguments"
+    --command="cd visor_jax && python -m visor_jax.train --distributed$arguments"

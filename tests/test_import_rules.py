@@ -27,7 +27,7 @@ ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
     *("convert_data", "view_data"),
     *("step_time", "engine_time", "loader_time", "plan"),
-    *("settings", "library", "tasks", "answer_flags"),
+    *("settings", "library", "tasks", "answer_flags", "process_flags"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch")
 LAYERS_0_TO_4 = (
@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # parts of `train` that belong to one task, `answer_flags` what answering commands ask.
 SHARED_BY_ENTRY_POINTS = (
     *("settings", "command_line", "library", "tasks"),
-    "answer_flags",
+    *("answer_flags", "process_flags"),
 )
 
 

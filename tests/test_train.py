@@ -1,158 +1,146 @@
-"""`python -m visor_jax.train`: a run that is killed ends as one that is not."""
+"""`python -m visor_jax.train`: a run that is stopped ends as one that is not.
+
+Two devices throughout: in one process, or in two of one device each, which compute the
+same sums in the same order, so that even those two agree bit by bit.
+"""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from visor_jax.checkpoints.restore import load_params
+from tests.training_processes import (
+    FLAGS,
+    ROOT,
+    SMALL,
+    Commands,
+    check_same_network,
+    free_port,
+    last_step,
+    wait_until,
+)
 
-ROOT = Path(__file__).parents[1]
-STEPS = 60
-
-# Small in every way that does not matter here; one conditional is enough.
-SMALL = (
-    "--config=configs/universal.py",
+STEPS = 24
+FLAGS = (
+    *FLAGS,
     f"--config.loop.steps={STEPS}",
-    "--config.loop.log_every=5",
-    "--config.loop.checkpoint_every=10",
-    "--config.optimizer.warmup_steps=5",
-    "--config.budgets=('none', 'all')",
-    "--config.budget_phases=((1.0, {'any': 1.0}),)",
-    "--config.data.batch_size=2",
-    "--config.data.pages.pool_size=32",
-    "--config.data.pages.questions_per_page=3",
-    "--config.data.pages.text_length=24",
-    "--config.tower.steps=3",
-    "--config.evaluation_pages=8",
+    "--config.loop.log_every=2",
+    "--config.loop.checkpoint_every=4",
 )
 
 
-def command(workdir: Path, cache: Path, *more: str) -> list[str]:
-    flags = (f"--workdir={workdir}", f"--config.data.cache={cache}")
-    return [sys.executable, "-m", "visor_jax.train", *SMALL, *flags, *more]
-
-
-# Kept until the tests end: the runs share their compiled programs.
-COMPILED = tempfile.TemporaryDirectory()
-
-
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "COLUMNS": "100",
-    }
-
-
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def start_and_signal(arguments: list[str], workdir: Path, number: int, step: int):
-    """Starts a run, sends it the signal once it has logged `step`, and waits."""
-    process = subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    metrics, limit = workdir / "metrics.jsonl", time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < limit:
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        if lines and json.loads(lines[-1])["step"] >= step:
-            process.send_signal(number)
-            break
-        time.sleep(0.02)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def flat(params) -> dict[str, np.ndarray]:
-    import flax.traverse_util
-
-    leaves = flax.traverse_util.flatten_dict(params, sep="/")
-    return {key: np.asarray(value) for key, value in leaves.items()}
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with Commands(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """A run that nobody disturbed: (workdir, cache, what it printed)."""
+def straight(commands, tmp_path_factory):
+    """A run that nobody disturbed: (workdir, its cache, how it ended)."""
     folder = tmp_path_factory.mktemp("straight")
-    done = run(*command(folder / "run", folder / "cache"))
-    return folder / "run", folder / "cache", done
+    flags = flags_of(folder / "run", folder / "cache")
+    ended = commands.run(*flags, devices=2, report=True)
+    assert ended.code == 0, ended.err
+    return folder / "run", folder / "cache", ended
+
+
+def flags_of(workdir, cache):
+    return (*FLAGS, f"--workdir={workdir}", f"--config.data.cache={cache}")
 
 
 def test_a_run_prints_its_table_and_leaves_a_report(straight):
-    workdir, _, done = straight
-    assert re.search(r"sa0\b.*\n(.*\n)*.*sa3:1,3,5", done.stdout)
+    workdir, _, ended = straight
+    assert re.search(r"sa0\b.*\n(.*\n)*.*sa1:1", ended.out)
     report = json.loads((workdir / "report/report.json").read_text())
     assert report["rows"][0]["budget"] == "sa0"
     assert {row["model"] for row in report["rows"]} == {"universal"}
     assert report["train_steps"] == STEPS
     assert (workdir / "config.json").exists()
-    assert "Traceback" not in done.stderr
-    assert "warning" not in done.stderr.lower()
+    assert "Traceback" not in ended.err
+    assert "warning" not in ended.err.lower()
 
 
-def test_killed_and_started_again_ends_bit_identical(straight, tmp_path):
-    workdir, cache, _ = straight
-    arguments = command(tmp_path / "run", cache)
-    code, _, err = start_and_signal(arguments, tmp_path / "run", signal.SIGKILL, 35)
-    assert code == -signal.SIGKILL, err
-    assert "going on from step" in run(*arguments).stderr
-    expected, got = flat(load_params(workdir)), flat(load_params(tmp_path / "run"))
-    assert expected.keys() == got.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(got[key], value, err_msg=key)
-    lines = [(d / "metrics.jsonl").read_bytes() for d in (workdir, tmp_path / "run")]
-    assert lines[0] == lines[1]
+def test_killed_and_told_to_stop_a_run_ends_bit_identical(commands, straight, tmp_path):
+    workdir = tmp_path / "run"
+    flags = flags_of(workdir, straight[1])
+    killed = stopped(commands, flags, workdir, signal.SIGKILL, after=4)
+    assert killed.code == -signal.SIGKILL, killed.err
+    told = stopped(commands, flags, workdir, signal.SIGTERM, after=12)
+    assert told.code == 0, told.err
+    assert "going on from step" in told.err
+    step = int(re.search(rf"SIGTERM: saved at step (\d+) of {STEPS}", told.out)[1])
+    assert "the same command goes on" in told.out
+    assert f"going on from step {step}" in commands.run(*flags, devices=2).err
+    check_same_network(workdir, straight[0])
 
 
-def test_sigterm_saves_and_says_how_to_go_on(straight, tmp_path):
-    workdir, cache, _ = straight
-    arguments = command(tmp_path / "run", cache)
-    code, out, err = start_and_signal(arguments, tmp_path / "run", signal.SIGTERM, 15)
-    assert code == 0, err
-    stopped = int(re.search(r"SIGTERM: saved at step (\d+) of 60", out)[1])
-    assert "the same command goes on" in out
-    again = run(*arguments)
-    assert f"going on from step {stopped}" in again.stderr
-    expected, got = flat(load_params(workdir)), flat(load_params(tmp_path / "run"))
-    for key, value in expected.items():
-        np.testing.assert_array_equal(got[key], value, err_msg=key)
+def stopped(commands, flags, workdir, number, *, after):
+    """Returns how a run ended that got the signal once it had saved that step."""
+    child = commands.start(*flags, devices=2)
+    wait_until(lambda: (workdir / f"checkpoints/{after}").exists(), child)
+    child.kill(number)
+    return child.wait()
 
 
-def test_a_finished_run_only_reports_again(straight):
-    workdir, cache, done = straight
+def test_two_processes_stop_together_and_one_goes_on(commands, straight, tmp_path):
+    workdir = tmp_path / "run"
+    flags = flags_of(workdir, straight[1])
+    children = commands.start_several(2, *flags)
+    wait_until(lambda: last_step(workdir) >= 4, children[0])
+    # Only the second is told, by Ctrl-C; both save at the same step.
+    children[1].kill(signal.SIGINT)
+    first, second = [child.wait() for child in children]
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    step = int(re.search(r"SIGTERM: saved at step (\d+)", first.out)[1])
+    assert "saved" not in second.out
+    assert "compiled" not in second.err
+    ended = commands.run(*flags, devices=2)
+    assert f"going on from step {step}" in ended.err
+    check_same_network(workdir, straight[0])
+
+
+def test_a_finished_run_only_reports_again(commands, straight):
+    workdir, cache, ended = straight
     before = (workdir / "metrics.jsonl").read_bytes()
-    again = run(*command(workdir, cache))
-    accuracies = [re.findall(r"sa\d\S*", out) for out in (done.stdout, again.stdout)]
+    again = commands.run(*flags_of(workdir, cache), devices=2, report=True)
+    accuracies = [re.findall(r"sa\d\S*", out) for out in (ended.out, again.out)]
     assert accuracies[0] == accuracies[1]
+    assert f"going on from step {STEPS}" in again.err
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+def test_processes_that_do_not_come_are_waited_for_so_long(commands, tmp_path):
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (*FLAGS, address, "--num_processes=2", f"--workdir={tmp_path / 'run'}")
+    second = commands.run(*flags, "--process_id=1", "--start_timeout=1")
+    assert second.code == 3
+    assert "after 1 s process 1 still waits for 2 processes" in second.err
+    assert "it does not answer" in second.err
+    assert "--worker=all" in second.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_differ_end_with_the_difference(commands, tmp_path):
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (*FLAGS, address, "--num_processes=2", f"--workdir={tmp_path / 'run'}")
+    children = [
+        commands.start(*flags, f"--process_id={i}", f"--config.seed={i}")
+        for i in range(2)
+    ]
+    for ended in [child.wait() for child in children]:
+        assert ended.code == 2
+        assert "process 1 has config.seed 1, process 0 has 0" in ended.err
+        assert "Traceback" not in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("flags", "message"),
     [
-        ([], "--config=FILE is needed"),
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=configs/universal.py:huge"], "Unknown preset 'huge'"),
         (["--config=configs/universal.py:llava_ov_7b"], "--config.data.path"),
@@ -160,23 +148,36 @@ def test_a_finished_run_only_reports_again(straight):
         (["--config=configs/universal.py", "--config.loop.steps=many"], "many"),
         (["--config=configs/dedicated.py:sa1:2"], "switches on layers [2]"),
         (["--config=configs/universal.py", "--config.mesh.data=3"], "does not fit"),
+        (["--config=configs/universal.py", "--config.platform=tpu"], "jax found 'cpu'"),
+        (["--config=configs/universal.py", "--config.platform=npu"], "'npu' is not"),
+        (["--config=configs/universal.py", "--num_processes=2"], "go together"),
+        (["--config=configs/universal.py", "--distributed"], "No cluster says"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path):
-    done = run(
-        *(sys.executable, "-m", "visor_jax.train", *arguments),
-        f"--workdir={tmp_path / 'run'}",
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_one_line_and_exit_code_2(commands, flags, message, tmp_path):
+    ended = commands.run(*flags, f"--workdir={tmp_path / 'run'}")
+    assert ended.code == 2, ended.err
+    assert message in ended.err
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err
     assert not (tmp_path / "run").exists()
 
 
-def test_another_configuration_in_the_same_workdir_is_refused(straight):
+def test_the_module_is_a_command():
+    ended = subprocess.run(
+        [sys.executable, "-m", "visor_jax.train"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert "--config=FILE is needed" in ended.stderr
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(commands, straight):
     workdir, cache, _ = straight
-    done = run(*command(workdir, cache, "--config.seed=1"), check=False)
-    assert done.returncode == 2
-    assert "seed: 0 -> 1" in done.stderr
+    flags = flags_of(workdir, cache)
+    ended = commands.run(*flags, "--config.seed=1", devices=2)
+    assert ended.code == 2
+    assert "seed: 0 -> 1" in ended.err
+    assert SMALL in (workdir / "config.json").read_text()

@@ -13,6 +13,7 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -57,11 +58,11 @@ def user_errors() -> Iterator[None]:
         fail(describe(error))
 
 
-def fail(message: str) -> NoReturn:
-    """Exits with code 2 after printing `error: message` to stderr."""
+def fail(message: str, code: int = USER_ERROR) -> NoReturn:
+    """Exits with the code after printing `error: message` to stderr."""
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    sys.exit(code)
 
 
 def describe(error: BaseException) -> str:

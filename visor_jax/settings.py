@@ -23,6 +23,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.sharding.mesh import MeshSettings
+from visor_jax.sharding.processes import PLATFORMS
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -39,6 +40,7 @@ T = TypeVar("T")
 class RunSettings:
     """What a training run is made of, whatever its task.
 
+    platform: what it must run on, see `sharding.processes.check_platform`.
     init_from: checkpoint whose parameters the run begins with (an imported one, or
       another run's); None for new ones.
     """
@@ -52,6 +54,7 @@ class RunSettings:
     data: DataSettings
     optimizer: OptimizerSettings
     loop: LoopSettings
+    platform: str
     mesh: MeshSettings
     evaluation_pages: int
     init_from: str | None = None
@@ -99,7 +102,18 @@ def read(
     run = _TASKS[task](fields)
     if data_needed:
         run.data.check_present()
+        _check_tokenizer(run)
     return run
+
+
+def _check_tokenizer(run: RunSettings) -> None:
+    named = run.init_from or run.data.processor
+    if run.data.kind == CONVERSATIONS and not named:
+        raise ValueError(
+            "There is no tokenizer to read the data with: begin with a checkpoint "
+            "(--config.init_from=DIR), or name a folder of tokenizer and processor "
+            "files (--config.data.processor=DIR)."
+        )
 
 
 def _universal(fields: dict[str, Any]) -> UniversalSettings:
@@ -122,13 +136,6 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
         raise ValueError(
             f"init_from={init_from!r} brings a vision tower and tower.steps="
             f"{tower.steps} would train one: set tower.steps to 0."
-        )
-    data = shared["data"]
-    if data.kind == CONVERSATIONS and not (init_from or data.processor):
-        raise ValueError(
-            "There is no tokenizer to read the data with: begin with a checkpoint "
-            "(--config.init_from=DIR), or name a folder of tokenizer and processor "
-            "files (--config.data.processor=DIR)."
         )
     return UniversalSettings(
         **shared,
@@ -190,7 +197,7 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
 _TASKS = {"universal": _universal, "policy": _policy}
 _SHARED = {
     *("task", "preset", "label", "seed", "data", "optimizer", "loop", "mesh"),
-    "evaluation_pages",
+    *("platform", "evaluation_pages"),
 }
 
 
@@ -204,6 +211,7 @@ def _shared(fields: dict[str, Any]) -> dict[str, Any]:
         "data": _data(fields["data"], fields["seed"]),
         "optimizer": optimizer,
         "loop": loop,
+        "platform": _platform(fields["platform"]),
         "mesh": _build(MeshSettings, fields["mesh"], "mesh"),
         "evaluation_pages": _at_least_one(
             fields["evaluation_pages"], "evaluation_pages"
@@ -264,6 +272,12 @@ def _check_keys(fields, known, *, required, where: str) -> None:
         )
     if missing:
         raise ValueError(f"{where} lacks the keys {missing}.")
+
+
+def _platform(name: str) -> str:
+    if name not in PLATFORMS:
+        raise ValueError(f"platform={name!r} is not one of {PLATFORMS}.")
+    return name
 
 
 def _at_least_one(value: int, name: str) -> int:

@@ -2,12 +2,14 @@
 
     python -m visor_jax.train --config=configs/universal.py [--workdir=DIR]
 
-The same command goes on with a run that was stopped. Exit code 2: the configuration or
-the workdir cannot be used; the message says why.
+The same command goes on with a run that was stopped. On several hosts it is the same
+command on each (see `launch/`), with a workdir that all of them share.
+
+Exit code 2: the configuration or the workdir cannot be used, or the processes of the
+run differ. 1: the run cannot go on. 3: not all processes came. The message says why.
 """
 
 import contextlib
-import functools
 import logging
 import time
 from pathlib import Path
@@ -18,14 +20,17 @@ import optax
 from absl import flags
 from ml_collections import config_flags
 
-from visor_jax import command_line, settings
+from visor_jax import command_line, process_flags, settings
 from visor_jax.checkpoints import layout
-from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.sharding.axis_rules import batch_sharding, samples_split
+from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.sharding import agreement, processes
+from visor_jax.sharding.axis_rules import samples_split
+from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
 from visor_jax.training import loop, run_record, stages
+from visor_jax.training.bad_steps import SkippedStepsFile, TooManySkippedSteps
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
@@ -49,7 +54,7 @@ _logger = logging.getLogger("visor_jax.train")
 # Keys that do not change what a run computes.
 _MAY_DIFFER = (
     *("data.cache", "data.workers", "data.threads", "data.max_bad_records"),
-    "scores.cache",
+    *("scores.cache", "platform", "loop.max_skipped_steps"),
     *("loop.checkpoint_every", "loop.keep_checkpoints"),
 )
 
@@ -76,16 +81,22 @@ def train(run: Run) -> tuple[TrainState, int, float]:
         files = loop.RunFiles(
             writer=writer,
             checkpoints=checkpoints,
+            skipped=SkippedStepsFile(
+                run.workdir,
+                batch_size=s.data.batch_size,
+                limit=s.loop.max_skipped_steps,
+                enabled=jax.process_index() == 0,
+            ),
             metadata={**run.metadata(), **task.metadata},
             began=began,
         )
         state = start_or_resume(run, task, optimizer, files)
-        put = functools.partial(jax.device_put, device=batch_sharding(run.mesh))
+        batch = abstract_batch(run.mesh, task.data.example)
         state, done = loop.run(
             state,
             task.data.batches,
-            step_programs(task, state, put(task.data.example), writer),
-            put=put,
+            step_programs(task, state, batch, writer),
+            put=put_rows(run.mesh, s.data.batch_size),
             settings=s.loop,
             summary=task.summary,
             learning_rates=logged_learning_rates(s.optimizer, s.loop.steps),
@@ -121,14 +132,39 @@ def step_programs(
     return programs
 
 
+def prepare_together(config: Any, interruption: Interruption) -> Run:
+    """Returns what `prepare` does, once all processes are found to agree.
+
+    Raises:
+      ValueError: on all processes, if one cannot prepare or prepares something else.
+    """
+    if config is None:
+        raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
+    run, problem = None, None
+    try:
+        run = prepare(config, interruption)
+    except (ValueError, OSError) as error:
+        problem = error
+    if jax.process_count() > 1:
+        agreement.check_agreement(
+            {
+                **run_record.shared_facts(config.to_dict()),
+                "workdir": str(_WORKDIR.value),
+                "data": "none" if run is None else run.data_digest(),
+                "error": "none" if problem is None else command_line.describe(problem),
+            }
+        )
+    if problem is not None:
+        raise problem
+    return run
+
+
 def prepare(config: Any, interruption: Interruption) -> Run:
     """Returns the run that the flags ask for.
 
     Raises:
       ValueError: for whatever the user has to mend, before any work.
     """
-    if config is None:
-        raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
     chosen = settings.read(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
     if _WORKDIR.value:
@@ -142,6 +178,8 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     if chosen.init_from is not None:
         layout.find_steps(chosen.init_from)
     run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
+    processes.check_started()
+    processes.check_platform(chosen.platform)
     mesh = make_mesh(chosen.mesh)
     parts, passes = samples_split(mesh), chosen.optimizer.accumulate
     if chosen.data.batch_size % (parts * passes):
@@ -150,15 +188,18 @@ def prepare(config: Any, interruption: Interruption) -> Run:
             "devices of the mesh axes data and fsdp, in optimizer.accumulate="
             f"{passes} parts."
         )
+    process_rows(mesh, chosen.data.batch_size)
     return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
 
 
 def main(_: list[str]) -> None:
     keep_freed_memory()
     config = _CONFIG.value
+    with command_line.user_errors():
+        process_flags.start_processes()
     with Interruption() as interruption:
         with command_line.user_errors():
-            run = prepare(config, interruption)
+            run = prepare_together(config, interruption)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
                 bring_processing_files(
@@ -172,14 +213,18 @@ def main(_: list[str]) -> None:
         except stages.Stopped:
             print("stopped before the first step; the same command starts again")
             return
+        except (TooManySkippedSteps, SavingError) as error:
+            command_line.fail(str(error), command_line.FAILED)
     steps = run.settings.loop.steps
-    if done < steps:
+    if done == steps:
+        _TASKS[run.settings.task].report(run, state, seconds)
+    elif jax.process_index() == 0:
         print(
             f"{interruption.signal_name}: saved at step {done} of {steps}; "
             "the same command goes on from there"
         )
-        return
-    _TASKS[run.settings.task].report(run, state, seconds)
+    # Whoever leaves early would be waited for, and not for long.
+    processes.wait_for_all("the end")
 
 
 if __name__ == "__main__":

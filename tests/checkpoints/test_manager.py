@@ -1,3 +1,6 @@
+import resource
+import shutil
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,7 @@ import optax
 import pytest
 from absl import flags
 
-from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 
 METADATA = {"model": {"width": 4}, "budgets": ["sa0"], "task": "t", "metrics_offset": 7}
 
@@ -113,6 +116,27 @@ def test_restoring_another_model_lists_every_key(tmp_path):
         assert line in str(error.value)
 
 
+def test_a_full_disk_is_named_and_leaves_earlier_checkpoints(tmp_path):
+    rng = np.random.default_rng(0)
+    large = {"w": rng.normal(size=2**18)}
+    rest = {"optimizer": {"step": 1}, "data_iterator": None, "metadata": METADATA}
+    manager = CheckpointManager(tmp_path, save_every=1)
+    _save(manager, 1)
+    manager.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond this: writing fails as on a disk without space.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, before[1]))
+    try:
+        manager.save(2, params=large, **rest)
+        with pytest.raises(SavingError, match=r"(?s)failed.*finished before are int"):
+            manager.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        assert manager.latest_step() == 1
+        manager.restore_training(_params(), _optimizer(), None)
+
+
 def test_error_in_the_background_surfaces_at_the_next_call(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -123,11 +147,6 @@ def test_error_in_the_background_surfaces_at_the_next_call(tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="No space left on device"):
         manager.wait()
     assert manager.latest_step() is None
-
-
-def test_one_process_needs_no_agreement_to_stop(tmp_path):
-    with CheckpointManager(tmp_path, save_every=1) as manager:
-        assert not manager.reached_preemption(3)
 
 
 def test_another_number_of_data_workers_is_refused(tmp_path):
@@ -144,14 +163,103 @@ def test_another_number_of_data_workers_is_refused(tmp_path):
         iterator.close()
 
 
-def test_data_of_another_number_of_processes_is_refused(tmp_path):
+def _batches():
+    """Returns an iterator whose place is the number of batches that were read."""
+    return iter(grain.MapDataset.range(100).shuffle(1).batch(2).to_iter_dataset())
+
+
+def _saved_by_four(tmp_path, data, steps=3):
+    """Saves after some steps, and makes it look as if four processes had."""
+    for _ in range(steps):
+        next(data)
     with CheckpointManager(tmp_path, save_every=1) as manager:
-        _save(manager, 1, _data())
-        manager.wait()
-        position = tmp_path / "checkpoints/1/data/process_0-of-1.json"
-        position.rename(position.with_name("process_0-of-4.json"))
-        with pytest.raises(ValueError, match="as many processes as saved it"):
-            manager.restore_training(_params(), _optimizer(), _data())
+        _save(manager, 3, data)
+    position = tmp_path / "checkpoints/3/data/process_0-of-1.json"
+    for process in range(4):
+        other = position.with_name(f"process_{process}-of-4.json")
+        other.write_text(position.read_text())
+    position.unlink()
+
+
+def test_another_number_of_processes_goes_on_with_the_same_batches(tmp_path):
+    data, resumed = _batches(), _batches()
+    _saved_by_four(tmp_path, data)
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        manager.restore_training(_params(), _optimizer(), resumed)
+    np.testing.assert_array_equal(next(resumed), next(data))
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        # Its place counts what one process has read, not its batches.
+        (_data, 3),
+        # A batch was read in vain.
+        (_batches, 4),
+    ],
+)
+def test_a_place_that_belongs_to_a_process_is_refused(tmp_path, make, steps):
+    _saved_by_four(tmp_path, make(), steps)
+    with (
+        CheckpointManager(tmp_path, save_every=1) as manager,
+        pytest.raises(ValueError, match="as many processes as saved it"),
+    ):
+        manager.restore_training(_params(), _optimizer(), make())
+
+
+def _shorten(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _largest(folder):
+    return max(
+        folder.rglob("*"), key=lambda file: file.is_file() and file.stat().st_size
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda step: _shorten(_largest(step / "params")),
+        lambda step: _shorten(_largest(step / "optimizer")),
+        lambda step: _shorten(step / "metadata/metadata"),
+        lambda step: _shorten(step / "data/process_0-of-1.json"),
+        lambda step: shutil.rmtree(step / "params"),
+    ],
+)
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, damage):
+    data, resumed = _batches(), _batches()
+    checkpoints = tmp_path / "checkpoints"
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        for step in (1, 2):
+            next(data)
+            _save(manager, step, data)
+    damage(checkpoints / "2")
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        params, _, metadata = manager.restore_training(_params(), _optimizer(), resumed)
+        assert metadata["step"] == 1
+        np.testing.assert_array_equal(params["a"]["w"], _params(1)["a"]["w"])
+        assert next(resumed).tolist() != next(data).tolist()
+        # The step is done again and saved under its own name.
+        assert _save(manager, 2, resumed)
+    assert "2 is damaged or half written" in caplog.text
+    assert "kept as 2.damaged; going on from step 1 instead" in caplog.text
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["1", "2", "2.damaged"]
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        assert manager.restore_training(_params(), _optimizer(), _batches())
+
+
+def test_the_only_checkpoint_is_not_put_aside(tmp_path):
+    with CheckpointManager(tmp_path, save_every=1) as manager:
+        _save(manager, 1)
+    _shorten(tmp_path / "checkpoints/1/metadata/metadata")
+    with (
+        CheckpointManager(tmp_path, save_every=1) as manager,
+        pytest.raises(ValueError, match="Delete this directory"),
+    ):
+        manager.restore_training(_params(), _optimizer(), None)
+    assert (tmp_path / "checkpoints/1").exists()
 
 
 def test_metadata_must_be_complete_and_json(tmp_path):

@@ -91,7 +91,7 @@ def test_a_place_is_saved_and_found_again_by_any_readers(data):
         next(iterator)
     state = json.loads(json.dumps(iterator.get_state()))
     # What was read ahead is no part of the place.
-    assert state["next"] == 7
+    assert state["next_index"] == 7
     iterator.close()
     resumed = data.batches(ReadingSettings(threads=1, prefetch=1))
     next(resumed)

@@ -19,9 +19,11 @@ def test_first_signal_only_sets_the_flag(number):
     before = signal.getsignal(number)
     with Interruption() as interruption:
         assert not interruption.requested
+        assert not interruption.agreed(2)
         assert interruption.signal_name is None
         _send(number)
         assert interruption.requested
+        assert interruption.agreed(3)
         assert interruption.signal_name == number.name
     assert signal.getsignal(number) is before
 

@@ -25,7 +25,17 @@ _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class DamagedCheckpointError(ValueError):
-    """A step directory that lacks files or holds files that cannot be read."""
+    """A step directory that lacks files or holds files that cannot be read.
+
+    problem: what is wrong, without the remedy.
+    """
+
+    def __init__(self, step: epath.Path, reason: str) -> None:
+        self.problem = f"{step} is damaged or half written: {reason}."
+        super().__init__(
+            f"{self.problem} Delete this directory to go on from the checkpoint before "
+            "it."
+        )
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -121,7 +131,9 @@ def read_step_metadata(step: epath.Path) -> dict[str, Any]:
     try:
         metadata = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise damaged(step, f"{file} cannot be read ({error})") from error
+        raise DamagedCheckpointError(
+            step, f"{file} cannot be read ({error})"
+        ) from error
     found = metadata.get("format") if isinstance(metadata, dict) else None
     if found != FORMAT:
         raise ValueError(
@@ -129,11 +141,3 @@ def read_step_metadata(step: epath.Path) -> dict[str, Any]:
             f"reads format {FORMAT}: open it with the version that wrote it."
         )
     return metadata
-
-
-def damaged(step: epath.Path, reason: str) -> DamagedCheckpointError:
-    """Returns the error for a step that cannot be read, with the remedy."""
-    return DamagedCheckpointError(
-        f"{step} is damaged or half written: {reason}. Delete this directory to go on "
-        "from the checkpoint before it."
-    )

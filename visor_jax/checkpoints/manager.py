@@ -1,7 +1,9 @@
 """Saves a training run while it goes on, and restores it where it stopped."""
 
 import contextlib
+import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,12 +13,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from visor_jax.checkpoints import layout, orbax_log
+from visor_jax.checkpoints.data_position import restore_position
 from visor_jax.checkpoints.restore import read_arrays
+from visor_jax.sharding.agreement import all_succeeded
+from visor_jax.sharding.processes import wait_for_all
 
 Tree = Any
 
 _REQUIRED = ("model", "budgets", "task", "metrics_offset")
-_READERS = "iterators_in_use_indices"
+_logger = logging.getLogger(__name__)
+
+
+class SavingError(RuntimeError):
+    """A checkpoint could not be written; those finished before are intact."""
 
 
 class CheckpointManager:
@@ -74,7 +83,7 @@ class CheckpointManager:
             saved again.
 
         Raises:
-          RuntimeError: if writing an earlier checkpoint failed.
+          SavingError: if writing an earlier checkpoint failed.
         """
         self.check()
         new = step > 0 and step not in self._manager.all_steps()
@@ -101,17 +110,17 @@ class CheckpointManager:
         """
         return self._manager.latest_step()
 
-    def reached_preemption(self, step: int) -> bool:
-        """Returns whether all processes agreed to stop here; False on one process."""
-        return self._manager.reached_preemption(step)
-
     def restore_training(
         self,
         abstract_params: Tree,
         abstract_optimizer: Tree,
         data_iterator: Iterator[Any] | None,
     ) -> tuple[Tree, Tree, dict[str, Any]]:
-        """Returns (params, optimizer, metadata) of the newest checkpoint.
+        """Returns (params, optimizer, metadata) of the newest readable checkpoint.
+
+        A damaged one is passed over with a warning if there are older ones, and renamed
+        to `<step>.damaged`, so that the run can save that step again. All processes
+        read the same one: what one of them cannot read, none does.
 
         Args:
           abstract_params: arrays or `jax.ShapeDtypeStruct`s with CURRENT shardings.
@@ -119,30 +128,53 @@ class CheckpointManager:
           data_iterator: set, in place, to where it stood.
 
         Raises:
-          ValueError: if there is none, if it is damaged, if it is of another model, or
-            if the data was read by another number of processes or workers.
+          ValueError: if there is none, if all are damaged, if one is of another model,
+            or if the data was read by another number of workers (or of processes, where
+            what is read depends on that).
         """
         self.wait()
-        step = self.latest_step()
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise ValueError(f"{self._directory} holds no finished checkpoint.")
-        directory = self._directory / str(step)
-        metadata = layout.read_step_metadata(directory)
-        if data_iterator is not None:
-            self._restore_data(step, directory / layout.DATA, data_iterator)
-        params = read_arrays(directory, layout.PARAMS, abstract_params)
-        optimizer = read_arrays(directory, layout.OPTIMIZER, abstract_optimizer)
-        return params, optimizer, metadata
+        for step, older in itertools.pairwise([*steps, None]):
+            directory, damage = self._directory / str(step), None
+            try:
+                metadata = layout.read_step_metadata(directory)
+                if data_iterator is not None:
+                    restore_position(directory, data_iterator)
+                params = read_arrays(directory, layout.PARAMS, abstract_params)
+                rest = read_arrays(directory, layout.OPTIMIZER, abstract_optimizer)
+            except layout.DamagedCheckpointError as error:
+                damage = error
+            if all_succeeded(damage is None):
+                return params, rest, metadata
+            damage = damage or layout.DamagedCheckpointError(
+                directory, "to another process"
+            )
+            if older is None:
+                raise damage
+            self._put_aside(directory, damage, older)
+        raise AssertionError("a step is read or the last one's damage is raised")
 
-    def _restore_data(
-        self, step: int, directory: epath.Path, data_iterator: Iterator[Any]
+    def _put_aside(
+        self, directory: epath.Path, damage: layout.DamagedCheckpointError, older: int
     ) -> None:
-        _check_data_readers(directory, data_iterator)
-        restore = grain.checkpoint.CheckpointRestore(data_iterator)
-        self._manager.restore(step, args=ocp.args.Composite(data=restore))
+        if jax.process_index() == 0:
+            aside = directory.with_name(f"{directory.name}.damaged")
+            if aside.exists():
+                aside.rmtree()
+            directory.rename(aside)
+            _logger.warning(
+                "%s It is kept as %s; going on from step %d instead.",
+                damage.problem,
+                aside.name,
+                older,
+            )
+        wait_for_all(f"put {directory.name} aside")
+        self._manager.reload()
 
     def check(self) -> None:
-        """Raises RuntimeError if writing a checkpoint failed in the background."""
+        """Raises SavingError if writing a checkpoint failed in the background."""
         with _saving(self._directory):
             self._manager.check_for_errors()
 
@@ -169,7 +201,7 @@ def _saving(directory: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise RuntimeError(
+        raise SavingError(
             f"Writing a checkpoint to {directory} failed ({error}). Checkpoints "
             "finished before are intact: free space or restore access, then run the "
             "same command again."
@@ -190,43 +222,3 @@ def complete_metadata(metadata: Mapping[str, Any], step: int) -> dict[str, Any]:
         return json.loads(json.dumps(complete))
     except TypeError as error:
         raise ValueError(f"Checkpoint metadata must be JSON: {error}.") from error
-
-
-def _check_data_readers(directory: epath.Path, iterator: Iterator[Any]) -> None:
-    """Raises ValueError unless the position fits this number of readers.
-
-    A position counts what every worker of every process has read. With another number
-    grain would go on with other data, without a word.
-    """
-    process, count = jax.process_index(), jax.process_count()
-    file = directory / f"process_{process}-of-{count}.json"
-    if not file.exists():
-        saved = sorted(f.name for f in directory.glob("process_*.json"))
-        raise ValueError(
-            f"{directory} has no data position for process {process} of {count}, only "
-            f"{saved}: go on with as many processes as saved it."
-        )
-    if not hasattr(iterator, "get_state"):
-        return
-    saved = _worker_counts(json.loads(file.read_text()))
-    current = _worker_counts(iterator.get_state())
-    if saved != current:
-        raise ValueError(
-            f"{directory} was saved with {saved or 'no'} data workers and this run has "
-            f"{current or 'none'}: use the same number to go on with the same data."
-        )
-
-
-def _worker_counts(state: Any) -> list[int]:
-    """Returns the number of readers of every parallel stage in a grain state.
-
-    A stage with several readers (worker processes, interleaved datasets) lists which
-    of them it uses; a stage without has no such entry.
-    """
-    if isinstance(state, list | tuple):
-        return [count for value in state for count in _worker_counts(value)]
-    if not isinstance(state, dict):
-        return []
-    if _READERS in state:
-        return [len(state[_READERS])]
-    return _worker_counts(list(state.values()))

@@ -127,7 +127,7 @@ def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
       DamagedCheckpointError: if files are missing or cut short.
       ValueError: if the item does not fit `abstract`.
     """
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _reader(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _listed(checkpointer, step, item)
         if abstract is None:
             abstract = jax.tree.map(_as_saved, found)
@@ -156,7 +156,7 @@ def read_part(step: epath.Path, item: str, abstract: Any) -> Any:
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
     )
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    checkpointer = _reader(ocp.PyTreeCheckpointHandler())
     with checkpointer, _reading(step, item):
         return checkpointer.restore(step / item, args=restore)
 
@@ -168,7 +168,7 @@ def list_arrays(step: epath.Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
       DamagedCheckpointError: if its list of arrays cannot be read.
     """
     orbax_log.silence()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _reader(ocp.StandardCheckpointHandler()) as checkpointer:
         tree = jax.tree.map(_as_saved, _listed(checkpointer, step, item))
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
@@ -188,10 +188,25 @@ def read_some_arrays(
     restore = ocp.args.PyTreeRestore(
         item=wanted, restore_args=on_host, partial_restore=True
     )
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    checkpointer = _reader(ocp.PyTreeCheckpointHandler())
     with checkpointer, _reading(step, item):
         found = checkpointer.restore(step / item, args=restore)
     return flax.traverse_util.flatten_dict(found, sep="/")
+
+
+def _reader(handler: ocp.CheckpointHandler) -> ocp.Checkpointer:
+    """Returns a checkpointer that reads for this process alone.
+
+    By default orbax lets the processes of a run wait for one another after reading, and
+    one that failed to read would be waited for in vain.
+    """
+    this = jax.process_index()
+    return ocp.Checkpointer(
+        handler,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=this, active_processes={this}
+        ),
+    )
 
 
 def _listed(checkpointer: ocp.Checkpointer, step: epath.Path, item: str) -> Any:
@@ -214,7 +229,7 @@ def _reading(step: epath.Path, item: str) -> Iterator[None]:
         # Orbax wraps tensorstore's short reason in a dump of the array's description.
         reason = str(error.__cause__ or error).strip() or type(error).__name__
         first_line = reason.splitlines()[0][:300]
-        raise layout.damaged(step, f"{item}: {first_line}") from error
+        raise layout.DamagedCheckpointError(step, f"{item}: {first_line}") from error
 
 
 def check_fits(step: epath.Path, item: str, found: Any, expected: Any) -> None:

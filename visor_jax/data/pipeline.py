@@ -16,6 +16,7 @@ from visor_jax.data.pages.packing import TextRow, answer_table, pack_row
 from visor_jax.data.pages.pool import PagePool
 from visor_jax.data.pages.questions import question_probabilities
 from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.row_range import batched_range
 
 
 class PageQuestions:
@@ -58,6 +59,7 @@ def train_iterator(
     settings: PageDataSettings,
     *,
     steps: int,
+    rows: slice | None = None,
     num_threads: int = 1,
     prefetch: int = 4,
 ) -> grain.DatasetIterator:
@@ -66,17 +68,19 @@ def train_iterator(
     `get_state()` and `set_state()` save and restore its place.
 
     Args:
+      rows: rows of every batch that are wanted, None for all.
       num_threads: threads that prepare batches; 0 prepares them in the caller's.
       prefetch: batches that are prepared ahead.
     """
 
-    def assemble(rows: Sequence[tuple[int, TextRow]]) -> Batch:
-        index = np.array([page for page, _ in rows])
+    def assemble(questions: Sequence[tuple[int, TextRow]]) -> Batch:
+        index = np.array([page for page, _ in questions])
         digits = pool.facts["digits"][index]
-        return make_batch(pool.pages[index], [row for _, row in rows], digits)
+        return make_batch(pool.pages[index], [row for _, row in questions], digits)
 
-    rows = grain.MapDataset.source(PageQuestions(pool, settings, steps=steps))
-    batches = rows.batch(settings.batch_size, batch_fn=assemble)
+    questions = PageQuestions(pool, settings, steps=steps)
+    wanted, size = batched_range(questions, settings.batch_size, rows)
+    batches = wanted.batch(size, batch_fn=assemble)
     return iter(
         batches.to_iter_dataset(
             grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)

@@ -69,7 +69,12 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         create=create,
         given=lambda _: backbone,
         step=make_policy_step(
-            measure, optimizer, s.objective, questions.costs, s.loop.steps
+            measure,
+            optimizer,
+            s.objective,
+            questions.costs,
+            s.loop.steps,
+            skip_norm=s.optimizer.skip_norm,
         ),
         frozen=FROZEN,
         summary=functools.partial(summary, names=s.budgets.names),

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import flax.linen as nn
 import jax
 
 from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.models.vlm import VLM
 from visor_jax.settings import PolicySettings, RunSettings, UniversalSettings
 from visor_jax.sharding.axis_rules import logical_rules
+from visor_jax.sharding.batch_rows import process_rows
 from visor_jax.training import run_record
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.stages import TrainingData
@@ -38,6 +42,20 @@ class Run:
     @functools.cached_property
     def cache(self) -> Path:
         return Path(self.settings.data.cache or self.workdir / "cache")
+
+    @functools.cached_property
+    def rows(self) -> slice:
+        """The rows of every batch that this process loads."""
+        return process_rows(self.mesh, self.settings.data.batch_size)
+
+    def data_digest(self) -> str:
+        """Returns a digest of the converted data that the run reads, or "drawn"."""
+        s = self.settings
+        if s.data.path is None:
+            return "drawn"
+        mixture = read_mixture(s.data.path, seed=s.seed)
+        sets = [[each.manifest.checksum, each.strategy] for each in mixture]
+        return hashlib.sha256(json.dumps(sets).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def source(self) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import functools
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.report import ReportFacts, report_run
 from visor_jax.evals.rows import RunFacts
 from visor_jax.settings import UniversalSettings
+from visor_jax.sharding.agreement import whole_arrays
 from visor_jax.tasks.conversations import open_conversations
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import run_record, stages
@@ -57,6 +59,7 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
             s.objective,
             s.optimizer.frozen,
             s.optimizer.accumulate,
+            skip_norm=s.optimizer.skip_norm,
         ),
         frozen=s.optimizer.frozen,
         summary=functools.partial(summary, names=s.budgets.names),
@@ -78,7 +81,7 @@ def _data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:
     tower = None
     if s.tower is not None and s.tower.steps:
         tower = stages.pretrained_tower(pool, s.model.vision, s.tower, **kept)
-    return stages.page_data(pool, s.data.pages, s.loop.steps), tower
+    return stages.page_data(pool, s.data.pages, s.loop.steps, run.rows), tower
 
 
 def _conversations(run: Run) -> stages.TrainingData:
@@ -90,21 +93,32 @@ def _conversations(run: Run) -> stages.TrainingData:
         example = data.example()
     if jax.process_index() == 0:
         run_record.write_data_record(run.workdir, data.record())
-    return stages.TrainingData(batches=data.batches(), example=example)
+    return stages.TrainingData(batches=data.batches(rows=run.rows), example=example)
 
 
 def report(run: Run, state: TrainState, seconds: float) -> None:
-    """Evaluates the trained network, writes its report and prints its table."""
+    """Evaluates the trained network, writes its report and prints its table.
+
+    All processes call it and the first one does it.
+    """
     s, out = run.settings, run.workdir / "report"
     if s.data.kind != PAGES:
-        print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
+        if jax.process_index() == 0:
+            print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
         return
+    params = whole_arrays(state.params)
+    if jax.process_index() == 0:
+        _report(run, params, seconds, out)
+
+
+def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
+    s = run.settings
     evaluation_set = EvaluationSet.make(s.evaluation_pages, cache_dir=run.cache)
     passes = evaluation_set.num_batches * len(s.budgets)
     with Progress(passes, description="evaluating", unit="batches") as bar:
         table = report_run(
             run.model,
-            jax.device_get(state.params),
+            params,
             s.budgets,
             label=s.label,
             facts=RunFacts(

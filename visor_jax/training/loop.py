@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.training.bad_steps import SkippedStepsFile
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.progress import Progress
@@ -24,29 +25,40 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """Steps of the run and how often it logs and saves (in steps)."""
+    """Steps of the run and how often it logs and saves (in steps).
+
+    max_skipped_steps: bad steps that are skipped before the run stops, see `bad_steps`.
+    """
 
     steps: int
     log_every: int = 50
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    max_skipped_steps: int = 20
 
     def __post_init__(self) -> None:
-        wrong = {k: v for k, v in dataclasses.asdict(self).items() if v < 1}
+        least = {"max_skipped_steps": 0}
+        values = dataclasses.asdict(self).items()
+        wrong = {k: v for k, v in values if v < least.get(k, 1)}
         if wrong:
-            raise ValueError(f"LoopSettings needs values of at least 1: {wrong}.")
+            raise ValueError(
+                "LoopSettings needs values of at least 1 (max_skipped_steps 0): "
+                f"{wrong}."
+            )
 
 
 @dataclasses.dataclass(kw_only=True)
 class RunFiles:
     """Where a run leaves what it finds, and how long it has been at it.
 
+    skipped: names the steps whose update was not taken.
     metadata: goes into every checkpoint, beside what the loop adds.
     began: of `time.monotonic`, moved back by what earlier starts of the run took.
     """
 
     writer: MetricWriter
     checkpoints: CheckpointManager
+    skipped: SkippedStepsFile
     metadata: dict[str, Any]
     began: float
 
@@ -104,10 +116,15 @@ def run(
     Returns:
       The final state and the number of steps done; fewer than asked for if
       `interruption` was requested. Either way the last step is saved.
+
+    Raises:
+      TooManySkippedSteps: at a log line, after saving.
+      SavingError: if a checkpoint could not be written.
     """
     done, waited = int(state.step), 0.0
+    stop, too_many = interruption.agreed(done), None
     with Progress(settings.steps, start=done) as progress:
-        while done < settings.steps and not interruption.requested:
+        while done < settings.steps and not stop:
             asked = time.monotonic()
             batch = put(next(batches))
             waited += time.monotonic() - asked
@@ -116,23 +133,40 @@ def run(
             if done % settings.log_every == 0 or done == settings.steps:
                 values = summary(state.sums)
                 values |= {k: float(f(done - 1)) for k, f in learning_rates.items()}
-                files.writer.write(done, values)
-                files.writer.write_timing(
-                    done,
-                    {"steps_per_s": progress.rate or 0.0, "data_wait_s": waited},
-                )
+                log(done, values, state, progress, files, waited=waited)
                 state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                progress.update(
-                    done,
-                    loss=values["loss"],
-                    accuracy=values["accuracy"],
-                    data_wait_s=waited,
-                )
-                waited = 0.0
-            last = done == settings.steps or interruption.requested
-            save(done, state, batches, files, force=last)
+                too_many, waited = files.skipped.too_many(), 0.0
+            stop = interruption.agreed(done) or too_many is not None
+            save(done, state, batches, files, force=stop or done == settings.steps)
     files.checkpoints.wait()
+    if too_many is not None:
+        raise too_many
     return state, done
+
+
+def log(
+    step: int,
+    values: dict[str, float],
+    state: TrainState,
+    progress: Progress,
+    files: RunFiles,
+    *,
+    waited: float,
+) -> None:
+    """Writes what happened since the last line, and shows it.
+
+    waited: seconds in which there was no batch to train on.
+    """
+    values["skipped_steps"] = files.skipped.note(state.skipped)
+    files.writer.write(step, values)
+    timing = {"steps_per_s": progress.rate or 0.0, "data_wait_s": waited}
+    files.writer.write_timing(step, timing)
+    progress.update(
+        step,
+        loss=values["loss"],
+        accuracy=values["accuracy"],
+        data_wait_s=waited,
+    )
 
 
 def save(
@@ -143,7 +177,12 @@ def save(
     *,
     force: bool,
 ) -> None:
-    """Saves the run if a checkpoint is due or forced."""
+    """Saves the run if a checkpoint is due or forced.
+
+    Raises:
+      SavingError: if writing an earlier checkpoint failed meanwhile.
+    """
+    files.checkpoints.check()
     if not (force or files.checkpoints.should_save(step)):
         return
     files.checkpoints.save(

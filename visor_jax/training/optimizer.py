@@ -29,6 +29,7 @@ class OptimizerSettings:
     constant_until: fraction of the run at which the decay to 0 begins.
     decay: "linear" or "cosine".
     clip_norm: global gradient norm above which gradients are scaled down.
+    skip_norm: global gradient norm above which a step is skipped; None for never.
     frozen: patterns (`re.search` on "a/b/c" paths) of parameters that do not train.
     """
 
@@ -38,6 +39,7 @@ class OptimizerSettings:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    skip_norm: float | None = None
     warmup_steps: int = 0
     constant_until: float = 0.0
     decay: str = "cosine"
@@ -50,6 +52,11 @@ class OptimizerSettings:
             raise ValueError(f"decay={self.decay!r} is not one of {DECAYS}.")
         if not 0 <= self.constant_until <= 1:
             raise ValueError(f"constant_until={self.constant_until} is not in 0..1.")
+        if self.skip_norm is not None and self.skip_norm <= self.clip_norm:
+            raise ValueError(
+                f"skip_norm={self.skip_norm} must be above clip_norm={self.clip_norm}: "
+                "gradients in between are scaled down."
+            )
         if self.learning_rate <= 0 or self.clip_norm <= 0 or self.warmup_steps < 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate} and clip_norm={self.clip_norm} "

@@ -19,6 +19,7 @@ from visor_jax.budget import BudgetSet
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.network import PARAMS, PolicyNetwork
+from visor_jax.training.bad_steps import skip_if_bad
 from visor_jax.training.optimizer import merge, split_frozen
 from visor_jax.training.policy_objective import LABELS, TABLE, PolicyObjective
 from visor_jax.training.state import TrainState
@@ -167,10 +168,13 @@ def make_policy_step(
     objective: PolicyObjective,
     costs: Float[np.ndarray, "budgets"],
     num_steps: int,
+    *,
+    skip_norm: float | None = None,
 ) -> Callable[[TrainState, Any], TrainState]:
     """Returns the pure function (state, batch) -> state. Jit it with donated state.
 
     costs: relative LLM FLOPs of the budgets, see `policy.choose`.
+    skip_norm: as for `skip_if_bad`.
     """
     costs = jnp.asarray(costs, jnp.float32)
     first, last = objective.temperature
@@ -187,11 +191,19 @@ def make_policy_step(
         grads, (chosen, values) = jax.grad(loss_of, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        return state.replace(
+        grad_norm = optax.tree.norm(grads)
+        updated = state.replace(
             step=state.step + 1,
             params=merge(trainable, fixed),
             opt_state=opt_state,
-            sums=state.sums.add(chosen, **values, grad_norm=optax.tree.norm(grads)),
+            sums=state.sums.add(chosen, **values, grad_norm=grad_norm),
+        )
+        return skip_if_bad(
+            state,
+            updated,
+            loss=values["loss"],
+            grad_norm=grad_norm,
+            skip_norm=skip_norm,
         )
 
     return step

@@ -20,6 +20,8 @@ from typing import Any
 
 import jax
 
+from visor_jax.sharding.agreement import code_digest
+
 CONFIG = "config.json"
 DATA = "data.json"
 
@@ -32,6 +34,9 @@ _PACKAGES = (
     "grain",
     "transformers",
     "numpy",
+    # They draw the pages of the embedded benchmark.
+    "scikit-learn",
+    "Pillow",
 )
 
 
@@ -118,6 +123,22 @@ def describe_start() -> dict[str, Any]:
             "processes": jax.process_count(),
             "system": platform.platform(),
         },
+    }
+
+
+def shared_facts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns {what: text} of what must be the same on all processes of a run.
+
+    Every value of the configuration by its dotted key, the code, the packages and the
+    kind of device.
+    """
+    values = _flatten(_as_json(config), "config")
+    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    return {
+        **{key: json.dumps(value) for key, value in values.items()},
+        "code": f"{code_digest(Path(__file__).parents[1])} ({git_commit()})",
+        **package_versions(),
+        "devices": devices,
     }
 
 

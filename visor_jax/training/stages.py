@@ -16,6 +16,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
 from visor_jax.data.conversations.mixture import read_mixture
@@ -29,6 +30,7 @@ from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.sharding.mesh import AnyMesh
+from visor_jax.sharding.processes import first_process_first
 from visor_jax.training.interruption import Interruption
 from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState, state_shardings
@@ -43,7 +45,10 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Batches of a whole run (resumable), and one batch to learn their shapes from."""
+    """Batches of a whole run (resumable), and one batch to learn their shapes from.
+
+    batches: this process's rows of each. example: a whole one, the same everywhere.
+    """
 
     batches: grain.DatasetIterator
     example: Batch
@@ -52,8 +57,15 @@ class TrainingData:
 def page_pool(
     split: str, size: int, *, seed: int, cache: Path, interruption: Interruption
 ) -> PagePool:
-    """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile."""
-    with Progress(size, description=f"drawing {split} pages", unit="pages") as bar:
+    """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile.
+
+    Of several processes the first draws and the others find them in the cache. Where
+    they see another disk they draw the same ones.
+    """
+    with (
+        first_process_first(f"drawing {split} pages"),
+        Progress(size, description=f"drawing {split} pages", unit="pages") as bar,
+    ):
         return make_pool(
             split,
             size,
@@ -64,10 +76,15 @@ def page_pool(
         )
 
 
-def page_data(pool: PagePool, settings: PageDataSettings, steps: int) -> TrainingData:
-    """Returns the questions about the pool's pages, packed into rows."""
+def page_data(
+    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice
+) -> TrainingData:
+    """Returns the questions about the pool's pages, packed into rows.
+
+    rows: of every batch, those that this process loads.
+    """
     return TrainingData(
-        batches=train_iterator(pool, settings, steps=steps),
+        batches=train_iterator(pool, settings, steps=steps, rows=rows),
         example=next(train_iterator(pool, settings, steps=1, num_threads=0)),
     )
 
@@ -90,7 +107,10 @@ def conversation_data(
     """
     mixture = read_mixture(settings.path, seed=seed)
     samples = sum(entry.manifest.samples for entry in mixture)
-    with Progress(samples, description="measuring samples", unit="samples") as bar:
+    with (
+        first_process_first("measuring samples"),
+        Progress(samples, description="measuring samples", unit="samples") as bar,
+    ):
         return open_run_data(
             settings,
             mixture,
@@ -112,7 +132,10 @@ def pretrained_tower(
     cache: Path,
     interruption: Interruption,
 ) -> Any:
-    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile."""
+    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile.
+
+    Of several processes the first trains and the others get its result, bit by bit.
+    """
 
     def train() -> Any:
         batches = tower_batches(
@@ -125,7 +148,10 @@ def pretrained_tower(
             )
 
     drawn_from = {"pool_size": len(pool), "seed": seed}
-    return cached_tower(cache, config, settings, drawn_from, seed, train)
+    with first_process_first("training the tower"):
+        tower = cached_tower(cache, config, settings, drawn_from, seed, train)
+    # Without a common disk each has trained its own, on what may be another processor.
+    return multihost_utils.broadcast_one_to_all(tower)
 
 
 def fresh_state(

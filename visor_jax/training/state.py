@@ -1,12 +1,12 @@
 """Everything that a training run carries from one step to the next."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.sharding.param_rules import param_shardings, replicated
@@ -43,11 +43,35 @@ class BudgetSums:
 
 
 @flax.struct.dataclass
+class SkippedSteps:
+    """The steps of the whole run that changed nothing (see `training.bad_steps`).
+
+    count: how many. last: the newest of them, newest first, 0 where there is none;
+    steps count from 1, as in the metrics.
+    """
+
+    KEPT: ClassVar[int] = 64
+
+    count: Int[Array, ""]
+    last: Int[Array, "kept"]
+
+    @classmethod
+    def none(cls) -> "SkippedSteps":
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(cls.KEPT, jnp.int32))
+
+    def add(self, step: Int[Array, ""], is_bad: Bool[Array, ""]) -> "SkippedSteps":
+        """Returns the record after `step` (from 1), unchanged if it was not bad."""
+        longer = jnp.roll(self.last, 1).at[0].set(step)
+        return SkippedSteps(self.count + is_bad, jnp.where(is_bad, longer, self.last))
+
+
+@flax.struct.dataclass
 class TrainState:
     """step: steps done. params: all parameters. opt_state: of the trainable ones.
 
     key: data of the run's base key; step n uses fold_in(key, n).
     sums: what happened since the last log line, `BudgetSums` or those of another task.
+    skipped: steps among those done whose update was not taken.
     """
 
     step: Int[Array, ""]
@@ -55,6 +79,7 @@ class TrainState:
     opt_state: Tree
     key: UInt32[Array, "words"]
     sums: Tree
+    skipped: SkippedSteps
 
     @classmethod
     def create(
@@ -74,6 +99,7 @@ class TrainState:
             opt_state=optimizer.init(trainable),
             key=jax.random.key_data(jax.random.key(seed)),
             sums=BudgetSums.zeros(num_budgets),
+            skipped=SkippedSteps.none(),
         )
 
     def all_but_params(self) -> dict[str, Any]:
@@ -83,6 +109,7 @@ class TrainState:
             "opt_state": self.opt_state,
             "key": self.key,
             "sums": self.sums,
+            "skipped": self.skipped,
         }
 
 
@@ -112,4 +139,5 @@ def state_shardings(
         opt_state=opt_state,
         key=whole,
         sums=jax.tree.map(lambda _: whole, state.sums),
+        skipped=jax.tree.map(lambda _: whole, state.skipped),
     )

@@ -19,6 +19,7 @@ from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.training.accumulation import Term, gradient
+from visor_jax.training.bad_steps import skip_if_bad
 from visor_jax.training.budget_sampling import BudgetSchedule
 from visor_jax.training.losses import (
     Summed,
@@ -77,10 +78,13 @@ def make_universal_step(
     objective: ObjectiveSettings,
     frozen: tuple[str, ...],
     accumulate: int = 1,
+    *,
+    skip_norm: float | None = None,
 ) -> Step:
     """Returns the pure function (state, batch) -> state. Jit it with donated state.
 
     accumulate: parts of the batch that are passed through one after another.
+    skip_norm: as for `skip_if_bad`.
     """
     minimised = _Minimised(model, schedule, objective)
 
@@ -95,7 +99,8 @@ def make_universal_step(
         grads, sums = gradient(terms, trainable, batch, parts=accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        return state.replace(
+        grad_norm = optax.tree.norm(grads)
+        updated = state.replace(
             step=state.step + 1,
             params=merge(trainable, fixed),
             opt_state=opt_state,
@@ -106,8 +111,15 @@ def make_universal_step(
                 hits=sums.hits.total,
                 tokens=sums.hits.count,
                 reading_loss=sums.reading.mean,
-                grad_norm=optax.tree.norm(grads),
+                grad_norm=grad_norm,
             ),
+        )
+        return skip_if_bad(
+            state,
+            updated,
+            loss=sums.answers.mean,
+            grad_norm=grad_norm,
+            skip_norm=skip_norm,
         )
 
     return step

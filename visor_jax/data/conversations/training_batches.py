@@ -168,7 +168,11 @@ class TrainingBatches(grain.DatasetIterator):
 
     def get_state(self) -> dict[str, Any]:
         """Returns the place: of the plan, not of what was read ahead."""
-        return {"plan": self._digest, "next": self._next, "bad_records": self._bad}
+        return {
+            "plan": self._digest,
+            "next_index": self._next,
+            "bad_records": self._bad,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place.
@@ -184,7 +188,7 @@ class TrainingBatches(grain.DatasetIterator):
                 "(--config.init_from)."
             )
         self._stop_reading()
-        self._next, self._bad = state["next"], state["bad_records"]
+        self._next, self._bad = state["next_index"], state["bad_records"]
 
     def close(self) -> None:
         """Stops threads and worker processes."""

@@ -1,0 +1,112 @@
+"""Runs of four processes, and runs that are killed again and again.
+
+They take minutes: `pytest -m slow -s tests/test_many_processes.py`.
+"""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests import tolerances
+from tests.training_processes import (
+    FLAGS,
+    Commands,
+    check_same_network,
+    last_step,
+    parameters,
+    wait_until,
+)
+from visor_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+RUN = (
+    *FLAGS,
+    "--config.data.batch_size=4",
+    "--config.tower.steps=0",
+    f"--config.loop.steps={STEPS}",
+    "--config.loop.log_every=2",
+    "--config.loop.checkpoint_every=5",
+)
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with Commands(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def four(commands, tmp_path_factory):
+    """The workdir of a run of four processes that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("four") / "run"
+    run_four(commands, workdir)
+    return workdir
+
+
+def run_four(commands, workdir):
+    """Runs four processes to the end and returns what the first one said."""
+    children = commands.start_several(4, *RUN, f"--workdir={workdir}")
+    first, *others = [child.wait(600) for child in children]
+    assert [each.code for each in (first, *others)] == [0] * 4, first.err
+    return first.err
+
+
+def test_four_processes_equal_four_devices_of_one(commands, four, tmp_path):
+    workdir = tmp_path / "run"
+    ended = commands.run(*RUN, f"--workdir={workdir}", devices=4)
+    assert ended.code == 0, ended.err
+    check_close(four, workdir)
+
+
+def test_one_that_is_killed_ends_the_others_and_all_go_on(commands, four, tmp_path):
+    workdir = tmp_path / "run"
+    children = commands.start_several(4, *RUN, f"--workdir={workdir}")
+    wait_until(lambda: (workdir / "checkpoints/10").exists(), children[0])
+    children[2].kill()
+    began = time.monotonic()
+    ended = [child.wait() for child in children]
+    seconds = time.monotonic() - began
+    print(f"ended {seconds:.0f} s later: {[each.code for each in ended]}")
+    assert seconds < 60
+    assert all(each.code != 0 for each in ended)
+    for each in (ended[0], ended[1], ended[3]):
+        assert "another task died" in each.err
+    assert "going on from step" in run_four(commands, workdir)
+    check_same_network(workdir, four)
+
+
+def check_close(found, expected):
+    """Checks that two runs, which add up gradients in another order, are the same."""
+    for got, wanted in zip(read_metrics(found), read_metrics(expected), strict=True):
+        assert got.keys() == wanted.keys()
+        np.testing.assert_allclose(
+            list(got.values()), list(wanted.values()), **tolerances.GRADIENT
+        )
+    got, wanted = parameters(found), parameters(expected)
+    worst = max(np.max(np.abs(got[name] - wanted[name])) for name in wanted)
+    print(f"parameters differ by at most {worst:.2g}")
+    assert got.keys() == wanted.keys()
+
+
+def test_a_run_that_is_killed_twenty_times_ends_bit_identical(commands, tmp_path):
+    expected, workdir = tmp_path / "straight", tmp_path / "run"
+    one_by_one = (*RUN, "--config.loop.checkpoint_every=3")
+    assert commands.run(*one_by_one, f"--workdir={expected}").code == 0
+    flags, rng, codes = (*one_by_one, f"--workdir={workdir}"), random.Random(0), []
+    while len(codes) < 20:
+        child = commands.start(*flags)
+        aim = last_step(workdir) + rng.randint(0, 4)
+        wait_until(lambda aim=aim: last_step(workdir) >= aim, child)
+        time.sleep(rng.uniform(0, 0.5))
+        number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+        if child.poll() is None:
+            child.kill(number)
+            codes.append((number.name, last_step(workdir), child.wait().code))
+    print(codes)
+    assert commands.run(*flags).code == 0
+    check_same_network(workdir, expected)

@@ -114,7 +114,7 @@ def single_questions(
     one = dataclasses.replace(
         settings, questions_per_page=1, text_length=LONGEST_QUESTION
     )
-    return page_data(pool, one, steps)
+    return page_data(pool, one, steps, rows=None)
 
 
 def page_scores(

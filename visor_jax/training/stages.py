@@ -71,11 +71,11 @@ def page_pool(
 
 
 def page_data(
-    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice
+    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice | None
 ) -> TrainingData:
     """Returns the questions about the pool's pages, packed into rows.
 
-    rows: of every batch, those that this process loads.
+    rows: of every batch, those that this process loads; None for all.
     """
     return TrainingData(
         batches=train_iterator(pool, settings, steps=steps, rows=rows),
@@ -84,11 +84,11 @@ def page_data(
 
 
 def prepared_data(
-    directory: str, *, batch_size: int, steps: int, seed: int, rows: slice
+    directory: str, *, batch_size: int, steps: int, seed: int, rows: slice | None
 ) -> TrainingData:
     """Returns the rows of a prepared data set. Raises ValueError if it is not one.
 
-    rows: of every batch, those that this process loads.
+    rows: of every batch, those that this process loads; None for all.
     """
     return TrainingData(
         batches=prepared_iterator(

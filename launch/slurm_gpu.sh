@@ -23,7 +23,7 @@
 set -euo pipefail
 
 if [ "$#" -lt 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; then
-    sed -n '2,17p' "$0" >&2
+    sed -n '2,/^[^#]/{/^#/p}' "$0" >&2
     exit 2
 fi
 # One process that fails takes the others with it at once.

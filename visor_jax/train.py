@@ -146,6 +146,8 @@ def prepare_together(config: Any, interruption: Interruption) -> Run:
     except (ValueError, OSError) as error:
         problem = error
     if jax.process_count() > 1:
+        # The first exchange between CPUs waits half a minute for the last to come.
+        processes.wait_for_all("the comparison")
         agreement.check_agreement(
             {
                 **run_record.shared_facts(config.to_dict()),

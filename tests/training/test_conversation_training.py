@@ -135,8 +135,8 @@ def test_the_run_says_what_it_read_and_what_it_left_out(straight, data):
 
 def test_a_stopped_run_goes_on_bit_identical(straight, data, tmp_path):
     config = config_of(data)
-    # The loop looks twice a step.
-    _, done, _ = train.train(run_of(config, tmp_path, StopsAfter(35)))
+    # The loop looks once a step.
+    _, done, _ = train.train(run_of(config, tmp_path, StopsAfter(20)))
     assert 10 < done < STEPS
     # Another number of readers reads the same.
     again = config_of(data, threads=1)

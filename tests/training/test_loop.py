@@ -76,7 +76,7 @@ def run(workdir, bad_steps=(), *, limit=20, interruption=None):
             put=jnp.asarray,
             settings=settings,
             summary=lambda sums: {"loss": float(sums.loss[0]), "accuracy": 0.0},
-            learning_rate=lambda _: 0.1,
+            learning_rates={"learning_rate": lambda _: 0.1},
             files=files,
             interruption=interruption or Interruption(),
         )

@@ -121,7 +121,7 @@ def single_questions(
     one = dataclasses.replace(
         settings, questions_per_page=1, text_length=LONGEST_QUESTION
     )
-    return page_data(pool, one, steps)
+    return page_data(pool, one, steps, rows=None)
 
 
 def scored_rows(

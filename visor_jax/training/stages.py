@@ -77,11 +77,11 @@ def page_pool(
 
 
 def page_data(
-    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice
+    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice | None
 ) -> TrainingData:
     """Returns the questions about the pool's pages, packed into rows.
 
-    rows: of every batch, those that this process loads.
+    rows: of every batch, those that this process loads; None for all.
     """
     return TrainingData(
         batches=train_iterator(pool, settings, steps=steps, rows=rows),

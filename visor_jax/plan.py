@@ -59,11 +59,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         parts = samples_split(self.mesh)
-        if self.shape.rows % parts:
+        if self.shape.rows % (parts * self.accumulate):
             raise ValueError(
                 f"A batch of {self.shape.rows} rows does not split over the {parts} "
-                "devices of the mesh axes data and fsdp: choose another --batch_size."
+                "devices of the mesh axes data and fsdp, in optimizer.accumulate="
+                f"{self.accumulate} parts: choose another --batch_size."
             )
+
+    @property
+    def accumulate(self) -> int:
+        """Parts in which a batch passes, one after another."""
+        return self.run.optimizer.accumulate
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -92,19 +98,18 @@ class Plan:
     def bytes(self, state: TrainState, budget: Budget | None) -> StepBytes:
         """Returns the bytes by formula; None for the step that serves every budget."""
         model, shape = self.run.model, self.shape
+        rows = shape.rows // self.accumulate
         trainable, _ = split_frozen(state.params, self.run.optimizer.frozen)
         params, trained = (
             flax.traverse_util.flatten_dict(tree, sep="/")
             for tree in (state.params, trainable)
         )
         on_a_device = DeviceBatch(
-            rows=self.passes * shape.rows // samples_split(self.mesh),
+            rows=self.passes * rows // samples_split(self.mesh),
             crops=shape.crops,
             image_tokens=shape.image_tokens,
             text_tokens=shape.text_tokens,
-            crops_at_once=crops_at_once(
-                model.vision, samples=shape.rows, crops=shape.crops
-            ),
+            crops_at_once=crops_at_once(model.vision, samples=rows, crops=shape.crops),
         )
         return step_bytes(
             model,
@@ -115,6 +120,7 @@ class Plan:
             optimizer=bytes_on_a_device(state) - bytes_on_a_device(state.params),
             batch_bytes=bytes_on_a_device(self.batch()),
             tensor=self.mesh.shape["tensor"],
+            in_parts=self.accumulate > 1,
         )
 
     def reserved(self, state: TrainState) -> int:
@@ -125,7 +131,12 @@ class Plan:
         run, model = self.run, VLM(self.run.model)
         optimizer = in_backward_order(self.optimizer)
         step = make_universal_step(
-            model, optimizer, run.schedule, run.objective, run.optimizer.frozen
+            model,
+            optimizer,
+            run.schedule,
+            run.objective,
+            run.optimizer.frozen,
+            self.accumulate,
         )
         compiled = compiled_for(step, state, self.batch(), self.mesh)
         memory = compiled.memory_analysis()

@@ -120,6 +120,32 @@ def test_a_frozen_tower_has_no_backward_pass():
     assert frozen.optimizer < trained.optimizer
 
 
+def in_parts(plan, parts):
+    optimizer = dataclasses.replace(plan.run.optimizer, accumulate=parts)
+    run = dataclasses.replace(plan.run, optimizer=optimizer)
+    return dataclasses.replace(plan, run=run)
+
+
+def test_a_batch_in_parts_needs_less_but_for_the_sums_of_gradients():
+    shape = dataclasses.replace(SHAPE, rows=32)
+    one, whole = bytes_of(small_plan(FSDP)), bytes_of(small_plan(FSDP, shape))
+    parts = bytes_of(in_parts(small_plan(FSDP, shape), 4))
+    assert parts.kept == one.kept
+    assert parts.batch == whole.batch == 4 * one.batch
+    assert parts.moments["logits"] == one.moments["logits"] + one.gradients
+    assert parts.moments["update"] == one.moments["update"]
+
+
+@pytest.mark.slow
+def test_the_compiler_reserves_what_was_planned_for_parts():
+    mesh = make_mesh(MeshSettings(data=1, fsdp=8))
+    shape = dataclasses.replace(SHAPE, rows=32)
+    plan = in_parts(small_plan(mesh, shape), 4)
+    state = plan.state()
+    reserved, planned = plan.reserved(state), plan.bytes(state, None)
+    assert planned.total == pytest.approx(reserved, rel=TOLERANCE)
+
+
 def test_rows_and_dtype_scale_activations():
     one = bytes_of(small_plan(FSDP))
     two = bytes_of(small_plan(FSDP, dataclasses.replace(SHAPE, rows=16)))

@@ -21,7 +21,8 @@ ONE, FSDP = (1, 1, 1), (1, 8, 1)
 MESHES = ((8, 1, 1), FSDP, (2, 2, 2))
 STEPS = 30
 # Ways to make the step: arguments of `make_universal_step`.
-WAYS = {"plain": {}}
+WAYS = {"plain": {}, "in parts": {"accumulate": 7}}
+SLOW_WAYS = ("in parts",)
 # Where a parameter is gathered, if not in the modules of its path.
 SCOPES = {
     "language_model/embed_tokens/embedding": {"VLM", "logits"},
@@ -44,7 +45,10 @@ def one_device(way: str) -> dict[str, np.ndarray]:
     return run(ONE, way).curves(STEPS)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[pytest.mark.slow] * (way in SLOW_WAYS)) for way in WAYS],
+)
 @pytest.mark.parametrize("sizes", MESHES)
 def test_loss_curves_are_those_of_one_device(sizes, way):
     expected = one_device(way)

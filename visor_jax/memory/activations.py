@@ -29,8 +29,8 @@ from visor_jax.models.config import DecoderConfig, VisionConfig, VLMConfig
 from visor_jax.ops.attention import LONGEST_PLAIN
 
 BYTES = {"float32": 4, "bfloat16": 2}
-# Logits, the same less their peak, logarithms of probabilities, and the gradient.
-LOGITS_COPIES = 4
+# Logits, logarithms of probabilities, and the gradient.
+LOGITS_COPIES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

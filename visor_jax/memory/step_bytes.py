@@ -134,6 +134,7 @@ def step_bytes(
     optimizer: int,
     batch_bytes: int,
     tensor: int,
+    in_parts: bool = False,
 ) -> StepBytes:
     """Returns the bytes of a step.
 
@@ -143,6 +144,7 @@ def step_bytes(
       optimizer: bytes on a device of everything in the state but the parameters.
       batch_bytes: of the batch on a device.
       tensor: devices that the vocabulary is split over.
+      in_parts: whether `batch` is one of the parts in which a whole batch passes.
     """
     modules = module_bytes(params, is_trained)
     tower = _tower(config, batch, modules)
@@ -152,19 +154,23 @@ def step_bytes(
     table = next(path for path in _OUTPUT_TABLE if path in params)
     output = module_bytes({table: params[table]}, is_trained)["rest"]
     kept_before, rest = sum(tower.kept) + image_path, modules["rest"].gradients
+    update = rest + decoder.gradients + tower.gradients
+    # Where a batch passes in parts, the sums of the parts' gradients are there as well.
+    summed = update if in_parts else 0
     moments = {
         "logits": kept_before + sum(decoder.kept) + logits + _in_use(config, output),
         "decoder": kept_before + rest + decoder.most_going_back(config),
         "tower": rest + decoder.gradients + tower.most_going_back(config),
-        "update": rest + decoder.gradients + tower.gradients,
     }
+    moments = {name: summed + beside for name, beside in moments.items()}
+    moments["update"] = update
     if not tower.gradients:
         del moments["tower"]
     return StepBytes(
         parameters=sum(module.held for module in modules.values()),
         optimizer=optimizer,
         batch=batch_bytes,
-        gradients=moments["update"],
+        gradients=update,
         kept={
             "tower": sum(tower.kept),
             "projector": image_path,

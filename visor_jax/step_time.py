@@ -33,7 +33,7 @@ _WARM_UP = 3
 def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     """Returns the median seconds of a step at the smallest and the largest budget."""
     pool = make_pool("train", max(64, run.data.batch_size), seed=run.seed)
-    batch = jax.device_put(stages.page_data(pool, run.data.pages, 1).example)
+    batch = jax.device_put(stages.page_data(pool, run.data.pages, 1, None).example)
     model, frozen = VLM(run.model), run.optimizer.frozen
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     smallest, largest = run.budgets.smallest, run.budgets.largest

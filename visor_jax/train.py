@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from visor_jax import command_line, process_flags, settings
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.sharding import agreement, processes
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
@@ -215,7 +216,7 @@ def main(_: list[str]) -> None:
         except stages.Stopped:
             print("stopped before the first step; the same command starts again")
             return
-        except (TooManySkippedSteps, SavingError) as error:
+        except (TooManySkippedSteps, SavingError, DamagedRecordError) as error:
             command_line.fail(str(error), command_line.FAILED)
     steps = run.settings.loop.steps
     if done == steps:

@@ -32,7 +32,7 @@ def maximal(preset: str, samples: int) -> ml_collections.ConfigDict:
     config.task = "universal"
     config.budgets = ("all",)
     config.budget_phases = ((1.0, {"all": 1.0}),)
-    config.init_from = ml_collections.config_dict.required_placeholder(str)
+    config.init_from_needed = True
     if preset == "mini":
         config.tower.steps = 0
     else:

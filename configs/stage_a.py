@@ -18,7 +18,7 @@ _SAMPLES = 4_000_000
 def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
     config = common.maximal(preset, _SAMPLES)
-    config.label = "stage_a"
+    config.label = "stage:a"
     config.optimizer.frozen = (r"^(?!.*/cross_attention/)",)
     config.optimizer.learning_rate = 1e-3
     config.optimizer.groups = {}

@@ -17,5 +17,5 @@ _SAMPLES = 3_200_000
 def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
     config = common.maximal(preset, _SAMPLES)
-    config.label = "stage_b"
+    config.label = "stage:b"
     return config

@@ -69,6 +69,8 @@ def test_every_configuration_traces_one_step(make, tmp_path):
 
 @pytest.mark.parametrize("stage", [stage_a, stage_b])
 def test_stages_begin_with_a_checkpoint(stage):
+    # As the flag does before it looks at overrides.
+    stage.get_config().lock()
     with pytest.raises(ValueError, match=r"--config\.init_from"):
         settings.read(stage.get_config())
 
@@ -92,6 +94,13 @@ def test_data_without_a_tokenizer_are_refused(tmp_path):
         settings.read(config)
     config.init_from = "somewhere"
     assert settings.read(config).init_from == "somewhere"
+
+
+def test_a_label_that_no_report_knows_is_refused_before_training():
+    config = universal.get_config()
+    config.label = "mine"
+    with pytest.raises(ValueError, match=r"'mine'.*'stage:<name>'"):
+        settings.read(config)
 
 
 def test_unknown_preset():

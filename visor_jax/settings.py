@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ml_collections.config_dict import RequiredValueError
-
 from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.evaluation_set import check_reads_pages
-from visor_jax.evals.report import check_policy_label
+from visor_jax.evals.report import check_label, check_policy_label
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
@@ -89,13 +87,12 @@ def read(
     Raises:
       ValueError: for unknown or missing keys and for values that make no sense.
     """
-    try:
-        fields = _plain(config)
-    except RequiredValueError as error:
+    fields = _plain(config)
+    if fields.pop("init_from_needed", False) and not fields.get("init_from"):
         raise ValueError(
             "This configuration begins with a checkpoint: add "
             "--config.init_from=WORKDIR of a run, or of imported weights."
-        ) from error
+        )
     task = fields.get("task", "universal")
     if task not in _TASKS:
         raise ValueError(f"{task=} is not one of {tuple(_TASKS)}.")
@@ -121,6 +118,7 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
     _check_keys(
         fields, _SHARED | own | {"init_from"}, required=_SHARED | own, where="config"
     )
+    check_label(fields["label"])
     model = _build(ModelSettings, fields["model"], "model").build()
     names = _budget_names(fields["budgets"], model.plan)
     budgets = BudgetSet.parse(names, model.plan)

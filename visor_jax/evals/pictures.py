@@ -20,6 +20,7 @@ _LEGEND = {
     "universal": "universal, a point per budget",
     "dedicated": "dedicated to one budget",
     "dense": "dense",
+    "stage": "a stage before universal training",
     "policy": "a budget per question",
 }
 

@@ -1,10 +1,11 @@
 """Writes what an evaluation found: report.json, report.md and the pictures.
 
 report.json is read by others. Per row: "model" is "universal", "dense",
-"dedicated:<budget>" or "policy:<name>"; accuracies are in 0..1; FLOPs are per sample;
-savings are factors against the dense network (2.0 = half the FLOPs); "ms_is" says
-whether the time was measured or predicted. At the top, "preset", "train_steps"
-and "wall_clock_s" (of training) are those of the first run; "runs" has them all.
+"dedicated:<budget>", "stage:<name>" or "policy:<name>"; accuracies are in 0..1; FLOPs
+are per sample; savings are factors against the dense network (2.0 = half the FLOPs);
+"ms_is" says whether the time was measured or predicted. At the top, "preset",
+"train_steps" and "wall_clock_s" (of training) are those of the first run; "runs" has
+them all.
 """
 
 import dataclasses
@@ -151,11 +152,12 @@ def check_policy_label(label: str) -> None:
 
 def check_label(label: str) -> None:
     """Raises ValueError unless `label` is one that report.json knows."""
-    kind, _, budget = label.partition(":")
-    if label not in ("universal", "dense") and (kind != "dedicated" or not budget):
+    kind, _, name = label.partition(":")
+    named = kind in ("dedicated", "stage") and name
+    if label not in ("universal", "dense") and not named:
         raise ValueError(
-            f"Unknown model label {label!r}: it is 'universal', 'dense' or "
-            "'dedicated:<budget>'."
+            f"Unknown model label {label!r}: it is 'universal', 'dense', "
+            "'dedicated:<budget>' or 'stage:<name>'."
         )
 
 

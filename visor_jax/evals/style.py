@@ -23,12 +23,13 @@ MODEL_MARKS = {
     "universal": (BLUE, "o", 60),
     "dedicated": (ORANGE, "s", 62),
     "dense": (INK, "D", 62),
+    "stage": (RED, "v", 66),
     "policy": (GREEN, "^", 72),
 }
 
 # Dark enough for small text; a dedicated network's name differs by colour and marker.
 LABEL_COLOURS = {"universal": INK, "dedicated": "#8A5D00", "dense": INK}
-LABEL_COLOURS["policy"] = GREEN
+LABEL_COLOURS |= {"policy": GREEN, "stage": RED}
 
 
 def figure(width: float, height: float) -> Figure:

@@ -10,7 +10,7 @@ _LONGEST_NAME = 16
 
 
 def model_name(row: Mapping[str, Any]) -> str:
-    """Returns "universal", "dense", "dedicated" or "policy"."""
+    """Returns "universal", "dense", "dedicated", "stage" or "policy"."""
     return row["model"].partition(":")[0]
 
 

@@ -11,7 +11,7 @@ all budgets share, and analyses can look at the streams between layers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -21,51 +21,13 @@ from jaxtyping import Array, Float, Int
 from visor_jax import axes
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder_layer import DecoderLayer, LayerResult, Past
+from visor_jax.models.decoder_layer import DecoderLayer, Past
 from visor_jax.models.kv_cache import KeyValues, KVCache, LayerCache
+from visor_jax.models.layer_ways import WAYS, Way
 from visor_jax.models.qwen2 import RMSNorm
 from visor_jax.models.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
-
-# One way of running a layer: (layer, text, image, past) to what its method returns.
-Way = Callable[..., LayerResult]
-
-
-class _Ways(NamedTuple):
-    """How a layer runs: while a later layer reads the image, else, with gate shut."""
-
-    read: Way
-    unread: Way
-    shut: Way
-
-    def choose(self, is_on: bool, image_is_read: bool) -> Way:
-        if not is_on:
-            return self.shut
-        return self.read if image_is_read else self.unread
-
-
-def _text_only(layer: DecoderLayer, *streams: Any) -> LayerResult:
-    return layer.text_only(*streams)
-
-
-def _cross(layer: DecoderLayer, *streams: Any) -> LayerResult:
-    return layer.cross(*streams)
-
-
-def _full(layer: DecoderLayer, *streams: Any) -> LayerResult:
-    return layer.full(*streams)
-
-
-def _full_for_text(layer: DecoderLayer, *streams: Any) -> LayerResult:
-    return layer.full_for_text(*streams)
-
-
-_WAYS = {
-    LayerKind.TEXT: _Ways(_text_only, _text_only, _text_only),
-    LayerKind.CROSS: _Ways(_cross, _cross, _cross),
-    LayerKind.SELF: _Ways(_full, _full_for_text, _text_only),
-}
 
 
 @flax.struct.dataclass
@@ -104,7 +66,7 @@ class Decoder(nn.Module):
             )
             for kind in c.plan.kinds
         ]
-        self.ways = tuple(_WAYS[kind] for kind in c.plan.kinds)
+        self.ways = tuple(WAYS[kind] for kind in c.plan.kinds)
         self.norm = RMSNorm(c.decoder.norm_eps)
 
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:

@@ -97,7 +97,37 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config.preset = variant
     config.seed = 0
     config.model = {"variant": variant, "plan": "visor"}
-    config.data = {
+    config.data = _conversations()
+    config.tower = ml_collections.config_dict.placeholder(dict)
+    config.objective = {
+        "reading_weight": 0.0,
+        "sandwich": False,
+        "distill_weight": 0.0,
+    }
+    config.optimizer = _published_rates()
+    config.loop = {
+        "steps": 25000,
+        "log_every": 20,
+        "checkpoint_every": 1000,
+        "max_skipped_steps": 20,
+    }
+    # Years on a CPU: `--config.platform=cpu` if that is what is meant.
+    config.platform = "accelerator"
+    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    config.evaluation_pages = 1024
+    # A checkpoint to begin with: `--config.init_from=DIR`.
+    config.init_from = ml_collections.config_dict.placeholder(str)
+    return config
+
+
+def _group(pattern: str, learning_rate: float | None = None) -> dict:
+    rate = ml_collections.config_dict.placeholder(float)
+    return {"pattern": pattern, "learning_rate": learning_rate or rate}
+
+
+def _conversations() -> dict:
+    """Returns what to train on: converted data, as LLaVA-OneVision trains."""
+    return {
         "kind": "conversations",
         "batch_size": 128,
         # A folder that convert_data wrote, or a mixture file that lists several.
@@ -118,13 +148,11 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "threads": 2,
         "max_bad_records": 0,
     }
-    config.tower = ml_collections.config_dict.placeholder(dict)
-    config.objective = {
-        "reading_weight": 0.0,
-        "sandwich": False,
-        "distill_weight": 0.0,
-    }
-    config.optimizer = {
+
+
+def _published_rates() -> dict:
+    """Returns LLaVA-OneVision's optimiser: a tower that learns five times as slowly."""
+    return {
         "learning_rate": 1e-5,
         "weight_decay": 0.0,
         "skip_norm": ml_collections.config_dict.placeholder(float),
@@ -141,21 +169,3 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,
     }
-    config.loop = {
-        "steps": 25000,
-        "log_every": 20,
-        "checkpoint_every": 1000,
-        "max_skipped_steps": 20,
-    }
-    # Years on a CPU: `--config.platform=cpu` if that is what is meant.
-    config.platform = "accelerator"
-    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
-    config.evaluation_pages = 1024
-    # A checkpoint to begin with: `--config.init_from=DIR`.
-    config.init_from = ml_collections.config_dict.placeholder(str)
-    return config
-
-
-def _group(pattern: str, learning_rate: float | None = None) -> dict:
-    rate = ml_collections.config_dict.placeholder(float)
-    return {"pattern": pattern, "learning_rate": learning_rate or rate}

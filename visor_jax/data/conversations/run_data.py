@@ -146,17 +146,6 @@ def open_run_data(
     )
     plan = plan_batches(lengths, buckets.all, plan_settings)
     _report(plan, lengths)
-    decides = dataclasses.asdict(plan_settings)
-    del decides["steps"]
-    digest = plan_digest(
-        {
-            "sets": [[e.manifest.checksum, e.strategy] for e in mixture],
-            "processor": processor.digest(),
-            "pad": pad_id,
-            "buckets": [dataclasses.asdict(bucket) for bucket in buckets.all],
-            **decides,
-        }
-    )
     return RunData(
         settings=settings,
         mixture=mixture,
@@ -165,7 +154,28 @@ def open_run_data(
         processor=processor,
         buckets=buckets,
         plan=plan,
-        digest=digest,
+        digest=_digest(mixture, processor, buckets, plan_settings),
+    )
+
+
+def _digest(
+    mixture: tuple[MixtureEntry, ...],
+    processor: TrainingProcessor,
+    buckets: Buckets,
+    plan_settings: PlanSettings,
+) -> str:
+    """Returns a digest of all that decides which batch stands where."""
+    decides = dataclasses.asdict(plan_settings)
+    # How many batches there are changes none of them.
+    del decides["steps"]
+    return plan_digest(
+        {
+            "sets": [[e.manifest.checksum, e.strategy] for e in mixture],
+            "processor": processor.digest(),
+            "pad": buckets.pad_id,
+            "buckets": [dataclasses.asdict(bucket) for bucket in buckets.all],
+            **decides,
+        }
     )
 
 

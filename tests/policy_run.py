@@ -12,10 +12,10 @@ from tests.inference import page_run
 from visor_jax import settings, train
 from visor_jax.data.page_batches import EVALUATION_LENGTH
 from visor_jax.evals import policy_report
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.mesh import MESH_AXES, as_mesh
 from visor_jax.tasks import policy
 from visor_jax.tasks.run import Run
-from visor_jax.training.interruption import Interruption
 
 STEPS = 12
 PAGES = 8

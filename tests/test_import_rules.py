@@ -29,7 +29,7 @@ ENTRY_POINTS = (
     *("step_time", "engine_time", "loader_time", "plan"),
     *("settings", "library", "tasks", "answer_flags", "process_flags"),
 )
-LAYER_0 = ("axes", "layer_plan", "budget", "batch")
+LAYER_0 = ("axes", "layer_plan", "budget", "batch", "runtime")
 LAYERS_0_TO_4 = (
     *LAYER_0,
     *("ops", "data", "sharding", "flops", "models"),
@@ -50,10 +50,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "layer_plan": (),
     "budget": ("layer_plan",),
     "batch": (),
-    "command_line": (),
+    # Processes, signals, progress, caches: nothing of what this project is about.
+    "runtime": (),
+    "command_line": ("runtime",),
     "ops": ("axes",),
-    "data": ("batch",),
-    "sharding": ("axes",),
+    "data": ("batch", "runtime"),
+    "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),
     # Formulas, like those of FLOPs; attention says from where on it goes in blocks.
     "memory": ("layer_plan", "budget", "models.config", "ops.attention"),

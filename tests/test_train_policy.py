@@ -27,10 +27,10 @@ from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.policy_choices import policy_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.tasks import policy
 from visor_jax.training import policy_stages
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.optimizer import make_optimizer
 from visor_jax.training.stages import Stopped
 

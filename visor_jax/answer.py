@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from visor_jax import answer_flags, command_line
@@ -37,8 +36,9 @@ from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import VLMConfig
-from visor_jax.training.interruption import Interruption
-from visor_jax.training.progress import Progress
+from visor_jax.runtime.compile_cache import keep_programs
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -135,17 +135,6 @@ def answer_lines(
         f"{seconds:.1f} s, {len(missing) / seconds:.3g} samples/s; {chosen or 'none'}"
     )
     return True
-
-
-def keep_programs(folder: Path) -> None:
-    """Lets compiled programs be kept in a folder, where the next process finds them.
-
-    The same as JAX_COMPILATION_CACHE_DIR, but programs that compile fast are kept too.
-    Programs fit one machine type and version of jax; others compile again.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _check(options: Any) -> None:

@@ -26,7 +26,7 @@ from visor_jax.checkpoints.hf.import_network import (
 )
 from visor_jax.checkpoints.hf.write_folder import parse_size, write_folder
 from visor_jax.checkpoints.restore import newest_readable
-from visor_jax.training.run_record import git_commit
+from visor_jax.runtime.machine import git_commit
 
 _logger = logging.getLogger("visor_jax.convert")
 

@@ -23,7 +23,7 @@ from visor_jax.data.conversations.manifest import (
     read_manifest,
     verify_shards,
 )
-from visor_jax.training.progress import Progress
+from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:

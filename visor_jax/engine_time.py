@@ -37,8 +37,8 @@ from visor_jax.inference.visor_model import VisorModel
 from visor_jax.library import load
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.features import PolicyFeatures
-from visor_jax.training.host_memory import keep_freed_memory
-from visor_jax.training.run_record import machine_description
+from visor_jax.runtime.host_memory import keep_freed_memory
+from visor_jax.runtime.machine import machine_description
 
 MIXED = "mixed"
 # The policy's choices, by an engine that is told them.

@@ -40,8 +40,8 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, Policy
 from visor_jax.policy.score_cache import digest_of_arrays
-from visor_jax.training.progress import Progress
-from visor_jax.training.run_record import git_commit, machine_description
+from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.progress import Progress
 
 PAGES = 1024
 # Cost preferences at which a policy is tried.

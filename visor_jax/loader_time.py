@@ -23,13 +23,13 @@ from visor_jax.batch import Batch
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.host_memory import keep_freed_memory
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.machine import machine_description
 from visor_jax.settings import UniversalSettings
 from visor_jax.tasks.conversations import open_conversations
 from visor_jax.training import stages
-from visor_jax.training.host_memory import keep_freed_memory
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.optimizer import make_optimizer
-from visor_jax.training.run_record import machine_description
 from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.universal_step import make_universal_step
 

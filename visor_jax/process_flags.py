@@ -13,7 +13,7 @@ import os
 import jax
 from absl import flags
 
-from visor_jax.sharding import processes
+from visor_jax.runtime import processes
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",

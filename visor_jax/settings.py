@@ -20,8 +20,8 @@ from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
 from visor_jax.policy.network import PolicyConfig
+from visor_jax.runtime.processes import PLATFORMS
 from visor_jax.sharding.mesh import MeshSettings
-from visor_jax.sharding.processes import PLATFORMS
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer

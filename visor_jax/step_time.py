@@ -19,12 +19,12 @@ from visor_jax.budget import Budget
 from visor_jax.data.pages.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.host_memory import keep_freed_memory
+from visor_jax.runtime.machine import machine_description
 from visor_jax.settings import UniversalSettings
 from visor_jax.training import stages
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.optimizer import make_optimizer
-from visor_jax.training.run_record import machine_description
 from visor_jax.training.universal_step import make_universal_step
 
 _WARM_UP = 3

@@ -34,7 +34,7 @@ from visor_jax.evals.scoring import group_score
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
-from visor_jax.training.progress import Progress
+from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:

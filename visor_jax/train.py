@@ -24,7 +24,9 @@ from visor_jax import command_line, process_flags, settings
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
-from visor_jax.sharding import agreement, processes
+from visor_jax.runtime import agreement, processes
+from visor_jax.runtime.host_memory import keep_freed_memory
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
@@ -32,8 +34,6 @@ from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
 from visor_jax.training import loop, run_record, stages
 from visor_jax.training.bad_steps import SkippedStepsFile, TooManySkippedSteps
-from visor_jax.training.host_memory import keep_freed_memory
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.optimizer import logged_learning_rates, make_optimizer
 from visor_jax.training.state import TrainState

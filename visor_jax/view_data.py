@@ -22,8 +22,8 @@ from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.image_settings import ImageSettings
 from visor_jax.data.samples import Sample
 from visor_jax.data.settings import CONVERSATIONS
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.tasks.conversations import open_conversations
-from visor_jax.training.interruption import Interruption
 
 _MARGIN, _PER_ROW = 4, 8
 

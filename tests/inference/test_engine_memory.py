@@ -18,9 +18,9 @@ from tests.inference.tiny_engine import (
 )
 from visor_jax.flops.cache_bytes import cache_bytes
 from visor_jax.inference.choosers import fixed
-from visor_jax.inference.held import Held
 from visor_jax.inference.shapes import SLOTS, WAITING
 from visor_jax.inference.sizes import Sizes
+from visor_jax.runtime.device_cache import Held
 
 SMALL, LARGE = tiny_reader.SMALL, tiny_reader.LARGE
 BOTH = tiny_reader.reader(CONFIG, eos_id=EOS, buckets=(SMALL, LARGE))

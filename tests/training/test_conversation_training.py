@@ -12,9 +12,9 @@ from tests.data import conversation_set
 from visor_jax import settings, train
 from visor_jax.checkpoints.restore import load_params
 from visor_jax.models import variants
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.mesh import MESH_AXES
 from visor_jax.tasks.run import Run
-from visor_jax.training.interruption import Interruption
 
 STEPS = 30
 

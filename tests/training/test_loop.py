@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.training import loop
 from visor_jax.training.bad_steps import (
     SKIPPED,
@@ -18,7 +19,6 @@ from visor_jax.training.bad_steps import (
     TooManySkippedSteps,
     skip_if_bad,
 )
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.metrics import MetricWriter, read_metrics
 from visor_jax.training.state import TrainState
 

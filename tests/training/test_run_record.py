@@ -3,12 +3,8 @@ import subprocess
 
 import pytest
 
-from visor_jax.training.run_record import (
-    check_same_run,
-    git_commit,
-    machine_description,
-    write_run_record,
-)
+from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.training.run_record import check_same_run, write_run_record
 
 CONFIG = {"seed": 0, "model": {"width": 64, "plan": (1, 2)}, "log_every": 10}
 

@@ -15,8 +15,8 @@ from etils import epath
 from visor_jax.checkpoints import layout, orbax_log
 from visor_jax.checkpoints.data_position import restore_position
 from visor_jax.checkpoints.restore import read_arrays
-from visor_jax.sharding.agreement import all_succeeded
-from visor_jax.sharding.processes import wait_for_all
+from visor_jax.runtime.agreement import all_succeeded
+from visor_jax.runtime.processes import wait_for_all
 
 Tree = Any
 

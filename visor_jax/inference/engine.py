@@ -27,7 +27,6 @@ from visor_jax.data.buckets import Bucket
 from visor_jax.data.image_files import ImageInput
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.choosers import Chooser
-from visor_jax.inference.held import Held
 from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.programs import Programs, name_of
 from visor_jax.inference.reader import Reader, Request
@@ -38,6 +37,7 @@ from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Rules
 from visor_jax.inference.writers import Writers
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.device_cache import Held
 
 Params = Any
 _logger = logging.getLogger(__name__)

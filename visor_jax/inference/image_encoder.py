@@ -12,10 +12,10 @@ import numpy as np
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import group_size
-from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, image_shape
 from visor_jax.inference.shapes import EncodedImage
+from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 # Of a batch, in the order of the program's arguments.
 _FIELDS = ("pixels", "image_token_index", "image_token_weights", "image_mask")

@@ -22,7 +22,6 @@ import numpy as np
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import CORNERS, Bucket, Buckets
 from visor_jax.inference.budget_groups import WaitingRoom
-from visor_jax.inference.held import num_bytes_of
 from visor_jax.inference.prompt_rows import (
     ImageShape,
     RowArrays,
@@ -34,6 +33,7 @@ from visor_jax.inference.slots import Admission, Rules, Slots, free_slots
 from visor_jax.models.decoder import Prefix
 from visor_jax.models.kv_cache import KeyValues
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.device_cache import num_bytes_of
 
 Params = Any
 Array = Any

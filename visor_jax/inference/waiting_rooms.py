@@ -13,10 +13,10 @@ import numpy as np
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import BudgetGroups, WaitingRoom
-from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, row_arrays
 from visor_jax.inference.shapes import WAITING, EncodedImage
+from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 
 @dataclasses.dataclass

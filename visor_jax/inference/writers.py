@@ -16,11 +16,11 @@ from jaxtyping import Array, Key
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.budget_groups import Member, WaitingRoom, group_size
-from visor_jax.inference.held import Held, num_bytes_of
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import Question, image_shape
 from visor_jax.inference.shapes import IMAGE_KEYS, SLOTS, ImageKeys
 from visor_jax.inference.slots import Slots
+from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 Place = tuple[Budget, Bucket]
 # Row, last slot, segment, slot, limit, draw; see `Admission`.

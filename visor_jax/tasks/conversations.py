@@ -10,9 +10,9 @@ from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.inference.read_folder import chat_reader
 from visor_jax.inference.reader import Reader
+from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings import RunSettings
 from visor_jax.training import stages
-from visor_jax.training.interruption import Interruption
 
 
 def open_conversations(

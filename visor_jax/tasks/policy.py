@@ -20,12 +20,13 @@ from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, PolicyNetwork
 from visor_jax.policy.scores import ScoredSamples
+from visor_jax.runtime.machine import git_commit
 from visor_jax.settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
 from visor_jax.tasks import policy_questions
 from visor_jax.tasks.policy_questions import Questions
 from visor_jax.tasks.run import Params, Run, Task
-from visor_jax.training import policy_stages, run_record, stages
+from visor_jax.training import policy_stages, stages
 from visor_jax.training.policy_data import sample_iterator, scored_table
 from visor_jax.training.policy_step import (
     FROZEN,
@@ -213,7 +214,7 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
             network=s.init_from,
             train_steps=s.loop.steps,
             wall_clock_s=round(seconds, 1),
-            git_commit=run_record.git_commit(),
+            git_commit=git_commit(),
             pages=s.evaluation_pages,
         ),
         adequacy=s.objective.adequacy,

@@ -15,11 +15,11 @@ import jax
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.machine import git_commit
 from visor_jax.settings import PolicySettings, RunSettings, UniversalSettings
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.batch_rows import process_rows
-from visor_jax.training import run_record
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.stages import TrainingData
 from visor_jax.training.state import TrainState
 
@@ -75,7 +75,7 @@ class Run:
             "budgets": list(s.budgets.names),
             "train_steps": s.loop.steps,
             "settings": recipe(s),
-            "git_commit": run_record.git_commit(),
+            "git_commit": git_commit(),
             "data": {"kind": s.data.kind, "seed": s.seed},
             "init_from": s.init_from,
             "source": self.source,

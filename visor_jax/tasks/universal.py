@@ -14,12 +14,13 @@ from visor_jax.data.settings import CONVERSATIONS, PAGES
 from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.report import ReportFacts, report_run
 from visor_jax.evals.rows import RunFacts
+from visor_jax.runtime.agreement import whole_arrays
+from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.progress import Progress
 from visor_jax.settings import UniversalSettings
-from visor_jax.sharding.agreement import whole_arrays
 from visor_jax.tasks.conversations import open_conversations
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.training import run_record, stages
-from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState
 from visor_jax.training.universal_step import make_universal_step, summary
 from visor_jax.training.warm_start import warm_start
@@ -127,11 +128,11 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
                 train_steps=s.loop.steps,
                 wall_clock_s=round(seconds, 1),
                 checkpoint=str(run.workdir),
-                git_commit=run_record.git_commit(),
+                git_commit=git_commit(),
             ),
             made=ReportFacts(
-                git_commit=run_record.git_commit(),
-                machine=run_record.machine_description(),
+                git_commit=git_commit(),
+                machine=machine_description(),
                 command=f"python -m visor_jax.train {shlex.join(sys.argv[1:])}",
             ),
             evaluation_set=evaluation_set,

@@ -32,10 +32,10 @@ from visor_jax.policy.score_cache import (
     digest_of_arrays,
 )
 from visor_jax.policy.scores import ScoredSamples, score_batch
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.progress import Progress
 from visor_jax.sharding.param_rules import param_shardings
-from visor_jax.training.interruption import Interruption
 from visor_jax.training.policy_step import FROZEN, PolicySums
-from visor_jax.training.progress import Progress
 from visor_jax.training.stages import Stopped, TrainingData, page_data
 from visor_jax.training.state import TrainState
 

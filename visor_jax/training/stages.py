@@ -29,10 +29,10 @@ from visor_jax.data.settings import DataSettings
 from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.processes import first_process_first
+from visor_jax.runtime.progress import Progress
 from visor_jax.sharding.mesh import AnyMesh
-from visor_jax.sharding.processes import first_process_first
-from visor_jax.training.interruption import Interruption
-from visor_jax.training.progress import Progress
 from visor_jax.training.state import TrainState, state_shardings
 from visor_jax.training.tower_stage import TowerSettings, cached_tower, pretrain_tower
 

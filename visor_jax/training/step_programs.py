@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from visor_jax.batch import Batch
-from visor_jax.training.compilation import logged_compile
+from visor_jax.runtime.compilation import logged_compile
 from visor_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Any], TrainState]

@@ -1,8 +1,8 @@
 import pytest
 
-from visor_jax.sharding import processes
-from visor_jax.sharding.agreement import check_agreement, code_digest, differences
-from visor_jax.sharding.processes import ProcessSettings
+from visor_jax.runtime import processes
+from visor_jax.runtime.agreement import check_agreement, code_digest, differences
+from visor_jax.runtime.processes import ProcessSettings
 
 SLURM_STEP = {"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-2]"}
 

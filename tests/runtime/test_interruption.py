@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from visor_jax.training.interruption import Interruption
+from visor_jax.runtime.interruption import Interruption
 
 
 def _send(number):

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from visor_jax.training.progress import Progress
+from visor_jax.runtime.progress import Progress
 
 
 class _Clock:

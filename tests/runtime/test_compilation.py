@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from visor_jax.training.compilation import logged_compile
+from visor_jax.runtime.compilation import logged_compile
 
 
 def test_compiles_once_logs_and_keeps_donation():

@@ -13,7 +13,7 @@ from hypothesis import given
 from tests.tolerances import BFLOAT16, GRADIENT, REORDERED
 from visor_jax.ops import attention
 from visor_jax.ops.attention import attend, plain_attend
-from visor_jax.ops.blockwise_attention import _block_length, blockwise_attend
+from visor_jax.ops.kernels.blockwise import _block_length, blockwise_attend
 from visor_jax.ops.masks import TokenTags, visible
 
 BATCH, WIDTH = 2, 4

@@ -1,7 +1,7 @@
 """Grouped-query dot-product attention with the mask of `visor_jax.ops.masks`.
 
 Two forms of the same mathematics: the plain one writes all scores down, the blockwise
-one (`visor_jax.ops.blockwise_attention`) never holds more than two blocks' worth. The
+one (`visor_jax.ops.kernels.blockwise`) never holds more than two blocks' worth. The
 lengths alone decide (`LONGEST_PLAIN`), so a program has one form or the other.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from visor_jax.ops.blockwise_attention import blockwise_attend
+from visor_jax.ops.kernels.blockwise import blockwise_attend
 from visor_jax.ops.masks import TokenTags, mask_bias
 
 # Queries times keys up to which the plain form is used: 2 MiB of float32 scores for

@@ -31,7 +31,7 @@ from visor_jax.memory.accelerators import ACCELERATORS, accelerator
 from visor_jax.memory.activations import DeviceBatch
 from visor_jax.memory.step_bytes import StepBytes, step_bytes
 from visor_jax.memory.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
-from visor_jax.models.siglip import crops_at_once
+from visor_jax.models.vision.siglip import crops_at_once
 from visor_jax.models.vlm import VLM
 from visor_jax.settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split

@@ -10,13 +10,13 @@ from tests.flops.jaxpr_flops import count_flops
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.flops.account import account
 from visor_jax.layer_plan import LayerPlan
-from visor_jax.models import cross_attention
 from visor_jax.models.config import (
     AdapterConfig,
     DecoderConfig,
     VisionConfig,
     VLMConfig,
 )
+from visor_jax.models.decoder.decoder import cross_attention
 from visor_jax.models.variants import dense, mini
 from visor_jax.ops.depthwise_conv import depthwise_conv
 

@@ -15,9 +15,9 @@ from jax.extend import core
 from tests import tiny
 from tests.flops import abstract_model
 from tests.tolerances import GRADIENT, REORDERED
-from visor_jax.models import siglip
-from visor_jax.models.siglip import group_size
 from visor_jax.models.variants import llava_ov_0p5b
+from visor_jax.models.vision import siglip
+from visor_jax.models.vision.siglip import group_size
 from visor_jax.models.vlm import VLM
 from visor_jax.ops import attention
 

@@ -11,7 +11,7 @@ from tests import tiny
 from tests.models import numpy_reference
 from tests.tiny import NETWORKS, Sample
 from tests.tolerances import REFERENCE
-from visor_jax.models.siglip import VisionTower
+from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.models.vlm import VLM
 
 

@@ -18,7 +18,7 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
-from visor_jax.models.siglip import VisionTower
+from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 

@@ -14,7 +14,7 @@ from tests.sharding.collectives import collectives, conditional_results
 from tests.sharding.mesh_run import CONFIG, SAMPLES, MeshRun, mesh_of, mesh_run
 from tests.tolerances import EXACT, GRADIENT
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.models.decoder import Decoder
+from visor_jax.models.decoder.decoder import Decoder
 from visor_jax.training.state import TrainState
 
 ONE, FSDP = (1, 1, 1), (1, 8, 1)

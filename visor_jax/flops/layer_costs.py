@@ -4,10 +4,10 @@ One multiply-add is 2 FLOPs. Matrix products and convolutions are counted, exact
 the program executes them: attention scores are full rectangles (the causal half is
 masked, not skipped) and padding costs what real tokens do. That is the plain form of
 attention; at great lengths the program skips blocks of the masked half and pads others
-(`visor_jax.ops.attention`), and fills groups of crops (`visor_jax.models.siglip`). The
-adapter's depthwise convolution counts as one, though the program writes it as shifted
-multiply-adds; its taps over the zero padding are included. Other elementwise work,
-softmax, norms and gathers are not counted.
+(`visor_jax.ops.attention`), and fills groups of crops
+(`visor_jax.models.vision.siglip`). The adapter's depthwise convolution counts as one,
+though the program writes it as shifted multiply-adds; its taps over the zero padding
+are included. Other elementwise work, softmax, norms and gathers are not counted.
 
     layer           queries   new keys   keys attended
     text only       T         T          T

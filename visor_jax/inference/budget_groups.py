@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from visor_jax.budget import Budget
 from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.prompt_rows import PromptRow
-from visor_jax.models.decoder import Prefix
+from visor_jax.models.decoder.decoder import Prefix
 
 
 def group_size(waiting: int, most: int) -> int:

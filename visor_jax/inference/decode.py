@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from visor_jax.budget import Budget
 from visor_jax.inference.prefill import Prefilled
 from visor_jax.inference.sampling import GREEDY, Sampling, choose
-from visor_jax.models.kv_cache import KVCache
+from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.models.kv_cache import KVCache
+from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags, last_valid
 

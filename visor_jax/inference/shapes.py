@@ -30,8 +30,8 @@ from visor_jax.inference.prompt_rows import (
 )
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.slots import Admission, Rules, Slots, free_slots
-from visor_jax.models.decoder import Prefix
-from visor_jax.models.kv_cache import KeyValues
+from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.kv_cache import KeyValues
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.device_cache import num_bytes_of
 

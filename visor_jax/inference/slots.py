@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from visor_jax.inference.sampling import Sampling, choose
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.kv_cache import KeyValues, KVCache, LayerCache
+from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.masks import TokenTags

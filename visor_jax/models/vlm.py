@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 from visor_jax import axes
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY, VLMConfig
-from visor_jax.models.decoder import Decoder, Prefix
-from visor_jax.models.image_tokens import gather_image_tokens
-from visor_jax.models.kv_cache import KeyValues, KVCache
-from visor_jax.models.projector import Projector
-from visor_jax.models.siglip import VisionTower
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.decoder import Decoder, Prefix
+from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
+from visor_jax.models.decoder.streams import TokenStream
+from visor_jax.models.vision.image_tokens import gather_image_tokens
+from visor_jax.models.vision.projector import Projector
+from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.linear import Dense, flat_dot_general
 from visor_jax.ops.masks import TokenTags, last_valid

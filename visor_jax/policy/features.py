@@ -9,8 +9,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from visor_jax.models.decoder import Prefix
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.masks import last_valid
 
 

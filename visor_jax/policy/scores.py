@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.models.decoder import Prefix
+from visor_jax.models.decoder.decoder import Prefix
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.features import PolicyFeatures, policy_features
 

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from visor_jax.models.config import VisionConfig
-from visor_jax.models.siglip import VisionTower
+from visor_jax.models.vision.siglip import VisionTower
 
 Params = PyTree[Array]
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.tolerances import REORDERED
-from visor_jax.models.image_tokens import gather_image_tokens
+from visor_jax.models.vision.image_tokens import gather_image_tokens
 
 
 def test_drawn_example():

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.config import AdapterConfig, DecoderConfig
-from visor_jax.models.kv_cache import KeyValues
-from visor_jax.models.qwen2 import RMSNorm
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.kv_cache import KeyValues
+from visor_jax.models.decoder.qwen import RMSNorm
+from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import attend
 from visor_jax.ops.depthwise_conv import depthwise_conv
 from visor_jax.ops.linear import Dense

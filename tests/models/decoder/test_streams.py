@@ -13,7 +13,7 @@ import pytest
 from tests import tiny
 from tests.tiny import NETWORKS, VISOR, Sample
 from tests.tolerances import REORDERED
-from visor_jax.models.decoder_layer import DecoderLayer
+from visor_jax.models.decoder.decoder_layer import DecoderLayer
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 

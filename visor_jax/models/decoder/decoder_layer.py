@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax.models.config import AdapterConfig, DecoderConfig
-from visor_jax.models.cross_attention import CrossAttention
-from visor_jax.models.kv_cache import KeyValues, LayerCache
-from visor_jax.models.qwen2 import MLP, Attention, RMSNorm
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.cross_attention import CrossAttention
+from visor_jax.models.decoder.kv_cache import KeyValues, LayerCache
+from visor_jax.models.decoder.qwen import MLP, Attention, RMSNorm
+from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import KeyPart, attend_to_parts
 from visor_jax.ops.masks import TokenTags
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.config import DecoderConfig
-from visor_jax.models.kv_cache import KeyValues
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.kv_cache import KeyValues
+from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.linear import Dense
 from visor_jax.ops.rope import rotate
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from visor_jax.layer_plan import LayerKind
-from visor_jax.models.decoder_layer import DecoderLayer, LayerResult
+from visor_jax.models.decoder.decoder_layer import DecoderLayer, LayerResult
 
 # One way of running a layer: (layer, text, image, past) to what its method returns.
 Way = Callable[..., LayerResult]

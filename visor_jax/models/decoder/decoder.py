@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, Int
 from visor_jax import axes
 from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder_layer import DecoderLayer, Past
-from visor_jax.models.kv_cache import KeyValues, KVCache, LayerCache
-from visor_jax.models.layer_ways import WAYS, Way
-from visor_jax.models.qwen2 import RMSNorm
-from visor_jax.models.streams import TokenStream
+from visor_jax.models.decoder.decoder_layer import DecoderLayer, Past
+from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
+from visor_jax.models.decoder.layer_ways import WAYS, Way
+from visor_jax.models.decoder.qwen import RMSNorm
+from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
 

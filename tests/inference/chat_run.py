@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.data import prompt_cases, tiny_llava
 from tests.parity.test_llava_onevision import our_config
 from visor_jax.checkpoints.workdir_files import write_step_0
-from visor_jax.convert import export_checkpoint
+from visor_jax.convert.__main__ import export_checkpoint
 from visor_jax.models.config import VLMConfig
 
 

@@ -1,7 +1,7 @@
 """The bytes of a training step on one device, and the moment when they are most.
 
 The state is counted exactly, from the shapes and shardings of its arrays; activations
-come from `visor_jax.memory.activations`. Four moments are candidates for the peak:
+come from `visor_jax.plan.activations`. Four moments are candidates for the peak:
 
     logits    everything kept; the logits; the output table, gathered, and its gradient
     decoder   going back: less and less is kept, more and more gradients are there
@@ -20,9 +20,9 @@ from typing import Any
 
 from visor_jax.budget import Budget
 from visor_jax.layer_plan import LayerKind
-from visor_jax.memory import activations
-from visor_jax.memory.activations import BYTES, DeviceBatch
 from visor_jax.models.config import VLMConfig
+from visor_jax.plan import activations
+from visor_jax.plan.activations import BYTES, DeviceBatch
 
 _LAYER = re.compile(r"^(language_model|vision_tower/encoder)/layers_(\d+)/")
 _OUTPUT_TABLE = ("lm_head/kernel", "language_model/embed_tokens/embedding")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from visor_jax.plan import read_mesh
+from visor_jax.plan.__main__ import read_mesh
 from visor_jax.sharding.mesh import MeshSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments):

@@ -13,9 +13,9 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
-from visor_jax.plan import Plan
+from visor_jax.plan.__main__ import Plan
+from visor_jax.plan.abstract_step import BatchShape
 from visor_jax.sharding.mesh import AnyMesh
-from visor_jax.training.abstract_step import BatchShape
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.universal_step import ObjectiveSettings
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from visor_jax.memory.accelerators import Accelerator
-from visor_jax.memory.step_bytes import StepBytes
+from visor_jax.plan.accelerators import Accelerator
+from visor_jax.plan.step_bytes import StepBytes
 
 ANY_BUDGET = "any budget"
 FOOTNOTE = (

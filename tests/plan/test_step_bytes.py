@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from configs import universal
-from tests.memory.small_plan import SHAPE, small_plan
+from tests.plan.small_plan import SHAPE, small_plan
 from visor_jax import settings
 from visor_jax.budget import Budget
-from visor_jax.memory.accelerators import ACCELERATORS, Accelerator, accelerator
-from visor_jax.plan import Plan, largest_bucket
+from visor_jax.plan.__main__ import Plan, largest_bucket
+from visor_jax.plan.abstract_step import BatchShape
+from visor_jax.plan.accelerators import ACCELERATORS, Accelerator, accelerator
 from visor_jax.sharding.mesh import MeshSettings, make_mesh, planned_mesh
-from visor_jax.training.abstract_step import BatchShape
 
 # How far a plan may be from what the compiler reserves.
 TOLERANCE = 0.15

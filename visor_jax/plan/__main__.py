@@ -7,7 +7,7 @@
         --batch_size=8 --crops=2 --image_tokens=1485 --text_tokens=512 --compile
 
 No accelerator is needed and nothing is allocated: state and batch are counted from
-their shapes and shardings, activations by formula (`visor_jax.memory`). `--compile`
+their shapes and shardings, activations by formula (`visor_jax.plan.activations`). `--compile`
 compiles the step for as many simulated devices and prints what the compiler reserves:
 minutes for a real network. That compiler is the CPU's; an accelerator's schedules
 differently, and the CPU's computes bfloat16 products in float32.
@@ -27,16 +27,9 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.image_settings import ImageSettings
-from visor_jax.memory.accelerators import ACCELERATORS, accelerator
-from visor_jax.memory.activations import DeviceBatch
-from visor_jax.memory.step_bytes import StepBytes, step_bytes
-from visor_jax.memory.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
 from visor_jax.models.vision.siglip import crops_at_once
 from visor_jax.models.vlm import VLM
-from visor_jax.settings import UniversalSettings
-from visor_jax.sharding.axis_rules import samples_split
-from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
-from visor_jax.training.abstract_step import (
+from visor_jax.plan.abstract_step import (
     BatchShape,
     bytes_on_a_device,
     compiled_for,
@@ -44,6 +37,13 @@ from visor_jax.training.abstract_step import (
     planned_batch,
     planned_state,
 )
+from visor_jax.plan.accelerators import ACCELERATORS, accelerator
+from visor_jax.plan.activations import DeviceBatch
+from visor_jax.plan.step_bytes import StepBytes, step_bytes
+from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
+from visor_jax.settings import UniversalSettings
+from visor_jax.sharding.axis_rules import samples_split
+from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
 from visor_jax.training.optimizer import make_optimizer, split_frozen
 from visor_jax.training.state import TrainState
 from visor_jax.training.universal_step import make_universal_step

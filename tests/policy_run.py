@@ -10,7 +10,7 @@ import pytest
 from configs import policy as policy_config
 from tests.inference import page_run
 from visor_jax import settings, train
-from visor_jax.data.page_batches import EVALUATION_LENGTH
+from visor_jax.data.pages.batches import EVALUATION_LENGTH
 from visor_jax.evals import policy_report
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.mesh import MESH_AXES, as_mesh

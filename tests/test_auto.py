@@ -14,8 +14,8 @@ import visor_jax
 from tests import tiny
 from tests.inference import page_run
 from visor_jax.budget import BudgetSet
-from visor_jax.data.page_batches import single_question_batch
-from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.data.pages.batches import single_question_batch
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PolicyConfig, new_policy
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import visor_jax
-from tests.data import prompt_cases, tiny_llava
-from tests.data.test_chat_template import HUB
+from tests.data import tiny_llava
+from tests.data.prompts import prompt_cases
+from tests.data.prompts.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
+from visor_jax.data.prompts.request import Request
 from visor_jax.inference.decode import _advance, _decode
 from visor_jax.inference.prefill import _prefill
-from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import Sampling
 
 TILE = prompt_cases.TILES[0]

@@ -26,7 +26,7 @@ from visor_jax.budget import Budget
 from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.restore import load_checkpoint
-from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
+from visor_jax.convert import export_checkpoint, import_checkpoint
 from visor_jax.inference.generation import generate
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig

@@ -13,7 +13,7 @@ from PIL import Image
 import visor_jax
 from tests.inference import page_run
 from visor_jax import generate
-from visor_jax.inference.reader import Reader
+from visor_jax.data.prompts.processor import Reader
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "largest digit row 1"

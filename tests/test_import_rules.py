@@ -26,7 +26,7 @@ VAGUE_NAMES = {
 ENTRY_POINTS = (
     *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
     *("convert_data", "view_data"),
-    *("step_time", "engine_time", "loader_time"),
+    *("step_time", "engine_time", "loader_time", "show"),
     *("settings", "library", "tasks", "answer_flags", "process_flags"),
 )
 LAYER_0 = ("axes", "layer_plan", "budget", "batch", "runtime")

@@ -12,8 +12,8 @@ import visor_jax
 from tests import tolerances
 from tests.inference import page_run
 from visor_jax.budget import Budget
-from visor_jax.data.page_batches import single_question_batch
-from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.data.pages.batches import single_question_batch
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.flops.account import account, savings
 from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.data import conversation_set
+from tests.data.conversations import conversation_set
 from visor_jax.loader_time import time_reading
 
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.data import conversation_set
+from tests.data.conversations import conversation_set
 from visor_jax.view_data import describe, picture
 
 

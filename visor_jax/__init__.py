@@ -26,7 +26,7 @@ def load(
 
 
 _LAZY = {
-    "Request": "visor_jax.inference.reader",
+    "Request": "visor_jax.data.prompts.processor",
     "Sampling": "visor_jax.inference.sampling",
 }
 

@@ -17,7 +17,10 @@ from typing import Any
 from absl import flags
 
 from visor_jax import command_line
-from visor_jax.data.conversations.conversion import ConversionSettings, convert
+from visor_jax.data.conversations.converting.conversion import (
+    ConversionSettings,
+    convert,
+)
 from visor_jax.data.conversations.manifest import (
     Manifest,
     read_manifest,

@@ -24,14 +24,14 @@ from jaxtyping import Array
 from visor_jax import command_line
 from visor_jax.budget import Budget
 from visor_jax.checkpoints.restore import read_metadata
-from visor_jax.data.pages.pool import make_pool
+from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
+from visor_jax.data.prompts.request import Request
 from visor_jax.evals.evaluation_set import check_reads_pages
 from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.choose_budgets import AUTO
 from visor_jax.inference.choosers import Chooser, HostChooser, PolicyChooser
 from visor_jax.inference.engine import Engine
-from visor_jax.inference.reader import Request
 from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.library import load

@@ -23,7 +23,7 @@ from absl import flags
 from visor_jax import command_line
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
-from visor_jax.data.pages.handwriting import split_id
+from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.evals.evaluation_set import EvaluationSet, check_reads_pages
 from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.members import Member, check_members

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from visor_jax import command_line, settings
 from visor_jax.budget import Budget
-from visor_jax.data.pages.pool import make_pool
+from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory

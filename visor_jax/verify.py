@@ -26,12 +26,13 @@ from PIL import Image
 from visor_jax import command_line
 from visor_jax.checkpoints.hf.hub import find_folder
 from visor_jax.checkpoints.restore import read_metadata
-from visor_jax.data.image_files import read_image
-from visor_jax.data.samples import Sample
+from visor_jax.data.images.read_image import read_image
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
 from visor_jax.evals.logit_comparison import Answer, Comparison, compare
 from visor_jax.inference import generation
 from visor_jax.inference.decode import answers
-from visor_jax.inference.reader import Reader, Request
 from visor_jax.library import VisorModel, load
 from visor_jax.models.config import VLMConfig
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from visor_jax import command_line, settings
 from visor_jax.data.conversations.run_data import RunData
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.samples import Sample
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.tasks.conversations import open_conversations
@@ -115,7 +115,7 @@ def _main(_: list[str]) -> None:
         if run.data.kind != CONVERSATIONS:
             raise ValueError(
                 f"The data of this configuration are {run.data.kind!r}, not converted: "
-                "see python -m visor_jax.data.inspect_pages."
+                "see python -m visor_jax.show.pages."
             )
         with tempfile.TemporaryDirectory() as temporary:
             data = open_conversations(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from visor_jax.data.pages.drawing import draw_facts
-from visor_jax.data.pages.pool import PagePool, make_pool
+from visor_jax.data.pages.pool.drawing import draw_facts
+from visor_jax.data.pages.pool.pool import PagePool, make_pool
 
 
 @pytest.fixture(scope="session")

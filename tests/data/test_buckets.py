@@ -13,9 +13,9 @@ from tests.data import tiny_llava
 from tests.data.tiny_llava import image_settings, question, random_image
 from tests.tolerances import REORDERED
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import anyres_slots, num_anyres_tokens
-from visor_jax.data.samples import ChatProcessor
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import anyres_slots, num_anyres_tokens
+from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
 

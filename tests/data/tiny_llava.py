@@ -10,7 +10,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
     LlavaOnevisionImageProcessorPil,
 )
 
-from visor_jax.data.image_settings import ImageSettings
+from visor_jax.data.images.image_settings import ImageSettings
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 PAD, START, END, IMAGE, VIDEO = range(256, 261)

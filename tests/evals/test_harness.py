@@ -6,7 +6,7 @@ import pytest
 from tests.evals.small import BUDGETS, CONFIG
 from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
-from visor_jax.data.page_batches import single_question_batch
+from visor_jax.data.pages.batches import single_question_batch
 from visor_jax.evals import timing
 from visor_jax.evals.harness import evaluate_budgets, predict
 from visor_jax.models.variants import dense

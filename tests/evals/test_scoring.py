@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visor_jax.batch import Batch
-from visor_jax.data.page_batches import EvaluationBatch
+from visor_jax.data.pages.batches import EvaluationBatch
 from visor_jax.evals.scoring import (
     Z95,
     Answers,

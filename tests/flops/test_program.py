@@ -16,7 +16,7 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
-from visor_jax.models.decoder.decoder import cross_attention
+from visor_jax.models.decoder import cross_attention
 from visor_jax.models.variants import dense, mini
 from visor_jax.ops.depthwise_conv import depthwise_conv
 

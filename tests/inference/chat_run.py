@@ -1,16 +1,17 @@
 """A tiny LLaVA-OneVision as a folder of Hugging Face, made without PyTorch.
 
-Its parameters are those of `tests.data.prompt_cases`, whose logits and answers
+Its parameters are those of `tests.data.prompts.prompt_cases`, whose logits and answers
 transformers has computed.
 """
 
 import json
 from pathlib import Path
 
-from tests.data import prompt_cases, tiny_llava
+from tests.data import tiny_llava
+from tests.data.prompts import prompt_cases
 from tests.parity.test_llava_onevision import our_config
 from visor_jax.checkpoints.workdir_files import write_step_0
-from visor_jax.convert.__main__ import export_checkpoint
+from visor_jax.convert import export_checkpoint
 from visor_jax.models.config import VLMConfig
 
 

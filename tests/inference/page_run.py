@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.data.page_batches import single_question_batch
-from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.data.pages.batches import single_question_batch
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
     AdapterConfig,

@@ -21,9 +21,9 @@ from tests.inference.tiny_engine import (
     scripted,
 )
 from tests.inference.tiny_reader import Picture
+from visor_jax.data.prompts.request import Request
 from visor_jax.inference.choosers import fixed
 from visor_jax.inference.image_encoder import ImageEncoder
-from visor_jax.inference.reader import Request
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.sizes import Sizes
 from visor_jax.models.vlm import VLM

@@ -11,7 +11,7 @@ from tests.inference import test_slots, tiny_reader
 from tests.inference.test_slots import admission, apply, batch, own_rows, rest
 from tests.inference.tiny_engine import alone, engine, scripted
 from tests.inference.tiny_reader import Picture
-from visor_jax.inference.reader import Request
+from visor_jax.data.prompts.request import Request
 from visor_jax.models.vlm import VLM
 
 PLAN, BUDGETS = test_slots.CONFIG.plan, test_slots.BUDGETS

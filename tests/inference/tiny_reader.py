@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import NEWLINE, Slots
-from visor_jax.data.samples import Sample
-from visor_jax.data.token_layout import Layout
-from visor_jax.inference.reader import Reader, Request
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import NEWLINE, Slots
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
 from visor_jax.models.config import VLMConfig
 
 MOST_IMAGE_TOKENS, MOST_TEXT = (12, 19), 20

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tests.data import packing_cases
-from visor_jax.data.image_settings import ImageSettings
+from tests.data.pages import packing_cases
+from visor_jax.data.images.image_settings import ImageSettings
 
 
 def hf_model(settings: ImageSettings):

@@ -10,17 +10,18 @@ import types
 import jax
 import numpy as np
 
-from tests.data import prompt_cases, tiny_llava
-from tests.data.prompt_cases import Prompt, is_tied
+from tests.data import tiny_llava
+from tests.data.prompts import prompt_cases
+from tests.data.prompts.prompt_cases import Prompt, is_tied
 from tests.data.tiny_llava import hf_image_processor, image_settings
 from tests.parity.test_llava_onevision import (
     mapped,
     text_config,
     vision_config,
 )
-from visor_jax.data.anyres import frame_crops
-from visor_jax.data.chat_template import render
-from visor_jax.data.image_slots import num_anyres_tokens
+from visor_jax.data.images.anyres import frame_crops
+from visor_jax.data.images.patch_index import num_anyres_tokens
+from visor_jax.data.prompts.chat_template import render
 
 _PLACES = (tiny_llava.IMAGE, tiny_llava.VIDEO)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tolerances import PARITY
-from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
+from visor_jax.convert import export_checkpoint, import_checkpoint
 from visor_jax.verify import verify
 
 pytestmark = pytest.mark.parity

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data import packing_cases
+from tests.data.pages import packing_cases
 from tests.parity.packing_reference import reference
 from tests.tolerances import PARITY
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data import prompt_cases
+from tests.data.prompts import prompt_cases
 from tests.parity.prompt_reference import reference, reference_answers
 from tests.tolerances import PARITY
 

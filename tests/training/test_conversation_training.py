@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import universal
-from tests.data import conversation_set
+from tests.data.conversations import conversation_set
 from visor_jax import settings, train
 from visor_jax.checkpoints.restore import load_params
 from visor_jax.models import variants

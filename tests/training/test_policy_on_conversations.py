@@ -7,7 +7,7 @@ import pytest
 
 from configs import policy as policy_config
 from tests import tiny
-from tests.data import conversation_set
+from tests.data.conversations import conversation_set
 from tests.inference import page_run
 from tests.policy_run import mesh_of, run_of
 from visor_jax import settings, train

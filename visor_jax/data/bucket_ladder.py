@@ -2,8 +2,8 @@
 
 import itertools
 
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import (
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import (
     CORNERS,
     resized_shape,
     square_slots,

@@ -17,9 +17,9 @@ import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.data.bucket_ladder import ladder_shapes
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import CORNERS, NEWLINE
-from visor_jax.data.samples import Sample
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import CORNERS, NEWLINE
+from visor_jax.data.prompts.sample import Sample
 
 # Image tokens are rounded up to a multiple of this, as kernels like it.
 _MULTIPLE = 128

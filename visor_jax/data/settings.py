@@ -7,7 +7,7 @@ from visor_jax.data.conversations.manifest import is_converted
 from visor_jax.data.conversations.mixture import is_mixture
 from visor_jax.data.conversations.training_batches import ReadingSettings
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.token_layout import SUPERVISIONS
+from visor_jax.data.prompts.token_layout import SUPERVISIONS
 
 PAGES, CONVERSATIONS = "pages", "conversations"
 KINDS = (PAGES, CONVERSATIONS)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from visor_jax.batch import Batch
-from visor_jax.data.page_batches import (
+from visor_jax.data.pages.batches import (
     EvaluationBatch,
     evaluation_batches,
     single_question_batch,
 )
-from visor_jax.data.pages.drawing import IMAGE_SIZE, RECIPE_VERSION
-from visor_jax.data.pages.pool import PagePool, Progress, make_pool
+from visor_jax.data.pages.pool.drawing import IMAGE_SIZE, RECIPE_VERSION
+from visor_jax.data.pages.pool.pool import PagePool, Progress, make_pool
 from visor_jax.data.pages.questions import EASY, HARD, LONGEST_QUESTION, TASK_NAMES
-from visor_jax.data.tokenizer import page_tokenizer
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.models.config import VLMConfig
 
 # Of the pages and of the choice of questions, for every network alike.

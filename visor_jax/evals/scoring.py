@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from visor_jax.data.page_batches import EvaluationBatch
+from visor_jax.data.pages.batches import EvaluationBatch
 
 # Standard normal quantile of a two-sided 95 % interval.
 Z95 = 1.959963984540054

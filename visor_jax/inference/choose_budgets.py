@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
-from visor_jax.data.samples import Sample
+from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.choosers import Chooser, PolicyChooser, fixed
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose_budgets

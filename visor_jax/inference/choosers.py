@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.inference.reader import Request
+from visor_jax.data.prompts.request import Request
 from visor_jax.models.decoder.decoder import Prefix
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import PolicyFeatures, policy_features

@@ -24,12 +24,13 @@ from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.data.image_files import ImageInput
+from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Request
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.programs import Programs, name_of
-from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.inference.scheduler import Scheduler
 from visor_jax.inference.shapes import IMAGE_TOKENS, Shapes

@@ -7,8 +7,9 @@ import time
 from collections.abc import Container, Iterable, Iterator
 
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Request
 from visor_jax.inference.prompt_rows import PromptRow, Question, pack
-from visor_jax.inference.reader import Reader, Request
 from visor_jax.inference.shapes import WAITING, Shapes
 
 # How often rows of another bucket may go before the oldest question.

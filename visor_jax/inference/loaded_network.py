@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.data.samples import Images, Videos
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.flops.account import account
 from visor_jax.flops.table import Row
 from visor_jax.inference import generation
-from visor_jax.inference.reader import Prompt, Reader, Request
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy

@@ -26,11 +26,12 @@ from visor_jax.checkpoints.restore import (
     newest_readable,
     read_part,
 )
-from visor_jax.data.pages.drawing import IMAGE_SIZE
 from visor_jax.data.pages.packing import PATCH
-from visor_jax.data.tokenizer import load_tokenizer, page_tokenizer
+from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
+from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.read_folder import chat_reader, page_reader
-from visor_jax.inference.reader import Reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY

@@ -20,9 +20,9 @@ import flax.struct
 import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.samples import Sample
-from visor_jax.data.token_layout import Layout
-from visor_jax.inference.reader import Request
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
 from visor_jax.ops.masks import TokenTags
 
 # Crops, image tokens and patches per token: what an encoded image depends on.

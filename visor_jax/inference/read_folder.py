@@ -6,15 +6,15 @@ from typing import Any
 
 from visor_jax.checkpoints.hf.hf_config import read_json_object
 from visor_jax.data.buckets import Buckets
-from visor_jax.data.chat_template import IMAGE, VIDEO, built_in
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import square_slots, video_slots
-from visor_jax.data.page_prompts import PageProcessor
-from visor_jax.data.samples import ChatProcessor
-from visor_jax.data.token_layout import placeholder_ids
-from visor_jax.data.tokenizer import load_tokenizer
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import square_slots, video_slots
+from visor_jax.data.pages.processor import PageProcessor
+from visor_jax.data.prompts.chat_processor import ChatProcessor
+from visor_jax.data.prompts.chat_template import IMAGE, VIDEO, built_in
+from visor_jax.data.prompts.processor import Reader, Tokenizer
+from visor_jax.data.prompts.token_layout import placeholder_ids
+from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.decode import EndTokens, end_tokens
-from visor_jax.inference.reader import Reader, Tokenizer
 from visor_jax.models.config import VLMConfig
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"

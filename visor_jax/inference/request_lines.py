@@ -15,7 +15,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from visor_jax.inference.reader import Request
+from visor_jax.data.prompts.request import Request
 
 _FIELDS = ("id", "image", "images", "prompt")
 # Texts and whole numbers; 1 and "1" are two.

@@ -6,13 +6,13 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.prompts.processor import Reader
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.budget_groups import budgets_of_rows, group_size
 from visor_jax.inference.image_encoder import ImageEncoder
 from visor_jax.inference.intake import Asked, Intake, Source
 from visor_jax.inference.programs import Programs
 from visor_jax.inference.prompt_rows import PromptRow, Question
-from visor_jax.inference.reader import Reader
 from visor_jax.inference.waiting_rooms import WaitingRooms
 from visor_jax.inference.writers import Writers
 

@@ -10,15 +10,14 @@ from jaxtyping import Array
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.data.chat_template import Message
-from visor_jax.data.samples import Images, Videos
+from visor_jax.data.prompts.chat_template import Message
+from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.inference import generation
 from visor_jax.inference.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.choosers import Chooser
 from visor_jax.inference.decode import answers
 from visor_jax.inference.engine import Engine
 from visor_jax.inference.loaded_network import LoadedNetwork
-from visor_jax.inference.reader import Prompt, Request
 from visor_jax.inference.sampling import GREEDY, Sampling
 
 

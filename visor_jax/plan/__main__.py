@@ -7,10 +7,10 @@
         --batch_size=8 --crops=2 --image_tokens=1485 --text_tokens=512 --compile
 
 No accelerator is needed and nothing is allocated: state and batch are counted from
-their shapes and shardings, activations by formula (`visor_jax.plan.activations`). `--compile`
-compiles the step for as many simulated devices and prints what the compiler reserves:
-minutes for a real network. That compiler is the CPU's; an accelerator's schedules
-differently, and the CPU's computes bfloat16 products in float32.
+their shapes and shardings, activations by formula (`activations`). `--compile` compiles
+the step for as many simulated devices and prints what the compiler reserves: minutes
+for a real network. That compiler is the CPU's; an accelerator's schedules differently,
+and the CPU's computes bfloat16 products in float32.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from visor_jax import command_line, settings
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.image_settings import ImageSettings
+from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.models.vision.siglip import crops_at_once
 from visor_jax.models.vlm import VLM
 from visor_jax.plan.abstract_step import (

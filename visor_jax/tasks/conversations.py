@@ -8,8 +8,8 @@ from visor_jax.checkpoints import layout, workdir_files
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.conversations.training_samples import TrainingProcessor
+from visor_jax.data.prompts.processor import Reader
 from visor_jax.inference.read_folder import chat_reader
-from visor_jax.inference.reader import Reader
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings import RunSettings
 from visor_jax.training import stages

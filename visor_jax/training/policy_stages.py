@@ -18,10 +18,10 @@ from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import list_arrays, load_checkpoint
-from visor_jax.data.pages.pool import PagePool
+from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import LONGEST_QUESTION
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.pipeline import train_iterator
+from visor_jax.data.pages.training_batches import train_iterator
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.vlm import VLM

@@ -22,11 +22,11 @@ from visor_jax.batch import Batch
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.run_data import RunData, open_run_data
 from visor_jax.data.conversations.training_samples import TrainingProcessor
-from visor_jax.data.pages.pool import PagePool, make_pool
+from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.pipeline import train_iterator
+from visor_jax.data.pages.tower_batches import tower_batches
+from visor_jax.data.pages.training_batches import train_iterator
 from visor_jax.data.settings import DataSettings
-from visor_jax.data.tower_pipeline import tower_batches
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.interruption import Interruption

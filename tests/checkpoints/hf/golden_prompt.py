@@ -4,11 +4,11 @@ import numpy as np
 
 from tests.data import tiny_llava
 from visor_jax.batch import Batch
-from visor_jax.data.anyres import anyres_crops
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.image_slots import anyres_slots
-from visor_jax.data.samples import Sample
-from visor_jax.data.token_layout import Layout
+from visor_jax.data.images.anyres import anyres_crops
+from visor_jax.data.images.patch_index import anyres_slots
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
 
 TOKENS = (7, 3, 200, tiny_llava.IMAGE, 11, 45, 99, 250, 1, 31)
 

@@ -23,10 +23,10 @@ from visor_jax.data.conversations.conversation_set import (
     DamagedRecordError,
 )
 from visor_jax.data.conversations.mixture import MixtureEntry
-from visor_jax.data.conversations.row_packing import empty_row, packed
 from visor_jax.data.conversations.training_samples import TrainingProcessor
-from visor_jax.data.samples import Sample
-from visor_jax.data.token_layout import Layout
+from visor_jax.data.prompts.row_packing import empty_row, packed
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
 
 _logger = logging.getLogger(__name__)
 

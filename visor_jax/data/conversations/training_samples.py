@@ -4,17 +4,18 @@ import dataclasses
 import functools
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from visor_jax.data.chat_template import render
-from visor_jax.data.conversations.llava_messages import messages_of
 from visor_jax.data.conversations.raw_sample import Conversation, RawSample
-from visor_jax.data.image_settings import ImageSettings
-from visor_jax.data.image_slots import anyres_slots, square_slots
-from visor_jax.data.samples import ChatProcessor, Sample
-from visor_jax.data.token_layout import Layout, lay_out
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import anyres_slots, square_slots
+from visor_jax.data.prompts.chat_processor import ChatProcessor
+from visor_jax.data.prompts.chat_template import IMAGE, render
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout, lay_out
 
 # Raised whenever the same raw sample would give other tokens than before.
 _VERSION = 1
@@ -163,3 +164,28 @@ def _anyres_lengths(
 ) -> tuple[int, int, int]:
     slots = anyres_slots(height, width, settings)
     return slots.crops, slots.count, slots.corners
+
+
+def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
+    """Returns the chat messages, their image places in the texts.
+
+    A turn with exactly one "<image>" that does not begin with it gets it first:
+
+        "What is in <image> here?"  ->  "<image>\\nWhat is in  here?"
+
+    Several stay where they are. (A leading turn of the assistant is gone since
+    conversion; the template puts the system turn first.) Source:
+    `preprocess_multimodal` and `preprocess_qwen` of LLaVA-NeXT,
+    `llava/train/train.py`.
+    """
+    return [
+        {"role": role, "content": _image_first(text)}
+        for role, text in conversation.turns
+    ]
+
+
+def _image_first(text: str) -> str:
+    if text.count(IMAGE) != 1 or text.startswith(IMAGE):
+        return text
+    rest = text.replace(IMAGE, "").strip()
+    return f"{IMAGE}\n{rest}".strip()

@@ -15,8 +15,8 @@ import dataclasses
 
 import numpy as np
 
-from visor_jax.data.pages.drawing import CELL, IMAGE_SIZE
-from visor_jax.data.pages.facts import GRID_COLUMNS, GRID_ROWS
+from visor_jax.data.pages.pool.drawing import CELL, IMAGE_SIZE
+from visor_jax.data.pages.pool.facts import GRID_COLUMNS, GRID_ROWS
 from visor_jax.data.pages.questions import LONGEST_QUESTION, QUESTIONS
 from visor_jax.data.pages.words import EOS, PAD, PROMPT_END, TOKEN_ID, ids_of
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from visor_jax.data.pages.facts import GRID_COLUMNS, GRID_ROWS
+from visor_jax.data.pages.pool.facts import GRID_COLUMNS, GRID_ROWS
 from visor_jax.data.pages.words import (
     BAR_LETTERS,
     COLOURS,

@@ -1,0 +1,196 @@
+"""Which patch makes which token: by the golden features, an oracle, and transformers.
+
+The golden file holds what `pack_image_features` and `apply_pooling` of transformers
+make of random patches (see `tests.data.pages.packing_cases`).
+"""
+
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.llava_onevision.processing_llava_onevision import (
+    LlavaOnevisionProcessor,
+)
+
+from tests.data.pages import packing_cases
+from tests.data.tiny_llava import hf_image_processor, image_settings
+from tests.tolerances import PARITY
+from visor_jax.data.images.anyres import anyres_crops
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import (
+    NEWLINE,
+    Slots,
+    anyres_slots,
+    num_anyres_tokens,
+    square_slots,
+    video_slots,
+)
+
+REAL = ImageSettings()
+
+
+def gathered(slots, patches):
+    """Returns the tokens that the network makes of the patches of one sample."""
+    flat = patches.reshape(-1, patches.shape[-1])
+    # Index -1, the newline, reads the last row.
+    flat = np.concatenate([flat, packing_cases.NEWLINE[None]])
+    if slots.weights is None:
+        return flat[slots.index]
+    return np.einsum("vkd,vk->vd", flat[slots.index], slots.weights)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(packing_cases.GOLDEN)
+
+
+@pytest.mark.parametrize("name", packing_cases.image_cases())
+def test_one_image_is_packed_as_in_transformers(golden, name):
+    settings, size, patches = packing_cases.image_cases()[name]
+    slots = anyres_slots(*size, settings)
+    assert slots.crops == len(patches)
+    np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
+    if slots.weights is None:
+        np.testing.assert_array_equal(gathered(slots, patches), golden[name])
+
+
+def test_the_cases_hold_resized_and_plain_images():
+    corners = {
+        anyres_slots(*size, settings).corners
+        for settings, size, _ in packing_cases.image_cases().values()
+    }
+    assert corners == {1, 4}
+
+
+@pytest.mark.parametrize("name", packing_cases.video_cases())
+def test_videos_are_pooled_as_in_transformers(golden, name):
+    settings, patches = packing_cases.video_cases()[name]
+    slots = video_slots(len(patches), settings)
+    np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
+
+
+def test_drawn_example():
+    """The picture at the top of `image_slots`."""
+    wide = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 56),))
+    slots = anyres_slots(20, 40, wide)
+    rows = [4, 5, 8, 9, NEWLINE, 6, 7, 10, 11, NEWLINE]
+    assert slots.index.tolist() == [0, 1, 2, 3, *rows]
+
+
+def test_padding_is_left_out():
+    settings = ImageSettings(tile_size=42, patch_size=14, pinpoints=((42, 42),))
+    slots = anyres_slots(10, 40, settings)
+    rows = [12, 13, 14, NEWLINE]
+    assert slots.index.tolist() == [*range(9), *rows]
+    # A sliver fills no patch of an even grid: only the whole image is left.
+    even = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 28),))
+    assert anyres_slots(1, 90, even).index.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "tokens"),
+    [
+        *((384, 384, 1485), (224, 224, 1485), (640, 480, 2929), (1024, 899, 6551)),
+        *((800, 600, 4725), (1500, 500, 4653), (1700, 2200, 7353), (4000, 1000, 7249)),
+    ],
+)
+def test_known_token_counts(width, height, tokens):
+    """Counted by running transformers on the published configuration."""
+    assert num_anyres_tokens(height, width, REAL) == tokens
+    assert anyres_slots(height, width, REAL).count == tokens
+
+
+@pytest.mark.parametrize(("size", "tiles"), [((384, 224), 1), ((2200, 1700), 30)])
+def test_known_tile_counts(size, tiles):
+    assert anyres_slots(*size, REAL).crops == 1 + tiles
+
+
+def test_other_token_counts():
+    assert square_slots(REAL).count == 730
+    assert video_slots(32, REAL).count == 32 * 196 + 1
+
+
+def hf_count(height, width, settings):
+    """Returns what the processor of transformers counts, without building one."""
+    self = types.SimpleNamespace(
+        image_processor=hf_image_processor(settings),
+        num_image_tokens=settings.patches_per_crop,
+        vision_aspect_ratio=f"anyres_max_{settings.max_tiles}",
+    )
+    self._get_unpadded_features = types.MethodType(
+        LlavaOnevisionProcessor._get_unpadded_features, self
+    )
+    side = settings.tile_size
+    return LlavaOnevisionProcessor._get_number_of_features(
+        self, height, width, side, side
+    )
+
+
+def oracle_count(height, width, settings):
+    """Returns the count by scanning a drawn mask: rows with a patch, and patches.
+
+    The image is drawn into its grid of patches as a fraction; only where nothing is
+    resized.
+    """
+    points = np.array(settings.pinpoints)
+    scale = np.min(points / [height, width], axis=1)
+    shown = (width * scale).astype(int) * (height * scale).astype(int)
+    shown = np.minimum(shown, width * height)
+    waste = points.prod(axis=1) - shown
+    best = np.lexsort((np.arange(len(points)), waste, -shown))[0]
+    rows, columns = points[best] // settings.tile_size * settings.patches_per_side
+    kept_rows = min(rows, int(round(height * columns / width, 7)))
+    kept_columns = min(columns, int(round(width * rows / height, 7)))
+    # Padding is cut in pairs: as many patches before the image as after it.
+    kept_rows += (rows - kept_rows) % 2
+    kept_columns += (columns - kept_columns) % 2
+    return settings.patches_per_crop + kept_rows * (kept_columns + 1), (
+        kept_rows * kept_columns
+    )
+
+
+def test_counts_over_a_sweep_of_sizes():
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(8), np.log(5000), (2500, 2))).astype(int)
+    resized = 0
+    for height, width in sizes.tolist():
+        found = num_anyres_tokens(height, width, REAL)
+        assert found == hf_count(height, width, REAL), (height, width)
+        expected, patches = oracle_count(height, width, REAL)
+        if patches > 1.21 * 9 * 729:
+            resized += 1
+            assert found < expected
+        else:
+            assert found == expected, (height, width)
+    assert resized > 100
+
+
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_the_index_has_as_many_tokens_as_were_counted(height, width):
+    settings = image_settings(tile=16, patch=5, side=4)
+    slots = anyres_slots(height, width, settings)
+    assert slots.count == num_anyres_tokens(height, width, settings)
+    crops = anyres_crops(np.zeros((height, width, 3), np.uint8), settings)
+    assert slots.crops == len(crops)
+    assert slots.index.max() < slots.crops * settings.patches_per_crop
+    if slots.weights is not None:
+        assert (slots.weights >= 0).all()
+        np.testing.assert_allclose(slots.weights.sum(axis=1), 1, **PARITY)
+        assert (slots.index.min(axis=1) >= 0)[slots.index[:, 0] != NEWLINE].all()
+
+
+def test_parts_follow_each_other():
+    settings = image_settings(tile=28)
+    joined = Slots.concat([square_slots(settings)] * 2, settings.patches_per_crop)
+    assert joined.index.tolist() == [0, 1, 2, 3, NEWLINE, 4, 5, 6, 7, NEWLINE]
+    assert (joined.crops, joined.corners, joined.count) == (2, 1, 10)
+    video = video_slots(1, settings)
+    mixed = Slots.concat([square_slots(settings), video], settings.patches_per_crop)
+    assert (mixed.crops, mixed.corners, mixed.count) == (2, 4, 7)
+    patches = packing_cases.patches_of(2, settings)
+    newline = packing_cases.NEWLINE
+    expected = [*patches[0], newline, patches[1].mean(axis=0), newline]
+    np.testing.assert_allclose(gathered(mixed, patches), expected, **PARITY)
+    assert Slots.concat([], 4).count == 0

@@ -1,0 +1,83 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import tiny, tolerances
+from tests.data.conversations import conversation_set
+from visor_jax.data.prompts.row_packing import packed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    return conversation_set.opened(conversation_set.draw(folder), folder)
+
+
+def raw_samples(data, chosen):
+    """Returns two raw samples for which `chosen` (crops, image tokens) is true."""
+    numbers = np.flatnonzero(chosen(data.lengths.crops, data.lengths.image_tokens))
+    found = [data.samples.find(int(number)) for number in numbers[:2]]
+    return [each.sample(row) for each, row in found]
+
+
+def about_one_image(data):
+    """Returns two raw samples about the same image, which say different things."""
+    raw, _ = raw_samples(data, lambda crops, tokens: (crops > 1) & (tokens > 10))
+    turns = (("user", "And what\n<image> is it?"), ("assistant", "A picture."))
+    conversation = dataclasses.replace(raw.conversation, turns=turns)
+    return [raw, dataclasses.replace(raw, conversation=conversation)]
+
+
+def test_who_shares_a_row_gets_the_logits_it_gets_alone(data):
+    pairs = [raw_samples(data, lambda crops, _: crops == 0), about_one_image(data)]
+    rows, config = [], conversation_set.NETWORK
+    for raws in pairs:
+        alone = [data.processor.sample(raw) for raw in raws]
+        other = data.processor.layout(raws[1].conversation)
+        rows += [*alone, packed(alone[0], [other])]
+    bucket = next(b for b in data.buckets.all if all(map(b.holds, rows)))
+    batch = data.buckets.batch(rows, bucket)
+    output = tiny.forward_static(
+        tiny.params_of(config),
+        tiny.on_device(batch),
+        config=config,
+        gates=tiny.all_on(config),
+    )
+    logits = np.asarray(output.logits)
+    for first in (0, 3):
+        shared = rows[first].layout.shared_tokens
+        assert (shared > 0) == (first == 3)
+        start = shared
+        for alone in (first, first + 1):
+            length = len(rows[alone].layout.tokens)
+            end = start + length - shared
+            np.testing.assert_allclose(
+                logits[first + 2, start:end],
+                logits[alone, shared:length],
+                **tolerances.REORDERED,
+            )
+            for name in ("tokens", "loss_mask", "text_positions"):
+                values = getattr(batch, name)
+                np.testing.assert_array_equal(
+                    values[first + 2, start:end], values[alone, shared:length]
+                )
+            start = end
+        np.testing.assert_allclose(
+            logits[first + 2, :shared], logits[first, :shared], **tolerances.REORDERED
+        )
+
+
+def test_other_pictures_or_another_text_before_them_do_not_share_a_row(data):
+    one, other = raw_samples(data, lambda crops, tokens: tokens > 10)
+    text, _ = raw_samples(data, lambda crops, _: crops == 0)
+    with pytest.raises(ValueError, match="can share a row"):
+        packed(data.processor.sample(one), [data.processor.sample(text).layout])
+    lengths = [
+        data.processor.lengths(raw.conversation) for raw in about_one_image(data)
+    ]
+    assert lengths[0].group == lengths[1].group > 0
+    briefly = (("system", "Be brief."), *one.conversation.turns)
+    conversation = dataclasses.replace(one.conversation, turns=briefly)
+    groups = {data.processor.lengths(c).group for c in (conversation, one.conversation)}
+    assert len(groups | {data.processor.lengths(other.conversation).group}) == 3

@@ -1,0 +1,106 @@
+"""Questions about pages as chat messages: what `ChatProcessor` is to real pictures.
+
+A network of the embedded benchmark has no chat format. It takes one page and one
+question of words that it knows, ended by ":"; the page comes first.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from visor_jax.data.buckets import Bucket, Buckets
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.images.read_image import read_square_image
+from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
+from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
+from visor_jax.data.pages.tokenizer import encode_question
+from visor_jax.data.prompts.chat_template import Message, check_messages, media
+from visor_jax.data.prompts.request import Images, Videos, image_list, video_list
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
+
+_TEXT_LENGTHS = (8, 16, 32, 64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageProcessor:
+    """Everything that fixes the input of a network for pages."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        images: Images = None,
+        videos: Videos = None,
+        room: int = 0,
+    ) -> Sample:
+        """Returns a question that the network is to answer.
+
+        Args:
+          images: one, resized to a page; None if the message carries it.
+          room: has no meaning here, a page always leaves enough.
+
+        Raises:
+          ValueError: unless there are one page and one question, for words that the
+            tokenizer does not know, and for an image that cannot be read.
+        """
+        question = _question(messages)
+        pages = [*media(messages, "image"), *(image_list(images) or ())]
+        places = _count(messages, "image")
+        films = _count(messages, "video") + len(video_list(videos) or ())
+        if len(pages) != 1 or places > 1 or films:
+            raise ValueError(
+                f"This network answers questions about one page: got {len(pages)} "
+                f"images for {places} places, and {films} videos."
+            )
+        tokens = np.array(encode_question(self.tokenizer, question), np.int32)
+        page = read_square_image(pages[0], IMAGE_SIZE)
+        raster = np.arange(NUM_IMAGE_TOKENS, dtype=np.int32)
+        return Sample(
+            crops=normalise(page[None])[0],
+            slots=Slots(raster, None, 1),
+            layout=Layout(
+                tokens=tokens,
+                text_positions=NUM_IMAGE_TOKENS
+                + np.arange(len(tokens), dtype=np.int32),
+                image_positions=raster,
+                targets=np.full(len(tokens), self.tokenizer.pad_token_id, np.int32),
+                loss_mask=np.zeros(len(tokens), bool),
+                media=(("image", 0),),
+            ),
+        )
+
+    def buckets(self) -> Buckets:
+        """Returns the shapes that questions are padded to."""
+        settings = ImageSettings(
+            tile_size=IMAGE_SIZE, patch_size=PATCH, pinpoints=((IMAGE_SIZE,) * 2,)
+        )
+        shapes = (
+            Bucket(crops=1, image_tokens=NUM_IMAGE_TOKENS, text_tokens=length)
+            for length in _TEXT_LENGTHS
+        )
+        return Buckets(shapes, settings, pad_id=self.tokenizer.pad_token_id)
+
+
+def _question(messages: Sequence[Message]) -> str:
+    check_messages(messages)
+    if len(messages) != 1 or messages[0]["role"] != "user":
+        raise ValueError(
+            "This network answers single questions: give one message of the user, not "
+            f"{[message['role'] for message in messages]}."
+        )
+    content = messages[0]["content"]
+    if isinstance(content, str):
+        return content
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    return " ".join(texts)
+
+
+def _count(messages: Sequence[Message], kind: str) -> int:
+    contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
+    return sum(part["type"] == kind for content in contents for part in content)

@@ -1,0 +1,53 @@
+"""The word-level tokenizer of the embedded benchmark, as a Hugging Face tokenizer."""
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from visor_jax.data.pages.words import (
+    EOS,
+    PAD,
+    PROMPT_END,
+    TOKEN_ID,
+    TOKEN_PATTERN,
+    UNKNOWN,
+)
+
+
+def page_tokenizer() -> PreTrainedTokenizerFast:
+    """Returns the tokenizer; token ids are the order of `words.TOKENS`."""
+    tokenizer = Tokenizer(WordLevel(dict(TOKEN_ID), unk_token=UNKNOWN))
+    # Inverted: what matches the pattern is kept, the blanks between are removed.
+    tokenizer.pre_tokenizer = Split(Regex(TOKEN_PATTERN), "removed", invert=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
+    )
+
+
+def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Returns the ids of a question's words and of the ":" that ends the prompt.
+
+    Raises:
+      ValueError: for an empty question, or words the tokenizer does not know; all of
+        them are named, and so are the known ones.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The question is no text in Unicode: {error}.") from error
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    known = tokenizer.get_vocab()
+    unknown = [word for word, _ in words if word not in known]
+    if unknown:
+        special = set(tokenizer.all_special_tokens)
+        listed = [w for w in sorted(known, key=known.get) if w not in special]
+        raise ValueError(
+            f"Unknown words {unknown} in the question {text!r}. Known words are: "
+            f"{' '.join(listed)}"
+        )
+    end = known[PROMPT_END]
+    if not [i for i in ids if i != end]:
+        raise ValueError("The question is empty: ask for example 'page colour'.")
+    return ids if ids[-1] == end else [*ids, end]

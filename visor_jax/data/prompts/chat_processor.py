@@ -1,0 +1,185 @@
+"""From a conversation and its pictures to one sample of the network's input.
+
+    processor = ChatProcessor(tokenizer=..., images=ImageSettings(), template="hub")
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    messages = [{"role": "user", "content": content}]
+    sample = processor.prompt(messages, images=["page.png"])
+
+Samples have lengths of their own; `visor_jax.data.buckets` makes batches of them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from visor_jax.data.images.anyres import anyres_crops, frame_crops, square_crops
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import (
+    Slots,
+    anyres_slots,
+    square_slots,
+    video_slots,
+)
+from visor_jax.data.images.read_image import ImageInput, read_image
+from visor_jax.data.prompts.chat_template import (
+    TEMPLATES,
+    Message,
+    check_template,
+    is_jinja,
+    media,
+    render,
+)
+from visor_jax.data.prompts.request import (
+    Images,
+    VideoInput,
+    Videos,
+    image_list,
+    video_list,
+)
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import lay_out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatProcessor:
+    """Everything a checkpoint fixes about its input.
+
+    template: one of `chat_template.TEMPLATES`. max_length: the context, image tokens
+    included; None for no limit.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    images: ImageSettings
+    template: str = "qwen_1_5"
+    max_length: int | None = 32768
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        images: Images = None,
+        videos: Videos = None,
+        room: int = 0,
+    ) -> Sample:
+        """Returns a conversation that the assistant is to continue.
+
+        Args:
+          images, videos: in the order of their places; None for those that the messages
+            carry themselves. Exactly one image is cut into tiles; several become one
+            crop each, as with `apply_chat_template` of transformers.
+          room: new tokens that the context must have room for.
+
+        Raises:
+          ValueError: for an image that cannot be read, messages of another form, places
+            that do not match, or a prompt that is too long.
+        """
+        return self._sample(messages, images, videos, "none", room)
+
+    def training(
+        self,
+        messages: Sequence[Message],
+        *,
+        images: Images = None,
+        videos: Videos = None,
+        supervision: str = "assistant",
+    ) -> Sample:
+        """Returns a complete conversation with the loss on the assistant's words.
+
+        Args:
+          supervision: "assistant" or "llava_next", see `token_layout`.
+
+        Raises:
+          ValueError: as `prompt`; if nothing is left to train; and for a template that
+            does not say which words are the assistant's.
+        """
+        if is_jinja(self.template):
+            raise ValueError(
+                "The checkpoint's own chat template does not say which words to train: "
+                f"choose one of {sorted(TEMPLATES)}."
+            )
+        return self._sample(messages, images, videos, supervision, 0)
+
+    def _sample(
+        self,
+        messages: Sequence[Message],
+        images: Images,
+        videos: Videos,
+        supervision: str,
+        room: int,
+    ) -> Sample:
+        pieces = render(
+            messages, self.template, generation_prompt=supervision == "none"
+        )
+        given_images = _given(messages, "image", image_list(images))
+        given_videos = _given(messages, "video", video_list(videos))
+        pictures = _image_parts(given_images, self.images)
+        films = _video_parts(video_list(given_videos) or [], self.images)
+        layout = lay_out(
+            pieces,
+            self.tokenizer,
+            images=[slots.count for _, slots in pictures],
+            videos=[slots.count for _, slots in films],
+            supervision=supervision,
+            max_length=self.max_length,
+            room=room,
+        )
+        parts = {"image": pictures, "video": films}
+        ordered = [parts[kind][number] for kind, number in layout.media]
+        size = self.images.tile_size
+        empty = np.zeros((0, size, size, 3), np.float32)
+        return Sample(
+            crops=np.concatenate([crops for crops, _ in ordered] or [empty]),
+            slots=Slots.concat(
+                [slots for _, slots in ordered], self.images.patches_per_crop
+            ),
+            layout=layout,
+        )
+
+
+def _given(
+    messages: Sequence[Message], kind: str, beside: list[Any] | None
+) -> list[Any]:
+    """Returns the images or videos, from the messages or from beside them."""
+    carried = media(messages, kind)
+    if beside is None:
+        return carried
+    if carried and beside:
+        raise ValueError(
+            f"{len(carried)} {kind}s are in the messages and {len(beside)} beside "
+            "them: give them in one place."
+        )
+    return carried or beside
+
+
+def _image_parts(
+    images: Sequence[ImageInput], settings: ImageSettings
+) -> list[tuple[np.ndarray, Slots]]:
+    if len(images) == 1:
+        pixels = read_image(images[0])
+        slots = anyres_slots(*pixels.shape[:2], settings)
+        return [(anyres_crops(pixels, settings), slots)]
+    parts = []
+    for number, image in enumerate(images, 1):
+        pixels = read_image(image, name=f"image {number} of {len(images)}")
+        parts.append((square_crops([pixels], settings), square_slots(settings)))
+    return parts
+
+
+def _video_parts(
+    videos: Sequence[VideoInput], settings: ImageSettings
+) -> list[tuple[np.ndarray, Slots]]:
+    parts = []
+    for number, video in enumerate(videos, 1):
+        frames = [
+            read_image(frame, name=f"frame {i} of video {number}")
+            for i, frame in enumerate(video, 1)
+        ]
+        slots = video_slots(len(frames), settings)
+        parts.append((frame_crops(frames, settings), slots))
+    return parts

@@ -1,0 +1,81 @@
+"""Several conversations in one row, none of which sees another.
+
+About one image: it and all text before it are of segment 0, which everybody sees; what
+follows is a segment for each conversation. (S: system turn, V: image tokens)
+
+    tokens      S S     a b c | d e            V V V
+    positions   0 1     5 6 7   5 6            2 3 4
+    segments    0 0     1 1 1   2 2            0 0 0
+
+About no image: every conversation is a segment from its first token on.
+
+Conversations about different images have rows of their own: all image tokens of a row
+are of segment 0 (`visor_jax.batch`), so every text of the row would see them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
+
+_TEXT_FIELDS = ("tokens", "text_positions", "targets", "loss_mask")
+
+
+def packed(sample: Sample, others: Sequence[Layout]) -> Sample:
+    """Returns a sample that shares its row with other conversations.
+
+    Each gets the logits that it gets alone. What is trained before the image is trained
+    once, not once for each.
+
+    Raises:
+      ValueError: if the others do not have as many image tokens in the same places, or
+        not the same text before them. (Which image it is the plan must know.)
+    """
+    if not others:
+        return sample
+    first = sample.layout
+    shared = first.shared_tokens
+    for each in others:
+        same = np.array_equal(each.image_positions, first.image_positions)
+        if not same or not np.array_equal(each.tokens[:shared], first.tokens[:shared]):
+            raise ValueError(
+                "Only conversations about one image, with the same text before it, or "
+                "about none, can share a row."
+            )
+    fields = {
+        name: np.concatenate(
+            [
+                getattr(first, name),
+                *(getattr(each, name)[shared:] for each in others),
+            ]
+        )
+        for name in _TEXT_FIELDS
+    }
+    segments = [np.zeros(shared, np.int32)]
+    for number, each in enumerate((first, *others), 1):
+        segments.append(np.full(len(each.tokens) - shared, number, np.int32))
+    layout = dataclasses.replace(
+        first, **fields, text_segments=np.concatenate(segments)
+    )
+    return dataclasses.replace(sample, layout=layout)
+
+
+def empty_row(tile_size: int) -> Sample:
+    """Returns a row without a token."""
+    nothing = np.zeros(0, np.int32)
+    return Sample(
+        crops=np.zeros((0, tile_size, tile_size, 3), np.float32),
+        slots=Slots.concat([], 1),
+        layout=Layout(
+            tokens=nothing,
+            text_positions=nothing,
+            image_positions=nothing,
+            targets=nothing,
+            loss_mask=np.zeros(0, bool),
+            media=(),
+        ),
+    )

@@ -67,6 +67,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Of imported networks: which parameters there are, and values for new ones.
     "checkpoints": (
         *("models.config", "models.parameters", "models.variants", "sharding"),
+        # What lies beside the weights says how text and pictures are read.
+        *("data.prompts", "data.images", "data.buckets"),
         *LAYER_0,
     ),
     "training": LAYERS_0_TO_4,

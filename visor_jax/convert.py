@@ -24,7 +24,7 @@ from visor_jax.checkpoints.hf.import_network import (
     PlanChoice,
     import_network,
 )
-from visor_jax.checkpoints.hf.write_folder import parse_size, write_folder
+from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
 from visor_jax.checkpoints.restore import newest_readable
 from visor_jax.runtime.machine import git_commit
 

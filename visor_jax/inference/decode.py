@@ -8,7 +8,7 @@ is finished writes padding:
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.inference.prefill import Prefilled
 from visor_jax.inference.sampling import GREEDY, Sampling, choose
 from visor_jax.models.decoder.kv_cache import KVCache
@@ -25,8 +26,6 @@ from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 
 Params = Any
-# One end token or several.
-EndTokens = int | Sequence[int]
 
 
 @flax.struct.dataclass
@@ -155,11 +154,6 @@ def _rules(
         row_keys=None if sampling.is_greedy else row_keys,
         sampling=sampling,
     )
-
-
-def end_tokens(eos_id: EndTokens) -> tuple[int, ...]:
-    """Returns the end tokens, be they one or several."""
-    return tuple(int(token) for token in np.atleast_1d(eos_id))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "gates"))

@@ -13,7 +13,8 @@ from jaxtyping import Array, Int, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.inference.decode import EndTokens, decode, decode_stream
+from visor_jax.data.prompts.stop_tokens import EndTokens
+from visor_jax.inference.decode import decode, decode_stream
 from visor_jax.inference.prefill import (
     Prefilled,
     check_context,

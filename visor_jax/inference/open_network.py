@@ -16,9 +16,10 @@ from etils import epath
 
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf import weights_folder
 from visor_jax.checkpoints.hf.hub import find_folder, is_hub_id
 from visor_jax.checkpoints.hf.import_network import find_network, read_network
+from visor_jax.checkpoints.hf.processor_files import chat_reader
+from visor_jax.checkpoints.hf.weights import weights_folder
 from visor_jax.checkpoints.placement import placed
 from visor_jax.checkpoints.restore import (
     check_fits,
@@ -28,10 +29,10 @@ from visor_jax.checkpoints.restore import (
 )
 from visor_jax.data.pages.packing import PATCH
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
+from visor_jax.data.pages.processor import page_reader
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.tokenizer import load_tokenizer
-from visor_jax.inference.read_folder import chat_reader, page_reader
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.processor_files import chat_reader
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.prompts.processor import Reader
-from visor_jax.inference.read_folder import chat_reader
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings import RunSettings
 from visor_jax.training import stages

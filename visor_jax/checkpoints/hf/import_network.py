@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
 import numpy as np
 
-from visor_jax.checkpoints.hf import hf_config, read_params, weights_folder
-from visor_jax.checkpoints.hf.read_params import Source
+from visor_jax.checkpoints.hf import read_config
+from visor_jax.checkpoints.hf.weights import read_params, weights_folder
+from visor_jax.checkpoints.hf.weights.read_params import Source
 from visor_jax.checkpoints.placement import placed
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models import variants
@@ -109,7 +110,7 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
     Raises:
       ValueError: as `import_network`.
     """
-    fields = hf_config.as_llava_onevision(hf_config.read_config_json(folder))
+    fields = read_config.as_llava_onevision(read_config.read_config_json(folder))
     weights = weights_folder.read_weights(folder)
     own = weights_folder.read_visor_description(folder)
     if own is not None and plan is None:
@@ -118,9 +119,9 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
     else:
         if own is not None:
             _logger.info("%s holds a VISOR network: its dense part is taken", folder)
-        parsed = hf_config.parse(fields)
+        parsed = read_config.parse(fields)
         tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
-        dense = hf_config.to_vlm_config(parsed, tied=tied)
+        dense = read_config.to_vlm_config(parsed, tied=tied)
         config = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
         budgets, visor_weights = weights_folder.extreme_budgets(config.plan), {}
     # What only training reads comes along where it is stored.

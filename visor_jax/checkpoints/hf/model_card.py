@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from visor_jax.checkpoints.hf.weights_folder import VISOR, VISOR_CONFIG
+from visor_jax.checkpoints.hf.weights.weights_folder import VISOR, VISOR_CONFIG
 from visor_jax.models.config import VLMConfig
 
 _DENSE_USE = """```python

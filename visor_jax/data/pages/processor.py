@@ -18,11 +18,14 @@ from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.tokenizer import encode_question
 from visor_jax.data.prompts.chat_template import Message, check_messages, media
+from visor_jax.data.prompts.processor import Reader, Tokenizer
 from visor_jax.data.prompts.request import Images, Videos, image_list, video_list
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
 
 _TEXT_LENGTHS = (8, 16, 32, 64)
+# Of an answer, by default.
+_NEW_TOKENS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,3 +107,15 @@ def _question(messages: Sequence[Message]) -> str:
 def _count(messages: Sequence[Message], kind: str) -> int:
     contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
     return sum(part["type"] == kind for content in contents for part in content)
+
+
+def page_reader(tokenizer: Tokenizer) -> Reader:
+    """Returns the reader of a network of the embedded benchmark."""
+    processor = PageProcessor(tokenizer=tokenizer)
+    return Reader(
+        processor=processor,
+        buckets=processor.buckets(),
+        eos_ids=(tokenizer.eos_token_id,),
+        pad_id=tokenizer.pad_token_id,
+        new_tokens=_NEW_TOKENS,
+    )

@@ -1,6 +1,6 @@
 """Names of the SigLIP tower: canonical Hugging Face key, path here, layout."""
 
-from visor_jax.checkpoints.hf.key_map import CONV, LINEAR, KeyRule
+from visor_jax.checkpoints.hf.keys.key_map import CONV, LINEAR, KeyRule
 
 _THEIRS, _OURS = "vision_tower.", "vision_tower/"
 _THEIR_LAYER, _OUR_LAYER = "encoder.layers.{i}.", "encoder/layers_{i}/"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from visor_jax.checkpoints.hf.hf_config import ARCHITECTURE, MODEL_TYPE
+from visor_jax.checkpoints.hf.read_config import ARCHITECTURE, MODEL_TYPE
 from visor_jax.models.config import VLMConfig
 
 # What the published files say beside the sizes.

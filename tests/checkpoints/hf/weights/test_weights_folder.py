@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from visor_jax.checkpoints.hf.weights_folder import (
+from visor_jax.checkpoints.hf.weights.weights_folder import (
     INDEX,
     SINGLE,
     read_visor_description,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visor_jax.checkpoints.hf.weights_folder import CONFIG
+from visor_jax.checkpoints.hf.weights.weights_folder import CONFIG
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
     AdapterConfig,

@@ -23,14 +23,13 @@ import numpy as np
 from etils import epath
 
 from visor_jax.checkpoints import layout
-from visor_jax.checkpoints.hf.config_json import to_config_json
-from visor_jax.checkpoints.hf.key_layouts import published
-from visor_jax.checkpoints.hf.key_map import SAME, Transform, to_theirs
-from visor_jax.checkpoints.hf.llava_ov_map import LLAVA_ONEVISION
+from visor_jax.checkpoints.hf.keys.key_layouts import published
+from visor_jax.checkpoints.hf.keys.key_map import SAME, Transform, to_theirs
+from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
 from visor_jax.checkpoints.hf.model_card import model_card
-from visor_jax.checkpoints.hf.read_params import visor_key
-from visor_jax.checkpoints.hf.safetensors_file import DTYPES, write_file
-from visor_jax.checkpoints.hf.weights_folder import (
+from visor_jax.checkpoints.hf.weights.read_params import visor_key
+from visor_jax.checkpoints.hf.weights.safetensors_file import DTYPES, write_file
+from visor_jax.checkpoints.hf.weights.weights_folder import (
     CONFIG,
     INDEX,
     SINGLE,
@@ -40,6 +39,7 @@ from visor_jax.checkpoints.hf.weights_folder import (
     extreme_budgets,
     write_visor_description,
 )
+from visor_jax.checkpoints.hf.write_config import to_config_json
 from visor_jax.checkpoints.restore import list_arrays, read_some_arrays
 from visor_jax.checkpoints.workdir_files import (
     PROCESSING_FILES,

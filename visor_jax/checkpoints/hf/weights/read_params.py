@@ -13,17 +13,17 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from visor_jax.checkpoints.hf.key_layouts import canonical_keys, published
-from visor_jax.checkpoints.hf.key_map import (
+from visor_jax.checkpoints.hf.keys.key_layouts import canonical_keys, published
+from visor_jax.checkpoints.hf.keys.key_map import (
     SAME,
     Target,
     Transform,
     to_ours,
     to_theirs,
 )
-from visor_jax.checkpoints.hf.llava_ov_map import LLAVA_ONEVISION
-from visor_jax.checkpoints.hf.safetensors_file import DTYPES, TensorInfo
-from visor_jax.checkpoints.hf.weights_folder import VISOR
+from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
+from visor_jax.checkpoints.hf.weights.safetensors_file import DTYPES, TensorInfo
+from visor_jax.checkpoints.hf.weights.weights_folder import VISOR
 from visor_jax.checkpoints.tree_report import listing
 
 Params = Any

@@ -1,6 +1,6 @@
 """Names of the Qwen2 decoder and its head: canonical Hugging Face key, path, layout."""
 
-from visor_jax.checkpoints.hf.key_map import LINEAR, KeyRule
+from visor_jax.checkpoints.hf.keys.key_map import LINEAR, KeyRule
 
 _THEIR_LAYER = "language_model.layers.{i}."
 _OUR_LAYER = "language_model/layers_{i}/"

@@ -1,8 +1,8 @@
 """Names of the whole LLaVA-OneVision network: both towers and what joins them."""
 
-from visor_jax.checkpoints.hf.key_map import LINEAR, KeyRule
-from visor_jax.checkpoints.hf.qwen2_map import QWEN2
-from visor_jax.checkpoints.hf.siglip_map import SIGLIP
+from visor_jax.checkpoints.hf.keys.key_map import LINEAR, KeyRule
+from visor_jax.checkpoints.hf.keys.qwen import QWEN2
+from visor_jax.checkpoints.hf.keys.siglip import SIGLIP
 
 LLAVA_ONEVISION: tuple[KeyRule, ...] = (
     *SIGLIP,

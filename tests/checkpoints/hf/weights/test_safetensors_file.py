@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from visor_jax.checkpoints.hf.safetensors_file import read_header, write_file
+from visor_jax.checkpoints.hf.weights.safetensors_file import read_header, write_file
 
 BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16}
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)

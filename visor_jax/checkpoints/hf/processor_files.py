@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visor_jax.checkpoints.hf.hf_config import read_json_object
+from visor_jax.checkpoints.hf.read_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import square_slots, video_slots
-from visor_jax.data.pages.processor import PageProcessor
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.chat_template import IMAGE, VIDEO, built_in
 from visor_jax.data.prompts.processor import Reader, Tokenizer
+from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.data.prompts.token_layout import placeholder_ids
 from visor_jax.data.prompts.tokenizer import load_tokenizer
-from visor_jax.inference.decode import EndTokens, end_tokens
 from visor_jax.models.config import VLMConfig
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -25,21 +24,10 @@ _TEMPLATE_FIELDS = ("chat_template.json", PROCESSOR)
 # What the original weights were trained with, whose folders have no template.
 _ORIGINAL_TEMPLATE = "qwen_1_5"
 _TEXT_LENGTHS = (64, 256, 1024, 2048, 4096, 8192, 16384)
-_NEW_TOKENS = {"page": 8, "chat": 256}
+# Of an answer, by default.
+_NEW_TOKENS = 256
 # Scale of the tower's pixels.
 _SIGLIP = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-
-
-def page_reader(tokenizer: Tokenizer) -> Reader:
-    """Returns the reader of a network of the embedded benchmark."""
-    processor = PageProcessor(tokenizer=tokenizer)
-    return Reader(
-        processor=processor,
-        buckets=processor.buckets(),
-        eos_ids=(tokenizer.eos_token_id,),
-        pad_id=tokenizer.pad_token_id,
-        new_tokens=_NEW_TOKENS["page"],
-    )
 
 
 def chat_reader(
@@ -77,7 +65,7 @@ def chat_reader(
         buckets=_buckets(settings, config, pad_id=_pad_id(tokenizer, eos)),
         eos_ids=end_tokens(eos),
         pad_id=_pad_id(tokenizer, eos),
-        new_tokens=_NEW_TOKENS["chat"],
+        new_tokens=_NEW_TOKENS,
     )
 
 

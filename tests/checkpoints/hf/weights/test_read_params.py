@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from visor_jax.checkpoints.hf import hf_config
-from visor_jax.checkpoints.hf.key_layouts import canonical, canonical_keys, published
-from visor_jax.checkpoints.hf.key_map import to_ours, to_theirs
-from visor_jax.checkpoints.hf.llava_ov_map import LLAVA_ONEVISION
-from visor_jax.checkpoints.hf.read_params import is_tied, match, read_params
-from visor_jax.checkpoints.hf.safetensors_file import read_header
+from visor_jax.checkpoints.hf import read_config
+from visor_jax.checkpoints.hf.keys.key_layouts import (
+    canonical,
+    canonical_keys,
+    published,
+)
+from visor_jax.checkpoints.hf.keys.key_map import to_ours, to_theirs
+from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
+from visor_jax.checkpoints.hf.weights.read_params import is_tied, match, read_params
+from visor_jax.checkpoints.hf.weights.safetensors_file import read_header
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.sharding.mesh import MeshSettings, make_mesh
 from visor_jax.sharding.param_rules import param_shardings
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FILE = GOLDEN / "model.safetensors"
 HEAD = "language_model.lm_head.weight"
 TABLE = "language_model.model.embed_tokens.weight"
@@ -41,8 +45,8 @@ TABLE_OF_SPELLINGS = {
 
 @pytest.fixture(scope="module")
 def config():
-    parsed = hf_config.parse(hf_config.read_config_json(GOLDEN))
-    return hf_config.to_vlm_config(parsed, tied=True)
+    parsed = read_config.parse(read_config.read_config_json(GOLDEN))
+    return read_config.to_vlm_config(parsed, tied=True)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from visor_jax.budget import BudgetSet
-from visor_jax.checkpoints.hf.safetensors_file import TensorInfo, read_header
+from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo, read_header
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 

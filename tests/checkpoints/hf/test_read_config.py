@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from visor_jax.checkpoints.hf import hf_config
-from visor_jax.checkpoints.hf.config_json import to_config_json
+from visor_jax.checkpoints.hf import read_config
+from visor_jax.checkpoints.hf.write_config import to_config_json
 from visor_jax.models import variants
 
 # What the published files say (transformers 4.45), as far as it matters.
@@ -80,8 +80,8 @@ def original(**changes):
 
 
 def read(fields):
-    parsed = hf_config.parse(fields)
-    return hf_config.to_vlm_config(parsed, tied=parsed.tie_word_embeddings)
+    parsed = read_config.parse(fields)
+    return read_config.to_vlm_config(parsed, tied=parsed.tie_word_embeddings)
 
 
 def expected(name):
@@ -106,11 +106,11 @@ def test_the_form_of_version_5():
 
 def test_the_original_code():
     assert read(original()) == expected("llava_ov_0p5b")
-    assert hf_config.parse(original()).image_grid_pinpoints[-1] == [2304, 2304]
+    assert read_config.parse(original()).image_grid_pinpoints[-1] == [2304, 2304]
 
 
 def grids(value):
-    return hf_config.parse(original(image_grid_pinpoints=value)).image_grid_pinpoints
+    return read_config.parse(original(image_grid_pinpoints=value)).image_grid_pinpoints
 
 
 def test_the_original_code_spans_grids_in_tiles():
@@ -121,7 +121,7 @@ def test_the_original_code_spans_grids_in_tiles():
     assert (
         published
         == grids("(1x1),...,(6x6)")
-        == hf_config.parse({"model_type": "llava_onevision"}).image_grid_pinpoints
+        == read_config.parse({"model_type": "llava_onevision"}).image_grid_pinpoints
     )
     assert grids("(1x1), ..., (2x1)") == [[384, 384], [384, 768]]
     assert len(grids("(1x1),...,(3x3)")) == 9
@@ -195,8 +195,8 @@ def test_everything_wrong_is_said_at_once():
 
 def test_a_folder_without_a_configuration(tmp_path):
     with pytest.raises(ValueError, match=r"it has no config\.json"):
-        hf_config.read_config_json(tmp_path)
+        read_config.read_config_json(tmp_path)
     for content in ('{"model_type":', "[]"):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ValueError, match=r"config\.json is damaged"):
-            hf_config.read_config_json(tmp_path)
+            read_config.read_config_json(tmp_path)

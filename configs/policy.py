@@ -10,9 +10,9 @@
 
 The argument is the objective, or objective and preset. Objectives: straight_through,
 pseudo_labels, expected_loss or straight_through_blended (see
-`visor_jax/training/policy_objective.py`). The pages of `mini` are those of the
-handwriting that neither the network nor the test has seen; for the other presets take
-conversations that the network has not been trained on.
+`visor_jax/training/objectives/policy_objective.py`). The pages of `mini` are those of
+the handwriting that neither the network nor the test has seen; for the other presets
+take conversations that the network has not been trained on.
 """
 
 import ml_collections

@@ -11,9 +11,9 @@ from configs import dedicated, dense, stage_a, stage_b, universal
 from tests import tiny
 from visor_jax import settings
 from visor_jax.models.vlm import VLM
-from visor_jax.training import stages
+from visor_jax.training import initial_state
+from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
-from visor_jax.training.universal_step import make_universal_step
 
 
 def with_data(tmp_path, config):
@@ -51,7 +51,7 @@ def test_every_configuration_traces_one_step(make, tmp_path):
     batch = batch.replace(image_labels=labels)
     frozen, model = run.optimizer.frozen, VLM(run.model)
     create = functools.partial(
-        stages.fresh_state,
+        initial_state.fresh_state,
         model,
         optimizer,
         frozen,

@@ -9,8 +9,8 @@ from tests.inference import page_run
 from visor_jax import settings
 from visor_jax.budget import BudgetSet
 from visor_jax.step_time import step_times
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.universal_step import ObjectiveSettings
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.universal_step import ObjectiveSettings
 
 
 @pytest.mark.slow

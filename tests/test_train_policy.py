@@ -27,12 +27,10 @@ from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.policy_choices import policy_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
-from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.sharding.mesh import MeshSettings
-from visor_jax.tasks import policy
-from visor_jax.training import policy_stages
+from visor_jax.tasks import policy, policy_data
 from visor_jax.training.optimizer import make_optimizer
-from visor_jax.training.stages import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_all_policies_of_a_network_share_its_scores(
     def scored_again(*_, **__):
         raise AssertionError("these scores were there")
 
-    monkeypatch.setattr(policy_stages, "score_batch", scored_again)
+    monkeypatch.setattr(policy_data, "score_batch", scored_again)
     for objective in ("pseudo_labels", "expected_loss"):
         config = configure(network, objective)
         config.seed = 7

@@ -27,11 +27,11 @@ from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import machine_description
 from visor_jax.settings import UniversalSettings
-from visor_jax.tasks.conversations import open_conversations
-from visor_jax.training import stages
+from visor_jax.tasks.training_data import open_conversations
+from visor_jax.training import initial_state
+from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
 from visor_jax.training.step_programs import StepPrograms
-from visor_jax.training.universal_step import make_universal_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
     """Returns the mean seconds of a training step over the batches, compiled before."""
     model, frozen = VLM(run.model), run.optimizer.frozen
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
-    state = stages.fresh_state(
+    state = initial_state.fresh_state(
         model,
         optimizer,
         frozen,

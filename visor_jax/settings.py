@@ -20,16 +20,16 @@ from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings
 from visor_jax.policy.network import PolicyConfig
+from visor_jax.policy.score_cache import ScoreSettings
 from visor_jax.runtime.processes import PLATFORMS
 from visor_jax.sharding.mesh import MeshSettings
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.loop import LoopSettings
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.policy_objective import PolicyObjective
+from visor_jax.training.objectives.tower_pretraining import TowerSettings
+from visor_jax.training.objectives.universal_step import ObjectiveSettings
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 from visor_jax.training.parameter_groups import ParameterGroup
-from visor_jax.training.policy_objective import PolicyObjective
-from visor_jax.training.policy_stages import ScoreSettings
-from visor_jax.training.tower_stage import TowerSettings
-from visor_jax.training.universal_step import ObjectiveSettings
 
 T = TypeVar("T")
 

@@ -22,10 +22,11 @@ from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
 from visor_jax.settings import UniversalSettings
-from visor_jax.training import stages
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.tasks import training_data
+from visor_jax.training import initial_state
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
-from visor_jax.training.universal_step import make_universal_step
 
 _WARM_UP = 3
 
@@ -33,7 +34,9 @@ _WARM_UP = 3
 def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     """Returns the median seconds of a step at the smallest and the largest budget."""
     pool = make_pool("train", max(64, run.data.batch_size), seed=run.seed)
-    batch = jax.device_put(stages.page_data(pool, run.data.pages, 1, None).example)
+    batch = jax.device_put(
+        training_data.page_data(pool, run.data.pages, 1, None).example
+    )
     model, frozen = VLM(run.model), run.optimizer.frozen
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     smallest, largest = run.budgets.smallest, run.budgets.largest
@@ -55,7 +58,7 @@ def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
         donate_argnums=0,
     )
     count = len(run.budgets)
-    state = stages.fresh_state(
+    state = initial_state.fresh_state(
         model, optimizer, frozen, batch, seed=run.seed, num_budgets=count
     )
     first_step = {smallest: 0, largest: run.loop.steps - 1}

@@ -26,16 +26,16 @@ from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
-from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
-from visor_jax.training import loop, run_record, stages
-from visor_jax.training.bad_steps import SkippedStepsFile, TooManySkippedSteps
+from visor_jax.training import initial_state, loop, run_record
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.optimizer import logged_learning_rates, make_optimizer
+from visor_jax.training.skipped_steps import SkippedStepsFile, TooManySkippedSteps
 from visor_jax.training.state import TrainState
 from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.warm_start import bring_processing_files
@@ -112,12 +112,14 @@ def start_or_resume(
 ) -> TrainState:
     """Returns the state of the newest checkpoint, or a new one."""
     with command_line.user_errors():
-        abstract = stages.abstract_state(task.create, optimizer, task.frozen, run.mesh)
+        abstract = initial_state.abstract_state(
+            task.create, optimizer, task.frozen, run.mesh
+        )
         state = loop.resume(abstract, task.data.batches, files)
         given = task.given(abstract) if state is None else {}
     if state is not None:
         return state
-    return stages.first_state(task.create, abstract, given)
+    return initial_state.first_state(task.create, abstract, given)
 
 
 def step_programs(
@@ -126,7 +128,7 @@ def step_programs(
     """Returns the training step, compiled for this state and batch; logs the time."""
     programs = StepPrograms(
         task.step,
-        out_shardings=stages.shardings_of(state),
+        out_shardings=initial_state.shardings_of(state),
         record=lambda step, seconds: writer.write_timing(step, {"compile_s": seconds}),
     )
     programs.prepare(state, batch)
@@ -213,7 +215,7 @@ def main(_: list[str]) -> None:
         _logger.info("%s: %s", run.workdir, describe_mesh(run.mesh))
         try:
             state, done, seconds = train(run)
-        except stages.Stopped:
+        except Stopped:
             print("stopped before the first step; the same command starts again")
             return
         except (TooManySkippedSteps, SavingError, DamagedRecordError) as error:

@@ -23,7 +23,7 @@ from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.runtime.interruption import Interruption
-from visor_jax.tasks.conversations import open_conversations
+from visor_jax.tasks.training_data import open_conversations
 
 _MARGIN, _PER_ROW = 4, 8
 

@@ -16,8 +16,8 @@ from visor_jax.models.config import (
 from visor_jax.plan.__main__ import Plan
 from visor_jax.plan.abstract_step import BatchShape
 from visor_jax.sharding.mesh import AnyMesh
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.universal_step import ObjectiveSettings
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.universal_step import ObjectiveSettings
 
 MODEL = VLMConfig(
     vision=VisionConfig(

@@ -14,9 +14,12 @@ from visor_jax.budget import BudgetSet
 from visor_jax.models.vlm import VLM
 from visor_jax.sharding.axis_rules import batch_sharding, logical_rules
 from visor_jax.sharding.mesh import MESH_AXES
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.universal_step import (
+    ObjectiveSettings,
+    make_universal_step,
+)
 from visor_jax.training.state import TrainState, state_shardings
-from visor_jax.training.universal_step import ObjectiveSettings, make_universal_step
 
 CONFIG = tiny.NETWORKS["grouped"].replace(remat="layer")
 BUDGETS = BudgetSet.parse(["every"], CONFIG.plan)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tolerances import GRADIENT
 from visor_jax.training.accumulation import Term, gradient
-from visor_jax.training.losses import Summed
+from visor_jax.training.objectives.losses import Summed
 
 # Eight samples of four places; how many count is very uneven.
 RNG = np.random.default_rng(0)

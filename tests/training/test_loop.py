@@ -13,13 +13,13 @@ import pytest
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.training import loop
-from visor_jax.training.bad_steps import (
+from visor_jax.training.metrics import MetricWriter, read_metrics
+from visor_jax.training.skipped_steps import (
     SKIPPED,
     SkippedStepsFile,
     TooManySkippedSteps,
     skip_if_bad,
 )
-from visor_jax.training.metrics import MetricWriter, read_metrics
 from visor_jax.training.state import TrainState
 
 METADATA = {"model": {}, "budgets": ["sa0"], "task": "t"}

@@ -44,9 +44,9 @@ from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
 from visor_jax.settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
+from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer, split_frozen
 from visor_jax.training.state import TrainState
-from visor_jax.training.universal_step import make_universal_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.sharding.axis_rules import batch_sharding, logical_rules
 from visor_jax.sharding.mesh import AnyMesh
-from visor_jax.training.stages import abstract_state, shardings_of
+from visor_jax.training.initial_state import abstract_state, shardings_of
 from visor_jax.training.state import TrainState
 
 # What accelerators' compilers do of themselves, for they know how much memory there is:

@@ -161,3 +161,26 @@ def _replace(file: Path, write: Callable[[Any], Any]) -> None:
     with temporary.open("wb") as stream:
         write(stream)
     temporary.replace(file)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Which rows are scored at every budget: `batches` of `batch_size` rows.
+
+    seed: of their pages and questions. It is not the run's, so that policies of any
+    seed and objective share the scores of their network.
+    cache: folder of the scores; None for the network's own (see `tasks.policy`).
+    """
+
+    batches: int
+    batch_size: int = 64
+    seed: int = 0
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {"batches": self.batches, "batch_size": self.batch_size}
+        wrong = {k: v for k, v in sizes.items() if v < 1}
+        if wrong:
+            raise ValueError(f"ScoreSettings needs values of at least 1: {wrong}.")
+        if self.seed < 0:
+            raise ValueError(f"scores.seed={self.seed} must not be negative.")

@@ -83,3 +83,7 @@ class Interruption:
             raise KeyboardInterrupt
         self._passed_on = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Asked to stop before there was anything to save."""

@@ -23,12 +23,10 @@ from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
 from visor_jax.settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
-from visor_jax.tasks import policy_questions
-from visor_jax.tasks.policy_questions import Questions
+from visor_jax.tasks import policy_data, training_data
+from visor_jax.tasks.policy_data import PolicyQuestions
 from visor_jax.tasks.run import Params, Run, Task
-from visor_jax.training import policy_stages, stages
-from visor_jax.training.policy_data import sample_iterator, scored_table
-from visor_jax.training.policy_step import (
+from visor_jax.training.objectives.policy_step import (
     FROZEN,
     Measure,
     blended_measure,
@@ -36,6 +34,7 @@ from visor_jax.training.policy_step import (
     summary,
     table_measure,
 )
+from visor_jax.training.objectives.policy_table import sample_iterator, scored_table
 from visor_jax.training.state import TrainState
 
 
@@ -54,11 +53,11 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         _check_split(s, run.mesh)
         _check_writable(_cache_folder(run), "data.cache")
         _check_writable(_score_folder(run), "scores.cache")
-        backbone = policy_stages.frozen_backbone(s.init_from, s.model, run.mesh)
-    questions = policy_questions.of_run(run, _cache_folder(run))
+        backbone = policy_data.frozen_backbone(s.init_from, s.model, run.mesh)
+    questions = policy_data.policy_questions(run, _cache_folder(run))
     data, measure = _data_and_measure(run, backbone, questions)
     create = functools.partial(
-        policy_stages.fresh_policy_state,
+        policy_data.fresh_policy_state,
         jax.tree.map(_shape, backbone),
         s.policy,
         s.model.decoder.width,
@@ -143,8 +142,8 @@ def _check_writable(folder: Path, setting: str) -> None:
 
 
 def _data_and_measure(
-    run: Run, backbone: Params, questions: Questions
-) -> tuple[stages.TrainingData, Measure]:
+    run: Run, backbone: Params, questions: PolicyQuestions
+) -> tuple[training_data.TrainingData, Measure]:
     s, network = _settings(run), PolicyNetwork(_settings(run).policy)
     if questions.blended is not None:
         measure = blended_measure(run.model, network, s.budgets, s.objective.score)
@@ -160,7 +159,7 @@ def _data_and_measure(
     batches = functools.partial(
         sample_iterator, table, batch_size=s.data.batch_size, seed=s.seed
     )
-    data = stages.TrainingData(
+    data = training_data.TrainingData(
         batches=batches(steps=s.loop.steps), example=next(batches(steps=1))
     )
     return data, table_measure(network, s.objective.kind)
@@ -176,7 +175,7 @@ def _scores(
 ) -> ScoredSamples:
     """Returns the scores of all batches at every budget, computed or from the cache."""
     with run.on_mesh():
-        return policy_stages.cached_scores(
+        return policy_data.cached_scores(
             run.model,
             backbone,
             batches,
@@ -206,7 +205,7 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
         samples,
         tasks,
         s.budgets,
-        policy_questions.page_costs(s),
+        policy_data.page_costs(s),
         PolicyFacts(
             label=s.label,
             seed=s.seed,

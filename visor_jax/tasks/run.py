@@ -20,7 +20,7 @@ from visor_jax.runtime.machine import git_commit
 from visor_jax.settings import PolicySettings, RunSettings, UniversalSettings
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.batch_rows import process_rows
-from visor_jax.training.stages import TrainingData
+from visor_jax.tasks.training_data import TrainingData
 from visor_jax.training.state import TrainState
 
 Params = Any

@@ -18,11 +18,12 @@ from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
 from visor_jax.settings import UniversalSettings
-from visor_jax.tasks.conversations import open_conversations
+from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Params, Run, Task
-from visor_jax.training import run_record, stages
+from visor_jax.tasks.training_data import open_conversations
+from visor_jax.training import initial_state, run_record
+from visor_jax.training.objectives.universal_step import make_universal_step, summary
 from visor_jax.training.state import TrainState
-from visor_jax.training.universal_step import make_universal_step, summary
 from visor_jax.training.warm_start import warm_start
 
 
@@ -35,7 +36,7 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
     s = _settings(run)
     data, tower = _data_and_tower(run)
     create = functools.partial(
-        stages.fresh_state,
+        initial_state.fresh_state,
         run.model,
         optimizer,
         s.optimizer.frozen,
@@ -72,20 +73,20 @@ def _settings(run: Run) -> UniversalSettings:
     return run.settings
 
 
-def _data_and_tower(run: Run) -> tuple[stages.TrainingData, Any]:
+def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
     """Returns the run's batches, and the pretrained tower if there is to be one."""
     s = _settings(run)
     if s.data.kind == CONVERSATIONS:
         return _conversations(run), None
     kept = {"seed": s.seed, "cache": run.cache, "interruption": run.interruption}
-    pool = stages.page_pool("train", s.data.pages.pool_size, **kept)
+    pool = training_data.page_pool("train", s.data.pages.pool_size, **kept)
     tower = None
     if s.tower is not None and s.tower.steps:
-        tower = stages.pretrained_tower(pool, s.model.vision, s.tower, **kept)
-    return stages.page_data(pool, s.data.pages, s.loop.steps, run.rows), tower
+        tower = training_data.pretrained_tower(pool, s.model.vision, s.tower, **kept)
+    return training_data.page_data(pool, s.data.pages, s.loop.steps, run.rows), tower
 
 
-def _conversations(run: Run) -> stages.TrainingData:
+def _conversations(run: Run) -> training_data.TrainingData:
     """Returns the batches of converted data; leaves a record of them in the workdir."""
     with command_line.user_errors():
         data = open_conversations(
@@ -94,7 +95,9 @@ def _conversations(run: Run) -> stages.TrainingData:
         example = data.example()
     if jax.process_index() == 0:
         run_record.write_data_record(run.workdir, data.record())
-    return stages.TrainingData(batches=data.batches(rows=run.rows), example=example)
+    return training_data.TrainingData(
+        batches=data.batches(rows=run.rows), example=example
+    )
 
 
 def report(run: Run, state: TrainState, seconds: float) -> None:

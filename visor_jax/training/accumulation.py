@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from visor_jax.training.losses import Summed
+from visor_jax.training.objectives.losses import Summed
 
 Tree = Any
 Part = TypeVar("Part")

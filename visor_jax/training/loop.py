@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.progress import Progress
-from visor_jax.training.bad_steps import SkippedStepsFile
 from visor_jax.training.metrics import MetricWriter
+from visor_jax.training.skipped_steps import SkippedStepsFile
 from visor_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from visor_jax.training.bad_steps import (
+from visor_jax.training.skipped_steps import (
     SKIPPED,
     SkippedStepsFile,
     TooManySkippedSteps,

@@ -3,8 +3,8 @@
 import numpy as np
 
 from visor_jax.policy.scores import ScoredSamples
-from visor_jax.training.policy_data import sample_iterator, scored_table
-from visor_jax.training.policy_objective import PolicyObjective
+from visor_jax.training.objectives.policy_objective import PolicyObjective
+from visor_jax.training.objectives.policy_table import sample_iterator, scored_table
 
 COSTS = np.array([0.2, 0.5, 1.0])
 

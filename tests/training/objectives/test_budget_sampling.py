@@ -7,7 +7,7 @@ import pytest
 
 from tests import tiny
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 
 PLAN = tiny.VISOR.plan
 EVERY = BudgetSet.parse(["every"], PLAN)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.tolerances import REORDERED
-from visor_jax.training.losses import (
+from visor_jax.training.objectives.losses import (
     Summed,
     accuracy,
     cross_entropy,

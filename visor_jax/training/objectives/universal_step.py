@@ -19,9 +19,8 @@ from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.training.accumulation import Term, gradient
-from visor_jax.training.bad_steps import skip_if_bad
-from visor_jax.training.budget_sampling import BudgetSchedule
-from visor_jax.training.losses import (
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule
+from visor_jax.training.objectives.losses import (
     Summed,
     accuracy,
     cross_entropy,
@@ -29,6 +28,7 @@ from visor_jax.training.losses import (
     reading_loss,
 )
 from visor_jax.training.optimizer import merge, split_frozen
+from visor_jax.training.skipped_steps import skip_if_bad
 from visor_jax.training.state import BudgetSums, TrainState
 
 Tree = Any

@@ -12,8 +12,8 @@ from jaxtyping import Float, Float32
 
 from visor_jax.policy.labels import cheapest_adequate
 from visor_jax.policy.scores import ScoredSamples
-from visor_jax.training.policy_objective import PolicyObjective
-from visor_jax.training.policy_step import ScoredBatch
+from visor_jax.training.objectives.policy_objective import PolicyObjective
+from visor_jax.training.objectives.policy_step import ScoredBatch
 
 
 def losses(samples: ScoredSamples, score: str) -> Float32[np.ndarray, "n budgets"]:

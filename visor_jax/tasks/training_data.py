@@ -1,24 +1,23 @@
-"""What a run needs before its first step: data, tower, and a state to begin with.
+"""What a run trains on: pages that are drawn, converted conversations, the tower.
 
-Every stage is a pure function of the settings, so a run that was killed in the middle
-of one does it again and gets the same; drawn pages and the tower are cached.
+Every part is a pure function of the settings, so a run that was killed in the middle of
+one does it again and gets the same; drawn pages and the tower are cached.
 """
 
+import contextlib
 import dataclasses
-import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import grain
-import jax
-import jax.numpy as jnp
-import optax
 from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
+from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.processor_files import chat_reader
+from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.run_data import RunData, open_run_data
 from visor_jax.data.conversations.training_samples import TrainingProcessor
@@ -26,21 +25,20 @@ from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tower_batches import tower_batches
 from visor_jax.data.pages.training_batches import train_iterator
+from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.settings import DataSettings
 from visor_jax.models.config import VisionConfig
-from visor_jax.models.vlm import VLM
-from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.processes import first_process_first
 from visor_jax.runtime.progress import Progress
-from visor_jax.sharding.mesh import AnyMesh
-from visor_jax.training.state import TrainState, state_shardings
-from visor_jax.training.tower_stage import TowerSettings, cached_tower, pretrain_tower
+from visor_jax.settings import RunSettings
+from visor_jax.training.objectives.tower_pretraining import (
+    TowerSettings,
+    cached_tower,
+    pretrain_tower,
+)
 
 Params = Any
-
-
-class Stopped(Exception):
-    """Asked to stop before there was anything to save."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,67 @@ class TrainingData:
 
     batches: grain.DatasetIterator
     example: Batch
+
+
+def open_conversations(
+    settings: RunSettings, *, cache: Path, interruption: Interruption
+) -> RunData:
+    """Returns the data of a run with the plan of its batches.
+
+    Args:
+      cache: folder for measured lengths.
+
+    Raises:
+      ValueError: if the processor cannot be read, it does not fit the network, or the
+        data cannot be used.
+      Stopped: if asked to stop meanwhile.
+    """
+    data, longest = settings.data, settings.model.decoder.max_positions
+    reader = _reader(settings)
+    processor = TrainingProcessor(
+        chat=reader.processor,
+        supervision=data.supervision,
+        max_length=min(data.max_length or longest, longest),
+    )
+    return conversation_data(
+        data,
+        processor,
+        pad_id=reader.pad_id,
+        steps=settings.loop.steps,
+        seed=settings.seed,
+        cache=cache,
+        interruption=interruption,
+    )
+
+
+def _reader(settings: RunSettings) -> Reader:
+    source = None
+    if settings.init_from is not None:
+        found = read_metadata(settings.init_from).get("source") or {}
+        source = found.get("config")
+    with _processor_folder(settings) as folder:
+        reader = chat_reader(
+            settings.model, folder, source=source, template=settings.data.template
+        )
+    tokens, vocabulary = len(reader.tokenizer), settings.model.decoder.vocab_size
+    if tokens > vocabulary:
+        raise ValueError(
+            f"The tokenizer has {tokens} tokens and the network {vocabulary}: they do "
+            "not belong together."
+        )
+    return reader
+
+
+@contextlib.contextmanager
+def _processor_folder(settings: RunSettings) -> Iterator[Path]:
+    """Yields the folder that the data section names, or that of `init_from`."""
+    if settings.data.processor is not None:
+        yield Path(settings.data.processor)
+        return
+    # All steps of a workdir share the folder beside them.
+    step = layout.find_steps(settings.init_from)[0]
+    with workdir_files.local_processing_folder(step) as folder:
+        yield folder
 
 
 def page_pool(
@@ -152,66 +211,6 @@ def pretrained_tower(
         tower = cached_tower(cache, config, settings, drawn_from, seed, train)
     # Without a common disk each has trained its own, on what may be another processor.
     return multihost_utils.broadcast_one_to_all(tower)
-
-
-def fresh_state(
-    model: VLM,
-    optimizer: optax.GradientTransformation,
-    frozen: tuple[str, ...],
-    batch: Batch,
-    *,
-    seed: int,
-    num_budgets: int,
-) -> TrainState:
-    """Returns the state before the first step, a pure function of the seed."""
-    gates = (True,) * len(model.config.plan.self_layers)
-    init = functools.partial(model.init, reading=bool(model.config.reading_layers))
-    # Parameters depend on shapes alone; pictures would be constants of the program.
-    blank = batch.map(lambda x: jnp.zeros(x.shape, x.dtype))
-    params = init(jax.random.key(seed), blank, gates)["params"]
-    return TrainState.create(
-        params, optimizer, frozen, seed=seed, num_budgets=num_budgets
-    )
-
-
-def abstract_state(
-    create: Callable[[], TrainState],
-    optimizer: optax.GradientTransformation,
-    frozen: tuple[str, ...],
-    mesh: AnyMesh,
-) -> TrainState:
-    """Returns shapes, dtypes and shardings of what `create()` would make.
-
-    Raises:
-      ValueError: if a parameter cannot be split over the mesh.
-    """
-    abstract = jax.eval_shape(create)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract,
-        state_shardings(abstract, optimizer, frozen, mesh),
-    )
-
-
-def shardings_of(state: TrainState) -> TrainState:
-    """Returns the shardings of a state, abstract or not."""
-    return jax.tree.map(lambda x: x.sharding, state)
-
-
-def first_state(
-    create: Callable[[], TrainState], abstract: TrainState, given: Params
-) -> TrainState:
-    """Returns `create()` placed as `abstract` says, with the given parameters put in.
-
-    given: a tree with some of the parameters; {} for none.
-    """
-    shardings = shardings_of(abstract)
-    state = jax.jit(create, out_shardings=shardings)()
-    flat = flax.traverse_util.flatten_dict(state.params, sep="/")
-    places = flax.traverse_util.flatten_dict(shardings.params, sep="/")
-    for path, value in flax.traverse_util.flatten_dict(given, sep="/").items():
-        flat[path] = jax.device_put(value, places[path])
-    return state.replace(params=flax.traverse_util.unflatten_dict(flat, sep="/"))
 
 
 def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:

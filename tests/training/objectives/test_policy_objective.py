@@ -3,7 +3,11 @@
 import pytest
 
 from visor_jax.policy.adequacy import Adequacy, Uncalibrated
-from visor_jax.training.policy_objective import OBJECTIVES, SCORES, PolicyObjective
+from visor_jax.training.objectives.policy_objective import (
+    OBJECTIVES,
+    SCORES,
+    PolicyObjective,
+)
 
 
 @pytest.mark.parametrize(

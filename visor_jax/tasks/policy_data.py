@@ -1,4 +1,4 @@
-"""What policy training needs before its first step: the frozen network and its scores.
+"""What policy training needs before its first step: frozen network, questions, scores.
 
 The pages are of the split "policy", whose handwriting the network has not trained on
 and the test does not use: scores on pages that the network has learnt by heart would
@@ -13,58 +13,46 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import list_arrays, load_checkpoint
+from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import LONGEST_QUESTION
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.training_batches import train_iterator
+from visor_jax.data.settings import PAGES
+from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.choose import relative_costs
 from visor_jax.policy.network import PARAMS, PolicyConfig, new_policy
 from visor_jax.policy.score_cache import (
     ScoreCache,
+    ScoreSettings,
     collect_scores,
     digest_of_arrays,
 )
 from visor_jax.policy.scores import ScoredSamples, score_batch
-from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.progress import Progress
+from visor_jax.settings import PolicySettings
 from visor_jax.sharding.param_rules import param_shardings
-from visor_jax.training.policy_step import FROZEN, PolicySums
-from visor_jax.training.stages import Stopped, TrainingData, page_data
+from visor_jax.tasks import training_data
+from visor_jax.tasks.run import Run
+from visor_jax.tasks.training_data import TrainingData, open_conversations, page_data
+from visor_jax.training.objectives.policy_objective import BLENDED
+from visor_jax.training.objectives.policy_step import FROZEN, PolicySums
 from visor_jax.training.state import TrainState
 
 Params = Any
 
 SPLIT = "policy"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """Which rows are scored at every budget: `batches` of `batch_size` rows.
-
-    seed: of their pages and questions. It is not the run's, so that policies of any
-    seed and objective share the scores of their network.
-    cache: folder of the scores; None for the network's own (see `tasks.policy`).
-    """
-
-    batches: int
-    batch_size: int = 64
-    seed: int = 0
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        sizes = {"batches": self.batches, "batch_size": self.batch_size}
-        wrong = {k: v for k, v in sizes.items() if v < 1}
-        if wrong:
-            raise ValueError(f"ScoreSettings needs values of at least 1: {wrong}.")
-        if self.seed < 0:
-            raise ValueError(f"scores.seed={self.seed} must not be negative.")
 
 
 def frozen_backbone(path: str, config: VLMConfig, mesh: jax.sharding.Mesh) -> Params:
@@ -172,3 +160,96 @@ def cached_scores(
             lambda batch, lacking: score_batch(model, params, batch, lacking, put=put),
             progress=progress,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyQuestions:
+    """The questions of a run.
+
+    costs: relative LLM FLOPs of the budgets, for a question of ordinary length.
+    rows: packed rows to score at every budget; of no use where gates are blended.
+    blended: the run's batches, one question in a row, where gates are blended.
+    """
+
+    costs: np.ndarray
+    rows: Iterable[Batch] = ()
+    blended: training_data.TrainingData | None = None
+
+
+def policy_questions(run: Run, cache: Path) -> PolicyQuestions:
+    """Returns the questions that the configuration asks for.
+
+    Args:
+      cache: folder for drawn pages, or for measured lengths.
+
+    Raises:
+      Stopped: if asked to stop meanwhile.
+    """
+    pages = run.settings.data.kind == PAGES
+    return _of_pages(run, cache) if pages else _of_conversations(run, cache)
+
+
+def page_costs(settings: PolicySettings) -> np.ndarray:
+    """Returns the budgets' relative costs for a question about a page."""
+    prompt = EvaluationSet.make(1).prompts(1)
+    return relative_costs(
+        settings.model,
+        settings.budgets,
+        text_tokens=prompt.tokens.shape[1],
+        image_tokens=prompt.image_positions.shape[1],
+    )
+
+
+def _of_pages(run: Run, cache: Path) -> PolicyQuestions:
+    s = run.settings
+    blended = s.objective.kind == BLENDED
+    pool = training_data.page_pool(
+        SPLIT,
+        s.data.pages.pool_size,
+        seed=s.seed if blended else s.scores.seed,
+        cache=cache,
+        interruption=run.interruption,
+    )
+    if blended:
+        data = single_questions(pool, s.data.pages, s.loop.steps)
+        return PolicyQuestions(costs=page_costs(s), blended=data)
+    rows = scored_rows(pool, s.data.pages, s.scores)
+    return PolicyQuestions(costs=page_costs(s), rows=rows)
+
+
+def _of_conversations(run: Run, cache: Path) -> PolicyQuestions:
+    """Every conversation is a question; its budget is chosen before the first answer.
+
+    Blended gates need one in a row; scored ones share rows as in training.
+    """
+    s = run.settings
+    if s.objective.kind == BLENDED:
+        s = dataclasses.replace(s, data=dataclasses.replace(s.data, pack=False))
+    else:
+        s = dataclasses.replace(
+            s,
+            seed=s.scores.seed,
+            data=dataclasses.replace(s.data, batch_size=s.scores.batch_size),
+            loop=dataclasses.replace(s.loop, steps=s.scores.batches),
+        )
+    with command_line.user_errors():
+        data = open_conversations(s, cache=cache, interruption=run.interruption)
+    if s.objective.kind == BLENDED:
+        batches = training_data.TrainingData(
+            batches=data.batches(), example=data.example()
+        )
+        return PolicyQuestions(costs=_mean_costs(s, data), blended=batches)
+    return PolicyQuestions(costs=_mean_costs(s, data), rows=data.batches())
+
+
+def _mean_costs(settings: PolicySettings, data: RunData) -> np.ndarray:
+    """Returns the budgets' relative costs for a conversation of mean lengths."""
+    lengths = data.lengths
+    # Those that the processor refuses have no text.
+    there = lengths.text_tokens > 0
+    return relative_costs(
+        settings.model,
+        settings.budgets,
+        text_tokens=round(float(lengths.text_tokens[there].mean())),
+        image_tokens=round(float(lengths.image_tokens[there].mean())),
+    )

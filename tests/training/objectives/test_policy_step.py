@@ -10,11 +10,11 @@ import pytest
 
 from tests import tiny
 from tests.tolerances import FINITE_DIFFERENCE, FOUR_ERRORS, REORDERED
-from tests.training.finite_differences import slope
+from tests.training.objectives.finite_differences import slope
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, PolicyConfig, PolicyNetwork, new_policy
-from visor_jax.training.policy_objective import PolicyObjective
-from visor_jax.training.policy_step import (
+from visor_jax.training.objectives.policy_objective import PolicyObjective
+from visor_jax.training.objectives.policy_step import (
     FROZEN,
     PolicySums,
     ScoredBatch,

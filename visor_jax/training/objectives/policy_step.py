@@ -19,9 +19,13 @@ from visor_jax.budget import BudgetSet
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.network import PARAMS, PolicyNetwork
-from visor_jax.training.bad_steps import skip_if_bad
+from visor_jax.training.objectives.policy_objective import (
+    LABELS,
+    TABLE,
+    PolicyObjective,
+)
 from visor_jax.training.optimizer import merge, split_frozen
-from visor_jax.training.policy_objective import LABELS, TABLE, PolicyObjective
+from visor_jax.training.skipped_steps import skip_if_bad
 from visor_jax.training.state import TrainState
 
 Tree = Any

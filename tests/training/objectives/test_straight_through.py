@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.tolerances import EXACT, REORDERED
-from tests.training.finite_differences import slope
-from visor_jax.training.policy_step import straight_through
+from tests.training.objectives.finite_differences import slope
+from visor_jax.training.objectives.policy_step import straight_through
 
 
 def test_a_choice_is_one_hot_forward_and_gumbel_softmax_backward():

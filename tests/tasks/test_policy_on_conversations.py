@@ -77,7 +77,7 @@ def test_a_policy_learns_from_conversations(network, data, tmp_path, objective, 
 
 def test_scores_are_of_every_conversation_in_the_rows(network, data, tmp_path):
     run = run_of(config_of(network, data), tmp_path, mesh=mesh_of(1, 1, 1))
-    questions = policy.policy_questions.of_run(run, tmp_path)
+    questions = policy.policy_data.policy_questions(run, tmp_path)
     rows = list(questions.rows)
     assert len(rows) == 4
     asked = sum(

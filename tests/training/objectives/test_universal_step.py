@@ -16,15 +16,15 @@ from tests.tolerances import GRADIENT
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
-from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.losses import cross_entropy
-from visor_jax.training.optimizer import merge, split_frozen
-from visor_jax.training.state import TrainState
-from visor_jax.training.universal_step import (
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.losses import cross_entropy
+from visor_jax.training.objectives.universal_step import (
     ObjectiveSettings,
     make_universal_step,
     summary,
 )
+from visor_jax.training.optimizer import merge, split_frozen
+from visor_jax.training.state import TrainState
 
 CONFIG = tiny.VISOR.replace(
     vision=dataclasses.replace(tiny.VISION, num_layers=1),

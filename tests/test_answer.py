@@ -16,7 +16,7 @@ from PIL import Image
 import visor_jax
 from tests.inference import page_run
 from visor_jax import answer, answer_flags
-from visor_jax.inference.loaded_network import LoadedNetwork
+from visor_jax.inference.loading.network import LoadedNetwork
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ("largest digit row 1", "digit row 2 column 3", "digit row 1 column 1")

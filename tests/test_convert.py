@@ -27,7 +27,7 @@ from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.convert import export_checkpoint, import_checkpoint
-from visor_jax.inference.generation import generate
+from visor_jax.inference.generation.generate import generate
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes

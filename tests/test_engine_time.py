@@ -16,8 +16,8 @@ from tests.inference import page_run
 from visor_jax import engine_time
 from visor_jax.budget import BudgetSet
 from visor_jax.engine_time import AUTO, MIXED, TOLD, Timed, policy_cost, predicted
-from visor_jax.inference.choosers import HostChooser
-from visor_jax.inference.sizes import Sizes
+from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.routing.router import HostChooser
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 

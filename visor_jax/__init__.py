@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import visor_jax.library
+    import visor_jax.inference.loading.load
 
 __version__ = "0.1.0"
 
@@ -15,18 +15,19 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 def load(
     path_or_id: str | os.PathLike, **options: Any
-) -> "visor_jax.library.VisorModel":
+) -> "visor_jax.inference.loading.load.VisorModel":
     """Returns the network of a checkpoint, ours or Hugging Face's.
 
-    See `visor_jax.library.load`. Nothing heavy is imported before the first call.
+    See `visor_jax.inference.loading.load`. Nothing heavy is imported before the first
+    call.
     """
-    from visor_jax import library
+    from visor_jax.inference.loading import load
 
-    return library.load(path_or_id, **options)
+    return load.load(path_or_id, **options)
 
 
 _LAZY = {
-    "Request": "visor_jax.data.prompts.processor",
+    "Request": "visor_jax.data.prompts.request",
     "Sampling": "visor_jax.inference.sampling",
 }
 

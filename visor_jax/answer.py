@@ -3,11 +3,11 @@
     python -m visor_jax.answer --checkpoint=runs/universal --input=requests.jsonl \\
         --output=answers.jsonl [--budget=sa1:3]
 
-Lines in: `visor_jax.inference.request_lines`; out: `visor_jax.inference.answer_file`. A
-request that cannot be answered is an answer with an error, which --retry_errors asks
-again. A run that was stopped (Ctrl-C, power) goes on with the same command; with other
-settings or requests it is refused. With --warm_up all programs are compiled first;
-without --input that is all, and --compilation_cache keeps them for the next process.
+Lines in: `inference.files.request_file`; out: `inference.files.answer_file`. A request
+that cannot be answered is an answer with an error, which --retry_errors asks again. A
+run that was stopped (Ctrl-C, power) goes on with the same command; with other settings
+or requests it is refused. With --warm_up all programs are compiled first; without
+--input that is all, and --compilation_cache keeps them for the next process.
 """
 
 import collections
@@ -23,17 +23,17 @@ from absl import flags
 
 from visor_jax import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.answer_file import (
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.files.answer_file import (
     AnswerFile,
     Settings,
     check_apart,
     error_of,
     record_of,
 )
-from visor_jax.inference.engine import Engine
-from visor_jax.inference.request_lines import RequestLine, read_requests
+from visor_jax.inference.files.request_file import RequestLine, read_requests
 from visor_jax.inference.sampling import Sampling
-from visor_jax.inference.sizes import Sizes
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import VLMConfig
 from visor_jax.runtime.compile_cache import keep_programs

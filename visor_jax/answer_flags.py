@@ -11,9 +11,9 @@ from absl import flags
 from jaxtyping import Array, Key
 
 from visor_jax.data.prompts.chat_template import TEMPLATES
+from visor_jax.inference.loading.load import load
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.library import load
 from visor_jax.models.config import COMPUTE_DTYPES
 
 

@@ -29,12 +29,12 @@ from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.evaluation_set import check_reads_pages
 from visor_jax.flops.__main__ import parse_budgets, spread
-from visor_jax.inference.choose_budgets import AUTO
-from visor_jax.inference.choosers import Chooser, HostChooser, PolicyChooser
-from visor_jax.inference.engine import Engine
-from visor_jax.inference.sizes import Sizes
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.loading.load import load
+from visor_jax.inference.routing.choose_budgets import AUTO
+from visor_jax.inference.routing.router import Chooser, HostChooser, PolicyChooser
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.library import load
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.features import PolicyFeatures
 from visor_jax.runtime.host_memory import keep_freed_memory

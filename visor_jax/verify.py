@@ -31,9 +31,9 @@ from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.evals.logit_comparison import Answer, Comparison, compare
-from visor_jax.inference import generation
-from visor_jax.inference.decode import answers
-from visor_jax.library import VisorModel, load
+from visor_jax.inference.generation import generate
+from visor_jax.inference.generation.decode import answers
+from visor_jax.inference.loading.load import VisorModel, load
 from visor_jax.models.config import VLMConfig
 
 DIFFER = 1
@@ -172,7 +172,7 @@ def _cases(
 
 def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
     batch = model.reader.batch(case.sample)
-    tokens = generation.generate(
+    tokens = generate.generate(
         model.network,
         model.params,
         batch,

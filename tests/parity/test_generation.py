@@ -20,7 +20,7 @@ from tests.parity.test_llava_onevision import (
 )
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.inference.generation import generate, stream
+from visor_jax.inference.generation.generate import generate, stream
 from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
 

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.decode import answers
-from visor_jax.inference.intake import Asked
-from visor_jax.inference.prompt_rows import Question
+from visor_jax.inference.engine.packed_prompts import Question
+from visor_jax.inference.engine.request_queue import Asked
+from visor_jax.inference.generation.decode import answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

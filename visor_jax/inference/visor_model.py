@@ -12,12 +12,12 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.chat_template import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
-from visor_jax.inference import generation
-from visor_jax.inference.choose_budgets import AUTO, BudgetChoice
-from visor_jax.inference.choosers import Chooser
-from visor_jax.inference.decode import answers
-from visor_jax.inference.engine import Engine
-from visor_jax.inference.loaded_network import LoadedNetwork
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.generation import generate
+from visor_jax.inference.generation.decode import answers
+from visor_jax.inference.loading.network import LoadedNetwork
+from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
+from visor_jax.inference.routing.router import Chooser
 from visor_jax.inference.sampling import GREEDY, Sampling
 
 
@@ -125,7 +125,7 @@ class VisorModel(LoadedNetwork):
         count = self._count(max_new_tokens)
         samples = [self.reader.sample(request, room=count) for request in requests]
         budgets = self._choice.of_samples(samples, budget, cost)
-        keys = None if key is None else generation.keys_of_rows(key, len(samples))
+        keys = None if key is None else generate.keys_of_rows(key, len(samples))
         found = [""] * len(samples)
         for chosen in dict.fromkeys(budgets):
             mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
@@ -134,7 +134,7 @@ class VisorModel(LoadedNetwork):
             ):
                 filler = group.batch.size - len(group.rows)
                 rows = mine[[*group.rows, *group.rows[-1:] * filler]]
-                tokens = generation.generate(
+                tokens = generate.generate(
                     self.network,
                     self.params,
                     group.batch,
@@ -204,7 +204,7 @@ class VisorModel(LoadedNetwork):
         key: Array | None = None,
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
-        tokens = generation.stream(
+        tokens = generate.stream(
             self.network,
             self.params,
             prompt.batch,
@@ -243,7 +243,7 @@ class VisorModel(LoadedNetwork):
 
         Args:
           budget: one for all, "auto", or another chooser.
-          **options: of `visor_jax.inference.engine.Engine`.
+          **options: of `visor_jax.inference.engine.engine.Engine`.
 
         Raises:
           ValueError: for a budget that the network was not trained for, "auto" without

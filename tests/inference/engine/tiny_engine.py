@@ -1,0 +1,103 @@
+"""A tiny network in an engine, and the plain path that its answers are compared with.
+
+Engines of the same sizes and sampling share their compiled programs.
+"""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+
+from tests import tiny
+from tests.inference import tiny_reader
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.generation.decode import answers as cut
+from visor_jax.inference.generation.generate import generate
+from visor_jax.inference.routing.router import HostChooser
+from visor_jax.inference.sampling import GREEDY
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.vlm import VLM
+
+# The SELF layer's image is read by the layer behind it.
+CONFIG = tiny.VISOR.replace(
+    vision=dataclasses.replace(tiny.VISION, num_layers=1),
+    decoder=dataclasses.replace(tiny.DECODER, tie_embeddings=False),
+    plan=LayerPlan.build(3, cross=(0, 2), self_=(1,)),
+)
+MODEL = VLM(CONFIG)
+# Enough noise for the network to say something else after every token.
+PARAMS = tiny.perturbed(tiny.params_of(CONFIG), jax.random.key(7), 0.4)["params"]
+BUDGETS = tuple(tiny.every_budget(CONFIG))
+# A token that these prompts' answers do have here and there.
+EOS = 24
+READER = tiny_reader.reader(CONFIG, eos_id=EOS)
+# Small, so that slots are freed and filled again and the ring goes round.
+SIZES = Sizes(
+    rows=2,
+    waiting=4,
+    slots=3,
+    questions_per_row=3,
+    tokens_per_turn=2,
+    new_tokens=5,
+    images_at_once=2,
+)
+_COMPILED = collections.defaultdict(dict)
+
+
+def scripted(budgets=BUDGETS):
+    """Returns the chooser that goes by the prompt's last token."""
+    return HostChooser(
+        budgets, lambda request: int(request.prompt.split()[-1]) % len(budgets)
+    )
+
+
+def engine(chooser, *, reader=READER, sizes=SIZES, sampling=GREEDY, **options):
+    made = Engine(
+        MODEL, PARAMS, reader, chooser, sizes=sizes, sampling=sampling, **options
+    )
+    keeps = options.get("images_kept", 1) > 0
+    shared = _COMPILED[sizes, sampling, keeps]
+    if sampling != GREEDY or not keeps:
+        # Nothing is drawn, nor kept of a budget, before an answer starts.
+        before = ("encode", "read")
+        known = _COMPILED[sizes, GREEDY, True].items()
+        shared |= {key: program for key, program in known if key[0] in before}
+    if not isinstance(chooser, HostChooser):
+        # Its part on the device is in the programs that read.
+        shared = {k: program for k, program in shared.items() if k[0] != "read"}
+    made.programs.compiled = shared
+    return made
+
+
+def alone(request, budget, *, reader=READER, count=5, sampling=GREEDY, key=None):
+    """Returns the tokens of a request that is answered by itself."""
+    sample = reader.sample(request, room=count)
+    # The largest bucket for all: no more programs than budgets.
+    batch = reader.buckets.batch([sample], reader.buckets.all[-1])
+    tokens = generate(
+        MODEL,
+        PARAMS,
+        batch,
+        budget,
+        max_new_tokens=count,
+        eos_id=reader.eos_ids,
+        pad_id=0,
+        sampling=sampling,
+        key=key,
+    )
+    (tokens,) = cut(tokens, reader.eos_ids)
+    return tuple(tokens)
+
+
+def check(found, requests, chooser, **options):
+    """Asserts that these are the requests' answers, in their order."""
+    numbers = [answer.number for answer in found]
+    assert numbers == sorted(numbers)
+    for answer, request in zip(found, requests, strict=True):
+        (index,) = chooser.choose(np.zeros((1, 0)), [request])
+        assert answer.error is None
+        assert answer.budget == chooser.budgets[index]
+        assert answer.tokens == alone(request, answer.budget, **options)
+        assert answer.text == " ".join(map(str, answer.tokens))

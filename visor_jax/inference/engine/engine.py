@@ -1,0 +1,215 @@
+"""The adaptive engine: every question in its own budget, and only that is computed.
+
+    requests -> samples -> rows of one bucket -> read     all that budgets share; scores
+             -> the chooser -> groups of one budget -> start    the other layers
+             -> slots of one budget -> write -> answers   a few tokens, budgets in turn
+
+Rows wait until those of one budget fill a group; groups go into free slots as soon as
+there are any, while other slots write on. Nothing waits for the slowest: a slot is free
+when its answer ends, and budgets take turns of a few tokens. An answer depends neither
+on its neighbours nor on their number, and equals that of `generation.generate`.
+
+    engine = Engine(model, params, reader, fixed(budget))
+    for answer in engine.answers(requests): ...
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Key
+
+from visor_jax.budget import Budget
+from visor_jax.data.buckets import Bucket
+from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.request import Request
+from visor_jax.inference.answers import Answer
+from visor_jax.inference.engine.decode_batches import Writers
+from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.image_cache import ImageEncoder
+from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, Shapes
+from visor_jax.inference.engine.programs import Programs, name_of
+from visor_jax.inference.engine.scheduler import Scheduler
+from visor_jax.inference.engine.slots import Rules
+from visor_jax.inference.routing.router import Chooser
+from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.models.vlm import VLM
+from visor_jax.runtime.device_cache import Held
+
+Params = Any
+_logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers requests as they come; `submit` and `step`, or `answers` for a stream.
+
+    A request that cannot be answered is an answer with an error. Any other exception,
+    of a chooser or of an iterable of requests say, ends everything that was asked; the
+    engine is then as new.
+    """
+
+    def __init__(
+        self,
+        model: VLM,
+        params: Params,
+        reader: Reader,
+        chooser: Chooser,
+        *,
+        sizes: Sizes | None = None,
+        sampling: Sampling = GREEDY,
+        key: Key[Array, ""] | None = None,
+        images_kept: int = 64,
+        log: Callable[[str], None] = _logger.debug,
+    ) -> None:
+        """Compiles nothing yet; see `warm_up`.
+
+        Args:
+          sizes: None for the default, with the reader's number of new tokens.
+          key: for random sampling; a request draws with its `draw` folded in.
+          images_kept: encoded images that later requests may find, at most, and keys
+            and values of images; 0 for none.
+          log: gets a line for every program that is compiled.
+
+        Raises:
+          ValueError: for budgets of another network, random sampling without key, or
+            too little memory for even the smallest bucket.
+        """
+        for budget in chooser.budgets:
+            budget.check(model.config.plan)
+        if key is None and not sampling.is_greedy:
+            raise ValueError(f"{sampling} draws at random: give it a key.")
+        self.sizes = sizes or Sizes(new_tokens=reader.new_tokens)
+        self.reader, self.chooser = reader, chooser
+        self.shapes = Shapes(
+            model,
+            params,
+            chooser.budgets,
+            reader.buckets,
+            sizes=self.sizes,
+            rules=Rules(eos_ids=reader.eos_ids, sampling=sampling),
+            keep_images=images_kept > 0,
+        )
+        self.programs = Programs(model, params, chooser, self.shapes, log=log)
+        kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
+        key = jax.random.key(0) if key is None else key
+        self.scheduler = Scheduler(
+            self.programs,
+            reader,
+            ImageEncoder(self.programs, kept),
+            Writers(self.programs, key, images_kept=images_kept),
+        )
+
+    def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
+        """Returns the number of the request, which later steps answer.
+
+        Raises:
+          ValueError: for more new tokens than the engine's programs can write.
+        """
+        return self.scheduler.intake.submit(request, self._limit(max_new_tokens))
+
+    def step(self) -> list[Answer]:
+        """Returns the answers that were finished by one round of work, [] if none.
+
+        A round reads and starts what there is room for, then writes a few tokens of
+        every budget.
+        """
+        self.scheduler.round()
+        done, self.scheduler.done = self.scheduler.done, []
+        return [answer for answer, _ in done]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request has been answered."""
+        return self.scheduler.is_idle
+
+    def answers(
+        self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
+    ) -> Iterator[Answer]:
+        """Yields answers as they are finished; `number` says which request it was.
+
+        Requests are taken from the iterable as there is room for them; those submitted
+        before, or meanwhile, are answered too. Left early, the stream takes what it has
+        not answered with it; what was submitted stays.
+        """
+        with self._drawing_from(requests, max_new_tokens):
+            while not self.is_idle:
+                self.scheduler.round()
+                while self.scheduler.done:
+                    yield self.scheduler.done.pop(0)[0]
+
+    def rounds(
+        self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
+    ) -> Iterator[list[Answer]]:
+        """Yields what `answers` does round by round, [] where none is finished.
+
+        For whoever wants to stop between two rounds: then no finished answer is lost.
+        """
+        with self._drawing_from(requests, max_new_tokens):
+            while not self.is_idle:
+                yield self.step()
+
+    @contextlib.contextmanager
+    def _drawing_from(
+        self, requests: Iterable[Request], max_new_tokens: int | None
+    ) -> Iterator[None]:
+        """Takes requests from the iterable while the context is open."""
+        limit = self._limit(max_new_tokens)
+        source = self.scheduler.intake.draw_from(requests, limit)
+        try:
+            yield
+        finally:
+            self.scheduler.drop(source)
+
+    def answer_all(
+        self, requests: Sequence[Request], *, max_new_tokens: int | None = None
+    ) -> list[Answer]:
+        """Returns the answers in the order of the requests."""
+        found = self.answers(requests, max_new_tokens=max_new_tokens)
+        return sorted(found, key=lambda answer: answer.number)
+
+    def ask_many(
+        self, image: ImageInput, questions: Sequence[str], **options: Any
+    ) -> list[Answer]:
+        """Returns the answers to several questions about one image, which is paid once.
+
+        The tower and the projector run once, and the image goes once through the layers
+        of each budget: later questions about it, in this call or another, find its keys
+        and values as long as they are kept, if the same text stands before its end.
+        """
+        requests = [Request(question, [image]) for question in questions]
+        return self.answer_all(requests, **options)
+
+    def warm_up(
+        self,
+        buckets: Iterable[Bucket] | None = None,
+        budgets: Iterable[Budget] | None = None,
+        *,
+        report: Callable[[int, int, str, float], None] | None = None,
+    ) -> int:
+        """Compiles all programs for these buckets and budgets; returns how many.
+
+        Args:
+          buckets: None for all of the reader's. budgets: None for all of the chooser's.
+          report: gets (done, of, name, seconds) after each.
+        """
+        keys = self.programs.all_keys(
+            self.reader.buckets.all if buckets is None else buckets,
+            self.chooser.budgets if budgets is None else budgets,
+        )
+        for done, key in enumerate(keys, 1):
+            began = time.perf_counter()
+            self.programs.compile(key)
+            if report is not None:
+                report(done, len(keys), name_of(key), time.perf_counter() - began)
+        return len(keys)
+
+    def _limit(self, max_new_tokens: int | None) -> int:
+        most = self.sizes.new_tokens
+        limit = most if max_new_tokens is None else max_new_tokens
+        if not 1 <= limit <= most:
+            raise ValueError(f"{max_new_tokens=} must lie in 1..{most}.")
+        return limit

@@ -1,0 +1,212 @@
+"""Answers in a file of JSON lines, and what they are answers to.
+
+    {"id": "a7", "answer": "4", "budget": "sa1:3", "flops": {...}, "ms": 12.1, ...}
+    {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
+
+An answer is in the file as soon as it is known, in the order in which they are known; a
+run that was stopped goes on with what is missing. Every line holds the digest of its
+request ("request"), and FILE.settings.json beside the file what all answers depend on:
+a run that would answer otherwise is refused, so that a file never mixes two runs.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visor_jax.flops.account import account
+from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.request_file import Id, RequestLine
+from visor_jax.models.config import VLMConfig
+
+# What all answers of a file depend on: JSON values by name.
+Settings = Mapping[str, Any]
+_REMEDY = "choose another --output, or --overwrite the file"
+
+
+class AnswerFile:
+    """Context manager that adds answers to a file, one line each, flushed at once.
+
+    done: ids that the file has answers to. failed: how many of those are errors.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        digests: Mapping[Id, str],
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+    ) -> None:
+        """Reads what is there; changes nothing before the file is entered.
+
+        A last line that was only half written goes.
+
+        Args:
+          digests: of all requests, by id.
+          settings: what the answers depend on beside their requests.
+          overwrite: whether what is there goes. retry_errors: whether errors go.
+
+        Raises:
+          ValueError: for a file of something else, of other requests or settings.
+          OSError: if it cannot be read.
+        """
+        self._path, self._settings = path, dict(settings)
+        self.settings_path = path.with_name(path.name + ".settings.json")
+        self._kept: list[bytes] = []
+        self.done: set[Id] = set()
+        self.failed = 0
+        content = path.read_bytes() if path.exists() and not overwrite else b""
+        if content:
+            self._check_settings()
+        # Whatever has no line break at its end was being written when the run ended.
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, text in enumerate(whole.splitlines(keepends=True), 1):
+            record = self._record(number, text)
+            if not (retry_errors and "error" in record):
+                self._check(number, record, digests)
+                self._kept.append(text)
+                self._count(record)
+        self._is_as_kept = not overwrite and b"".join(self._kept) == content
+
+    def __enter__(self) -> "AnswerFile":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_as_kept or not self._path.exists():
+            _replace(self._path, b"".join(self._kept))
+        # Never after an answer of theirs, and never beside answers of others.
+        settings = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
+        _replace(self.settings_path, settings.encode())
+        self._file = self._path.open("ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a line, which survives whatever happens to the program afterwards."""
+        text = json.dumps(record, ensure_ascii=False) + "\n"
+        # Halves of characters, which JSON may hold, stay the escapes that they were.
+        self._file.write(text.encode(errors="backslashreplace"))
+        self._file.flush()
+        self._count(record)
+
+    def _count(self, record: dict[str, Any]) -> None:
+        self.done.add(record["id"])
+        self.failed += "error" in record
+
+    def _check_settings(self) -> None:
+        try:
+            before = dict(json.loads(self.settings_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._path} is not empty, and {self.settings_path.name}, which says "
+                f"how its answers were made, cannot be read beside it: {_REMEDY}."
+            ) from error
+        # As they are after a way through JSON: tuples are lists there.
+        now = json.loads(json.dumps(self._settings))
+        changed = [
+            f"{name} was {json.dumps(before.get(name))}, now "
+            f"{json.dumps(now.get(name))}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self._path} was answered otherwise: {'; '.join(changed)}. Give the "
+                f"same settings again, {_REMEDY}."
+            )
+
+    def _record(self, number: int, text: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+            hash(record["id"])
+            return record
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self._path}, line {number} is no answer of this command: {_REMEDY}."
+            ) from error
+
+    def _check(
+        self, number: int, record: dict[str, Any], digests: Mapping[Id, str]
+    ) -> None:
+        line_id, where = record["id"], f"{self._path}, line {number}"
+        if line_id not in digests or line_id in self.done:
+            raise ValueError(
+                f"{where} answers id {line_id!r}, which is not in the input or already "
+                f"answered: {_REMEDY}."
+            )
+        if record.get("request") != digests[line_id]:
+            retry = (
+                " (or --retry_errors, if you mended it)" if "error" in record else ""
+            )
+            raise ValueError(
+                f"{where} answers another request of id {line_id!r}: its images or its "
+                f"prompt were not those of the input: {_REMEDY}{retry}."
+            )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file, of which there is always the old content or the new."""
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Raises ValueError if both names are of one file, through links or not."""
+    same = source.resolve() == output.resolve()
+    if source.exists() and output.exists():
+        same |= source.samefile(output)
+    if same:
+        raise ValueError(
+            f"--output={output} is the input itself: answers would be written into "
+            "the requests; choose another --output."
+        )
+
+
+def record_of(line: RequestLine, answer: Answer, config: VLMConfig) -> dict[str, Any]:
+    """Returns the line of an answer or of the request's error."""
+    if answer.error is not None:
+        return error_of(line, answer.error)
+    return {
+        "id": line.id,
+        "answer": answer.text,
+        "budget": answer.budget.name,
+        "flops": flops_of(answer, config),
+        "ms": round(1000 * answer.seconds, 3),
+        "image_reused": bool(answer.crops) and not answer.encoded,
+        "request": line.digest,
+    }
+
+
+def error_of(line: RequestLine, reason: str) -> dict[str, Any]:
+    """Returns the line of a request that cannot be answered."""
+    return {"id": line.id, "error": reason, "request": line.digest}
+
+
+def flops_of(answer: Answer, config: VLMConfig) -> dict[str, int]:
+    """Returns the FLOPs of an answer at its own lengths, by part.
+
+    What it needs by itself, without padding; tower and projector are 0 where the image
+    was at hand. What layers made of an image at hand is counted all the same.
+    """
+    cost = account(
+        config,
+        answer.budget,
+        text_tokens=answer.text_tokens,
+        image_tokens=answer.image_tokens,
+        crops=answer.crops if answer.encoded else 0,
+        logit_positions=1,
+    )
+    contexts = range(answer.text_tokens + 1, answer.text_tokens + 1 + answer.steps)
+    return {
+        "tower": cost.tower.total,
+        "projector": cost.projector,
+        "llm_prefill": cost.llm_prefill,
+        "decode": sum(cost.decode_per_token(context) for context in contexts),
+    }

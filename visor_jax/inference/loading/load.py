@@ -1,0 +1,68 @@
+"""The library's front door: a network and everything around it, from a path or an id.
+
+model = visor_jax.load("runs/universal")
+model.generate("page.png", "digit row 2 column 3", budget="sa1:3")
+
+model = visor_jax.load("llava-hf/llava-onevision-qwen2-0.5b-ov-hf")
+model.generate(["a.jpg", "b.jpg"], "What changed?", max_new_tokens=64)
+model.chat([{"role": "user", "content": [
+    {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}])
+for piece in model.stream("a.jpg", "Describe it."):
+    print(piece, end="", flush=True)
+model.engine("sa2:8,14").ask_many("a.jpg", ["Who?", "Where?"])
+
+model = visor_jax.load("runs/policy")             # a network with a policy
+model.generate("page.png", "ring", budget="auto")  # just enough vision
+"""
+
+from typing import Any
+
+import jax
+
+from visor_jax.inference.loading.open_network import open_network
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.sharding.mesh import MeshSettings
+
+
+def load(
+    path_or_id: Any,
+    *,
+    dtype: str | None = None,
+    chat_template: str | None = None,
+    revision: str | None = None,
+    mesh: MeshSettings | jax.sharding.Mesh | None = None,
+) -> VisorModel:
+    """Returns the network of a checkpoint, ours or Hugging Face's.
+
+    Args:
+      path_or_id: a run's or an import's workdir (the newest readable checkpoint), its
+        `checkpoints` directory or one step directory; or a LLaVA-OneVision in the form
+        of Hugging Face: a folder, or an id on the Hub.
+      dtype: "float32" or "bfloat16", of parameters and computation. None as stored;
+        float16 becomes float32 on a CPU, bfloat16 elsewhere.
+      chat_template: "hub" or "qwen_1_5"; None for the checkpoint's own.
+      revision: of a Hub id.
+      mesh: over whose axes "fsdp" and "tensor" the parameters are split while they are
+        read, for networks too large for one device; every device sees whole batches.
+        None for one device.
+
+    Raises:
+      ValueError: if there is no checkpoint, if it is damaged, half written or of
+        another model than it says, if its tokenizer or processor is missing, or if it
+        does not split over the mesh.
+    """
+    opened = open_network(
+        path_or_id,
+        dtype=dtype,
+        template=chat_template,
+        revision=revision,
+        mesh=mesh,
+    )
+    return VisorModel(
+        opened.config,
+        opened.params,
+        opened.budgets,
+        opened.reader,
+        opened.metadata,
+        opened.policy,
+    )

@@ -1,0 +1,106 @@
+"""The budget of each prompt: one that is named for all, or what a policy chooses.
+
+To choose, prompts are read up to the layer where budgets part. The engine does this
+once for choosing and answering alike; `of_samples` is the way for a few prompts.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.buckets import Buckets
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.routing.router import Chooser, PolicyChooser, fixed
+from visor_jax.models.vlm import VLM
+from visor_jax.policy.choose import choose_budgets
+from visor_jax.policy.features import policy_features
+from visor_jax.policy.network import Policy, PolicyConfig, PolicyNetwork
+
+Params = Any
+_BATCH = 8
+# As a budget: what the policy chooses.
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class BudgetChoice:
+    """How a network's prompts come by their budgets.
+
+    budgets: those that it was trained for. policy: None if it has none.
+    """
+
+    model: VLM
+    params: Params
+    buckets: Buckets
+    budgets: BudgetSet
+    policy: Policy | None
+
+    def chooser(self, budget: str | Budget | None = None, cost: float = 0.0) -> Chooser:
+        """Returns what gives an engine's prompts their budgets.
+
+        Raises:
+          ValueError: for a budget that the network was not trained for, "auto" without
+            a policy, or a cost without "auto".
+        """
+        if budget == AUTO:
+            return PolicyChooser(self._needed_policy(), self.budgets, cost)
+        return fixed(self._named(budget, cost))
+
+    def of_samples(
+        self,
+        samples: Sequence[Sample],
+        budget: str | Budget | None = None,
+        cost: float = 0.0,
+    ) -> list[Budget]:
+        """Returns every sample's budget: the one that is named, or the policy's choice.
+
+        Args:
+          cost: how much costs count beyond what the policy was trained for.
+
+        Raises:
+          ValueError: as `chooser`.
+        """
+        if budget != AUTO:
+            return [self._named(budget, cost)] * len(samples)
+        policy = self._needed_policy()
+        logits = np.zeros((len(samples), len(self.budgets)), np.float32)
+        for group in self.buckets.batches(samples, _BATCH, whole=False):
+            found = _logits(
+                self.params,
+                policy.params,
+                group.batch,
+                model=self.model,
+                config=policy.config,
+            )
+            logits[list(group.rows)] = np.asarray(found)[: len(group.rows)]
+        return choose_budgets(logits, policy.costs, self.budgets, cost)
+
+    def _named(self, budget: str | Budget | None, cost: float) -> Budget:
+        if cost:
+            raise ValueError(f"{cost=} is for budget={AUTO!r}: leave it out.")
+        return self.budgets.find(budget)
+
+    def _needed_policy(self) -> Policy:
+        if self.policy is None:
+            raise ValueError(
+                f"budget={AUTO!r} needs a policy, which this checkpoint has not: train "
+                "one with configs/policy.py, or name one of the budgets "
+                f"{', '.join(self.budgets.names)}."
+            )
+        return self.policy
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _logits(
+    params: Params, policy: Params, batch: Batch, *, model: VLM, config: PolicyConfig
+) -> Float[Array, "B budgets"]:
+    prefix = model.apply({"params": params}, batch, method=VLM.prefix)
+    features = policy_features(prefix)
+    return PolicyNetwork(config).apply({"params": policy}, features)[:, 0]

@@ -11,7 +11,7 @@ from configs import policy as policy_config
 from tests.inference import page_run
 from visor_jax import settings, train
 from visor_jax.data.pages.batches import EVALUATION_LENGTH
-from visor_jax.evals import policy_report
+from visor_jax.evals.pages import policy_report
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.sharding.mesh import MESH_AXES, as_mesh
 from visor_jax.tasks import policy

@@ -23,8 +23,8 @@ from tests.tolerances import GRADIENT, REORDERED
 from visor_jax import settings, train
 from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.data.pages.questions import TASK_NAMES
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
-from visor_jax.evals.policy_choices import policy_logits
+from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
+from visor_jax.evals.pages.policy_choices import policy_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
 from visor_jax.runtime.interruption import Interruption, Stopped

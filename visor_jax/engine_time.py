@@ -27,7 +27,7 @@ from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
-from visor_jax.evals.evaluation_set import check_reads_pages
+from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import Sizes

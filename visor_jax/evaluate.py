@@ -24,18 +24,18 @@ from visor_jax import command_line
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
 from visor_jax.data.pages.pool.handwriting import split_id
-from visor_jax.evals.evaluation_set import EvaluationSet, check_reads_pages
+from visor_jax.evals.checkpoints import Member, Network, check_members
 from visor_jax.evals.harness import Progress as Callback
-from visor_jax.evals.members import Member, check_members
-from visor_jax.evals.networks import Network, evaluate_networks, num_passes
-from visor_jax.evals.report import (
+from visor_jax.evals.networks import evaluate_networks, num_passes
+from visor_jax.evals.pages.benchmark import EvaluationSet, check_reads_pages
+from visor_jax.evals.report.report import (
     ReportFacts,
     check_label,
     check_policy_label,
     write_report,
 )
-from visor_jax.evals.rows import RunFacts
-from visor_jax.evals.tables import table_text
+from visor_jax.evals.report.rows import RunFacts
+from visor_jax.evals.report.tables import table_text
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import PARAMS, Policy

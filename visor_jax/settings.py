@@ -14,8 +14,8 @@ from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
-from visor_jax.evals.evaluation_set import check_reads_pages
-from visor_jax.evals.report import check_label, check_policy_label
+from visor_jax.evals.pages.benchmark import check_reads_pages
+from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import ModelSettings

@@ -26,11 +26,11 @@ from visor_jax.analysis.budget_sweep import (
 )
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet, check_reads_pages
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
-from visor_jax.evals.pictures import tasks_by_budget
-from visor_jax.evals.rows import PromptLengths
-from visor_jax.evals.scoring import group_score
+from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet, check_reads_pages
+from visor_jax.evals.report.pictures import tasks_by_budget
+from visor_jax.evals.report.rows import PromptLengths
+from visor_jax.evals.statistics import group_score
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM

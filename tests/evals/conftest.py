@@ -2,7 +2,7 @@
 
 import pytest
 
-from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals.pages.benchmark import EvaluationSet
 
 
 @pytest.fixture(scope="session")

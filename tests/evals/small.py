@@ -3,10 +3,10 @@
 import numpy as np
 
 from visor_jax.budget import BudgetSet
-from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.rows import EvaluatedRun, RunFacts
-from visor_jax.evals.scoring import Answers
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.report.rows import EvaluatedRun, RunFacts
+from visor_jax.evals.statistics import Answers
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
     AdapterConfig,

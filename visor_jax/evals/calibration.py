@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from visor_jax.evals import style
+from visor_jax.evals.report import style
 from visor_jax.policy.labels import adequate
 
 BINS = 10

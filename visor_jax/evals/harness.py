@@ -12,8 +12,9 @@ from jaxtyping import Array, Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.evals.evaluation_set import EvaluationSet
-from visor_jax.evals.scoring import Answers, correct_table, read_answers
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.packed_answers import read_answers
+from visor_jax.evals.statistics import Answers, correct_table
 from visor_jax.models.vlm import VLM
 
 Params = Any

@@ -10,32 +10,15 @@ from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals import timing
-from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals.checkpoints import Network
 from visor_jax.evals.harness import BudgetResult, Progress, evaluate_budgets
-from visor_jax.evals.members import Member
-from visor_jax.evals.policy_choices import policy_choices, policy_logits
-from visor_jax.evals.policy_rows import PolicyChoices
-from visor_jax.evals.rows import EvaluatedRun, RunFacts
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.policy_choices import policy_choices, policy_logits
+from visor_jax.evals.report.policy_rows import PolicyChoices
+from visor_jax.evals.report.rows import EvaluatedRun
 from visor_jax.models.vlm import VLM
-from visor_jax.policy.network import Policy
 
 Params = Any
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
-    """A checkpoint that was read and may be evaluated.
-
-    params: of the network alone. member: what it may be averaged with.
-    policy: the one in the checkpoint, None if there is none.
-    """
-
-    member: Member
-    model: VLM
-    params: Params
-    budgets: BudgetSet
-    facts: RunFacts
-    policy: Policy | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.evals.evaluation_set import EvaluationSet
 from visor_jax.evals.harness import check_plan
+from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.models.vlm import VLM
 
 Params = Any

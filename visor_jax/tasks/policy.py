@@ -16,8 +16,8 @@ from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout
 from visor_jax.data.settings import PAGES
-from visor_jax.evals.evaluation_set import EvaluationSet
-from visor_jax.evals.policy_report import PolicyFacts, write_policy_report
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, PolicyNetwork
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit

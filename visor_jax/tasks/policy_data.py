@@ -26,7 +26,7 @@ from visor_jax.data.pages.questions import LONGEST_QUESTION
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.training_batches import train_iterator
 from visor_jax.data.settings import PAGES
-from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.vlm import VLM

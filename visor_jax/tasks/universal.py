@@ -11,9 +11,9 @@ import optax
 
 from visor_jax import command_line
 from visor_jax.data.settings import CONVERSATIONS, PAGES
-from visor_jax.evals.evaluation_set import EvaluationSet
-from visor_jax.evals.report import ReportFacts, report_run
-from visor_jax.evals.rows import RunFacts
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.report.report import ReportFacts, report_run
+from visor_jax.evals.report.rows import RunFacts
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from visor_jax.evals.policy_references import (
+from visor_jax.evals.pages.policy_references import (
     line_at,
     oracle_choice,
     random_accuracy,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from visor_jax.evals import style
-from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.tables import budget_name, model_name
+from visor_jax.evals.pages.benchmark import GROUPS
+from visor_jax.evals.report import style
+from visor_jax.evals.report.tables import budget_name, model_name
 
 ACCURACY_VS_FLOPS = "accuracy_vs_flops.png"
 TASKS_BY_BUDGET = "tasks_by_budget.png"

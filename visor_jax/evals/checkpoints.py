@@ -9,6 +9,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from visor_jax.budget import BudgetSet
+from visor_jax.evals.report.rows import RunFacts
+from visor_jax.models.vlm import VLM
+from visor_jax.policy.network import Policy
+
+Params = Any
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Member:
@@ -100,3 +107,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A checkpoint that was read and may be evaluated.
+
+    params: of the network alone. member: what it may be averaged with.
+    policy: the one in the checkpoint, None if there is none.
+    """
+
+    member: Member
+    model: VLM
+    params: Params
+    budgets: BudgetSet
+    facts: RunFacts
+    policy: Policy | None = None

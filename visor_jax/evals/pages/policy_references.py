@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from visor_jax.evals.evaluation_set import GROUPS
+from visor_jax.evals.pages.benchmark import GROUPS
 
 
 def oracle_choice(

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from visor_jax.evals import style
-from visor_jax.evals.evaluation_set import AskedQuestion, EvaluationSet
 from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.rows import EvaluatedRun
-from visor_jax.evals.tables import budget_name, model_name
+from visor_jax.evals.pages.benchmark import AskedQuestion, EvaluationSet
+from visor_jax.evals.report import style
+from visor_jax.evals.report.rows import EvaluatedRun
+from visor_jax.evals.report.tables import budget_name, model_name
 
 EXAMPLES = "examples.png"
 NUM_PAGES = 5

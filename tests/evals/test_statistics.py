@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from visor_jax.batch import Batch
 from visor_jax.data.pages.batches import EvaluationBatch
-from visor_jax.evals.scoring import (
+from visor_jax.evals.pages.packed_answers import read_answers
+from visor_jax.evals.statistics import (
     Z95,
     Answers,
     correct_table,
     group_score,
-    read_answers,
     spread,
     task_score,
     wilson_interval,

@@ -7,8 +7,8 @@ import pytest
 
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.questions import TASK_NAMES
-from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.policy_report import PolicyFacts, write_policy_report
+from visor_jax.evals.pages.benchmark import GROUPS
+from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.scores import ScoredSamples

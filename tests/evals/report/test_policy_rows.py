@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.evals import small
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
-from visor_jax.evals.markdown import report_text
-from visor_jax.evals.policy_choices import policy_choices
-from visor_jax.evals.policy_rows import PolicyChoices
-from visor_jax.evals.report import ReportFacts, build_report
-from visor_jax.evals.tables import table_text
+from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
+from visor_jax.evals.pages.policy_choices import policy_choices
+from visor_jax.evals.report.markdown import report_text
+from visor_jax.evals.report.policy_rows import PolicyChoices
+from visor_jax.evals.report.report import ReportFacts, build_report
+from visor_jax.evals.report.tables import table_text
 from visor_jax.policy.network import Policy, PolicyConfig
 
 

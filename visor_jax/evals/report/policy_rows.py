@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.scoring import Score, spread
+from visor_jax.evals.pages.benchmark import GROUPS
+from visor_jax.evals.statistics import Score, spread
 
 Row = dict[str, Any]
 Table = Float[np.ndarray, "pages tasks"]

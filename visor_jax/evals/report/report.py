@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from visor_jax.budget import BudgetSet
-from visor_jax.evals import examples, markdown, pictures, timing
-from visor_jax.evals.evaluation_set import EvaluationSet
+from visor_jax.evals import timing
 from visor_jax.evals.harness import Params, Progress, evaluate_budgets
-from visor_jax.evals.rows import EvaluatedRun, PromptLengths, RunFacts, make_rows
-from visor_jax.evals.tables import table_text
+from visor_jax.evals.pages import examples
+from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.report import markdown, pictures
+from visor_jax.evals.report.rows import EvaluatedRun, PromptLengths, RunFacts, make_rows
+from visor_jax.evals.report.tables import table_text
 from visor_jax.models.vlm import VLM
 
 REPORT_JSON, REPORT_MD = "report.json", "report.md"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.policy_rows import PolicyChoices, PolicyMember, policy_rows
-from visor_jax.evals.scoring import Score, group_score, spread, task_score
+from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
+from visor_jax.evals.report.policy_rows import PolicyChoices, PolicyMember, policy_rows
+from visor_jax.evals.statistics import Score, group_score, spread, task_score
 from visor_jax.flops.account import account, savings
 from visor_jax.models.config import VLMConfig
 

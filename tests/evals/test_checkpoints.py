@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from visor_jax.evals.members import Member, check_members
+from visor_jax.evals.checkpoints import Member, check_members
 
 RECIPE = {
     "train_steps": 100,

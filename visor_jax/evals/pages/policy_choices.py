@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
-from visor_jax.evals.evaluation_set import GROUPS, EvaluationSet
 from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.policy_references import oracle_choice
-from visor_jax.evals.policy_rows import PolicyChoices
+from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
+from visor_jax.evals.pages.policy_references import oracle_choice
+from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import policy_features

@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.calibration import calibration, draw_calibration
-from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.policy_references import (
+from visor_jax.evals.pages.benchmark import GROUPS
+from visor_jax.evals.pages.policy_references import (
     line_at,
     oracle_choice,
     random_accuracy,

@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from tests.evals.small import BUDGETS, CONFIG, made_up_run
-from visor_jax.evals.pictures import _spread_out
-from visor_jax.evals.report import (
+from visor_jax.evals.report.pictures import _spread_out
+from visor_jax.evals.report.report import (
     ReportFacts,
     build_report,
     check_label,
     check_policy_label,
     write_report,
 )
-from visor_jax.evals.rows import PromptLengths, make_rows
-from visor_jax.evals.tables import budget_name, table_text
+from visor_jax.evals.report.rows import PromptLengths, make_rows
+from visor_jax.evals.report.tables import budget_name, table_text
 
 MADE = ReportFacts(git_commit="abc", machine="2 x CPU", command="make report")
 # The contract: other programs read this.

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visor_jax.evals import examples, pictures
-from visor_jax.evals.evaluation_set import GROUPS
-from visor_jax.evals.tables import (
+from visor_jax.evals.pages import examples
+from visor_jax.evals.pages.benchmark import GROUPS
+from visor_jax.evals.report import pictures
+from visor_jax.evals.report.tables import (
     budget_name,
     layers_on,
     milliseconds,

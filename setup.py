@@ -47,7 +47,7 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        # Parquet files, which only python -m visor_jax.convert_data reads.
+        # Parquet files, which only python -m visor_jax.convert.data reads.
         "data": ["pyarrow"],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "beartype"),

@@ -9,10 +9,11 @@ import pytest
 
 from configs import policy as policy_config
 from tests.inference import page_run
-from visor_jax import settings, train
+from visor_jax import train
 from visor_jax.data.pages.batches import EVALUATION_LENGTH
 from visor_jax.evals.pages import policy_report
 from visor_jax.runtime.interruption import Interruption
+from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MESH_AXES, as_mesh
 from visor_jax.tasks import policy
 from visor_jax.tasks.run import Run
@@ -67,7 +68,7 @@ def run_of(
 ) -> Run:
     """Returns the run, on one device unless a mesh is given."""
     return Run(
-        settings=settings.read(config),
+        settings=read_settings(config),
         workdir=workdir,
         mesh=mesh or mesh_of(1, 1, 1),
         interruption=interruption or Interruption(),

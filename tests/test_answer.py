@@ -15,7 +15,8 @@ from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
-from visor_jax import answer, answer_flags
+from visor_jax import answer
+from visor_jax.commands import answer_flags
 from visor_jax.inference.loading.network import LoadedNetwork
 
 ROOT = Path(__file__).parents[1]

@@ -1,12 +1,14 @@
 """Who may import whom, where things lie, and what they may be called.
 
 The rules are read off the syntax trees: nothing is imported, so an import inside a
-function counts as much as one at the top of a file.
+function counts as much as one at the top of a file. Every rule is also given a planted
+offence, which it must find.
 """
 
 import ast
+import functools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,15 +22,14 @@ VISIBLE_TOP_LEVEL = {
 }
 VAGUE_NAMES = {
     *("utils", "util", "common", "helpers", "helper", "misc", "core", "base"),
-    *("types", "tools", "shared", "lib"),
+    *("types", "tools", "shared", "lib", "stuff"),
 }
 
-ENTRY_POINTS = (
-    *("train", "evaluate", "generate", "answer", "convert", "verify", "sweep"),
-    *("convert_data", "view_data"),
-    *("step_time", "engine_time", "loader_time", "show"),
-    *("settings", "tasks", "answer_flags", "process_flags"),
-)
+# Units whose modules people start; so is every `__main__`. They may import anything
+# below them, but no other command.
+COMMANDS = ("train", "evaluate", "generate", "answer", "sweep", "serve")
+COMMAND_FOLDERS = ("convert", "timing", "show")
+
 LAYER_0 = ("axes", "layer_plan", "budget", "batch", "runtime")
 LAYERS_0_TO_4 = (
     *LAYER_0,
@@ -36,15 +37,18 @@ LAYERS_0_TO_4 = (
     *("token_reduction", "policy", "checkpoints"),
 )
 _METHODS = (
-    *("models.streams", "models.config", "models.token_reducer", "ops"),
+    *("models.decoder", "models.vlm", "models.config", "ops", "flops.account"),
     *LAYER_0,
 )
 _STUDIES = (
     *("inference", "policy", "token_reduction", "data", "flops", "models"),
     *LAYER_0,
 )
-# What each package or top-level module may import besides itself, by prefix. Entry
-# points are not listed: they may import anything but each other.
+_BELOW_THE_TASKS = (
+    *LAYERS_0_TO_4,
+    *("training", "inference", "evals", "analysis", "plan"),
+)
+# What each unit may import besides itself, by prefix: from the bottom up.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "axes": (),
     "layer_plan": (),
@@ -52,22 +56,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "batch": (),
     # Processes, signals, progress, caches: nothing of what this project is about.
     "runtime": (),
-    "command_line": ("runtime",),
     "ops": ("axes",),
     "data": ("batch", "runtime"),
     "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),
-    # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
-    "plan": (*LAYERS_0_TO_4, "training"),
     "models": ("ops", "axes", "layer_plan", "batch"),
     "token_reduction": _METHODS,
-    # Features come from the decoder's prefix; scores run the network behind it at every
-    # budget, for training and evaluation alike; a budget's cost is its FLOPs.
-    "policy": (*_METHODS, "models.decoder", "models.vlm", "flops.account"),
-    # Of imported networks: which parameters there are, and values for new ones.
+    # Features come from the streams behind the trunk; scores run the network behind it
+    # at every budget, for training and evaluation alike; a budget's cost is its FLOPs.
+    "policy": _METHODS,
+    # Of imported networks: which parameters there are, and values for new ones. What
+    # lies beside the weights says how text and pictures are read.
     "checkpoints": (
         *("models.config", "models.parameters", "models.variants", "sharding"),
-        # What lies beside the weights says how text and pictures are read.
         *("data.prompts", "data.images", "data.buckets"),
         *LAYER_0,
     ),
@@ -75,13 +76,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference": LAYERS_0_TO_4,
     "evals": _STUDIES,
     "analysis": _STUDIES,
+    # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
+    "plan": (*LAYERS_0_TO_4, "training"),
+    "settings": _BELOW_THE_TASKS,
+    "tasks": (*_BELOW_THE_TASKS, "settings", "commands"),
+    "commands": _BELOW_THE_TASKS,
 }
-# Entry points share these; `tasks` are the parts of `train` that belong to one task,
-# `answer_flags` what answering commands ask.
-SHARED_BY_ENTRY_POINTS = (
-    *("settings", "command_line", "tasks"),
-    *("answer_flags", "process_flags"),
-)
+_BELOW_COMMANDS = tuple(MAY_IMPORT)
+
+Graph = Mapping[str, Iterable[str]]
 
 
 def _modules(directory: Path) -> list[Path]:
@@ -94,21 +97,31 @@ def _name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Yields every absolute name that the file imports, down to the imported object."""
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Yields every absolute name that is imported, down to the imported object."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import, line {node.lineno}"
+            assert node.level == 0, f"relative import, line {node.lineno}"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _own_imports(path: Path) -> set[str]:
-    """Returns the imported modules of this project, without the leading package."""
-    modules = {_name(p) for p in _modules(PACKAGE)}
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+@functools.cache
+def _graph() -> dict[str, set[str]]:
+    """Returns {module: modules of this project that it imports}, by short names."""
+    paths = {_name(p): p for p in _modules(PACKAGE)}
+    return {name: _own_imports(_tree(p), paths) for name, p in paths.items()}
+
+
+def _own_imports(tree: ast.AST, modules: Iterable[str]) -> set[str]:
     found = set()
-    for name in _imports(path):
+    for name in _imports(tree):
         if not name.startswith("visor_jax."):
             continue
         name = name.removeprefix("visor_jax.")
@@ -121,87 +134,171 @@ def _below(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == p or name.startswith(p + ".") for p in prefixes)
 
 
+def _is_command(name: str, tree_of: Mapping[str, ast.Module]) -> bool:
+    """Whether people start this module: its unit's, and one that runs when started."""
+    unit, _, rest = name.partition(".")
+    if rest.endswith("__main__") or name in COMMANDS:
+        return True
+    return unit in COMMAND_FOLDERS and name in tree_of and _runs(tree_of[name])
+
+
+def _runs(tree: ast.Module) -> bool:
+    return any(
+        isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        for node in tree.body
+    )
+
+
+def _allowed(name: str, command: bool) -> tuple[str, ...]:
+    unit = name.partition(".")[0]
+    if unit == "":
+        return ("inference.loading.load",)
+    if command or unit in COMMAND_FOLDERS:
+        return (*_BELOW_COMMANDS, unit) if unit in COMMAND_FOLDERS else _BELOW_COMMANDS
+    return (unit, *MAY_IMPORT.get(unit, ()))
+
+
+def wrong_arrows(graph: Graph) -> list[str]:
+    """Returns the imports that do not point down."""
+    trees = {_name(p): _tree(p) for p in _modules(PACKAGE)}
+    commands = {name for name in graph if _is_command(name, trees)}
+    broken = []
+    for name, imported in graph.items():
+        allowed = _allowed(name, name in commands)
+        # A command is nobody's library.
+        wrong = {i for i in imported if not _below(i, allowed) or i in commands}
+        broken += [f"{name or '__init__'} must not import {i}" for i in sorted(wrong)]
+    return broken
+
+
+def module_cycle(graph: Graph) -> str | None:
+    """Returns a cycle of modules, None if there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> str | None:
+        if module in trail:
+            return " -> ".join((*trail, module))
+        if module in done:
+            return None
+        for imported in sorted(graph.get(module, ())):
+            if found := visit(imported, (*trail, module)):
+                return found
+        done.add(module)
+        return None
+
+    return next((found for m in graph if (found := visit(m, ()))), None)
+
+
+def unit_cycle(graph: Graph) -> list[str]:
+    """Returns the units that import one another in a circle; `__main__` files are not
+    of their folder here, since nobody imports them."""
+    units: dict[str, set[str]] = {}
+    for name, imported in graph.items():
+        unit = name if name.endswith("__main__") else name.partition(".")[0]
+        targets = {i.partition(".")[0] for i in imported}
+        units.setdefault(unit, set()).update(targets - {unit})
+    while leaves := {u for u, targets in units.items() if not targets & set(units)}:
+        units = {u: t for u, t in units.items() if u not in leaves}
+    return sorted(units)
+
+
+def conditionals(tree: ast.AST) -> list[int]:
+    """Returns the lines that use `lax.cond` or `lax.switch`, however imported."""
+    names = ("cond", "switch")
+    lines = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in names
+    ]
+    wanted = tuple(f"lax.{name}" for name in names)
+    return lines + [0 for name in _imports(tree) if name.endswith(wanted)]
+
+
 def _third_party(path: Path) -> set[str]:
-    return {name.partition(".")[0] for name in _imports(path)}
+    return {name.partition(".")[0] for name in _imports(_tree(path))}
+
+
+def _users(package: str) -> set[Path]:
+    return {p for p in _modules(PACKAGE) if package in _third_party(p)}
 
 
 def test_every_unit_has_a_place_in_the_table():
     units = {_name(p).partition(".")[0] for p in _modules(PACKAGE)} - {""}
-    unknown = sorted(units - set(MAY_IMPORT) - set(ENTRY_POINTS))
+    unknown = sorted(units - set(MAY_IMPORT) - {*COMMANDS, *COMMAND_FOLDERS})
     assert not unknown, f"{unknown}: add to the table, with the reason for it"
 
 
 def test_imports_point_down_only():
-    broken = []
-    for path in _modules(PACKAGE):
-        name = _name(path)
-        unit = name.partition(".")[0]
-        if unit == "":
-            allowed: tuple[str, ...] = ("inference.loading.load",)
-        elif unit in ENTRY_POINTS or name.endswith("__main__"):
-            allowed = (*MAY_IMPORT, *SHARED_BY_ENTRY_POINTS)
-        else:
-            allowed = (unit, *MAY_IMPORT.get(unit, ()))
-        wrong = sorted(i for i in _own_imports(path) if not _below(i, allowed))
-        broken += [f"{name or '__init__'} must not import {i}" for i in wrong]
+    broken = wrong_arrows(_graph())
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("axes", "batch"),
+        ("runtime.progress", "batch"),
+        ("ops.masks", "models.config"),
+        ("data.buckets", "inference.answers"),
+        ("models.vlm", "budget"),
+        ("models.decoder.decoder", "token_reduction.pruning"),
+        ("policy.choose", "training.loop"),
+        ("checkpoints.manager", "training.state"),
+        ("training.loop", "inference.answers"),
+        ("inference.answers", "training.state"),
+        ("evals.harness", "training.state"),
+        ("settings.read", "tasks.run"),
+        ("tasks.run", "train"),
+        ("train", "evaluate"),
+        ("timing.engine", "flops.__main__"),
+        ("convert.data", "convert.verify"),
+        ("plan.__main__", "generate"),
+        ("flops.table", "flops.__main__"),
+    ],
+)
+def test_a_planted_arrow_that_points_up_is_found(module, imported):
+    graph = _graph()
+    # Not there, or not a fault: the case tests nothing.
+    assert module in graph
+    assert imported not in graph[module]
+    planted = graph | {module: {*graph[module], imported}}
+    if imported not in planted:
+        planted[imported] = set()
+    found = set(wrong_arrows(planted)) - set(wrong_arrows(graph))
+    assert found == {f"{module} must not import {imported}"}
+
+
 def test_no_module_imports_itself_round_a_corner():
-    graph = {_name(p): _own_imports(p) for p in _modules(PACKAGE)}
-    done: set[str] = set()
-
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join((*trail, module))
-        if module in done:
-            return
-        for imported in sorted(graph.get(module, ())):
-            visit(imported, (*trail, module))
-        done.add(module)
-
-    for module in graph:
-        visit(module, ())
+    graph = _graph()
+    assert module_cycle(graph) is None
+    planted = graph | {"ops.masks": {"ops.attention"}}
+    assert module_cycle(planted) is not None
 
 
 def test_packages_form_no_cycle():
-    graph: dict[str, set[str]] = {}
-    for path in _modules(PACKAGE):
-        unit = _name(path).partition(".")[0]
-        targets = {i.partition(".")[0] for i in _own_imports(path)}
-        graph.setdefault(unit, set()).update(targets - {unit})
-    while True:
-        leaves = {unit for unit, targets in graph.items() if not targets & set(graph)}
-        if not leaves:
-            break
-        graph = {u: t for u, t in graph.items() if u not in leaves}
-    assert not graph, f"cycle among {sorted(graph)}"
-
-
-# Runs the reference beside the network here; that is what the command is for.
-VERIFY = PACKAGE / "verify.py"
+    graph = _graph()
+    assert not unit_cycle(graph)
+    assert unit_cycle(graph | {"axes": {"ops.masks"}, "ops.masks": {"axes"}})
 
 
 def test_torch_only_in_verify_and_the_parity_tests():
-    users = [p for p in _modules(PACKAGE) if "torch" in _third_party(p) and p != VERIFY]
-    users += [
-        p
-        for p in _modules(ROOT / "tests")
-        if "torch" in _third_party(p) and p.parent != ROOT / "tests/parity"
-    ]
-    assert not users
+    # Runs the reference beside the network here; that is what the command is for.
+    assert _users("torch") <= {PACKAGE / "convert/verify.py"}
+    users = {p for p in _modules(ROOT / "tests") if "torch" in _third_party(p)}
+    assert all(p.is_relative_to(ROOT / "tests/parity") for p in users)
 
 
 def test_transformers_only_where_files_of_hugging_face_are_read():
-    allowed = (PACKAGE / "data", PACKAGE / "checkpoints/hf", VERIFY)
-    users = [p for p in _modules(PACKAGE) if "transformers" in _third_party(p)]
-    assert not [p for p in users if not any(p.is_relative_to(a) for a in allowed)]
+    allowed = ("data", "checkpoints/hf", "convert/verify.py")
+    for path in _users("transformers"):
+        assert any(path.is_relative_to(PACKAGE / each) for each in allowed), path
 
 
-def test_config_dicts_stop_at_the_entry_points():
-    allowed = {PACKAGE / f"{name}.py" for name in ENTRY_POINTS}
-    allowed |= {p for p in _modules(PACKAGE) if p.name == "__main__.py"}
-    users = {p for p in _modules(PACKAGE) if "ml_collections" in _third_party(p)}
-    assert not users - allowed
+def test_config_dicts_stop_at_settings_and_commands():
+    trees = {_name(p): _tree(p) for p in _modules(PACKAGE)}
+    for path in _users("ml_collections"):
+        name = _name(path)
+        assert _below(name, ("settings", "commands")) or _is_command(name, trees), name
 
 
 def test_config_files_import_no_library():
@@ -211,15 +308,23 @@ def test_config_files_import_no_library():
 
 
 def test_conditionals_only_in_gating():
-    wrong = []
     for path in _modules(PACKAGE):
-        if path == PACKAGE / "ops/gating.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr == "cond":
-                wrong.append(f"{_name(path)}:{node.lineno}")
-        wrong += [_name(path) for i in _imports(path) if i.endswith("lax.cond")]
-    assert not wrong
+        if path != PACKAGE / "ops/gating.py":
+            assert not conditionals(_tree(path)), _name(path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jax.lax.cond(p, f, g)",
+        "lax.switch(i, fs)",
+        "from jax.lax import switch",
+        "nn.switch(i, fs, m)",
+        "from jax.lax import cond as c",
+    ],
+)
+def test_a_planted_conditional_is_found(source):
+    assert conditionals(ast.parse(source))
 
 
 def test_package_files_are_empty():

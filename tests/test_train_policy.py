@@ -20,7 +20,7 @@ from tests.policy_run import (
     save_network,
 )
 from tests.tolerances import GRADIENT, REORDERED
-from visor_jax import settings, train
+from visor_jax import train
 from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
@@ -28,6 +28,7 @@ from visor_jax.evals.pages.policy_choices import policy_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
+from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.tasks import policy, policy_data
 from visor_jax.training.optimizer import make_optimizer
@@ -250,14 +251,14 @@ def test_blended_gates_train_too(network, trained, tmp_path):
 def test_mistakes_are_named_before_any_work(network, change, message):
     config = configure(network).to_dict()
     with pytest.raises(ValueError, match=message):
-        settings.read({**config, **change})
+        read_settings({**config, **change})
 
 
 def test_a_network_that_reads_no_pages_is_refused(tmp_path):
     model = llava_ov_0p5b().to_dict()
     page_run.save(tmp_path, {"a": np.zeros(1)}, model=model, budgets=["sa0"])
     with pytest.raises(ValueError, match="cannot answer the embedded benchmark"):
-        settings.read(configure(tmp_path))
+        read_settings(configure(tmp_path))
 
 
 def test_what_does_not_split_over_the_devices_is_refused(network, tmp_path, capsys):

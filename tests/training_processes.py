@@ -206,7 +206,8 @@ def _serve() -> dict[str, Any] | None:
 def _main() -> None:
     import jax
 
-    from visor_jax import command_line, train
+    from visor_jax import train
+    from visor_jax.commands import command_line
     from visor_jax.models.variants import VARIANTS
 
     plan = LayerPlan.build(2, cross=(0,), self_=(1,))

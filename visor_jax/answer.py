@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax import answer_flags, command_line
+from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import Sizes

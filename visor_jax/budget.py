@@ -185,3 +185,40 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
     layers = plan.self_layers
     sizes = range(len(layers) + 1)
     return [Budget(c) for n in sizes for c in itertools.combinations(layers, n)]
+
+
+def parse_budgets(names: str | None, plan: LayerPlan) -> list[Budget]:
+    """Returns the budgets of a comma-separated list; None stands for 0, 1, 2, ...
+
+    Raises:
+      ValueError: for a name that does not parse or does not fit the plan.
+    """
+    if names is None:
+        return [spread(count, plan) for count in range(len(plan.self_layers) + 1)]
+    parts, budgets = names.split(","), []
+    while parts:
+        part = parts.pop(0)
+        listed = re.fullmatch(r"sa(\d+):\d+", part)
+        if listed:
+            others = max(int(listed[1]) - 1, 0)
+            part = ",".join([part, *parts[:others]])
+            parts = parts[others:]
+        number = re.fullmatch(r"[0-9]{1,9}", part)
+        budgets.append(spread(int(part), plan) if number else Budget.parse(part, plan))
+    return budgets
+
+
+def spread(count: int, plan: LayerPlan) -> Budget:
+    """Returns the budget of `count` SELF layers, evenly spread over those of the plan.
+
+    Raises:
+      ValueError: if the plan has fewer SELF layers.
+    """
+    layers = plan.self_layers
+    if count > len(layers):
+        raise ValueError(
+            f"A budget of {count} SELF layers does not fit: this network has "
+            f"{len(layers)}, {list(layers)}."
+        )
+    middles = ((2 * i + 1) * len(layers) // (2 * count) for i in range(count))
+    return Budget(tuple(layers[i] for i in middles))

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from visor_jax import command_line
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
+from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.evals.checkpoints import Member, Network, check_members
 from visor_jax.evals.harness import Progress as Callback

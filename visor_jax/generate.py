@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax import answer_flags, command_line
+from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.visor_model import ReadPrompt, VisorModel
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax import command_line
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
     Sweep,
@@ -26,6 +25,7 @@ from visor_jax.analysis.budget_sweep import (
 )
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
+from visor_jax.commands import command_line
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet, check_reads_pages
 from visor_jax.evals.report.pictures import tasks_by_budget

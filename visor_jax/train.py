@@ -20,13 +20,14 @@ import optax
 from absl import flags
 from ml_collections import config_flags
 
-from visor_jax import command_line, process_flags, settings
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.commands import command_line, process_flags
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption, Stopped
+from visor_jax.settings.read import read_settings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
@@ -170,7 +171,7 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     Raises:
       ValueError: for whatever the user has to mend, before any work.
     """
-    chosen = settings.read(config)
+    chosen = read_settings(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
     if _WORKDIR.value:
         layout.check_local(_WORKDIR.value, "--workdir")

@@ -11,7 +11,7 @@ import pytest
 from tests.evals.small import CONFIG
 from tests.inference import page_run
 from tests.tiny import params_of
-from visor_jax import settings, sweep
+from visor_jax import sweep
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
     pareto,
@@ -22,6 +22,7 @@ from visor_jax.analysis.budget_sweep import sweep as search
 from visor_jax.budget import Budget
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.variants import llava_ov_0p5b
+from visor_jax.settings.read import _budget_names
 
 PLAN = LayerPlan.build(6, cross=(0,), self_=(1, 3, 5))
 WIDE = LayerPlan.build(24, cross=(0,), self_=range(1, 13))
@@ -173,6 +174,6 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
             sum(tasks[t] for t in ("colour", "ring", "half", "square")) / 4
         )
     plan = CONFIG.plan
-    read = settings._budget_names((f"@{file}", "none"), plan)
-    assert read[:-1] == tuple(content["budgets"])
-    assert read[-1] == "none"
+    found = _budget_names((f"@{file}", "none"), plan)
+    assert found[:-1] == tuple(content["budgets"])
+    assert found[-1] == "none"

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from visor_jax.budget import Budget
-from visor_jax.flops.__main__ import known_crops, main, parse_budgets, spread
+from visor_jax.budget import Budget, parse_budgets, spread
+from visor_jax.flops.__main__ import known_crops, main
 from visor_jax.flops.account import account, savings
 from visor_jax.flops.table import COLUMNS
 from visor_jax.models.variants import llava_ov_0p5b, mini

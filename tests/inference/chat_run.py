@@ -11,7 +11,7 @@ from tests.data import tiny_llava
 from tests.data.prompts import prompt_cases
 from tests.parity.test_llava_onevision import our_config
 from visor_jax.checkpoints.workdir_files import write_step_0
-from visor_jax.convert import export_checkpoint
+from visor_jax.convert.__main__ import export_checkpoint
 from visor_jax.models.config import VLMConfig
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.tolerances import PARITY
-from visor_jax.convert import export_checkpoint, import_checkpoint
-from visor_jax.verify import verify
+from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
+from visor_jax.convert.verify import verify
 
 pytestmark = pytest.mark.parity
 LAYOUTS = ("published", "from_config", "memory", "4.52", "original")
@@ -200,7 +200,12 @@ def test_command(models, tmp_path):
     import_checkpoint(str(folder), tmp_path / "run")
 
     def run(*flags):
-        command = ("-m", "visor_jax.verify", f"--checkpoint={tmp_path / 'run'}", *flags)
+        command = (
+            "-m",
+            "visor_jax.convert.verify",
+            f"--checkpoint={tmp_path / 'run'}",
+            *flags,
+        )
         return subprocess.run(
             [sys.executable, *command, "--max_new_tokens=2"],
             env={**os.environ, "JAX_PLATFORMS": "cpu"},

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from configs import universal
-from visor_jax import settings
 from visor_jax.budget import BudgetSet
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
@@ -15,6 +14,7 @@ from visor_jax.models.config import (
 )
 from visor_jax.plan.__main__ import Plan
 from visor_jax.plan.abstract_step import BatchShape
+from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import ObjectiveSettings
@@ -48,7 +48,7 @@ def small_plan(
 ) -> Plan:
     """Returns the plan of a universal run of the small network on a mesh."""
     config = MODEL.replace(**model)
-    run = settings.read(universal.get_config())
+    run = read_settings(universal.get_config())
     budgets = BudgetSet.parse(["none", "all"], config.plan)
     phases = (SchedulePhase(1.0, {"any": 1.0}),)
     optimizer = run.optimizer

@@ -9,10 +9,11 @@ import pytest
 
 from configs import universal
 from tests.data.conversations import conversation_set
-from visor_jax import settings, train
+from visor_jax import train
 from visor_jax.checkpoints.restore import load_params
 from visor_jax.models import variants
 from visor_jax.runtime.interruption import Interruption
+from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MESH_AXES
 from visor_jax.tasks.run import Run
 
@@ -63,7 +64,7 @@ def config_of(data, **changes) -> ml_collections.ConfigDict:
 
 
 def run_of(config, workdir, interruption=None) -> Run:
-    chosen = settings.read(config)
+    chosen = read_settings(config)
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     mesh = jax.make_mesh(
         (1, 1, 1), MESH_AXES, devices=jax.devices()[:1], axis_types=auto

@@ -10,8 +10,9 @@ from tests import tiny
 from tests.data.conversations import conversation_set
 from tests.inference import page_run
 from tests.policy_run import mesh_of, run_of
-from visor_jax import settings, train
+from visor_jax import train
 from visor_jax.checkpoints.restore import load_checkpoint
+from visor_jax.settings.read import read_settings
 from visor_jax.tasks import policy
 
 STEPS = 6
@@ -92,4 +93,4 @@ def test_only_the_assistants_words_may_count(network, data):
     config = config_of(network, data)
     config.data.supervision = "llava_next"
     with pytest.raises(ValueError, match="'llava_next': a policy decides before"):
-        settings.read(config)
+        read_settings(config)

@@ -19,7 +19,7 @@ class DataSettings:
     """What to train on. The defaults from `supervision` on are LLaVA-OneVision's.
 
     kind: "pages" (the embedded benchmark, drawn on the spot) or "conversations" (what
-      `python -m visor_jax.convert_data` made). The fields below `cache` are its.
+      `python -m visor_jax.convert.data` made). The fields below `cache` are its.
     path: a converted folder, or a mixture file that lists several.
     cache: directory for drawn pages, the pretrained tower and measured lengths; None
       for the workdir's.
@@ -78,7 +78,7 @@ class DataSettings:
         if not self.path:
             raise ValueError(
                 "This preset trains on converted data and has no data path: add "
-                "--config.data.path=DIRECTORY (see python -m visor_jax.convert_data)."
+                "--config.data.path=DIRECTORY (see python -m visor_jax.convert.data)."
             )
         if not is_converted(self.path) and not is_mixture(self.path):
             raise ValueError(

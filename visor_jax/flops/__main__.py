@@ -15,10 +15,9 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from visor_jax.budget import Budget
+from visor_jax.budget import parse_budgets
 from visor_jax.flops import cache_bytes
 from visor_jax.flops.table import HEADER, Table, tabulate
-from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VisionConfig, VLMConfig
 from visor_jax.models.variants import variant
 
@@ -129,43 +128,6 @@ def _cache_tables(options: argparse.Namespace) -> list[str]:
         for config in [variant(name)]
         for image_tokens, _ in _images(options, config)
     ]
-
-
-def parse_budgets(names: str | None, plan: LayerPlan) -> list[Budget]:
-    """Returns the budgets of a comma-separated list; None stands for 0, 1, 2, ...
-
-    Raises:
-      ValueError: for a name that does not parse or does not fit the plan.
-    """
-    if names is None:
-        return [spread(count, plan) for count in range(len(plan.self_layers) + 1)]
-    parts, budgets = names.split(","), []
-    while parts:
-        part = parts.pop(0)
-        listed = re.fullmatch(r"sa(\d+):\d+", part)
-        if listed:
-            others = max(int(listed[1]) - 1, 0)
-            part = ",".join([part, *parts[:others]])
-            parts = parts[others:]
-        number = re.fullmatch(r"[0-9]{1,9}", part)
-        budgets.append(spread(int(part), plan) if number else Budget.parse(part, plan))
-    return budgets
-
-
-def spread(count: int, plan: LayerPlan) -> Budget:
-    """Returns the budget of `count` SELF layers, evenly spread over those of the plan.
-
-    Raises:
-      ValueError: if the plan has fewer SELF layers.
-    """
-    layers = plan.self_layers
-    if count > len(layers):
-        raise ValueError(
-            f"A budget of {count} SELF layers does not fit: this network has "
-            f"{len(layers)}, {list(layers)}."
-        )
-    middles = ((2 * i + 1) * len(layers) // (2 * count) for i in range(count))
-    return Budget(tuple(layers[i] for i in middles))
 
 
 def _images(options: argparse.Namespace, config: VLMConfig) -> list[tuple[int, int]]:

@@ -22,9 +22,9 @@ import optax
 from absl import flags
 from ml_collections import config_flags
 
-from visor_jax import command_line, settings
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.commands import command_line
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.models.vision.siglip import crops_at_once
@@ -41,7 +41,8 @@ from visor_jax.plan.accelerators import ACCELERATORS, accelerator
 from visor_jax.plan.activations import DeviceBatch
 from visor_jax.plan.step_bytes import StepBytes, step_bytes
 from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
-from visor_jax.settings import UniversalSettings
+from visor_jax.settings.read import read_settings
+from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -230,7 +231,7 @@ def _main(_: list[str]) -> None:
     with command_line.user_errors():
         if _CONFIG.value is None:
             raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
-        run = settings.read(_CONFIG.value, data_needed=False)
+        run = read_settings(_CONFIG.value, data_needed=False)
         if run.task != "universal":
             raise ValueError(f"task={run.task!r}: only universal training is planned.")
         sizes = read_mesh(_MESH.value, run.mesh)

@@ -12,16 +12,16 @@ import jax
 import numpy as np
 import optax
 
-from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout
+from visor_jax.commands import command_line
 from visor_jax.data.settings import PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, PolicyNetwork
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
-from visor_jax.settings import PolicySettings
+from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
 from visor_jax.tasks import policy_data, training_data
 from visor_jax.tasks.policy_data import PolicyQuestions

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from visor_jax import command_line
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import list_arrays, load_checkpoint
+from visor_jax.commands import command_line
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import LONGEST_QUESTION
@@ -41,7 +41,7 @@ from visor_jax.policy.score_cache import (
 from visor_jax.policy.scores import ScoredSamples, score_batch
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.progress import Progress
-from visor_jax.settings import PolicySettings
+from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.sharding.param_rules import param_shardings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Run

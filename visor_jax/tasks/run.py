@@ -17,7 +17,11 @@ from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import git_commit
-from visor_jax.settings import PolicySettings, RunSettings, UniversalSettings
+from visor_jax.settings.run_settings import (
+    PolicySettings,
+    RunSettings,
+    UniversalSettings,
+)
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.batch_rows import process_rows
 from visor_jax.tasks.training_data import TrainingData

@@ -31,7 +31,7 @@ from visor_jax.models.config import VisionConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.processes import first_process_first
 from visor_jax.runtime.progress import Progress
-from visor_jax.settings import RunSettings
+from visor_jax.settings.run_settings import RunSettings
 from visor_jax.training.objectives.tower_pretraining import (
     TowerSettings,
     cached_tower,

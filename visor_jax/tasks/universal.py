@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from visor_jax import command_line
+from visor_jax.commands import command_line
 from visor_jax.data.settings import CONVERSATIONS, PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.evals.report.report import ReportFacts, report_run
@@ -17,7 +17,7 @@ from visor_jax.evals.report.rows import RunFacts
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
-from visor_jax.settings import UniversalSettings
+from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.tasks.training_data import open_conversations

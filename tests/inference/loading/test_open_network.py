@@ -15,7 +15,7 @@ from tests import tolerances
 from tests.data import tiny_llava
 from tests.inference import page_run
 from visor_jax.checkpoints.restore import load_checkpoint
-from visor_jax.convert import export_checkpoint, import_checkpoint
+from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
 from visor_jax.inference.loading import open_network
 from visor_jax.models.config import VLMConfig
 from visor_jax.sharding.mesh import MeshSettings, make_mesh

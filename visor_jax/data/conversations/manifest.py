@@ -19,7 +19,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 BAD_ITEMS = "bad_items.jsonl"
 _KIND = "conversations"
-_COMMAND = "python -m visor_jax.convert_data"
+_COMMAND = "python -m visor_jax.convert.data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

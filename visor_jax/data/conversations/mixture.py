@@ -61,7 +61,7 @@ def read_mixture(path: str | Path, *, seed: int) -> tuple[MixtureEntry, ...]:
     if not is_mixture(path):
         raise ValueError(
             f"{path} is neither converted data (a folder with a manifest.json, see "
-            "python -m visor_jax.convert_data) nor a mixture file (.yaml or .json)."
+            "python -m visor_jax.convert.data) nor a mixture file (.yaml or .json)."
         )
     return tuple(
         _entry(fields, number, path, seed)

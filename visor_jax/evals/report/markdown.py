@@ -109,7 +109,7 @@ def _budget_notes(rows: Sequence[Row]) -> str:
         notes.append(
             "≈: not measured but predicted from the budgets' own times, mixed as they "
             "were chosen, without the time of the policy and of grouping; "
-            "`python -m visor_jax.engine_time` measures those."
+            "`python -m visor_jax.timing.engine` measures those."
         )
     return " ".join(notes)
 

@@ -3,7 +3,7 @@
 A row is like that of a budget, only that every question has a budget of its own: costs
 and SELF layers are means, over half easy and half hard questions; "by_group" has them
 for each. Its time is predicted: what the budgets' own times give, mixed as they were
-chosen, without the policy and the grouping (`visor_jax.engine_time` measures both).
+chosen, without the policy and the grouping (`visor_jax.timing.engine` measures both).
 """
 
 import dataclasses

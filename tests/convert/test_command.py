@@ -26,7 +26,7 @@ from visor_jax.budget import Budget
 from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.restore import load_checkpoint
-from visor_jax.convert import export_checkpoint, import_checkpoint
+from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
 from visor_jax.inference.generation.generate import generate
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
@@ -36,7 +36,7 @@ from visor_jax.sharding.mesh import MeshSettings, make_mesh
 from visor_jax.sharding.param_rules import param_shardings
 from visor_jax.training.warm_start import warm_start
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/checkpoints/hf/golden"
 # The golden decoder has two layers.
 VISOR = {"cross": (0,), "self_": (1,)}

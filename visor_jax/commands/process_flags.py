@@ -32,7 +32,7 @@ _START_TIMEOUT = flags.DEFINE_integer(
     "start_timeout", 300, "Seconds to wait for all processes at the start."
 )
 
-_logger = logging.getLogger("visor_jax.process_flags")
+_logger = logging.getLogger("visor_jax.commands.process_flags")
 
 
 def start_processes() -> None:

@@ -15,7 +15,6 @@ import jax
 from absl import flags
 from etils import epath
 
-from visor_jax import command_line
 from visor_jax.checkpoints import layout, workdir_files
 from visor_jax.checkpoints.hf.hub import find_folder
 from visor_jax.checkpoints.hf.import_network import (
@@ -26,6 +25,7 @@ from visor_jax.checkpoints.hf.import_network import (
 )
 from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
 from visor_jax.checkpoints.restore import newest_readable
+from visor_jax.commands import command_line
 from visor_jax.runtime.machine import git_commit
 
 _logger = logging.getLogger("visor_jax.convert")

@@ -1,6 +1,6 @@
-"""`python -m visor_jax.view_data`: one sample as training sees it.
+"""`python -m visor_jax.show.sample`: one sample as training sees it.
 
-    python -m visor_jax.view_data --config=configs/universal.py:llava_ov_0p5b \
+    python -m visor_jax.show.sample --config=configs/universal.py:llava_ov_0p5b \
         --config.data.path=DIR --config.data.processor=DIR --sample=7 --out=tiles.png
 
 Prints the text with what is trained in brackets, the lengths, the positions and the
@@ -17,12 +17,13 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from visor_jax import command_line, settings
+from visor_jax.commands import command_line
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.runtime.interruption import Interruption
+from visor_jax.settings.read import read_settings
 from visor_jax.tasks.training_data import open_conversations
 
 _MARGIN, _PER_ROW = 4, 8
@@ -111,7 +112,7 @@ def _main(_: list[str]) -> None:
     with command_line.user_errors():
         if _CONFIG.value is None:
             raise ValueError("--config=FILE is needed, as for training.")
-        run = settings.read(_CONFIG.value)
+        run = read_settings(_CONFIG.value)
         if run.data.kind != CONVERSATIONS:
             raise ValueError(
                 f"The data of this configuration are {run.data.kind!r}, not converted: "

@@ -1,9 +1,9 @@
-"""`python -m visor_jax.loader_time`: what it times."""
+"""`python -m visor_jax.timing.loader`: what it times."""
 
 import pytest
 
 from tests.data.conversations import conversation_set
-from visor_jax.loader_time import time_reading
+from visor_jax.timing.loader import time_reading
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Times a mixed batch: does a saving per question become a saving of time?
 
-    python -m visor_jax.engine_time --checkpoint=runs/universal [--budgets=none,all]
+    python -m visor_jax.timing.engine --checkpoint=runs/universal [--budgets=none,all]
 
 Questions about pages go through the engine, each budget's turn by turn, and once all in
 one budget at a time. What the mixed batch should take follows from each budget's own
@@ -21,14 +21,13 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array
 
-from visor_jax import command_line
-from visor_jax.budget import Budget
+from visor_jax.budget import Budget, parse_budgets, spread
 from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.pages.benchmark import check_reads_pages
-from visor_jax.flops.__main__ import parse_budgets, spread
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import Sizes
 from visor_jax.inference.loading.load import load

@@ -9,8 +9,8 @@ import pytest
 
 from configs import dedicated, dense, stage_a, stage_b, universal
 from tests import tiny
-from visor_jax import settings
 from visor_jax.models.vlm import VLM
+from visor_jax.settings.read import read_settings
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
@@ -43,7 +43,7 @@ def test_every_configuration_traces_one_step(make, tmp_path):
         config = with_data(tmp_path, config)
     if config.label.startswith("stage"):
         config.init_from = "runs/before"
-    run = settings.read(config)
+    run = read_settings(config)
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     sample = tiny.Sample(image=8, questions=(4, 4))
     batch = tiny.random_batch(run.model, [sample] * 2, crops=1)
@@ -72,35 +72,35 @@ def test_stages_begin_with_a_checkpoint(stage):
     # As the flag does before it looks at overrides.
     stage.get_config().lock()
     with pytest.raises(ValueError, match=r"--config\.init_from"):
-        settings.read(stage.get_config())
+        read_settings(stage.get_config())
 
 
 def test_presets_that_need_data_say_so():
     with pytest.raises(ValueError, match=r"--config\.data\.path"):
-        settings.read(universal.get_config("llava_ov_0p5b"))
+        read_settings(universal.get_config("llava_ov_0p5b"))
 
 
 def test_a_data_path_without_a_manifest_is_refused(tmp_path):
     config = universal.get_config("llava_ov_0p5b")
     config.data.path = str(tmp_path)
     with pytest.raises(ValueError, match=r"manifest\.json"):
-        settings.read(config)
+        read_settings(config)
 
 
 def test_data_without_a_tokenizer_are_refused(tmp_path):
     config = with_data(tmp_path, universal.get_config("llava_ov_0p5b"))
     config.data.processor = None
     with pytest.raises(ValueError, match=r"--config\.data\.processor=DIR"):
-        settings.read(config)
+        read_settings(config)
     config.init_from = "somewhere"
-    assert settings.read(config).init_from == "somewhere"
+    assert read_settings(config).init_from == "somewhere"
 
 
 def test_a_label_that_no_report_knows_is_refused_before_training():
     config = universal.get_config()
     config.label = "mine"
     with pytest.raises(ValueError, match=r"'mine'.*'stage:<name>'"):
-        settings.read(config)
+        read_settings(config)
 
 
 def test_unknown_preset():
@@ -154,20 +154,20 @@ def test_mistakes_are_named(path, value, message):
     config = universal.get_config()
     change(path, value)(config)
     with pytest.raises(ValueError, match=message):
-        settings.read(config)
+        read_settings(config)
 
 
 def test_missing_keys_are_named():
     config = universal.get_config().to_dict()
     del config["optimizer"], config["seed"]
     with pytest.raises(ValueError, match=r"lacks the keys \['optimizer', 'seed'\]"):
-        settings.read(config)
+        read_settings(config)
 
 
 def test_own_layers_replace_those_of_the_variant():
     config = universal.get_config()
     config.model = {"variant": "mini", "self_layers": (2, 7), "cross_layers": (3,)}
-    run = settings.read(config)
+    run = read_settings(config)
     assert run.model.plan.self_layers == (2, 7)
     assert run.model.plan.cross_layers == (3,)
     assert run.model.reading_layers == ()

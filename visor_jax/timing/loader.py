@@ -1,6 +1,6 @@
 """Times how fast a run's batches are read, with different numbers of workers.
 
-    python -m visor_jax.loader_time --config=configs/universal.py:llava_ov_0p5b \
+    python -m visor_jax.timing.loader --config=configs/universal.py:llava_ov_0p5b \
         --config.data.path=DIR --config.data.processor=DIR --readers=0,1,2 [--step]
 
 With --step the training step is compiled and timed as well, on the same batches, and
@@ -18,15 +18,16 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from visor_jax import command_line, settings
 from visor_jax.batch import Batch
+from visor_jax.commands import command_line
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import machine_description
-from visor_jax.settings import UniversalSettings
+from visor_jax.settings.read import read_settings
+from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -111,7 +112,7 @@ def _main(_: list[str]) -> None:
     with command_line.user_errors():
         if _CONFIG.value is None:
             raise ValueError("--config=FILE is needed, as for training.")
-        run = settings.read(_CONFIG.value)
+        run = read_settings(_CONFIG.value)
         if run.task != "universal" or run.data.kind != CONVERSATIONS:
             raise ValueError("Only training on converted data can be timed here.")
         if count < 1:

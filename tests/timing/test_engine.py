@@ -1,4 +1,4 @@
-"""`python -m visor_jax.engine_time`: what runs in which order, and what it refuses."""
+"""`python -m visor_jax.timing.engine`: what runs in which order, what it refuses."""
 
 import collections
 import itertools
@@ -13,13 +13,13 @@ import pytest
 
 import visor_jax
 from tests.inference import page_run
-from visor_jax import engine_time
 from visor_jax.budget import BudgetSet
-from visor_jax.engine_time import AUTO, MIXED, TOLD, Timed, policy_cost, predicted
 from visor_jax.inference.engine.engine_config import Sizes
 from visor_jax.inference.routing.router import HostChooser
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
+from visor_jax.timing import engine as engine_time
+from visor_jax.timing.engine import AUTO, MIXED, TOLD, Timed, policy_cost, predicted
 
 POLICY = PolicyConfig(num_budgets=2, hidden_widths=(4,))
 NAMES = ["sa0", "sa2:1,2"]
@@ -113,7 +113,7 @@ def test_predictions_and_the_policys_cost_by_hand():
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "visor_jax.engine_time", *arguments],
+        [sys.executable, "-m", "visor_jax.timing.engine", *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

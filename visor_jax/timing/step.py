@@ -1,6 +1,6 @@
 """Times the universal training step at its smallest and its largest budget.
 
-    python -m visor_jax.step_time --config=configs/universal.py [--steps=20]
+    python -m visor_jax.timing.step --config=configs/universal.py [--steps=20]
 
 One compiled program for both, as in training; only the drawn budget differs. The two
 are timed in turn, on random data of the configuration's shapes. Beside the times stand
@@ -14,14 +14,15 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from visor_jax import command_line, settings
 from visor_jax.budget import Budget
+from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
-from visor_jax.settings import UniversalSettings
+from visor_jax.settings.read import read_settings
+from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
@@ -91,7 +92,7 @@ def _main(_: list[str]) -> None:
     with command_line.user_errors():
         if _CONFIG.value is None:
             raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
-        run = settings.read(_CONFIG.value)
+        run = read_settings(_CONFIG.value)
         if run.task != "universal" or run.data.kind != "pages":
             raise ValueError(
                 "Only universal training on data that it draws itself can be timed."

@@ -1,8 +1,8 @@
-"""`python -m visor_jax.convert_data`: conversations with images in, shards out.
+"""`python -m visor_jax.convert.data`: conversations with images in, shards out.
 
-    python -m visor_jax.convert_data --sources=train.json --images=DIR --out=DIR
-    python -m visor_jax.convert_data --sources=DIR_OF_PARQUET --out=DIR
-    python -m visor_jax.convert_data --verify=DIR
+    python -m visor_jax.convert.data --sources=train.json --images=DIR --out=DIR
+    python -m visor_jax.convert.data --sources=DIR_OF_PARQUET --out=DIR
+    python -m visor_jax.convert.data --verify=DIR
 
 Sources are LLaVA-style JSON (a list) or JSONL (an entry a line) with a folder of
 images, or the parquet folders of `lmms-lab/LLaVA-OneVision-Data`. Images keep their
@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax import command_line
+from visor_jax.commands import command_line
 from visor_jax.data.conversations.converting.conversion import (
     ConversionSettings,
     convert,

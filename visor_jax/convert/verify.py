@@ -1,6 +1,6 @@
-"""`python -m visor_jax.verify`: does a checkpoint answer as transformers does?
+"""`python -m visor_jax.convert.verify`: does a checkpoint answer as transformers does?
 
-    python -m visor_jax.verify --checkpoint=DIR --reference=HF_DIR \\
+    python -m visor_jax.convert.verify --checkpoint=DIR --reference=HF_DIR \\
         [--images=a.png,b.jpg] [--prompt="What is this?"]
 
 Runs the imported network here and the folder it was imported from in transformers
@@ -23,14 +23,14 @@ from absl import flags
 from etils import epath
 from PIL import Image
 
-from visor_jax import command_line
 from visor_jax.checkpoints.hf.hub import find_folder
 from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.commands import command_line
+from visor_jax.convert.logit_comparison import Answer, Comparison, compare
 from visor_jax.data.images.read_image import read_image
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.evals.logit_comparison import Answer, Comparison, compare
 from visor_jax.inference.generation import generate
 from visor_jax.inference.generation.decode import answers
 from visor_jax.inference.loading.load import VisorModel, load

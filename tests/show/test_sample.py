@@ -1,4 +1,4 @@
-"""`python -m visor_jax.view_data`: what it shows of a sample."""
+"""`python -m visor_jax.show.sample`: what it shows of a sample."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.conversations import conversation_set
-from visor_jax.view_data import describe, picture
+from visor_jax.show.sample import describe, picture
 
 
 @pytest.fixture(scope="module")

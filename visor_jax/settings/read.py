@@ -18,10 +18,15 @@ from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.variants import ModelSettings
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.policy.score_cache import ScoreSettings
 from visor_jax.runtime.processes import PLATFORMS
+from visor_jax.settings.model_settings import ModelSettings
+from visor_jax.settings.run_settings import (
+    PolicySettings,
+    RunSettings,
+    UniversalSettings,
+)
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
@@ -34,50 +39,7 @@ from visor_jax.training.parameter_groups import ParameterGroup
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What a training run is made of, whatever its task.
-
-    platform: what it must run on, see `sharding.processes.check_platform`.
-    init_from: checkpoint whose parameters the run begins with (an imported one, or
-      another run's); None for new ones.
-    """
-
-    task: str
-    preset: str
-    label: str
-    seed: int
-    model: VLMConfig
-    budgets: BudgetSet
-    data: DataSettings
-    optimizer: OptimizerSettings
-    loop: LoopSettings
-    platform: str
-    mesh: MeshSettings
-    evaluation_pages: int
-    init_from: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UniversalSettings(RunSettings):
-    """A network that serves every budget (or one)."""
-
-    schedule: BudgetSchedule
-    objective: ObjectiveSettings
-    tower: TowerSettings | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicySettings(RunSettings):
-    """A policy for the network of `init_from`; model and budgets are that network's."""
-
-    init_from: str
-    policy: PolicyConfig
-    objective: PolicyObjective
-    scores: ScoreSettings
-
-
-def read(
+def read_settings(
     config: Mapping[str, Any], *, data_needed: bool = True
 ) -> UniversalSettings | PolicySettings:
     """Returns the settings that the configuration describes.

@@ -6,16 +6,16 @@ import pytest
 
 from configs import universal
 from tests.inference import page_run
-from visor_jax import settings
 from visor_jax.budget import BudgetSet
-from visor_jax.step_time import step_times
+from visor_jax.settings.read import read_settings
+from visor_jax.timing.step import step_times
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import ObjectiveSettings
 
 
 @pytest.mark.slow
 def test_both_ends_are_timed():
-    run = settings.read(universal.get_config())
+    run = read_settings(universal.get_config())
     budgets = BudgetSet.parse(["none", "all"], page_run.CONFIG.plan)
     phases = (SchedulePhase(1.0, {"any": 1.0}),)
     run = dataclasses.replace(

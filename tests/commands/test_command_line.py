@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_PROGRAM = '''"""A program on visor_jax.command_line."""
+_PROGRAM = '''"""A program on visor_jax.commands.command_line."""
 import logging, time
 from absl import flags
 from absl import logging as absl_logging
@@ -58,7 +58,7 @@ def program(tmp_path_factory):
 
 
 def _start(directory, *arguments):
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "program.py", *arguments],
         cwd=directory,

@@ -1,0 +1,54 @@
+"""Which network to train: a named variant with what a run changes of it."""
+
+import dataclasses
+
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import (
+    VLMConfig,
+)
+from visor_jax.models.variants import dense, variant
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which network to train: a named variant with what a run changes of it.
+
+    plan: "visor" (the variant's own layers unless some are given) or "dense".
+    """
+
+    variant: str
+    plan: str = "visor"
+    self_layers: tuple[int, ...] | None = None
+    cross_layers: tuple[int, ...] | None = None
+    reading_layers: tuple[int, ...] | None = None
+    compute_dtype: str | None = None
+    remat: str | None = None
+
+    def build(self) -> VLMConfig:
+        """Returns the network's configuration. Raises ValueError if impossible."""
+        config = self._with_plan(variant(self.variant))
+        overrides = {
+            name: value
+            for name in ("reading_layers", "compute_dtype", "remat")
+            if (value := getattr(self, name)) is not None
+        }
+        return config.replace(**overrides)
+
+    def _with_plan(self, config: VLMConfig) -> VLMConfig:
+        if self.plan not in ("visor", "dense"):
+            raise ValueError(f"model.plan={self.plan!r} is not 'visor' or 'dense'.")
+        own = self.self_layers is None and self.cross_layers is None
+        if self.plan == "dense":
+            if not own:
+                raise ValueError("A dense plan takes no self_layers or cross_layers.")
+            return dense(config)
+        if own:
+            return config
+        plan = config.plan
+        given = {"self_": self.self_layers, "cross": self.cross_layers}
+        defaults = {"self_": plan.self_layers, "cross": plan.cross_layers}
+        layers = {k: defaults[k] if v is None else v for k, v in given.items()}
+        # The variant's reading layers belong to its own plan.
+        return config.replace(
+            reading_layers=(), plan=LayerPlan.build(plan.num_layers, **layers)
+        )

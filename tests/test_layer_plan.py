@@ -72,7 +72,7 @@ def test_plan_takes_kinds_only():
         LayerPlan(("self",))
 
 
-def test_prefix_ends_before_the_first_self_layer():
-    assert LayerPlan.build(6, cross=(0, 3), self_=(2, 5)).prefix_length == 2
-    assert LayerPlan.dense(6).prefix_length == 0
-    assert LayerPlan.build(6, cross=(0,)).prefix_length == 6
+def test_trunk_ends_before_the_first_self_layer():
+    assert LayerPlan.build(6, cross=(0, 3), self_=(2, 5)).trunk_length == 2
+    assert LayerPlan.dense(6).trunk_length == 0
+    assert LayerPlan.build(6, cross=(0,)).trunk_length == 6

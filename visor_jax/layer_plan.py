@@ -7,14 +7,39 @@ layers run on a given sample is the other half and lives in `visor_jax.budget`.
 import dataclasses
 import enum
 from collections.abc import Iterable
+from typing import TypeVar
+
+Gate = TypeVar("Gate")
 
 
 class LayerKind(enum.Enum):
-    """What one decoder layer does with the image stream."""
+    """What one decoder layer does with the image stream.
+
+    What follows from it is asked of the kind, never of its name: whether a budget can
+    switch it off (`is_gated`), whether it has an adapter with parameters of its own
+    (`has_adapter`), whether text sees the image in it while it is on (`sees_image`),
+    and whether the image itself comes out changed (`refines_image`).
+    """
 
     TEXT = "text"  # text only
     CROSS = "cross"  # a text-to-image adapter, then the layer on text only
     SELF = "self"  # if switched on: the layer on image and text; if off: as TEXT
+
+    @property
+    def is_gated(self) -> bool:
+        return self is LayerKind.SELF
+
+    @property
+    def has_adapter(self) -> bool:
+        return self is LayerKind.CROSS
+
+    @property
+    def sees_image(self) -> bool:
+        return self is not LayerKind.TEXT
+
+    @property
+    def refines_image(self) -> bool:
+        return self is LayerKind.SELF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +97,15 @@ class LayerPlan:
         return cls((LayerKind.SELF,) * num_layers)
 
     @property
-    def prefix_length(self) -> int:
-        """How many layers come before the first SELF layer: alike at every budget."""
-        return min(self.self_layers, default=self.num_layers)
+    def trunk_length(self) -> int:
+        """How many layers come before the first that a budget can switch off.
+
+        These run alike at every budget, and in none of them does the image change.
+        """
+        kinds = enumerate(self.kinds)
+        return next(
+            (i for i, k in kinds if k.is_gated or k.refines_image), self.num_layers
+        )
 
     @property
     def num_layers(self) -> int:
@@ -82,18 +113,23 @@ class LayerPlan:
 
     @property
     def self_layers(self) -> tuple[int, ...]:
-        return self._layers_of(LayerKind.SELF)
+        return tuple(i for i, kind in enumerate(self.kinds) if kind.is_gated)
 
     @property
     def cross_layers(self) -> tuple[int, ...]:
-        return self._layers_of(LayerKind.CROSS)
+        return tuple(i for i, kind in enumerate(self.kinds) if kind.has_adapter)
 
     @property
     def is_dense(self) -> bool:
-        return len(self.self_layers) == self.num_layers
+        return all(kind is LayerKind.SELF for kind in self.kinds)
 
-    def _layers_of(self, kind: LayerKind) -> tuple[int, ...]:
-        return tuple(i for i, k in enumerate(self.kinds) if k is kind)
+    def gate_of_layer(self, gates: Iterable[Gate]) -> dict[int, Gate]:
+        """Returns {layer: its gate} of gates in the order of the SELF layers.
+
+        Raises:
+          ValueError: for another number of gates.
+        """
+        return dict(zip(self.self_layers, gates, strict=True))
 
     def image_is_read_after(self, layer: int, gates: Iterable[object]) -> bool:
         """Returns whether a layer after `layer` may read the image stream.
@@ -101,6 +137,9 @@ class LayerPlan:
         `gates` holds one entry per SELF layer; only a Python `False` rules a reader out
         (a traced gate may turn out to be on). What nobody reads is not computed.
         """
-        on = dict(zip(self.self_layers, gates, strict=True))
-        later_self = any(i > layer and gate is not False for i, gate in on.items())
-        return later_self or any(i > layer for i in self.cross_layers)
+        on = self.gate_of_layer(gates)
+        return any(
+            kind.sees_image and on.get(i, True) is not False
+            for i, kind in enumerate(self.kinds)
+            if i > layer
+        )

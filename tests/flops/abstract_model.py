@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tests import passes
 from visor_jax.batch import Batch
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
@@ -55,7 +56,7 @@ def prefill(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[[Any, Batch]
     """Returns the prefill: (params, batch) to (logits, cache)."""
     model = VLM(config)
     return lambda params, b: model.apply(
-        {"params": params}, b, gates, method=VLM.prefill
+        {"params": params}, b, gates, method=passes.prefill
     )
 
 

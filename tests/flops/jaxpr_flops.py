@@ -72,3 +72,18 @@ def _convolution(equation: core.JaxprEqn) -> int:
     _, *per_output = params["dimension_numbers"].rhs_spec
     taps = math.prod(kernel[axis] for axis in per_output)
     return 2 * math.prod(equation.outvars[0].aval.shape) * taps
+
+
+def as_one_operation(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `ops.depthwise_conv` as the convolution that the account counts.
+
+    The network writes it as shifted multiply-adds, which no walk can tell from others.
+    """
+    return jax.lax.conv_general_dilated(
+        x,
+        jax.numpy.expand_dims(kernel.astype(x.dtype), 1),
+        (1,),
+        "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=x.shape[-1],
+    )

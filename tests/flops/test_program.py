@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.flops import abstract_model
-from tests.flops.jaxpr_flops import count_flops
+from tests.flops.jaxpr_flops import as_one_operation, count_flops
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.flops.account import account
 from visor_jax.layer_plan import LayerPlan
@@ -28,18 +28,7 @@ def _one_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     The model writes it as shifted multiply-adds, which are faster and do the same work,
     but cannot be told from elementwise operations in a traced program.
     """
-    monkeypatch.setattr(cross_attention, "depthwise_conv", _as_one_operation)
-
-
-def _as_one_operation(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        jnp.expand_dims(kernel.astype(x.dtype), 1),
-        (1,),
-        "SAME",
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=x.shape[-1],
-    )
+    monkeypatch.setattr(cross_attention, "depthwise_conv", as_one_operation)
 
 
 def _odd(plan: LayerPlan, **changes: object) -> VLMConfig:
@@ -136,5 +125,5 @@ def test_the_convolution_is_the_one_of_the_model() -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
-    one, shifted = _as_one_operation(x, kernel), depthwise_conv(x, kernel)
+    one, shifted = as_one_operation(x, kernel), depthwise_conv(x, kernel)
     np.testing.assert_allclose(one, shifted, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ from tests import tiny
 from tests.models.training_loss import gradient_static, gradient_traced
 from tests.tiny import NETWORKS
 from tests.tolerances import GRADIENT, REORDERED
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.ops.gating import as_sequence
 
 # CROSS, SELF, CROSS: the smallest network with a gradient through everything.
@@ -105,10 +105,8 @@ def test_a_captured_layer_counts_as_a_reader():
 
     def last_layers(params, batch):
         def run(model):
-            streams = model.embed_text(batch), model.encode_image(batch)
-            return model.language_model.run_layers(
-                *streams, tiny.all_on(config), capture=(2, 3)
-            )[2]
+            begun = begin_batch(model, batch)
+            return model.run(begun, tiny.all_on(config), capture=(2, 3))[1]
 
         return VLM(config).apply(params, method=run)
 

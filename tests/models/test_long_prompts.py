@@ -132,9 +132,10 @@ def test_crops_in_groups_have_the_features_of_all_at_once(monkeypatch, samples, 
     pixels = jnp.asarray(rng.normal(size=(samples, crops, 14, 14, 3)), jnp.float32)
 
     def features():
-        run = jax.jit(
-            lambda p, x: VLM(tiny.VISOR).apply(p, x, method="vision_features")
-        )
+        def tower(model, pixels):
+            return model.vision_tower.of_samples(pixels)
+
+        run = jax.jit(lambda p, x: VLM(tiny.VISOR).apply(p, x, method=tower))
         return run(params, pixels), str(jax.make_jaxpr(run)(params, pixels))
 
     expected, plain = features()

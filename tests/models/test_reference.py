@@ -12,7 +12,7 @@ from tests.models import numpy_reference
 from tests.tiny import NETWORKS, Sample
 from tests.tolerances import REFERENCE
 from visor_jax.models.vision.siglip import VisionTower
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, begin_batch
 
 
 def assert_text_close(batch, logits, expected, tolerance):
@@ -47,9 +47,8 @@ def test_image_stream_after_every_layer(name):
     layers = tuple(range(config.plan.num_layers))
 
     def streams(model, batch):
-        text, image = model.embed_text(batch), model.encode_image(batch)
-        decoder = model.language_model
-        return decoder.run_layers(text, image, tiny.all_on(config), capture=layers)[2]
+        begun = begin_batch(model, batch)
+        return model.run(begun, tiny.all_on(config), capture=layers)[1]
 
     captured = jax.jit(lambda p, b: VLM(config).apply(p, b, method=streams))(
         params, batch

@@ -18,6 +18,7 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
+from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
@@ -173,8 +174,8 @@ def test_decoder_on_embeddings(tied, image_length, padded):
             return model.language_model.stream(hidden[:, slots], tags)
 
         image, text = part(slice(0, image_length)), part(slice(image_length, None))
-        text, _, _ = model.language_model.run_layers(text, image, (True,) * 3)
-        return model.logits(text)
+        done, _ = model.run(DecoderState(text, image), (True,) * 3)
+        return model.logits(done.text)
 
     apply = jax.jit(
         lambda p, *args: VLM(config).apply({"params": p}, *args, method=run)

@@ -12,14 +12,14 @@ from tests import tiny
 from tests.tolerances import REORDERED
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.features import policy_features
 from visor_jax.policy.scores import Questions, ScoredSamples, score_batch
 
 CONFIG = tiny.VISOR
 MODEL, PARAMS = VLM(CONFIG), tiny.params_of(CONFIG)["params"]
 BUDGETS = BudgetSet.parse(["all", "none"], CONFIG.plan)
-PREFIX = jax.jit(functools.partial(MODEL.apply, method=VLM.prefix))
+PREFIX = jax.jit(functools.partial(MODEL.apply, method=run_trunk))
 # Row 0 has two questions, row 2 has no image; the last row of SAMPLES asks nothing.
 ASKED = ((0, 1), (0, 2), (1, 1), (2, 1))
 

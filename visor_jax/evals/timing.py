@@ -20,7 +20,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.evals.harness import check_plan
 from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, begin_batch
 
 Params = Any
 Program = Callable[[], Array]
@@ -47,11 +47,9 @@ def last_logits(
     """Returns the logits of the word that follows each prompt."""
 
     def forward(module: VLM) -> Array:
-        text, image = module.embed_text(batch), module.encode_image(batch)
-        text, _, _ = module.language_model.run_layers(text, image, gates)
+        done, _ = module.run(begin_batch(module, batch), gates)
         last = jnp.sum(batch.text_mask, axis=1) - 1
-        hidden = jnp.take_along_axis(text.hidden, last[:, None, None], axis=1)
-        return module.logits(text.replace(hidden=hidden))[:, 0]
+        return module.logits(done.text, last[:, None])[:, 0]
 
     return model.apply({"params": params}, method=forward)
 

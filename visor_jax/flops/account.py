@@ -12,11 +12,11 @@ nobody reads, so it is 1/L cheaper than a network that computes that layer in fu
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from visor_jax.budget import Budget
 from visor_jax.flops import layer_costs
 from visor_jax.flops.layer_costs import LayerCost, TowerCost
-from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense
 
@@ -25,14 +25,17 @@ from visor_jax.models.variants import dense
 class Account:
     """FLOPs of a batch in one budget; build it with `account`.
 
-    tower, projector: all crops. layers: the decoder's layers in a prefill, first layer
-    first. lm_head: the logits at `logit_positions` tokens of every sample.
+    image_lengths: image tokens that each decoder layer sees; all of them, unless a
+    token reducer drops some. tower, projector: all crops. layers: the decoder's
+    layers in a prefill, first layer first. lm_head: the logits at `logit_positions`
+    tokens of every sample.
     """
 
     config: VLMConfig
     budget: Budget
     text_tokens: int
     image_tokens: int
+    image_lengths: tuple[int, ...]
     crops: int
     logit_positions: int
     batch: int
@@ -59,16 +62,14 @@ class Account:
         """
         if context < 1:
             raise ValueError(f"{context=} must count the new token: at least 1.")
-        gates = _gate_of_layer(self.config, self.budget)
-        costs = []
-        for layer, kind in enumerate(self.config.plan.kinds):
-            held = self.image_tokens if gates.get(layer) else 0
-            cost = layer_costs.decode_layer(
-                self.config.decoder, context=context, self_image=held
-            )
-            if kind is LayerKind.CROSS:
+        decoder, costs = self.config.decoder, []
+        seen = _image_seen(self.config, self.budget, self.image_lengths)
+        for kind, image in zip(self.config.plan.kinds, seen, strict=True):
+            own = 0 if kind.has_adapter else image
+            cost = layer_costs.decode_layer(decoder, context=context, self_image=own)
+            if kind.has_adapter:
                 cost += layer_costs.decode_adapter(
-                    self.config.decoder, self.config.adapter, image=self.image_tokens
+                    decoder, self.config.adapter, image=image
                 )
             costs.append(cost.times(self.batch))
         return tuple(costs)
@@ -114,24 +115,31 @@ def account(
     crops: int,
     logit_positions: int | None = None,
     batch: int = 1,
+    image_lengths: Sequence[int] | None = None,
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
 
     logit_positions: text tokens whose logits are computed: None for all (training and
     evaluation), 1 for what a generation needs of its prefill. crops: 0 if the image
-    features are at hand already. The reading loss and the policy are not part of it.
+    features are at hand already. image_lengths: what a token reducer leaves for
+    each decoder layer (`TokenReducer.image_lengths`), None for all; its own work is
+    not part of the account. The reading loss and the policy are not part of it.
 
     Raises:
       ValueError: for an impossible length, or a budget that is not of this plan.
     """
     logits = text_tokens if logit_positions is None else logit_positions
     _check_lengths(text_tokens, image_tokens, crops, logits, batch)
-    layers = _prefill_layers(config, budget, text_tokens, image_tokens)
+    lengths = (image_tokens,) * config.plan.num_layers
+    if image_lengths is not None:
+        lengths = tuple(image_lengths)
+    layers = _prefill_layers(config, budget, text_tokens, lengths)
     return Account(
         config=config,
         budget=budget,
         text_tokens=text_tokens,
         image_tokens=image_tokens,
+        image_lengths=lengths,
         crops=crops,
         logit_positions=logits,
         batch=batch,
@@ -154,20 +162,20 @@ def savings(measured: Account) -> Savings:
 
 
 def _prefill_layers(
-    config: VLMConfig, budget: Budget, text: int, image: int
+    config: VLMConfig, budget: Budget, text: int, lengths: Sequence[int]
 ) -> list[LayerCost]:
-    plan, decoder = config.plan, config.decoder
-    gates, gate_of_layer = budget.gates(plan), _gate_of_layer(config, budget)
+    plan, decoder, gates = config.plan, config.decoder, budget.gates(config.plan)
     costs = []
-    for layer, kind in enumerate(plan.kinds):
-        if kind is LayerKind.CROSS:
+    for layer, image in enumerate(_image_seen(config, budget, lengths)):
+        kind = plan.kinds[layer]
+        if kind.has_adapter:
             cost = layer_costs.cross_layer(
                 decoder, config.adapter, text=text, image=image
             )
-        elif gate_of_layer.get(layer):
-            read = plan.image_is_read_after(layer, gates)
+        elif image:
+            refined = kind.refines_image and plan.image_is_read_after(layer, gates)
             cost = layer_costs.self_layer(
-                decoder, text=text, image=image, image_is_read=read
+                decoder, text=text, image=image, image_is_read=refined
             )
         else:
             cost = layer_costs.text_layer(decoder, text=text)
@@ -175,9 +183,15 @@ def _prefill_layers(
     return costs
 
 
-def _gate_of_layer(config: VLMConfig, budget: Budget) -> dict[int, bool]:
-    plan = config.plan
-    return dict(zip(plan.self_layers, budget.gates(plan), strict=True))
+def _image_seen(config: VLMConfig, budget: Budget, lengths: Sequence[int]) -> list[int]:
+    """Returns how many image tokens text sees in each layer: 0 where it sees none."""
+    on = config.plan.gate_of_layer(budget.gates(config.plan))
+    return [
+        length if kind.sees_image and on.get(layer, True) else 0
+        for layer, (kind, length) in enumerate(
+            zip(config.plan.kinds, lengths, strict=True)
+        )
+    ]
 
 
 def _check_lengths(text: int, image: int, crops: int, logits: int, batch: int) -> None:

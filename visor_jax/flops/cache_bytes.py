@@ -49,12 +49,14 @@ def cache_bytes(
     text_slots: int,
     image_tokens: int,
     rows: int = 1,
+    image_lengths: Sequence[int] | None = None,
 ) -> CacheBytes:
     """Returns the bytes that `rows` prompts keep while they are answered.
 
     Args:
       text_slots: of every row: the prompt's text, its padding, and room for the answer.
       image_tokens: of every row, padding included.
+      image_lengths: of every row in each layer, where a token reducer drops some.
 
     Raises:
       ValueError: for a budget that is not of the model's plan, or a negative length.
@@ -64,10 +66,16 @@ def cache_bytes(
         raise ValueError(f"{text_slots=}, {image_tokens=}, {rows=}: none below 0.")
     head = 2 * rows * config.decoder.head_dim * _BYTES[config.compute_dtype]
     own, adapters = config.decoder.num_kv_heads, config.adapter.num_kv_heads
+    lengths, kinds = image_lengths, config.plan.kinds
+    if lengths is None:
+        lengths = (image_tokens,) * config.plan.num_layers
+    on = config.plan.gate_of_layer(budget.gates(config.plan))
+    seen = [i for i, k in enumerate(kinds) if k.sees_image and on.get(i, True)]
+    cross = sum(lengths[i] for i in seen if kinds[i].has_adapter)
     return CacheBytes(
         text=head * own * text_slots * config.plan.num_layers,
-        cross_image=head * adapters * image_tokens * len(config.plan.cross_layers),
-        self_image=head * own * image_tokens * len(budget.self_layers),
+        cross_image=head * adapters * cross,
+        self_image=head * own * (sum(lengths[i] for i in seen) - cross),
     )
 
 

@@ -1,25 +1,39 @@
 """The vision-language model: tower, projector, image stream, decoder, logits.
 
 With the dense plan this is LLaVA-OneVision; with CROSS and SELF layers it is VISOR.
+A prompt is begun (`begin`), run through layers (`run`) and read out (`logits`); what
+varies between training, prefill and policies is in the arguments.
 """
+
+from collections.abc import Collection, Sequence
 
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax import axes
 from visor_jax.batch import Batch
 from visor_jax.models.config import ENTRY, VLMConfig
-from visor_jax.models.decoder.decoder import Decoder, Prefix
+from visor_jax.models.decoder.decoder import Decoder, DecoderState
 from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.vision.image_tokens import gather_image_tokens
+from visor_jax.models.decoder.token_reducer import (
+    KEEP_ALL,
+    CropFeatures,
+    TokenReducer,
+)
+from visor_jax.models.vision.image_tokens import (
+    ImageTokens,
+    gather_image_tokens,
+    keep_of_tokens,
+    kept_tokens,
+)
 from visor_jax.models.vision.projector import Projector
 from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.linear import Dense, flat_dot_general
-from visor_jax.ops.masks import TokenTags, last_valid
+from visor_jax.ops.masks import TokenTags
 
 
 @flax.struct.dataclass
@@ -35,9 +49,13 @@ class VLMOutput:
 
 
 class VLM(nn.Module):
-    """The whole network; gates say which SELF layers run (see `visor_jax.budget`)."""
+    """The whole network; gates say which SELF layers run (see `visor_jax.budget`).
+
+    reducer: drops image tokens on their way (`models.decoder.token_reducer`).
+    """
 
     config: VLMConfig
+    reducer: TokenReducer = KEEP_ALL
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
@@ -68,153 +86,146 @@ class VLM(nn.Module):
         Args:
           gates: Python bools, one per SELF layer, or one traced bool (S,).
           reading: also return the auxiliary reading logits (training only).
+
+        Raises:
+          ValueError: for reading logits of an image that a token reducer shortens.
         """
-        text, image = self.embed_text(batch), self.encode_image(batch)
+        if reading and self.reducer != KEEP_ALL:
+            raise ValueError(
+                "The reading loss has a label for every image token: leave out the "
+                "token reducer, or set reading_layers=()."
+            )
+        begun = begin_batch(self, batch)
         wanted = self.config.reading_layers if reading else ()
-        text, _, streams = self.language_model.run_layers(
-            text, image, gates, capture=[n for n in wanted if n != ENTRY]
+        done, streams = self.run(
+            begun, gates, capture=[layer for layer in wanted if layer != ENTRY]
         )
-        streams[ENTRY] = image
+        streams[ENTRY] = begun.image
         reading_logits = {layer: self._read(layer, streams[layer]) for layer in wanted}
         # The largest array of a training step.
         logits = nn.with_logical_constraint(
-            self.logits(text), (axes.BATCH, None, axes.VOCAB)
+            self.logits(done.text), (axes.BATCH, None, axes.VOCAB)
         )
         return VLMOutput(logits, reading_logits)
 
-    def vision_features(
-        self, pixels: Float[Array, "B C h w 3"]
-    ) -> Float[Array, "B C P E"]:
-        """Returns the tower's features of every patch of every crop."""
-        return self.vision_tower.of_samples(pixels)
-
-    def encode_image(self, batch: Batch) -> TokenStream:
-        """Returns the image stream that enters the decoder."""
-        tokens = self.image_tokens(
-            batch.pixels, batch.image_token_index, batch.image_token_weights
-        )
-        segments = jnp.zeros_like(batch.image_positions)
-        tags = TokenTags(batch.image_positions, segments, batch.image_mask)
-        return self.language_model.stream(tokens, tags)
-
-    def image_tokens(
+    def encode_image(
         self,
         pixels: Float[Array, "B C h w 3"],
         index: Int[Array, "B V *corners"],
         weights: Float[Array, "B V *corners"] | None = None,
-    ) -> Float[Array, "B V D"]:
+        mask: Bool[Array, "B V"] | None = None,
+    ) -> ImageTokens:
         """Returns the image tokens alone: what the tower and the projector make.
 
         They depend on no prompt: the same image gives the same tokens in all of them.
+
+        Args:
+          index, weights: see `Batch`. mask: False for padding, None if there is none.
         """
-        patches = self.multi_modal_projector(self.vision_features(pixels))
+        features, keep = self.vision_tower.of_samples(pixels), None
+        if self.reducer.reads_crops:
+            everything = jnp.ones(features.shape[:3], bool)
+            crops = self.reducer.on_crops(CropFeatures(features, everything))
+            features, keep = crops.features, keep_of_tokens(crops.keep, index, weights)
+        patches = self.multi_modal_projector(features)
         newline = self.image_newline if self.config.image_newline else None
-        return gather_image_tokens(patches, newline, index, weights)
-
-    def embed_text(self, batch: Batch) -> TokenStream:
-        """Returns the text stream that enters the decoder."""
-        tags = TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
-        return self.language_model.embed(batch.tokens, tags)
-
-    def logits(self, text: TokenStream) -> Float[Array, "B T W"]:
-        """Returns float32 logits of the text stream that left the last layer."""
-        normed = self.language_model.norm(text.hidden)
-        if not self.config.decoder.tie_embeddings:
-            return self.lm_head(normed).astype(jnp.float32)
-        table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
-        return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
-
-    def prefix(self, batch: Batch) -> Prefix:
-        """Returns the prompts after the layers that run alike at every budget."""
-        text, image = self.embed_text(batch), self.encode_image(batch)
-        return self.language_model.prefix(text, image)
-
-    def prefix_keys(
-        self, image_tokens: Float[Array, "B V D"], image: TokenTags
-    ) -> tuple[KeyValues | None, ...]:
-        """Returns what the layers that run alike at every budget make of an image.
-
-        Its K/V, None in layers that see none; like its tokens they depend on no prompt.
-        """
-        return self.language_model.prefix_keys(
-            self.language_model.stream(image_tokens, image)
+        hidden = gather_image_tokens(patches, newline, index, weights)
+        if keep is None:
+            return ImageTokens(hidden)
+        keep = keep if mask is None else keep & mask
+        lengths = self.reducer.image_lengths(
+            hidden.shape[1], self.config.plan.num_layers
         )
+        return kept_tokens(hidden, keep, lengths[0])
 
-    def prefix_of_tokens(
+    def begin(
         self,
         tokens: Int[Array, "B T"],
         text: TokenTags,
-        image_tokens: Float[Array, "B V D"],
+        image_tokens: ImageTokens,
         image: TokenTags,
-        keys: tuple[KeyValues | None, ...],
-    ) -> Prefix:
-        """Returns what `prefix` does, from image tokens and K/V that are at hand.
-
-        keys: the image's `prefix_keys`.
-        """
-        return self.language_model.prefix_of_text(
-            self.language_model.embed(tokens, text),
-            self.language_model.stream(image_tokens, image),
-            keys,
-        )
-
-    def prefill_rest(
-        self, prefix: Prefix, gates: Gates, slots: Int[Array, "B R"] | None = None
-    ) -> tuple[Float[Array, "B R W"], KVCache]:
-        """Returns logits at R text slots, and the cache that decoding starts from.
+        *,
+        remember: bool = False,
+    ) -> DecoderState:
+        """Returns prompts before the first layer.
 
         Args:
-          slots: where logits are wanted; None for each row's last valid token (R = 1).
-            Over a real vocabulary, those of the whole prompt would cost about as much
-            as the layers do.
+          image: of all image tokens that the prompts have.
+          remember: whether layers are to keep their keys and values for a cache.
         """
-        text, cache = self.language_model.prefill_rest(prefix, gates)
-        if slots is None:
-            slots = last_valid(text.tags)[:, None]
-        hidden = jnp.take_along_axis(text.hidden, slots[..., None], axis=1)
-        return self.logits(text.replace(hidden=hidden)), cache
-
-    def prefill_rest_at(
-        self,
-        prefix: Prefix,
-        gates: Gates,
-        rows: Int[Array, "Q"],
-        slots: Int[Array, "Q"],
-    ) -> tuple[Float[Array, "Q W"], KVCache]:
-        """Returns what `prefill_rest` does, with logits at Q pairs of row and slot.
-
-        For rows that pack unlike numbers of questions: one pair for each question.
-        """
-        text, cache = self.language_model.prefill_rest(prefix, gates)
-        return self._logits_at(text, rows, slots), cache
-
-    def prefill_text_at(
-        self,
-        prefix: Prefix,
-        images: tuple[KeyValues | None, ...],
-        gates: Gates,
-        rows: Int[Array, "Q"],
-        slots: Int[Array, "Q"],
-    ) -> tuple[Float[Array, "Q W"], KVCache]:
-        """Returns what `prefill_rest_at` does, from image K/V that are at hand already.
-
-        images: see `Decoder.prefill_text`.
-        """
-        text, cache = self.language_model.prefill_text(prefix, images, gates)
-        return self._logits_at(text, rows, slots), cache
-
-    def logits_after(self, prefix: Prefix, gates: Gates) -> Float[Array, "B T W"]:
-        """Returns the logits of all text; gates of any form, and nothing is cached."""
-        text, _, _ = self.language_model.run_layers(
-            prefix.text, prefix.image, gates, start=self.config.plan.prefix_length
+        return DecoderState(
+            text=self.language_model.embed(tokens, text),
+            image=self.language_model.stream(
+                image_tokens.hidden, image_tokens.tags(image)
+            ),
+            caches=() if remember else None,
         )
-        return self.logits(text)
 
-    def prefill(
-        self, batch: Batch, gates: Gates, slots: Int[Array, "B R"] | None = None
-    ) -> tuple[Float[Array, "B R W"], KVCache]:
-        """Returns what `prefill_rest` does, from the pixels on."""
-        return self.prefill_rest(self.prefix(batch), gates, slots)
+    def run(
+        self,
+        state: DecoderState,
+        gates: Gates | None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        image_keys: Sequence[KeyValues | None] | None = None,
+        capture: Collection[int] = (),
+    ) -> tuple[DecoderState, dict[int, TokenStream]]:
+        """Returns the state after layers start..stop-1, and captured image streams.
+
+        See `Decoder.run`; `plan.trunk_length` parts the layers that run alike at every
+        budget, with gates None, from the rest.
+        """
+        return self.language_model.run(
+            state,
+            gates,
+            start=start,
+            stop=stop,
+            image_keys=image_keys,
+            reducer=self.reducer,
+            capture=capture,
+        )
+
+    def logits(
+        self,
+        text: TokenStream,
+        indices: Int[Array, "..."] | None = None,
+        rows: Int[Array, "Q"] | None = None,
+    ) -> Float[Array, "... W"]:
+        """Returns float32 logits of the text stream that left the last layer.
+
+        Over a real vocabulary, those of a whole prompt cost about as much as the layers
+        do: ask for those that are needed.
+
+        Args:
+          indices: (B, R) tokens of each row; with rows: (Q,), a token and its row each;
+            None for all tokens.
+        """
+        hidden = text.hidden
+        if rows is not None:
+            hidden = hidden[rows, indices][:, None]
+        elif indices is not None:
+            hidden = jnp.take_along_axis(hidden, indices[..., None], axis=1)
+        logits = self._logits(hidden)
+        return logits if rows is None else logits[:, 0]
+
+    def image_keys(
+        self, image_tokens: ImageTokens, image: TokenTags
+    ) -> tuple[KeyValues | None, ...]:
+        """Returns what the trunk makes of an image, whatever prompt it stands in.
+
+        Its K/V in layers where they depend on no position; None in others, and in those
+        behind a token reducer's first stage, where the image is another one.
+        """
+        stream = self.language_model.stream(
+            image_tokens.hidden, image_tokens.tags(image)
+        )
+        trunk = self.config.plan.trunk_length
+        first = min(self.reducer.stages, default=trunk)
+        return tuple(
+            self.language_model.image_keys(layer, stream) if layer < first else None
+            for layer in range(trunk)
+        )
 
     def decode(
         self,
@@ -223,16 +234,22 @@ class VLM(nn.Module):
         cache: KVCache,
         gates: Gates,
     ) -> tuple[Float[Array, "B T W"], KVCache]:
-        """Returns the logits of new tokens and the cache that includes them."""
-        text = self.language_model.embed(tokens, tags)
-        text, cache = self.language_model.decode(text, cache, gates)
-        return self.logits(text), cache
+        """Returns the logits of new tokens and the cache that includes them.
 
-    def _logits_at(
-        self, text: TokenStream, rows: Int[Array, "Q"], slots: Int[Array, "Q"]
-    ) -> Float[Array, "Q W"]:
-        asked = text.replace(hidden=text.hidden[rows, slots][:, None])
-        return self.logits(asked)[:, 0]
+        The cache needs free slots for them (`KVCache.with_capacity`).
+        """
+        cache = cache.with_tags(tags)
+        new = DecoderState(self.language_model.embed(tokens, tags), cache.image, ())
+        done, _ = self.language_model.run(new, gates, past=cache)
+        length = cache.length + tokens.shape[1]
+        return self.logits(done.text), cache.replace(layers=done.caches, length=length)
+
+    def _logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T W"]:
+        normed = self.language_model.norm(hidden)
+        if not self.config.decoder.tie_embeddings:
+            return self.lm_head(normed).astype(jnp.float32)
+        table = self.language_model.embed_tokens.embedding.astype(normed.dtype)
+        return flat_dot_general(normed, table.T, preferred_element_type=jnp.float32)
 
     def _read(self, layer: int, image: TokenStream) -> Float[Array, "B V classes"]:
         # Scale-free: the head must not depend on how large the stream has grown.
@@ -243,3 +260,38 @@ class VLM(nn.Module):
 
 def _head_name(layer: int) -> str:
     return "entry" if layer == ENTRY else str(layer)
+
+
+def text_tags(batch: Batch) -> TokenTags:
+    """Returns the tags of a batch's text tokens."""
+    return TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
+
+
+def image_tags(batch: Batch) -> TokenTags:
+    """Returns the tags of a batch's image tokens, which all segments see."""
+    segments = jnp.zeros_like(batch.image_positions)
+    return TokenTags(batch.image_positions, segments, batch.image_mask)
+
+
+def begin_batch(model: VLM, batch: Batch, *, remember: bool = False) -> DecoderState:
+    """Returns a batch before the first layer, from its pixels; inside `apply`."""
+    image = model.encode_image(
+        batch.pixels,
+        batch.image_token_index,
+        batch.image_token_weights,
+        batch.image_mask,
+    )
+    return model.begin(
+        batch.tokens, text_tags(batch), image, image_tags(batch), remember=remember
+    )
+
+
+def run_trunk(model: VLM, batch: Batch, *, remember: bool = False) -> DecoderState:
+    """Returns a batch after the layers that all budgets share; inside `apply`."""
+    begun = begin_batch(model, batch, remember=remember)
+    return model.run(begun, None, stop=model.config.plan.trunk_length)[0]
+
+
+def run_rest(model: VLM, state: DecoderState, gates: Gates) -> DecoderState:
+    """Returns what the trunk has left after all other layers; inside `apply`."""
+    return model.run(state, gates, start=model.config.plan.trunk_length)[0]

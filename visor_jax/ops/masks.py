@@ -1,11 +1,11 @@
-"""Who may look at whom: attention masks derived from positions, never from order.
+"""Who may look at whom: attention masks derived from tags, never from a token's index.
 
-A key is visible to a query if it is valid, does not lie after the query, and belongs to
-segment 0 (shared) or to the query's own segment. Example: two image tokens, then two
-packed questions of two tokens each; rows are queries, x = visible:
+A key is visible to a query if it is valid, does not lie after the query in `order`, and
+belongs to segment 0 (shared) or to the query's own segment. Example: two image tokens,
+then two packed questions of two tokens each; rows are queries, x = visible:
 
                     image  q1   q2
-    position        0 1   2 3  2 3
+    order           0 1   2 3  2 3
     segment         0 0   1 1  2 2
     image  0        x .   . .  . .
            1        x x   . .  . .
@@ -19,6 +19,7 @@ in any order and tokens can be dropped by a gather.
 """
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,29 +29,34 @@ HIDDEN = -1e30
 
 @flax.struct.dataclass
 class TokenTags:
-    """What masks and rotary positions need to know of every token of a stream.
+    """What masks need to know of every token of a stream.
 
-    positions: (B, T) ids in the interleaved sequence of image and text.
+    order: (B, T) place in the interleaved sequence of image and text. It says who comes
+      before whom and never changes, whatever rotary positions a token has.
     segments: (B, T), 0 = seen by every later token, else the token's own group.
     valid: (B, T), False for padding.
     """
 
-    positions: Int[Array, "B T"]
+    order: Int[Array, "B T"]
     segments: Int[Array, "B T"]
     valid: Bool[Array, "B T"]
 
     def concat(self, other: "TokenTags") -> "TokenTags":
         """Returns the tags of both token lists, `self` first."""
         return TokenTags(
-            positions=jnp.concatenate([self.positions, other.positions], axis=1),
+            order=jnp.concatenate([self.order, other.order], axis=1),
             segments=jnp.concatenate([self.segments, other.segments], axis=1),
             valid=jnp.concatenate([self.valid, other.valid], axis=1),
         )
 
+    def take(self, indices: Int[Array, "B R"]) -> "TokenTags":
+        """Returns the tags of the tokens at these indices of each row."""
+        return jax.tree.map(lambda x: jnp.take_along_axis(x, indices, axis=1), self)
+
 
 def visible(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q M"]:
     """Returns which keys each query may attend to (the table at the top)."""
-    not_after = key.positions[:, None, :] <= query.positions[:, :, None]
+    not_after = key.order[:, None, :] <= query.order[:, :, None]
     shared = key.segments[:, None, :] == 0
     own = key.segments[:, None, :] == query.segments[:, :, None]
     return key.valid[:, None, :] & not_after & (shared | own)
@@ -61,10 +67,10 @@ def sees_shared(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q"]:
 
     The same as `visible(...).any(axis=-1)` there, without an array of both lengths.
     """
-    never = jnp.iinfo(key.positions.dtype).max
+    never = jnp.iinfo(key.order.dtype).max
     shared = key.valid & (key.segments == 0)
-    first = jnp.where(shared, key.positions, never).min(axis=1, keepdims=True)
-    return first <= query.positions
+    first = jnp.where(shared, key.order, never).min(axis=1, keepdims=True)
+    return first <= query.order
 
 
 def mask_bias(query: TokenTags, key: TokenTags) -> Float[Array, "B Q M"]:
@@ -73,12 +79,12 @@ def mask_bias(query: TokenTags, key: TokenTags) -> Float[Array, "B Q M"]:
 
 
 def last_valid(tags: TokenTags) -> Int[Array, "B"]:
-    """Returns the slot of each row's valid token with the highest position.
+    """Returns the index of each row's valid token that is last in order.
 
     Example: the x of rows padded on the right and on the left,
 
-        valid      1 1 1 0    0 0 1 1
-        positions  2 3 4 0    0 0 2 3
-                       x            x
+        valid  1 1 1 0    0 0 1 1
+        order  2 3 4 0    0 0 2 3
+                   x            x
     """
-    return jnp.argmax(jnp.where(tags.valid, tags.positions, -1), axis=1)
+    return jnp.argmax(jnp.where(tags.valid, tags.order, -1), axis=1)

@@ -19,6 +19,14 @@ class RotaryTable:
             sin=jnp.concatenate([self.sin, other.sin], axis=1),
         )
 
+    def take(self, indices: Int[Array, "B R"]) -> "RotaryTable":
+        """Returns the table of the tokens at these indices of each row."""
+        indices = indices[..., None]
+        return RotaryTable(
+            cos=jnp.take_along_axis(self.cos, indices, axis=1),
+            sin=jnp.take_along_axis(self.sin, indices, axis=1),
+        )
+
 
 def rotary_table(
     positions: Int[Array, "B T"], head_dim: int, theta: float

@@ -24,7 +24,6 @@ values, mixed values, the MLP's four arrays. Attention in blocks keeps no scores
 import dataclasses
 
 from visor_jax.budget import Budget
-from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import DecoderConfig, VisionConfig, VLMConfig
 from visor_jax.ops.attention import LONGEST_PLAIN
 
@@ -108,20 +107,19 @@ def kept_by_layer(
     """
     size, kind = BYTES[config.compute_dtype], config.plan.kinds[layer]
     text, image = batch.text_tokens, batch.image_tokens
-    traced = budget is None and kind is LayerKind.SELF
-    is_open = kind is LayerKind.SELF and (traced or layer in budget.self_layers)
-    whole = config.remat == "none" or (
-        config.remat == "gated" and kind is not LayerKind.SELF
-    )
+    traced = budget is None and kind.is_gated
+    is_on = not kind.is_gated or traced or layer in budget.self_layers
+    refined = image if kind.refines_image and is_on else 0
+    whole = config.remat == "none" or (config.remat == "gated" and not kind.is_gated)
     if not whole:
-        inputs = text + (image if is_open else 0)
+        inputs = text + refined
         # One set for each branch.
         inputs += text + image if traced else 0
         return size * batch.rows * inputs * config.decoder.width
-    kept = _bytes_of_layer(config, batch, text + (image if is_open else 0))
+    kept = _bytes_of_layer(config, batch, text + refined)
     if traced:
         kept += _bytes_of_layer(config, batch, text)
-    if kind is LayerKind.CROSS:
+    if kind.has_adapter:
         kept += _adapter_bytes(config, batch)
     return kept
 
@@ -129,12 +127,12 @@ def kept_by_layer(
 def worked_on_layer(config: VLMConfig, batch: DeviceBatch, layer: int) -> int:
     """Returns the bytes of a layer computed again, with its widest gradients.
 
-    A SELF layer's gate is open.
+    A SELF layer's gate is on.
     """
     kind, text = config.plan.kinds[layer], batch.text_tokens
-    tokens = text + (batch.image_tokens if kind is LayerKind.SELF else 0)
+    tokens = text + (batch.image_tokens if kind.refines_image else 0)
     worked = _bytes_of_layer(config, batch, tokens)
-    if kind is LayerKind.CROSS:
+    if kind.has_adapter:
         worked += _adapter_bytes(config, batch)
     # The gradients of gate, up and product, and of a few streams.
     gradients = 3 * config.decoder.mlp_width + 3 * config.decoder.width

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from visor_jax.budget import Budget
-from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
 from visor_jax.plan import activations
 from visor_jax.plan.activations import BYTES, DeviceBatch
@@ -203,7 +202,7 @@ def _decoder(
     for i, kind in enumerate(config.plan.kinds):
         module = modules[f"language_model/layers_{i}"]
         # A conditional hands its parameters on to the backward pass.
-        copied = module.held if budget is None and kind is LayerKind.SELF else 0
+        copied = module.held if budget is None and kind.is_gated else 0
         stack.modules.append(module)
         stack.kept.append(activations.kept_by_layer(config, batch, i, budget) + copied)
         stack.worked.append(activations.worked_on_layer(config, batch, i))

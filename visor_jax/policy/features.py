@@ -1,15 +1,15 @@
 """What the policy sees of a sample: two vectors from the layers all budgets share.
 
 The routing token is the last text token of a prompt. It has read the question, and in
-the CROSS layers of the prefix the image; in a row that packs several questions each has
-one. The image is pooled over its tokens as they leave the prefix.
+the CROSS layers of the trunk the image; in a row that packs several questions each has
+one. The image is pooled over its tokens as they leave the trunk.
 """
 
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.masks import last_valid
 
@@ -27,19 +27,19 @@ class PolicyFeatures:
 
 
 def policy_features(
-    prefix: Prefix, slots: Int[Array, "B R"] | None = None
+    trunk: DecoderState, slots: Int[Array, "B R"] | None = None
 ) -> PolicyFeatures:
     """Returns the features of the prompts that end at these text slots.
 
     Args:
-      prefix: see `VLM.prefix`.
+      trunk: prompts after the layers that all budgets share (`vlm.run_trunk`).
       slots: None for one prompt per row, padded on either side: its last valid token.
     """
     if slots is None:
-        slots = last_valid(prefix.text.tags)[:, None]
-    hidden = prefix.text.hidden.astype(jnp.float32)
+        slots = last_valid(trunk.text.tags)[:, None]
+    hidden = trunk.text.hidden.astype(jnp.float32)
     routing = jnp.take_along_axis(hidden, slots[..., None], axis=1)
-    pooled = _pooled(prefix.image)[:, None]
+    pooled = _pooled(trunk.image)[:, None]
     return PolicyFeatures(routing, jnp.broadcast_to(pooled, routing.shape))
 
 

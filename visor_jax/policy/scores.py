@@ -1,4 +1,4 @@
-"""How well every budget answers a sample: one prefix, then every budget's other layers.
+"""How well every budget answers a sample: one trunk, then every budget's other layers.
 
 A sample is one question: the supervised tokens of one segment of one row, whose first
 predicts from the prompt's last token, the routing token. Two packed questions:
@@ -24,8 +24,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.models.decoder.decoder import Prefix
-from visor_jax.models.vlm import VLM
+from visor_jax.models.decoder.decoder import DecoderState
+from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
 
 Params = Any
@@ -129,7 +129,7 @@ def score_batch(
 ) -> ScoredSamples:
     """Returns the scores of a batch's questions at every budget of the set.
 
-    One program for the prefix and one per budget, with static gates.
+    One program for the trunk and one per budget, with static gates.
 
     Args:
       batch: of the host.
@@ -138,9 +138,9 @@ def score_batch(
     questions = Questions.of(batch)
     # Labels play no part here and must not make a program of their own.
     batch = put(batch.replace(image_labels=None))
-    prefix, features = _prefix(params, batch, questions.slots, model=model)
+    trunk, features = _trunk(params, batch, questions.slots, model=model)
     scored = [
-        _score(params, prefix, questions, model=model, gates=budget.gates(budgets.plan))
+        _score(params, trunk, questions, model=model, gates=budget.gates(budgets.plan))
         for budget in budgets
     ]
     rows, columns = np.nonzero(questions.asked)
@@ -159,26 +159,29 @@ def score_batch(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _prefix(
+def _trunk(
     params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
-) -> tuple[Prefix, PolicyFeatures]:
-    prefix = model.apply({"params": params}, batch, method=VLM.prefix)
-    return prefix, policy_features(prefix, slots)
+) -> tuple[DecoderState, PolicyFeatures]:
+    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    return trunk, policy_features(trunk, slots)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "gates"))
 def _score(
     params: Params,
-    prefix: Prefix,
+    trunk: DecoderState,
     questions: Questions,
     *,
     model: VLM,
     gates: tuple[bool, ...],
 ) -> tuple[Bool[Array, "B R"], Float[Array, "B R"]]:
     """Returns whether each answer is right, and its log-likelihood."""
-    logits, _ = model.apply(
-        {"params": params}, prefix, gates, questions.places, method=VLM.prefill_rest
-    )
+
+    def logits_of_answers(module: VLM) -> Float[Array, "B A W"]:
+        done = run_rest(module, trunk, gates)
+        return module.logits(done.text, questions.places)
+
+    logits = model.apply({"params": params}, method=logits_of_answers)
     return answer_scores(logits, questions)
 
 

@@ -26,7 +26,7 @@ from visor_jax.inference.engine.engine_config import Sizes
 from visor_jax.inference.engine.image_cache import ImageEncoder
 from visor_jax.inference.routing.router import fixed
 from visor_jax.inference.sampling import Sampling
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import run_trunk
 from visor_jax.runtime.device_cache import Held
 
 
@@ -184,7 +184,7 @@ class Leaning:
 
 @jax.jit
 def prefix_of(batch):
-    return MODEL.apply({"params": PARAMS}, batch, method=VLM.prefix)
+    return MODEL.apply({"params": PARAMS}, batch, method=run_trunk)
 
 
 def test_a_chooser_decides_by_what_the_shared_layers_made():

@@ -41,7 +41,7 @@ def programs(monkeypatch):
 
 
 def expected(config: VLMConfig, budget, rows):
-    """Returns the matmul FLOPs of the layers before and after the prefix."""
+    """Returns the matmul FLOPs of the layers before and after the trunk."""
     cost = account(
         config,
         budget,
@@ -53,10 +53,10 @@ def expected(config: VLMConfig, budget, rows):
     )
     # The model writes the convolution as multiply-adds.
     layers = [layer.total - layer.adapter_convolution for layer in cost.layers]
-    prefix = config.plan.prefix_length
+    trunk = config.plan.trunk_length
     # What is made of the image alone comes with the image.
-    image = sum(layer.adapter_key_value for layer in cost.layers[:prefix])
-    return sum(layers[:prefix]) - image, sum(layers[prefix:])
+    image = sum(layer.adapter_key_value for layer in cost.layers[:trunk])
+    return sum(layers[:trunk]) - image, sum(layers[trunk:])
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)

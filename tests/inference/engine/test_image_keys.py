@@ -6,23 +6,22 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny, tolerances
+from tests import passes, tiny, tolerances
 from tests.inference import tiny_reader
 from tests.inference.engine import test_slots
 from tests.inference.engine.test_slots import admission, apply, batch, own_rows, rest
 from tests.inference.engine.tiny_engine import alone, engine, scripted
 from tests.inference.tiny_reader import Picture
 from visor_jax.data.prompts.request import Request
-from visor_jax.models.vlm import VLM
 
 PLAN, BUDGETS = test_slots.CONFIG.plan, test_slots.BUDGETS
 
 
 @functools.partial(jax.jit, static_argnames="gates")
-def text_alone(prefix, images, rows, last, *, gates):
-    arguments = (prefix, images, gates, rows, last)
+def text_alone(trunk, images, rows, last, *, gates):
+    arguments = (trunk, gates, rows, last, images)
     model = test_slots.MODEL
-    return model.apply(test_slots.VARIABLES, *arguments, method=VLM.prefill_text_at)
+    return model.apply(test_slots.VARIABLES, *arguments, method=passes.rest_at)
 
 
 def with_other_questions(whole, changed):
@@ -38,10 +37,10 @@ def test_text_against_kept_images_equals_the_full_prefill(budget):
     asked = admission(own_rows(whole))
     other = with_other_questions(whole, whole.text_segments > 0)
     before, now = (
-        apply(tiny.on_device(each), method=VLM.prefix) for each in (whole, other)
+        apply(tiny.on_device(each), method=passes.trunk) for each in (whole, other)
     )
     _, kept = rest(before, asked.row, asked.last, gates=gates)
-    images = tuple(layer.image for layer in kept.layers[PLAN.prefix_length :])
+    images = tuple(layer.image for layer in kept.layers[PLAN.trunk_length :])
     expected, cache = rest(now, asked.row, asked.last, gates=gates)
     found, made = text_alone(now, images, asked.row, asked.last, gates=gates)
     np.testing.assert_allclose(found, expected, **tolerances.REORDERED)
@@ -68,7 +67,7 @@ def test_text_before_the_image_is_part_of_what_they_depend_on():
     other = with_other_questions(whole, whole.text_segments == 0)
     caches = [
         rest(
-            apply(tiny.on_device(each), method=VLM.prefix),
+            apply(tiny.on_device(each), method=passes.trunk),
             asked.row,
             asked.last,
             gates=gates,

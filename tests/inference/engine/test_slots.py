@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny, tolerances
+from tests import passes, tiny, tolerances
 from tests.inference.prompts import extended, left_padded
 from visor_jax.inference.engine.slots import Admission, Rules, admit, free_slots
 from visor_jax.inference.routing.router import features_of
 from visor_jax.inference.sampling import GREEDY
 from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 
@@ -33,9 +34,9 @@ def apply(*arguments, gates=None, method):
 
 
 @functools.partial(jax.jit, static_argnames="gates")
-def rest(prefix, rows, last, *, gates):
-    arguments = (prefix, gates, rows, last)
-    return MODEL.apply(VARIABLES, *arguments, method=VLM.prefill_rest_at)
+def rest(trunk, rows, last, *, gates):
+    arguments = (trunk, gates, rows, last)
+    return MODEL.apply(VARIABLES, *arguments, method=passes.rest_at)
 
 
 # Row 0 packs two questions after shared text; row 1 has another image and one question.
@@ -69,6 +70,7 @@ def used_slots(gates, columns, length):
     slots = free_slots(
         CONFIG,
         gates,
+        KEEP_ALL,
         Rules(eos_ids=(-1,), sampling=GREEDY),
         slots=4,
         text_slots=columns,
@@ -120,8 +122,8 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
     columns = whole.tokens.shape[1] + NEW
     slots, asked = used_slots(gates, columns, length % columns), admission(one)
     others = jax.tree.map(lambda x: np.asarray(x[OTHER]), slots.cache.layers)
-    prefix = apply(tiny.on_device(whole), method=VLM.prefix)
-    logits, cache = rest(prefix, asked.row, asked.last, gates=gates)
+    trunk = apply(tiny.on_device(whole), method=passes.trunk)
+    logits, cache = rest(trunk, asked.row, asked.last, gates=gates)
     rows = np.arange(len(ASKED))
     np.testing.assert_allclose(
         logits[:-1], expected[rows, last_of(one)], **tolerances.REORDERED
@@ -146,7 +148,7 @@ def check_steps(slots, gates, new, expected):
         tokens = np.zeros((4, 1), np.int32)
         tokens[places, 0] = new[:, step]
         tags = TokenTags(
-            positions=slots.positions[:, None] + step,
+            order=slots.positions[:, None] + step,
             segments=slots.segments[:, None],
             valid=jnp.ones((4, 1), bool),
         )
@@ -162,12 +164,12 @@ def check_steps(slots, gates, new, expected):
 
 def test_a_chooser_sees_each_question_by_itself():
     whole, one = batch(), own_rows(batch())
-    prefix = apply(tiny.on_device(whole), method=VLM.prefix)
+    trunk = apply(tiny.on_device(whole), method=passes.trunk)
     last = dict(zip(ASKED, last_of(one).tolist(), strict=True))
     # Row 1 has one question: its second place is not used.
     table = jnp.array([[last[0, 1], last[0, 2]], [last[1, 1], 0]])
-    found = features_of(prefix, table)
-    alone = apply(tiny.on_device(one), method=VLM.prefix)
+    found = features_of(trunk, table)
+    alone = apply(tiny.on_device(one), method=passes.trunk)
     for place, question in ((0, (0, 1)), (1, (0, 2)), (2, (1, 1))):
         row = ASKED.index(question)
         text = np.asarray(alone.text.hidden)[row, last_of(one)[row]]

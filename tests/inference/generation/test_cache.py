@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny, tolerances
+from tests import passes, tiny, tolerances
 from tests.inference.prompts import extended, left_padded, prompts
 from visor_jax.budget import Budget
 from visor_jax.inference.generation.prefill import prefill
@@ -46,13 +46,13 @@ def _read_stepwise(config, params, batch, gates):
     prompt = batch.replace(text_mask=batch.text_mask.at[:, -NEW:].set(False))
     every = np.broadcast_to(np.arange(slots, dtype=np.int32), prompt.tokens.shape)
     every = jnp.asarray(every)
-    logits, first = model.apply(params, prompt, gates, every, method=VLM.prefill)
+    logits, first = model.apply(params, prompt, gates, every, method=passes.prefill)
     first = cache = first.with_capacity(slots + NEW)
     found = [logits[:, :-NEW]]
     for start in range(slots - NEW, slots, TOGETHER):
         at = slice(start, start + TOGETHER)
         tags = TokenTags(
-            positions=batch.text_positions[:, at],
+            order=batch.text_positions[:, at],
             segments=batch.text_segments[:, at],
             valid=batch.text_mask[:, at],
         )
@@ -165,9 +165,9 @@ def test_traced_gates_are_refused(decoding):
 
     def run(batch, gates):
         if not decoding:
-            return model.apply(params, batch, gates, method=VLM.prefill)[0]
+            return model.apply(params, batch, gates, method=passes.prefill)[0]
         all_on = tiny.all_on(config)
-        _, cache = model.apply(params, batch, all_on, method=VLM.prefill)
+        _, cache = model.apply(params, batch, all_on, method=passes.prefill)
         tags = TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
         arguments = (batch.tokens, tags, cache, gates)
         return model.apply(params, *arguments, method=VLM.decode)[0]

@@ -16,7 +16,7 @@ from tests.inference import page_run
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.batches import single_question_batch
 from visor_jax.data.pages.tokenizer import page_tokenizer
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.network import PolicyConfig, new_policy
 
 BUDGETS = BudgetSet.parse(page_run.BUDGETS, page_run.CONFIG.plan)
@@ -56,7 +56,7 @@ def requests():
 
 @jax.jit
 def prefix_of(network, batch):
-    return VLM(page_run.CONFIG).apply({"params": network}, batch, method=VLM.prefix)
+    return VLM(page_run.CONFIG).apply({"params": network}, batch, method=run_trunk)
 
 
 def expected(params, request, cost=0.0):

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import passes, tiny
 from tests.tiny import NETWORKS, VISOR, Sample
 from tests.tolerances import REORDERED
 from visor_jax.models.decoder.decoder_layer import DecoderLayer
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.ops.masks import TokenTags
 
 FLOAT32 = jnp.dtype("float32")
@@ -30,9 +30,9 @@ def logits_of(config, batch, gates=None):
 @functools.partial(jax.jit, static_argnames=("config", "gates"))
 def _streams(params, batch, *, config, gates):
     def run(model, batch):
-        text, image = model.embed_text(batch), model.encode_image(batch)
-        after = model.language_model.run_layers(text, image, gates)[:2]
-        return image.hidden, after[0].hidden, after[1].hidden
+        begun = begin_batch(model, batch)
+        after, _ = model.run(begun, gates)
+        return begun.image.hidden, after.text.hidden, after.image.hidden
 
     return VLM(config).apply(params, batch, method=run)
 
@@ -51,7 +51,7 @@ def layer_and_streams(seed=0):
     layer = DecoderLayer(VISOR.decoder, None, FLOAT32)
     weights = params["params"]["language_model"]["layers_1"]
     device = tiny.on_device(batch)
-    text, image = model.embed_text(device), model.encode_image(device)
+    text, image = passes.streams(model, device)
     return layer.bind({"params": weights}), text, image, batch
 
 
@@ -66,9 +66,9 @@ def test_traced_shut_gate_leaves_the_image_stream_bit_identical():
     batch, params = tiny.random_batch(VISOR), tiny.params_of(VISOR)
 
     def run(model, batch, gates):
-        text, image = model.embed_text(batch), model.encode_image(batch)
-        after = model.language_model.run_layers(text, image, gates)[1]
-        return image.hidden, after.hidden
+        begun = begin_batch(model, batch)
+        after, _ = model.run(begun, gates)
+        return begun.image.hidden, after.image.hidden
 
     both = jax.jit(lambda *args: VLM(VISOR).apply(*args, method=run))
     before, after = both(params, batch, jnp.zeros(2, bool))
@@ -199,7 +199,7 @@ def test_token_that_sees_no_image_passes_the_adapter_unchanged():
     params = tiny.params_of(VISOR)
 
     def run(model, batch):
-        text, image = model.embed_text(batch), model.encode_image(batch)
+        text, image = passes.streams(model, batch)
         adapter = model.language_model.layers[0].cross_attention
         kv = adapter.keys_values(image)
         return text.hidden, adapter(text, kv, image.tags)
@@ -261,12 +261,10 @@ def test_running_the_layers_in_spans_changes_nothing():
     batch, params = tiny.random_batch(VISOR), tiny.params_of(VISOR)
 
     def run(model, batch, cuts):
-        text, image = model.embed_text(batch), model.encode_image(batch)
+        state = begin_batch(model, batch)
         for start, stop in itertools.pairwise(cuts):
-            text, image, _ = model.language_model.run_layers(
-                text, image, (True, True), start=start, stop=stop
-            )
-        return text.hidden
+            state, _ = model.run(state, (True, True), start=start, stop=stop)
+        return state.text.hidden
 
     run_jit = jax.jit(
         lambda p, b, cuts: VLM(VISOR).apply(p, b, cuts, method=run),
@@ -331,4 +329,4 @@ def test_tags_concatenate_in_order():
         return TokenTags(row, row, row > 0)
 
     both = tags(1).concat(tags(2))
-    np.testing.assert_array_equal(both.positions, [[1, 1, 2, 2]])
+    np.testing.assert_array_equal(both.order, [[1, 1, 2, 2]])

@@ -11,7 +11,7 @@ import pytest
 from tests import tiny
 from tests.tolerances import FINITE_DIFFERENCE, FOUR_ERRORS, REORDERED
 from tests.training.objectives.finite_differences import slope
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.network import PARAMS, PolicyConfig, PolicyNetwork, new_policy
 from visor_jax.training.objectives.policy_objective import PolicyObjective
 from visor_jax.training.objectives.policy_step import (
@@ -86,8 +86,12 @@ def true_losses() -> np.ndarray:
 def loss_of_gates(gates):
     """Returns the summed loss of the rows with blended gates (B, S)."""
     batch = questions()
-    prefix = MODEL.apply({"params": BACKBONE}, batch, method=VLM.prefix)
-    logits = MODEL.apply({"params": BACKBONE}, prefix, gates, method=VLM.logits_after)
+    prefix = MODEL.apply({"params": BACKBONE}, batch, method=run_trunk)
+
+    def logits_of_text(model):
+        return model.logits(run_rest(model, prefix, gates).text)
+
+    logits = MODEL.apply({"params": BACKBONE}, method=logits_of_text)
     log_probs = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_probs, batch.targets[..., None], axis=-1)
     return -jnp.sum(picked[..., 0] * batch.loss_mask, axis=1)

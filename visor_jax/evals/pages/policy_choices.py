@@ -13,7 +13,7 @@ from visor_jax.evals.harness import BudgetResult
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
 from visor_jax.evals.pages.policy_references import oracle_choice
 from visor_jax.evals.report.policy_rows import PolicyChoices
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import policy_features
 from visor_jax.policy.network import Policy, PolicyConfig, PolicyNetwork
@@ -55,8 +55,8 @@ def _logits_at(
     model: VLM,
     config: PolicyConfig,
 ) -> Float[Array, "B R budgets"]:
-    prefix = model.apply({"params": params}, batch, method=VLM.prefix)
-    features = policy_features(prefix, slots)
+    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    features = policy_features(trunk, slots)
     return PolicyNetwork(config).apply({"params": policy}, features)
 
 

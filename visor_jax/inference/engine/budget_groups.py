@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from visor_jax.budget import Budget
 from visor_jax.inference.engine.packed_prompts import PromptRow
 from visor_jax.inference.routing.router import Chooser
-from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.decoder import DecoderState
 
 
 def group_size(waiting: int, most: int) -> int:
@@ -63,7 +63,7 @@ class WaitingRoom:
     """Rows that have been read and wait for their budget's turn, one per place."""
 
     tokens: Int[Array, "B T"]
-    prefix: Prefix
+    trunk: DecoderState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,9 +30,11 @@ from visor_jax.inference.engine.packed_prompts import (
     row_arrays,
 )
 from visor_jax.inference.engine.slots import Admission, Rules, Slots, free_slots
-from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.decoder.kv_cache import KeyValues
+from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.masks import TokenTags
 from visor_jax.runtime.device_cache import num_bytes_of
 
 Params = Any
@@ -50,15 +52,16 @@ ImageKeys = tuple[KeyValues | None, ...]
 class EncodedImage:
     """What every prompt about an image begins with.
 
-    tokens: (1, V, D). keys: of the layers that run alike at every budget.
+    tokens: of one row. keys: of the layers that run alike at every budget, where they
+    depend on no position.
     """
 
-    tokens: Array
+    tokens: ImageTokens
     keys: ImageKeys
 
 
 class Shapes:
-    """Shapes and numbers by budget and bucket; nothing here is on the device."""
+    """Shapes and numbers by budget and bucket, and what programs are made of."""
 
     def __init__(
         self,
@@ -113,6 +116,8 @@ class Shapes:
         return tuple(1 << i for i in range(self.rows(bucket).bit_length()))
 
     def _questions_per_row(self, bucket: Bucket) -> int:
+        if self.model.reducer.reads_text:
+            return 1
         # All of one budget must find slots at once.
         slots = [self.slots(budget, bucket) for budget in self.budgets]
         return min(self.sizes.questions_per_row, *slots)
@@ -127,6 +132,7 @@ class Shapes:
         return free_slots(
             self.model.config,
             budget.gates(self.model.config.plan),
+            self.model.reducer,
             self.rules,
             slots=count,
             text_slots=self.text_slots(bucket),
@@ -149,16 +155,35 @@ class Shapes:
             self._row(bucket),
         )
 
-    def prefix(
+    def encoded(
+        self, params: Params, pixels: Array, index: Array, weights: Array, mask: Array
+    ) -> EncodedImage:
+        """Returns images as every prompt about them finds them; a row each."""
+
+        def encode(module: VLM) -> EncodedImage:
+            tokens = module.encode_image(pixels, index, weights, mask)
+            # Keys that depend on the image's place are made where it has one.
+            nowhere = jnp.zeros(mask.shape, jnp.int32)
+            tags = TokenTags(nowhere, nowhere, mask)
+            return EncodedImage(tokens, module.image_keys(tokens, tags))
+
+        return self.model.apply({"params": params}, method=encode)
+
+    def trunk(
         self, params: Params, rows: RowArrays, images: Sequence[EncodedImage]
-    ) -> Prefix:
+    ) -> DecoderState:
         """Returns rows after the layers that all budgets share; an image for each."""
-        together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
-        text = (jnp.asarray(rows.tokens), rows.text)
-        arguments = (*text, together.tokens, rows.image, together.keys)
-        return self.model.apply(
-            {"params": params}, *arguments, method=VLM.prefix_of_tokens
-        )
+        image = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
+        tokens = jnp.asarray(rows.tokens)
+
+        def run(module: VLM) -> DecoderState:
+            begun = module.begin(
+                tokens, rows.text, image.tokens, rows.image, remember=True
+            )
+            stop = module.config.plan.trunk_length
+            return module.run(begun, None, stop=stop, image_keys=image.keys)[0]
+
+        return self.model.apply({"params": params}, method=run)
 
     def admission(
         self,
@@ -178,18 +203,13 @@ class Shapes:
 
     def abstract_image(self, bucket: Bucket) -> EncodedImage:
         """Returns the shapes of an encoded image."""
-        config = self.model.config
-        shape = (1, bucket.image_tokens, config.decoder.width)
-        tokens = jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype))
-        # The same at every budget.
-        layers = self.abstract_slots(self.budgets[0], bucket, 1).cache.layers
-        keys = tuple(layer.image for layer in layers[: config.plan.prefix_length])
-        return EncodedImage(tokens, keys)
+        arguments = self.pixels(image_shape(bucket), 1)
+        return jax.eval_shape(self.encoded, self._params, *arguments)
 
     def abstract_keys(self, budget: Budget, bucket: Bucket) -> ImageKeys:
-        """Returns the shapes of an image's keys and values behind the prefix."""
+        """Returns the shapes of an image's keys and values behind the trunk."""
         layers = self.abstract_slots(budget, bucket, 1).cache.layers
-        return tuple(x.image for x in layers[self.model.config.plan.prefix_length :])
+        return tuple(x.image for x in layers[self.model.config.plan.trunk_length :])
 
     def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any, Any]:
         """Returns the shapes of pixels, index, weights and mask of so many images."""
@@ -209,8 +229,8 @@ class Shapes:
     def _row_shapes(self, bucket: Bucket) -> WaitingRoom:
         """Returns the shapes of one row that waits."""
         rows, image = self.empty_rows(bucket, 1), self.abstract_image(bucket)
-        prefix = jax.eval_shape(self.prefix, self._params, rows, [image])
-        return WaitingRoom(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), prefix)
+        trunk = jax.eval_shape(self.trunk, self._params, rows, [image])
+        return WaitingRoom(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), trunk)
 
     def _slots_bytes(self, budget: Budget, bucket: Bucket) -> int:
         return num_bytes_of(self.abstract_slots(budget, bucket))
@@ -219,6 +239,10 @@ class Shapes:
         return num_bytes_of(self.abstract_room(bucket))
 
     def _keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
+        trunk, stages = self.model.config.plan.trunk_length, self.model.reducer.stages
+        if any(stage >= trunk for stage in stages):
+            # Text needs the image's own stream to know what is left of it.
+            return False
         size = num_bytes_of(self.abstract_keys(budget, bucket))
         return self._keep_images and 0 < size <= self.share(IMAGE_KEYS)
 

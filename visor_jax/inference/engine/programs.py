@@ -26,8 +26,9 @@ from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays, ima
 from visor_jax.inference.engine.program_shapes import EncodedImage, ImageKeys, Shapes
 from visor_jax.inference.engine.slots import Admission, Slots, admit, write_turn
 from visor_jax.inference.routing.router import Chooser, features_of
+from visor_jax.models.decoder.decoder import DecoderState
+from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
-from visor_jax.ops.masks import TokenTags
 
 Params = Any
 Array = Any
@@ -57,17 +58,9 @@ class Programs:
         def run(
             params: Params, pixels: Array, index: Array, weights: Array, mask: Array
         ) -> tuple[EncodedImage, ...]:
-            arguments = (pixels, index, weights)
-            tokens = self.model.apply(
-                {"params": params}, *arguments, method=VLM.image_tokens
-            )
-            # No adapter asks where its image stands.
-            nowhere = jnp.zeros(mask.shape, jnp.int32)
-            tags = TokenTags(nowhere, nowhere, mask)
-            keys = self.model.apply(
-                {"params": params}, tokens, tags, method=VLM.prefix_keys
-            )
-            return one_by_one(EncodedImage(tokens, keys), images)
+            arguments = (pixels, index, weights, mask)
+            encoded = self.shapes.encoded(params, *arguments)
+            return one_by_one(encoded, images)
 
         return self._get(
             ("encode", shape, images),
@@ -90,12 +83,12 @@ class Programs:
             images: tuple[EncodedImage, ...],
             places: Array,
         ) -> tuple[WaitingRoom, Array]:
-            prefix = self.shapes.prefix(params, rows, images)
-            new = WaitingRoom(rows.tokens, prefix)
+            trunk = self.shapes.trunk(params, rows, images)
+            new = WaitingRoom(rows.tokens, trunk)
             room = jax.tree.map(
                 lambda old, x: old.at[places].set(x, mode="drop"), room, new
             )
-            features = features_of(prefix, rows.last)
+            features = features_of(trunk, rows.last)
             return room, self.chooser.scores(chooser_params, features)
 
         def trace() -> jax.stages.Traced:
@@ -118,7 +111,7 @@ class Programs:
         kept.
         """
         gates, keeps = self._gates(budget), self.shapes.keeps_keys(budget, bucket)
-        behind = self.model.config.plan.prefix_length
+        behind = self.model.config.plan.trunk_length
 
         def run(
             params: Params,
@@ -129,10 +122,7 @@ class Programs:
             key: Array,
         ) -> tuple[Slots, tuple[ImageKeys, ...]]:
             group = jax.tree.map(lambda x: x[places], room)
-            arguments = (group.prefix, gates, admission.row, admission.last)
-            logits, cache = self.model.apply(
-                {"params": params}, *arguments, method=VLM.prefill_rest_at
-            )
+            logits, cache = self._rest(params, group.trunk, gates, admission)
             new = (admission, logits, group.tokens, cache)
             made = tuple(layer.image for layer in cache.layers[behind:])
             images = one_by_one(made, rows if keeps else 0)
@@ -163,10 +153,7 @@ class Programs:
         ) -> Slots:
             group = jax.tree.map(lambda x: x[places], room)
             together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
-            arguments = (group.prefix, together, gates, admission.row, admission.last)
-            logits, cache = self.model.apply(
-                {"params": params}, *arguments, method=VLM.prefill_text_at
-            )
+            logits, cache = self._rest(params, group.trunk, gates, admission, together)
             new = (admission, logits, group.tokens, cache)
             return admit(slots, *new, self.shapes.rules, key)
 
@@ -237,6 +224,27 @@ class Programs:
         """Returns free slots on the device."""
         count = self.shapes.slots(budget, bucket)
         return self.shapes.new_slots(budget, bucket, count)
+
+    def _rest(
+        self,
+        params: Params,
+        trunk: DecoderState,
+        gates: tuple[bool, ...],
+        admission: Admission,
+        image_keys: ImageKeys | None = None,
+    ) -> tuple[Array, KVCache]:
+        """Returns the logits behind each question, and the cache of their rows.
+
+        image_keys: of the layers behind the trunk, where they are at hand.
+        """
+
+        def run(module: VLM) -> tuple[Array, KVCache]:
+            start = module.config.plan.trunk_length
+            done, _ = module.run(trunk, gates, start=start, image_keys=image_keys)
+            logits = module.logits(done.text, admission.last, admission.row)
+            return logits, done.cache()
+
+        return self.model.apply({"params": params}, method=run)
 
     def _gates(self, budget: Budget) -> tuple[bool, ...]:
         return budget.gates(self.model.config.plan)

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.inference.sampling import Sampling, choose
-from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
+from visor_jax.models.decoder.kv_cache import KVCache, LayerCache
+from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.masks import TokenTags
@@ -85,6 +85,7 @@ class Rules:
 def free_slots(
     config: VLMConfig,
     gates: Gates,
+    reducer: TokenReducer,
     rules: Rules,
     *,
     slots: int,
@@ -114,34 +115,15 @@ def free_slots(
         written=jnp.zeros((slots, new_tokens), jnp.int32),
         keys=keys,
         used=used,
-        cache=_empty_cache(config, gates, slots, text_slots, image_tokens),
+        cache=KVCache.empty(
+            config,
+            gates,
+            reducer,
+            rows=slots,
+            text_slots=text_slots,
+            image_tokens=image_tokens,
+        ),
     )
-
-
-def _empty_cache(
-    config: VLMConfig, gates: Gates, slots: int, text_slots: int, image_tokens: int
-) -> KVCache:
-    on = dict(zip(config.plan.self_layers, gates, strict=True))
-    dtype = jnp.dtype(config.compute_dtype)
-
-    def empty(tokens: int, heads: int) -> KeyValues:
-        shape = (slots, tokens, heads, config.decoder.head_dim)
-        return KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-    def layer(index: int, kind: LayerKind) -> LayerCache:
-        text = empty(text_slots, config.decoder.num_kv_heads)
-        if kind is LayerKind.CROSS:
-            return LayerCache(text, empty(image_tokens, config.adapter.num_kv_heads))
-        if on.get(index):
-            return LayerCache(text, empty(image_tokens, config.decoder.num_kv_heads))
-        return LayerCache(text)
-
-    def tags(tokens: int) -> TokenTags:
-        dtypes = (jnp.int32, jnp.int32, bool)
-        return TokenTags(*(jnp.zeros((slots, tokens), dtype) for dtype in dtypes))
-
-    layers = tuple(layer(i, kind) for i, kind in enumerate(config.plan.kinds))
-    return KVCache(layers, tags(text_slots), tags(image_tokens), jnp.int32(0))
 
 
 def admit(
@@ -160,10 +142,10 @@ def admit(
       key: of all random draws; a question folds in its own.
     """
     question = admission
-    seen = TokenTags(*(getattr(cache.text, f)[question.row] for f in _TAGS))
+    seen = jax.tree.map(lambda x: x[question.row], cache.text)
     own = (seen.segments == 0) | (seen.segments == question.segment[:, None])
     seen = seen.replace(valid=seen.valid & own)
-    last = jnp.take_along_axis(seen.positions, question.last[:, None], axis=1)[:, 0]
+    last = jnp.take_along_axis(seen.order, question.last[:, None], axis=1)[:, 0]
 
     def put(old: Array, new: Array) -> Array:
         return old.at[question.slot].set(new.astype(old.dtype), mode="drop")
@@ -194,9 +176,6 @@ def admit(
     return with_token(slots, of_slots, come, rules)
 
 
-_TAGS = ("positions", "segments", "valid")
-
-
 def _used(words: Array, vocabulary: int, sampling: Sampling) -> Array:
     rows = jnp.arange(words.shape[0])[:, None]
     used = jnp.zeros((words.shape[0], vocabulary), bool)
@@ -220,7 +199,7 @@ def _admit_cache(
     text = jax.tree.map(lambda o, n: put(o, behind_next(n)), cache.text, seen)
     image = jax.tree.map(lambda o, n: put(o, n[question.row]), cache.image, new.image)
     rings = tuple(
-        LayerCache(jax.tree.map(behind_next, layer.text), layer.image)
+        layer.replace(text=jax.tree.map(behind_next, layer.text))
         for layer in new.layers
     )
 
@@ -248,7 +227,7 @@ def write_turn(
     def step(state: tuple[Array, Slots]) -> tuple[Array, Slots]:
         done, slots = state
         tags = TokenTags(
-            positions=slots.positions[:, None],
+            order=slots.positions[:, None],
             segments=slots.segments[:, None],
             valid=slots.active[:, None],
         )

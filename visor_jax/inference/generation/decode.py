@@ -220,7 +220,7 @@ def _advance(
 ) -> _Answers:
     """Returns the answers with one more token."""
     tags = TokenTags(
-        positions=answers.positions[:, None],
+        order=answers.positions[:, None],
         segments=answers.segments[:, None],
         valid=~answers.finished[:, None],
     )

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.models.decoder.kv_cache import KVCache
-from visor_jax.models.vlm import VLM
-from visor_jax.ops.masks import TokenTags, last_valid
+from visor_jax.models.vlm import VLM, begin_batch, text_tags
+from visor_jax.ops.masks import last_valid
 
 Params = Any
 
@@ -69,13 +69,15 @@ def prefill(
 def _prefill(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...], spare: int
 ) -> Prefilled:
-    arguments = (batch, gates)
-    logits, cache = model.apply({"params": params}, *arguments, method=VLM.prefill)
-    last = last_valid(
-        TokenTags(batch.text_positions, batch.text_segments, batch.text_mask)
-    )
+    last = last_valid(text_tags(batch))
+
+    def run(module: VLM) -> tuple[Array, KVCache]:
+        done, _ = module.run(begin_batch(module, batch, remember=True), gates)
+        return module.logits(done.text, last[:, None])[:, 0], done.cache()
+
+    logits, cache = model.apply({"params": params}, method=run)
     return Prefilled(
-        logits=logits[:, 0],
+        logits=logits,
         positions=_at(batch.text_positions, last) + 1,
         segments=_at(batch.text_segments, last),
         prompt=jnp.where(batch.text_mask, batch.tokens, -1),

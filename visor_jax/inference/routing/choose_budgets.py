@@ -18,7 +18,7 @@ from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.routing.router import Chooser, PolicyChooser, fixed
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.choose import choose_budgets
 from visor_jax.policy.features import policy_features
 from visor_jax.policy.network import Policy, PolicyConfig, PolicyNetwork
@@ -101,6 +101,6 @@ class BudgetChoice:
 def _logits(
     params: Params, policy: Params, batch: Batch, *, model: VLM, config: PolicyConfig
 ) -> Float[Array, "B budgets"]:
-    prefix = model.apply({"params": params}, batch, method=VLM.prefix)
-    features = policy_features(prefix)
+    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    features = policy_features(trunk)
     return PolicyNetwork(config).apply({"params": policy}, features)[:, 0]

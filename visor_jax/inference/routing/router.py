@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.request import Request
-from visor_jax.models.decoder.decoder import Prefix
+from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.network import Policy
@@ -24,12 +24,12 @@ from visor_jax.policy.network import Policy
 Params = Any
 
 
-def features_of(prefix: Prefix, last: Int[Array, "B R"]) -> PolicyFeatures:
+def features_of(trunk: DecoderState, last: Int[Array, "B R"]) -> PolicyFeatures:
     """Returns the features of R questions in each row, one after another: (Q, 1, D).
 
     last: the slot of each question's last token.
     """
-    found = policy_features(prefix, last)
+    found = policy_features(trunk, last)
     return jax.tree.map(lambda x: x.reshape(-1, 1, x.shape[-1]), found)
 
 

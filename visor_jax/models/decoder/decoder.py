@@ -1,16 +1,19 @@
-"""The decoder: a loop over layers that carries two streams.
+"""The decoder: one loop over layers that carries two streams.
 
     text, image = embeddings, projected patches
     for each layer:  TEXT   text <- layer(text)
                      CROSS  text <- layer(text + adapter(text, image))
-                     SELF   gate open: both <- layer([image; text]); shut: as TEXT
+                     SELF   on: both <- layer([image; text]); off: as TEXT
 
-With every layer SELF and every gate open this is the unmodified Qwen2 of a LLaVA model.
-`run_layers` runs any span of layers, so that a policy can decide after the prefix that
-all budgets share, and analyses can look at the streams between layers.
+With every layer SELF and every gate on this is the unmodified Qwen2 of a LLaVA model.
+`run` goes through any span of layers, so that a policy can decide after the trunk that
+all budgets share, and analyses can look at the streams between layers. Training,
+prefill, prefill of text alone and decoding are the same loop: they differ in what is at
+hand of earlier tokens, and in what is remembered.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,32 +22,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax import axes
-from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.decoder_layer import DecoderLayer, Past
+from visor_jax.models.decoder.decoder_layer import WAYS, DecoderLayer, Past, Way
 from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
-from visor_jax.models.decoder.layer_ways import WAYS, Way
 from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
+from visor_jax.models.decoder.token_reducer import (
+    KEEP_ALL,
+    TokenReducer,
+    is_reduced,
+    renumbered,
+)
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.rope import rotary_table
 
 
 @flax.struct.dataclass
-class Prefix:
-    """A prompt after its first layers: both streams, and what those layers remember."""
+class DecoderState:
+    """A batch between two layers: both streams, and what the layers behind remember.
+
+    text: while decoding the new tokens alone. image: its tags alone where every layer
+    to come has its keys and values at hand. caches: one per layer gone through; None if
+    nothing is remembered (training). image_tags: of the image as the first layer saw
+    it. shift: see `LayerCache`.
+    """
 
     text: TokenStream
-    image: TokenStream
-    caches: tuple[LayerCache, ...]
+    image: TokenStream | TokenTags
+    caches: tuple[LayerCache, ...] | None = None
+    image_tags: TokenTags | None = None
+    shift: Int[Array, "B"] | None = None
 
-
-# Kinds of layers that the backward pass computes again, by policy.
-_REMAT = {
-    "none": (),
-    "gated": (LayerKind.SELF,),
-    "layer": tuple(LayerKind),
-}
+    def cache(self) -> KVCache:
+        """Returns the cache of a prompt that has gone through all layers."""
+        length = jnp.asarray(self.text.length, jnp.int32)
+        return KVCache(self.caches, self.text.tags, self.image_tags, length)
 
 
 class Decoder(nn.Module):
@@ -61,9 +74,7 @@ class Decoder(nn.Module):
             embedding_init=nn.initializers.normal(c.decoder.embedding_init_std),
         )
         self.layers = [
-            DecoderLayer(
-                c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype
-            )
+            DecoderLayer(c.decoder, c.adapter if kind.has_adapter else None, dtype)
             for kind in c.plan.kinds
         ]
         self.ways = tuple(WAYS[kind] for kind in c.plan.kinds)
@@ -86,173 +97,153 @@ class Decoder(nn.Module):
             hidden, tags, head_dim=c.head_dim, rope_theta=c.rope_theta
         )
 
-    def run_layers(
+    def image_keys(self, layer: int, image: TokenStream) -> KeyValues | None:
+        """Returns the image's K/V in a layer where they depend on no position."""
+        return self.layers[layer].image_keys(image)
+
+    def run(
         self,
-        text: TokenStream,
-        image: TokenStream,
-        gates: Gates,
+        state: DecoderState,
+        gates: Gates | None,
         *,
         start: int = 0,
         stop: int | None = None,
-        capture: Sequence[int] = (),
-    ) -> tuple[TokenStream, TokenStream, dict[int, TokenStream]]:
-        """Runs layers start..stop-1 over both streams.
+        past: KVCache | None = None,
+        image_keys: Sequence[KeyValues | None] | None = None,
+        reducer: TokenReducer = KEEP_ALL,
+        capture: Collection[int] = (),
+    ) -> tuple[DecoderState, dict[int, TokenStream]]:
+        """Runs layers start..stop-1.
 
         Args:
-          gates: one per SELF layer of the whole plan, in any form of `ops.gating`.
+          gates: one per SELF layer of the whole plan, in any form of `ops.gating`; None
+            for layers that no budget switches off.
+          past: the cache of all earlier text, while decoding; with the tags of the new
+            tokens (`KVCache.with_tags`).
+          image_keys: the image's K/V in these layers, None where a layer has none or is
+            to make them of the image stream. Where they are given, no layer refines the
+            image: what a layer makes of it depends on no text behind it.
+          reducer: drops image tokens before some layers.
           capture: layers whose image stream is wanted as the layer leaves it; this
             counts as a reader, so a layer is not spared the work.
 
         Returns:
-          Text stream, image stream, {captured layer: image stream after it}.
+          State, {captured layer: image stream after it}.
+
+        Raises:
+          ValueError: for traced gates where layers remember; what they hold depends on
+            the budget.
         """
-        gate_of = self._gate_of_layer(gates)
+        gate_of = self._gate_of_layer(gates, remembers=state.caches is not None)
         stop = self.config.plan.num_layers if stop is None else stop
+        image_is_fixed = past is not None or image_keys is not None
         captured = {}
         for index in range(start, stop):
-            layer, gate = self.layers[index], gate_of.get(index, True)
-            read = (
-                self._image_is_read(index, gate_of) or max(capture, default=-1) >= index
+            if past is None:
+                state = self._reduced(index, state, reducer)
+            is_read = not image_is_fixed and (
+                self.config.plan.image_is_read_after(index, gate_of.values())
+                or max(capture, default=-1) >= index
             )
-            ways = self.ways[index]
-            again = self.config.plan.kinds[index] in _REMAT[self.config.remat]
-            on = _streams_of(ways.choose(True, read), again)
-            shut = _streams_of(ways.shut, again)
-            text, image = gated(gate, on, shut, layer, text, image)
+            on, off = self.ways[index].when_on(is_read), self.ways[index].off
+            gate, layer = gate_of.get(index, True), self.layers[index]
+            if state.caches is None:
+                again = self._is_computed_again(index)
+                on, off = _streams_of(on, again), _streams_of(off, again)
+                text, image = gated(gate, on, off, layer, state.text, state.image)
+                state = state.replace(text=text, image=image)
+            else:
+                keys = None if image_keys is None else image_keys[index - start]
+                known = _past_of_layer(index, state, past, keys)
+                text = self._at_positions(index, state.text, past)
+                text, image, new = gated(gate, on, off, layer, text, state.image, known)
+                new = _with_places(new, index, state, past, reducer)
+                caches = (*state.caches, new)
+                state = state.replace(text=text, image=image, caches=caches)
             if index in capture:
-                captured[index] = image
-        return text, image, captured
+                captured[index] = state.image
+        return state, captured
 
-    def prefix(self, text: TokenStream, image: TokenStream) -> Prefix:
-        """Returns both streams after the layers that run alike at every budget."""
-        stop = self.config.plan.prefix_length
-        shut = (False,) * len(self.config.plan.self_layers)
-        return self._prefill_layers(Prefix(text, image, ()), shut, stop)
-
-    def prefix_keys(self, image: TokenStream) -> tuple[KeyValues | None, ...]:
-        """Returns the image's K/V in the layers that run alike at every budget.
-
-        They depend on nothing but the image: it passes these layers as it is.
-        """
-        layers = self.layers[: self.config.plan.prefix_length]
-        return tuple(layer.image_keys(image) for layer in layers)
-
-    def prefix_of_text(
-        self,
-        text: TokenStream,
-        image: TokenStream,
-        images: Sequence[KeyValues | None],
-    ) -> Prefix:
-        """Returns what `prefix` does, from the image's `prefix_keys`."""
-        shut = (False,) * len(self.config.plan.self_layers)
-        text, caches = self._prefill_text(text, image.tags, (), images, shut)
-        return Prefix(text, image, caches)
-
-    def prefill_rest(self, prefix: Prefix, gates: Gates) -> tuple[TokenStream, KVCache]:
-        """Runs the other layers; returns the text stream and a cache of its length.
-
-        Raises:
-          ValueError: for traced gates; what a cache holds depends on the budget.
-        """
-        done = self._prefill_layers(prefix, gates, self.config.plan.num_layers)
-        length = jnp.asarray(done.text.length, jnp.int32)
-        tags = (done.text.tags, done.image.tags)
-        return done.text, KVCache(done.caches, *tags, length)
-
-    def _prefill_layers(self, prefix: Prefix, gates: Gates, stop: int) -> Prefix:
-        """Runs the layers from where the prefix ends up to `stop`."""
-        gate_of = self._static_gate_of_layer(gates)
-        text, image, caches = prefix.text, prefix.image, list(prefix.caches)
-        for index in range(len(caches), stop):
-            read = self._image_is_read(index, gate_of)
-            way = self.ways[index].choose(gate_of.get(index, True), read)
-            text, image, cache = way(self.layers[index], text, image)
-            caches.append(cache)
-        return Prefix(text, image, tuple(caches))
-
-    def prefill_text(
-        self,
-        prefix: Prefix,
-        images: Sequence[KeyValues | None],
-        gates: Gates,
-    ) -> tuple[TokenStream, KVCache]:
-        """Returns what `prefill_rest` does, from image K/V that are at hand already.
-
-        The image goes through no layer again. What a layer makes of it depends on no
-        text behind it: K/V serve every prompt that begins alike up to its end.
-
-        Args:
-          images: of the layers behind the prefix, as in the cache of such a prompt.
-
-        Raises:
-          ValueError: for traced gates, as in `prefill_rest`.
-        """
-        image = prefix.image.tags
-        text, layers = self._prefill_text(
-            prefix.text, image, prefix.caches, images, gates
+    def _reduced(
+        self, index: int, state: DecoderState, reducer: TokenReducer
+    ) -> DecoderState:
+        """Returns what this layer is to see: fewer image tokens, other positions."""
+        reduces = index in reducer.stages
+        if reduces:
+            look = functools.partial(self.layers[index].look, state.text, state.image)
+            image = reducer.on_stream(index, state.text, state.image, look)
+            state = state.replace(image=image)
+        if index == 0:
+            state = state.replace(image_tags=_tags(state.image))
+            reduces = reduces or reducer.reads_crops
+        if not reduces or not reducer.position_rule.renumbers(index):
+            return state
+        c = self.config.decoder
+        text, image, shift = renumbered(
+            state.text, state.image, head_dim=c.head_dim, rope_theta=c.rope_theta
         )
-        length = jnp.asarray(text.length, jnp.int32)
-        return text, KVCache(layers, text.tags, image, length)
+        return state.replace(text=text, image=image, shift=shift)
 
-    def _prefill_text(
-        self,
-        text: TokenStream,
-        image: TokenTags,
-        done: Sequence[LayerCache],
-        images: Sequence[KeyValues | None],
-        gates: Gates,
-    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
-        """Runs text through the layers behind `done`, whose image K/V are given."""
-        config = self.config.decoder
-        shape = (*text.hidden.shape[:2], config.num_kv_heads, config.head_dim)
-        zeros = jnp.zeros(shape, text.hidden.dtype)
-        empty = (LayerCache(KeyValues(zeros, zeros), keys) for keys in images)
-        cache = KVCache((*done, *empty), text.tags, image, jnp.int32(0))
-        return self._text_layers(text, cache, gates, start=len(done))
+    def _at_positions(
+        self, index: int, text: TokenStream, past: KVCache | None
+    ) -> TokenStream:
+        """Returns new tokens at the rotary positions that they have in this layer."""
+        if past is None or past.layers[index].shift is None:
+            return text
+        c = self.config.decoder
+        positions = text.tags.order - past.layers[index].shift[:, None]
+        return text.replace(rotary=rotary_table(positions, c.head_dim, c.rope_theta))
 
-    def decode(
-        self, text: TokenStream, cache: KVCache, gates: Gates
-    ) -> tuple[TokenStream, KVCache]:
-        """Runs all layers on new text tokens against the cache.
+    def _is_computed_again(self, index: int) -> bool:
+        """Returns whether the backward pass computes this layer again."""
+        remat = self.config.remat
+        gated_alone = remat == "gated" and self.config.plan.kinds[index].is_gated
+        return remat == "layer" or gated_alone
 
-        The cache needs free slots for them (`KVCache.with_capacity`). The image is read
-        only where a layer cached it.
-
-        Raises:
-          ValueError: for traced gates, as in `prefill`.
-        """
-        cache = cache.with_tags(text.tags)
-        text, layers = self._text_layers(text, cache, gates)
-        length = cache.length + text.length
-        return text, cache.replace(layers=layers, length=length)
-
-    def _text_layers(
-        self, text: TokenStream, cache: KVCache, gates: Gates, *, start: int = 0
-    ) -> tuple[TokenStream, tuple[LayerCache, ...]]:
-        """Runs layers from `start` on over new text, whose tags the cache has."""
-        gate_of = self._static_gate_of_layer(gates)
-        layers = list(cache.layers)
-        for index in range(start, len(layers)):
-            past = Past(layers[index], cache.text, cache.image, cache.length)
-            # The image was refined for good when the prompt was read.
-            way = self.ways[index].choose(gate_of.get(index, True), False)
-            text, _, layers[index] = way(self.layers[index], text, None, past)
-        return text, tuple(layers)
-
-    def _image_is_read(self, index: int, gate_of: dict[int, Gate]) -> bool:
-        return self.config.plan.image_is_read_after(index, gate_of.values())
-
-    def _gate_of_layer(self, gates: Gates) -> dict[int, Gate]:
+    def _gate_of_layer(
+        self, gates: Gates | None, *, remembers: bool
+    ) -> dict[int, Gate]:
         layers = self.config.plan.self_layers
-        return dict(zip(layers, as_sequence(gates, len(layers)), strict=True))
-
-    def _static_gate_of_layer(self, gates: Gates) -> dict[int, Gate]:
-        if not is_static(gates):
+        if gates is None:
+            return dict.fromkeys(layers, False)
+        if remembers and not is_static(gates):
             raise ValueError(
                 "A cache needs static gates (Python bools, one per SELF layer): what "
                 "it holds depends on the budget. Group samples by budget."
             )
-        return self._gate_of_layer(gates)
+        return self.config.plan.gate_of_layer(as_sequence(gates, len(layers)))
+
+
+def _tags(image: TokenStream | TokenTags) -> TokenTags:
+    return image.tags if isinstance(image, TokenStream) else image
+
+
+def _past_of_layer(
+    index: int, state: DecoderState, past: KVCache | None, image_keys: KeyValues | None
+) -> Past:
+    """Returns what is at hand for a layer that remembers."""
+    if past is None:
+        return Past(image_keys, _tags(state.image))
+    layer = past.layers[index]
+    tags = past.image if layer.image_tags is None else layer.image_tags
+    return Past(layer.image, tags, layer.text, past.text, past.length)
+
+
+def _with_places(
+    new: LayerCache,
+    index: int,
+    state: DecoderState,
+    past: KVCache | None,
+    reducer: TokenReducer,
+) -> LayerCache:
+    """Returns what a layer remembers, with where its tokens stand if not as before."""
+    if past is not None:
+        old = past.layers[index]
+        return new.replace(image_tags=old.image_tags, shift=old.shift)
+    differs = is_reduced(reducer, index) and new.image is not None
+    return new.replace(
+        image_tags=_tags(state.image) if differs else None, shift=state.shift
+    )
 
 
 def _streams_of(

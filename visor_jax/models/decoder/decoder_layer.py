@@ -1,47 +1,56 @@
 """One decoder layer in the ways VISOR runs it, over ordinary Qwen2 weights.
 
-    TEXT                  text <- layer(text)
-    CROSS                 text <- layer(text + adapter(text, image))
-    SELF, on              [image; text] <- layer([image; text])
-    SELF, off             text <- layer(text), image as it was
+    TEXT                    text <- layer(text)
+    CROSS                   text <- layer(text + adapter(text, image))
+    SELF, on                [image; text] <- layer([image; text])
+    SELF, off               text <- layer(text), image as it was
     SELF, on, image unread  text <- layer([image; text]); of the image only K/V are made
 
-Every way is one method; the decoder picks among them. A method takes both streams and
-what the layer remembers (`past`, None without a cache) and returns both streams and
-what it will remember. With `past`, `text` holds the new tokens only, their keys and
-values are written into the cache, and the image is read from the cache.
+Every way is one method, and `WAYS` says which kind of layer runs which. A method takes
+both streams and what is at hand of tokens that the layer has seen before (`past`), and
+returns both streams and what the layer is to remember. Where the image's keys and
+values are at hand, its stream is not asked for, and the image is not refined.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import AdapterConfig, DecoderConfig
 from visor_jax.models.decoder.cross_attention import CrossAttention
 from visor_jax.models.decoder.kv_cache import KeyValues, LayerCache
 from visor_jax.models.decoder.qwen import MLP, Attention, RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import KeyPart, attend_to_parts
+from visor_jax.ops.attention_weights import attention_weights
 from visor_jax.ops.masks import TokenTags
 
 
 @flax.struct.dataclass
 class Past:
-    """The part of a `KVCache` that one layer reads while decoding.
+    """What one layer need not compute again.
 
-    layer: this layer's keys and values. text, image: tags of the cached tokens (text
-    already includes the new ones). length: the text slot of the first new token.
+    image: the image's keys and values in this layer, and image_tags; None where they
+    are to be made of the image stream. text: those of earlier text, with room for the
+    new tokens from index `length` on; None if all text is new. text_tags: of all of it,
+    the new tokens included.
     """
 
-    layer: LayerCache
-    text: TokenTags
-    image: TokenTags
-    length: Int[Array, ""]
+    image: KeyValues | None
+    image_tags: TokenTags
+    text: KeyValues | None = None
+    text_tags: TokenTags | None = None
+    length: Int[Array, ""] | None = None
 
 
-# The image stream is None while decoding: whoever needs it has it in the cache.
-LayerResult = tuple[TokenStream, TokenStream | None, LayerCache]
+# The image stream may be tags alone: whoever needs more has it in the past.
+ImageStream = TokenStream | TokenTags
+LayerResult = tuple[TokenStream, ImageStream, LayerCache]
 
 
 class DecoderLayer(nn.Module):
@@ -61,7 +70,7 @@ class DecoderLayer(nn.Module):
             self.cross_attention = CrossAttention(self.adapter, c, self.dtype)
 
     def text_only(
-        self, text: TokenStream, image: TokenStream | None, past: Past | None = None
+        self, text: TokenStream, image: ImageStream, past: Past | None = None
     ) -> LayerResult:
         """The layer on text alone; the image stream is handed through untouched."""
         normed = self._normed(text)
@@ -70,19 +79,25 @@ class DecoderLayer(nn.Module):
         return text.with_hidden(hidden), image, LayerCache(text_kv)
 
     def cross(
-        self, text: TokenStream, image: TokenStream | None, past: Past | None = None
+        self, text: TokenStream, image: ImageStream, past: Past | None = None
     ) -> LayerResult:
         """The adapter from text to image, then the layer on text alone."""
-        if past is None:
+        if past is None or past.image is None:
             image_kv, tags = self.cross_attention.keys_values(image), image.tags
         else:
-            image_kv, tags = past.layer.image, past.image
+            image_kv, tags = past.image, past.image_tags
         text = text.with_hidden(self.cross_attention(text, image_kv, tags))
         text, image, cache = self.text_only(text, image, past)
         return text, image, cache.replace(image=image_kv)
 
-    def full(self, text: TokenStream, image: TokenStream) -> LayerResult:
-        """The ordinary causal layer over image and text; refines both."""
+    def full(
+        self, text: TokenStream, image: TokenStream, past: Past | None = None
+    ) -> LayerResult:
+        """The ordinary causal layer over image and text; refines both.
+
+        It needs all tokens of both streams: nothing of the past is used.
+        """
+        del past
         both = image.concat(text)
         normed = self._normed(both)
         kv = self.self_attn.keys_values(normed)
@@ -93,14 +108,14 @@ class DecoderLayer(nn.Module):
         return text.with_hidden(text_hidden), image.with_hidden(image_hidden), cache
 
     def full_for_text(
-        self, text: TokenStream, image: TokenStream | None, past: Past | None = None
+        self, text: TokenStream, image: ImageStream, past: Past | None = None
     ) -> LayerResult:
         """As `full` for the text; the image, which nobody reads later, stays."""
-        if past is None:
+        if past is None or past.image is None:
             image_kv = self.self_attn.keys_values(self._normed(image))
             image_tags = image.tags
         else:
-            image_kv, image_tags = past.layer.image, past.image
+            image_kv, image_tags = past.image, past.image_tags
         normed = self._normed(text)
         text_kv, text_tags = self._text_keys(normed, past)
         hidden = self._attend_and_mlp(
@@ -109,10 +124,30 @@ class DecoderLayer(nn.Module):
         return text.with_hidden(hidden), image, LayerCache(text_kv, image_kv)
 
     def image_keys(self, image: TokenStream) -> KeyValues | None:
-        """Returns the image's K/V in a CROSS layer, None in others."""
+        """Returns the image's K/V where they depend on no position, else None.
+
+        Adapters have no rotary positions, so that theirs serve every prompt.
+        """
         if self.adapter is None:
             return None
         return self.cross_attention.keys_values(image)
+
+    def look(
+        self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]
+    ) -> Float[Array, "B R V"]:
+        """Returns how text tokens would look at the image in this layer's attention.
+
+        See `token_reducer.Look`. Only these rows are computed, and nothing of them is
+        used by the layer.
+        """
+        asked = self._normed(text.take(rows))
+        keys = [
+            KeyPart(kv.keys, kv.values, stream.tags)
+            for stream in (image, text)
+            for kv in [self.self_attn.keys_values(self._normed(stream))]
+        ]
+        weights = attention_weights(self.self_attn.queries(asked), keys, asked.tags)
+        return weights[..., : image.length]
 
     def _normed(self, x: TokenStream) -> TokenStream:
         return x.replace(hidden=self.input_layernorm(x.hidden))
@@ -122,9 +157,9 @@ class DecoderLayer(nn.Module):
     ) -> tuple[KeyValues, TokenTags]:
         """Returns K/V of all text so far and their tags."""
         new = self.self_attn.keys_values(normed)
-        if past is None:
+        if past is None or past.text is None:
             return new, normed.tags
-        return past.layer.text.write(new, past.length), past.text
+        return past.text.write(new, past.length), past.text_tags
 
     def _attend_and_mlp(
         self, x: TokenStream, normed: TokenStream, *seen: tuple[KeyValues, TokenTags]
@@ -134,3 +169,36 @@ class DecoderLayer(nn.Module):
         mixed = attend_to_parts(self.self_attn.queries(normed), parts, x.tags)
         hidden = x.hidden + self.self_attn.output(mixed)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+# One way of running a layer: (layer, text, image, past) to what its method returns.
+Way = Callable[..., LayerResult]
+
+
+class Ways(NamedTuple):
+    """How a kind of layer runs.
+
+    refining: on, while a later layer reads the image. on: while none does, or where
+    the image is not to be refined. off: with its gate off.
+    """
+
+    refining: Way
+    on: Way
+    off: Way
+
+    def when_on(self, image_is_read: bool) -> Way:
+        """Returns the way that is taken while the gate is on."""
+        return self.refining if image_is_read else self.on
+
+
+def _always(way: Way) -> Ways:
+    return Ways(way, way, way)
+
+
+WAYS = {
+    LayerKind.TEXT: _always(DecoderLayer.text_only),
+    LayerKind.CROSS: _always(DecoderLayer.cross),
+    LayerKind.SELF: Ways(
+        DecoderLayer.full, DecoderLayer.full_for_text, DecoderLayer.text_only
+    ),
+}

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from visor_jax import axes
 from visor_jax.ops.masks import TokenTags
@@ -15,7 +15,8 @@ class TokenStream:
     """The text tokens or the image tokens of a batch between two layers.
 
     hidden: (B, T, D). tags: see `TokenTags`. rotary: the tokens' rotary table, made
-    once because position ids are the same in every layer.
+    once because rotary positions are the same in every layer, unless a token reducer
+    renumbers them. They are the tokens' order to begin with.
     """
 
     hidden: Float[Array, "B T D"]
@@ -31,8 +32,8 @@ class TokenStream:
         head_dim: int,
         rope_theta: float,
     ) -> "TokenStream":
-        """Returns the stream with its rotary table computed from the tags."""
-        rotary = rotary_table(tags.positions, head_dim, rope_theta)
+        """Returns the stream of tokens whose rotary positions are their order."""
+        rotary = rotary_table(tags.order, head_dim, rope_theta)
         return cls(hidden, tags, rotary).with_hidden(hidden)
 
     @property
@@ -50,4 +51,12 @@ class TokenStream:
             hidden=jnp.concatenate([self.hidden, other.hidden], axis=1),
             tags=self.tags.concat(other.tags),
             rotary=self.rotary.concat(other.rotary),
+        )
+
+    def take(self, indices: Int[Array, "B R"]) -> "TokenStream":
+        """Returns the tokens at these indices of each row, with all that they carry."""
+        return TokenStream(
+            hidden=jnp.take_along_axis(self.hidden, indices[..., None], axis=1),
+            tags=self.tags.take(indices),
+            rotary=self.rotary.take(indices),
         )

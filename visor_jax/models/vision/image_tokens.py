@@ -11,8 +11,60 @@ Where the host resizes a grid of patches, a slot is a weighted sum of several:
     index    [4 5 6 7]   weights  [1/4 1/4 1/4 1/4]   the mean of crop 1
 """
 
+import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from visor_jax.ops.masks import TokenTags
+
+
+@flax.struct.dataclass
+class ImageTokens:
+    """The image tokens of a batch before they are anywhere in a prompt.
+
+    hidden: (B, V, D). kept: (B, V) which of the prompt's image tokens they are, and
+    there: which of them exist; None for all of them, as the prompt has them.
+    """
+
+    hidden: Float[Array, "B V D"]
+    kept: Int[Array, "B V"] | None = None
+    there: Bool[Array, "B V"] | None = None
+
+    def tags(self, prompt: TokenTags) -> TokenTags:
+        """Returns the tags of these tokens, given those of all that a prompt has."""
+        if self.kept is None:
+            return prompt
+        tags = prompt.take(self.kept)
+        return tags.replace(valid=tags.valid & self.there)
+
+
+def kept_tokens(
+    hidden: Float[Array, "B V D"], keep: Bool[Array, "B V"], count: int
+) -> ImageTokens:
+    """Returns the first `count` tokens of each row that are to stay, in their order.
+
+    Rows with fewer are filled up with tokens that are not there.
+    """
+    kept = jnp.argsort(~keep, axis=1, stable=True)[:, :count]
+    hidden = jnp.take_along_axis(hidden, kept[..., None], axis=1)
+    return ImageTokens(hidden, kept, jnp.take_along_axis(keep, kept, axis=1))
+
+
+def keep_of_tokens(
+    keep: Bool[Array, "B C P"],
+    index: Int[Array, "B V *corners"],
+    weights: Float[Array, "B V *corners"] | None,
+) -> Bool[Array, "B V"]:
+    """Returns which image tokens stay if these patches do; newlines always do.
+
+    A token that is a sum of several patches stays if one of them does.
+    """
+    flat = keep.reshape(keep.shape[0], -1)
+    flat = jnp.pad(flat, ((0, 0), (0, 1)), constant_values=True)
+    if weights is None:
+        return jnp.take_along_axis(flat, index, axis=1)
+    corners = jnp.take_along_axis(flat[..., None], index, axis=1)
+    return (corners & (weights > 0)).any(axis=-1)
 
 
 def gather_image_tokens(

@@ -32,7 +32,7 @@ _STEP = 16
 class _Tags(NamedTuple):
     """`TokenTags` in blocks: every field is (blocks, B, tokens of a block)."""
 
-    positions: Int[Array, "n B T"]
+    order: Int[Array, "n B T"]
     segments: Int[Array, "n B T"]
     valid: Bool[Array, "n B T"]
 
@@ -104,14 +104,14 @@ def _tags_in_blocks(
     if tags is None:
         zeros = jnp.zeros((batch, length), jnp.int32)
         tags = TokenTags(zeros, zeros, jnp.ones((batch, length), bool))
-    fields = (tags.positions, tags.segments, tags.valid)
+    fields = (tags.order, tags.segments, tags.valid)
     return _Tags(*(_in_blocks(x, block) for x in fields))
 
 
 def _needed(query: _Tags, key: _Tags) -> Bool[Array, "n m"]:
-    last_query = query.positions.max(axis=-1)
-    never = jnp.iinfo(key.positions.dtype).max
-    first_key = jnp.where(key.valid, key.positions, never).min(axis=-1)
+    last_query = query.order.max(axis=-1)
+    never = jnp.iinfo(key.order.dtype).max
+    first_key = jnp.where(key.valid, key.order, never).min(axis=-1)
     return (first_key[None] <= last_query[:, None]).any(axis=-1)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.network import PARAMS, PolicyNetwork
 from visor_jax.training.objectives.policy_objective import (
@@ -111,14 +111,17 @@ def blended_measure(
 
     def measure(params, backbone, batch: Batch, key, temperature) -> Outcome:
         variables = {"params": backbone}
-        prefix = model.apply(variables, batch, method=VLM.prefix)
-        prefix = jax.lax.stop_gradient(prefix)
-        features = policy_features(prefix, _routing_slots(batch)[:, None])
+        trunk = model.apply(variables, batch, method=run_trunk)
+        trunk = jax.lax.stop_gradient(trunk)
+        features = policy_features(trunk, _routing_slots(batch)[:, None])
         logits = policy.apply({"params": params}, features)[:, 0]
         choice = straight_through(logits, key, temperature)
-        answers = model.apply(
-            variables, prefix, choice @ gate_table, method=VLM.logits_after
-        )
+
+        def logits_of_text(module: VLM) -> Float[Array, "B T W"]:
+            done = run_rest(module, trunk, choice @ gate_table)
+            return module.logits(done.text)
+
+        answers = model.apply(variables, method=logits_of_text)
         log_probs = jax.nn.log_softmax(answers, axis=-1)
         targets = batch.targets[..., None]
         picked = jnp.take_along_axis(log_probs, targets, axis=-1)[..., 0]

@@ -1,0 +1,164 @@
+"""What a token-reduction method is to the network, and the one that reduces nothing.
+
+A method drops or merges image tokens before the projector (`on_crops`), or before some
+layers of the decoder (`on_stream`); text is never dropped. It says beforehand how many
+image tokens every layer will see: shapes, FLOPs, bytes and slots follow from that. The
+loop over layers, not the method, gives the tokens that stay their rotary positions:
+
+    order of image and text   0 1 2 3 | 4 5      the image tokens 1 and 2 are dropped
+    KEEP                      0     3 | 4 5      everybody keeps theirs
+    RENUMBER                  0     1 | 2 3      counted anew, from that layer on
+    FRESH                     0     1 | 2 3      the same before layer 0, as if the
+                                                 prompt were shorter; later layers KEEP
+"""
+
+import dataclasses
+import enum
+from typing import ClassVar, Protocol, runtime_checkable
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from visor_jax.models.decoder.streams import TokenStream
+from visor_jax.ops.masks import last_valid, visible
+from visor_jax.ops.rope import rotary_table
+
+
+class PositionRule(enum.Enum):
+    """The rotary positions of what is left (see the table at the top)."""
+
+    KEEP = "keep"
+    RENUMBER = "renumber"
+    FRESH = "fresh"
+
+    def renumbers(self, layer: int) -> bool:
+        """Returns whether a reduction before this layer counts positions anew."""
+        if self is PositionRule.FRESH:
+            return layer == 0
+        return self is PositionRule.RENUMBER
+
+
+@flax.struct.dataclass
+class CropFeatures:
+    """What the tower made of the crops, and which patches are to stay.
+
+    features: (B, C, P, E). keep: (B, C, P).
+    """
+
+    features: Float[Array, "B C P E"]
+    keep: Bool[Array, "B C P"]
+
+
+class Look(Protocol):
+    """How text looks at the image in the layer that comes next."""
+
+    def __call__(self, rows: Int[Array, "B R"]) -> Float[Array, "B R V"]:
+        """Returns the attention of the text tokens at these indices; float32.
+
+        Averaged over heads; each token's softmax is over all that it sees, image and
+        text, so a row adds up to less than 1.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenReducer(Protocol):
+    """A method; hashable, since it is a static part of the network's programs.
+
+    position_rule: see `PositionRule`. reads_text: whether what stays depends on the
+    question; then rows hold one question each, and nobody shares an image's K/V.
+    reads_crops: whether `on_crops` does anything. stages: the layers before which
+    `on_stream` is called, ascending.
+    """
+
+    position_rule: PositionRule
+    reads_text: bool
+    reads_crops: bool
+    stages: tuple[int, ...]
+
+    def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
+        """Returns how many image tokens each layer sees, of V = `image_tokens`.
+
+        The first number is also what `on_crops` leaves (all V, if it drops nothing).
+        """
+        ...
+
+    def on_crops(self, crops: CropFeatures) -> CropFeatures:
+        """Returns the crops with `keep` False where patches go, or other features.
+
+        Called if `reads_crops`. Tokens that are made of no patch (newlines) stay.
+        """
+        ...
+
+    def on_stream(
+        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+    ) -> TokenStream:
+        """Returns the image stream that this layer and those behind it see.
+
+        Its length must be that of `image_lengths`. What stays comes from
+        `TokenStream.take`; merged tokens are written at their target's index.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepAll:
+    """The method that keeps every token: VISOR's own way."""
+
+    position_rule: ClassVar = PositionRule.KEEP
+    reads_text: ClassVar = False
+    reads_crops: ClassVar = False
+    stages: ClassVar = ()
+
+    def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
+        """Returns V for every layer."""
+        return (image_tokens,) * num_layers
+
+    def on_crops(self, crops: CropFeatures) -> CropFeatures:
+        """Returns the crops as they are."""
+        return crops
+
+    def on_stream(
+        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+    ) -> TokenStream:
+        """Returns the image as it is; never called, since there are no stages."""
+        return image
+
+
+KEEP_ALL = KeepAll()
+
+
+def is_reduced(reducer: TokenReducer, layer: int) -> bool:
+    """Returns whether this layer sees another image stream than the first one."""
+    return any(0 < stage <= layer for stage in reducer.stages)
+
+
+def is_shifted(reducer: TokenReducer, layer: int) -> bool:
+    """Returns whether rotary positions differ from the tokens' order in this layer."""
+    rule = reducer.position_rule
+    if reducer.reads_crops and rule.renumbers(0):
+        return True
+    return any(stage <= layer and rule.renumbers(stage) for stage in reducer.stages)
+
+
+def renumbered(
+    text: TokenStream, image: TokenStream, *, head_dim: int, rope_theta: float
+) -> tuple[TokenStream, TokenStream, Int[Array, "B"]]:
+    """Returns both streams at new rotary positions, and how far text's end has come.
+
+    A token's position is the number of tokens before it that it may see: what its order
+    would be if what was dropped had never been there. Segments that are packed in a row
+    are counted apart.
+    """
+    both = image.tags.concat(text.tags)
+
+    def placed(stream: TokenStream) -> tuple[TokenStream, Int[Array, "B T"]]:
+        positions = jnp.sum(visible(stream.tags, both), axis=-1, dtype=jnp.int32) - 1
+        rotary = rotary_table(positions, head_dim, rope_theta)
+        return stream.replace(rotary=rotary), positions
+
+    (text, positions), (image, _) = placed(text), placed(image)
+    last = last_valid(text.tags)[:, None]
+    shift = jnp.take_along_axis(text.tags.order - positions, last, axis=1)[:, 0]
+    return text, image, shift

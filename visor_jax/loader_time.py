@@ -25,6 +25,7 @@ from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.models.vlm import VLM
 from visor_jax.settings import UniversalSettings
 from visor_jax.tasks.conversations import open_conversations
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import stages
 from visor_jax.training.host_memory import keep_freed_memory
 from visor_jax.training.interruption import Interruption
@@ -116,6 +117,8 @@ def _main(_: list[str]) -> None:
             raise ValueError("Only training on converted data can be timed here.")
         if count < 1:
             raise ValueError(f"--batches={count} must be at least 1.")
+        if _STEP.value:
+            check_groups(run)
         readers = [int(number) for number in _READERS.value]
         with tempfile.TemporaryDirectory() as temporary:
             data = open_conversations(

@@ -20,6 +20,7 @@ from visor_jax.data.pages.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
 from visor_jax.settings import UniversalSettings
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import stages
 from visor_jax.training.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.host_memory import keep_freed_memory
@@ -93,6 +94,7 @@ def _main(_: list[str]) -> None:
             raise ValueError(
                 "Only universal training on data that it draws itself can be timed."
             )
+        check_groups(run)
     times = step_times(run, _STEPS.value)
     print(f"{machine_description()}, batch {run.data.batch_size}, median of steps")
     print(f"{'budget':<12} {'ms/step':>8} {'ratio':>6} {'GFLOP':>8} {'ratio':>6}")

@@ -30,6 +30,7 @@ from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import loop, run_record, stages
 from visor_jax.training.bad_steps import SkippedStepsFile, TooManySkippedSteps
 from visor_jax.training.host_memory import keep_freed_memory
@@ -183,6 +184,7 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
     processes.check_started()
     processes.check_platform(chosen.platform)
+    check_groups(chosen)
     mesh = make_mesh(chosen.mesh)
     parts, passes = samples_split(mesh), chosen.optimizer.accumulate
     if chosen.data.batch_size % (parts * passes):

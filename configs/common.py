@@ -159,11 +159,15 @@ def _published_rates() -> dict:
         "warmup_steps": 750,
         "decay": "cosine",
         "frozen": ("vision_tower/post_layernorm",),
-        # Those without a rate of their own have the one above.
+        # Every parameter that trains is in exactly one. Those without a rate of their
+        # own have the one above.
         "groups": {
             "vision_tower": _group("^vision_tower/", 2e-6),
-            "projector": _group("^(projector/|image_newline$)"),
-            "language_model": _group("^language_model/(?!.*/cross_attention/)"),
+            "projector": _group("^(multi_modal_projector/|image_newline$)"),
+            # With the head, where embeddings are not tied.
+            "language_model": _group(
+                "^(language_model/(?!.*/cross_attention/)|lm_head/)"
+            ),
             "adapters": _group("/cross_attention/"),
         },
         # Parts of a batch that pass through the network one after another.

@@ -20,7 +20,10 @@ from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 
 _ROOT = Path(__file__).parents[1]
+# Groups that training would refuse, as those of a run that was made before it did.
+_GROUPS = {"projector": {"learning_rate": None, "pattern": "^(projector/|newline$)"}}
 METADATA = {
+    "settings": {"optimizer": {"groups": _GROUPS}},
     "model": CONFIG.to_dict(),
     "budgets": ["sa0", "sa1:1"],
     "task": "universal",

@@ -163,6 +163,28 @@ def test_mistakes_are_one_line_and_exit_code_2(commands, flags, message, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_groups_that_leave_parameters_out_are_refused_before_any_work(
+    commands, tmp_path
+):
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    (data / "manifest.json").write_text("{}")
+    ended = commands.run(
+        "--config=configs/universal.py:llava_ov_0p5b",
+        f"--config.data.path={data}",
+        f"--config.data.processor={data}",
+        "--config.platform=cpu",
+        "--config.optimizer.groups.projector.pattern=^(projector/|image_newline$)",
+        f"--workdir={workdir}",
+    )
+    assert ended.code == 2, ended.err
+    assert "error: optimizer.groups" in ended.err
+    assert "Parameters in no group (4):\n  multi_modal_projector/" in ended.err
+    assert "  projector: '^(projector/|image_newline$)'" in ended.err
+    assert "Traceback" not in ended.err
+    assert not workdir.exists()
+
+
 def test_the_module_is_a_command():
     ended = subprocess.run(
         [sys.executable, "-m", "visor_jax.train"],

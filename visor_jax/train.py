@@ -33,6 +33,7 @@ from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
 from visor_jax.tasks.run import Run, Task
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import initial_state, loop, run_record
 from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.optimizer import logged_learning_rates, make_optimizer
@@ -186,6 +187,7 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
     processes.check_started()
     processes.check_platform(chosen.platform)
+    check_groups(chosen)
     mesh = make_mesh(chosen.mesh)
     parts, passes = samples_split(mesh), chosen.optimizer.accumulate
     if chosen.data.batch_size % (parts * passes):

@@ -11,9 +11,10 @@ from configs import dedicated, dense, stage_a, stage_b, universal
 from tests import tiny
 from visor_jax.models.vlm import VLM
 from visor_jax.settings.read import read_settings
+from visor_jax.tasks.trained_parameters import trained_shapes
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.universal_step import make_universal_step
-from visor_jax.training.optimizer import make_optimizer
+from visor_jax.training.optimizer import make_optimizer, split_frozen
 
 
 def with_data(tmp_path, config):
@@ -59,6 +60,9 @@ def test_every_configuration_traces_one_step(make, tmp_path):
         num_budgets=len(run.budgets),
     )
     state = jax.eval_shape(lambda b: create(batch=b), batch)
+    # What groups are checked against before there is a state.
+    trained = jax.tree.map(jnp.shape, split_frozen(state.params, frozen)[0])
+    assert jax.tree.map(jnp.shape, trained_shapes(run)) == trained
     step = make_universal_step(model, optimizer, run.schedule, run.objective, frozen)
     after = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(

@@ -115,6 +115,13 @@ def lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def test_the_log_has_the_rate_of_every_group(straight):
+    names = ("vision_tower", "projector", "language_model", "adapters")
+    for line in lines(straight / "metrics.jsonl"):
+        rates = {name for name in line if name.startswith("learning_rate")}
+        assert rates == {f"learning_rate/{name}" for name in names}
+
+
 def test_the_loss_falls(straight):
     losses = [line["loss"] for line in lines(straight / "metrics.jsonl")]
     assert len(losses) == STEPS // 5

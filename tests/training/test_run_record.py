@@ -3,8 +3,12 @@ import subprocess
 
 import pytest
 
+from configs import universal
 from visor_jax.runtime.machine import git_commit, machine_description
-from visor_jax.training.run_record import check_same_run, write_run_record
+from visor_jax.training.run_record import (
+    check_same_run,
+    write_run_record,
+)
 
 CONFIG = {"seed": 0, "model": {"width": 64, "plan": (1, 2)}, "log_every": 10}
 
@@ -42,6 +46,23 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
     assert "another --workdir" in lines[3]
     with pytest.raises(ValueError, match="log_every: 10 -> 20"):
         check_same_run(tmp_path, {**CONFIG, "log_every": 20})
+
+
+def test_a_run_of_other_parameter_groups_is_refused_with_both_patterns(tmp_path):
+    config = universal.get_config("llava_ov_0p5b")
+    old, new = config.to_dict(), config.to_dict()
+    groups = old["optimizer"]["groups"]
+    groups["projector"]["pattern"] = "^(projector/|image_newline$)"
+    groups["vision_tower"]["learning_rate"] = 1e-6
+    write_run_record(tmp_path, old)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        check_same_run(tmp_path, new)
+    assert str(error.value).splitlines()[1:-1] == [
+        "  optimizer.groups.projector.pattern: "
+        '"^(projector/|image_newline$)" -> "^(multi_modal_projector/|image_newline$)"',
+        "  optimizer.groups.vision_tower.learning_rate: 1e-06 -> 2e-06",
+    ]
+    check_same_run(tmp_path, old)
 
 
 def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path):

@@ -28,6 +28,7 @@ from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import machine_description
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -117,6 +118,8 @@ def _main(_: list[str]) -> None:
             raise ValueError("Only training on converted data can be timed here.")
         if count < 1:
             raise ValueError(f"--batches={count} must be at least 1.")
+        if _STEP.value:
+            check_groups(run)
         readers = [int(number) for number in _READERS.value]
         with tempfile.TemporaryDirectory() as temporary:
             data = open_conversations(

@@ -24,6 +24,7 @@ from visor_jax.runtime.machine import machine_description
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
+from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -97,6 +98,7 @@ def _main(_: list[str]) -> None:
             raise ValueError(
                 "Only universal training on data that it draws itself can be timed."
             )
+        check_groups(run)
     times = step_times(run, _STEPS.value)
     print(f"{machine_description()}, batch {run.data.batch_size}, median of steps")
     print(f"{'budget':<12} {'ms/step':>8} {'ratio':>6} {'GFLOP':>8} {'ratio':>6}")

@@ -23,7 +23,7 @@ class OptimizerSettings:
     """Settings of AdamW.
 
     learning_rate: at its peak, where no group has another.
-    groups: {name: parameters with a learning rate of their own}.
+    groups: {name: parameters with a learning rate of their own}; {} for one of all.
     accumulate: parts in which a batch passes through the network, one after another.
     warmup_steps: linear rise from 0.
     constant_until: fraction of the run at which the decay to 0 begins.
@@ -65,26 +65,36 @@ class OptimizerSettings:
         if self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate} must be at least 1.")
         if REST in self.groups:
-            raise ValueError(f"{REST!r} is the group of all that is in no other.")
+            raise ValueError(
+                f"groups: {REST!r} is the group of a run that names none: choose "
+                "another name."
+            )
 
 
 def learning_rates(
     settings: OptimizerSettings, num_steps: int
 ) -> dict[str, optax.Schedule]:
-    """Returns {group: learning rate as a function of the step}, `REST` among them."""
+    """Returns {group: learning rate as a function of the step}; without groups `REST`.
+
+    Raises:
+      ValueError: as `learning_rate_schedule`.
+    """
     own = {name: group.learning_rate for name, group in settings.groups.items()}
     return {
         name: learning_rate_schedule(
             settings, num_steps, peak or settings.learning_rate
         )
-        for name, peak in {**own, REST: None}.items()
+        for name, peak in (own or {REST: None}).items()
     }
 
 
 def logged_learning_rates(
     settings: OptimizerSettings, num_steps: int
 ) -> dict[str, optax.Schedule]:
-    """Returns `learning_rates` by their names in the log, "learning_rate[/group]"."""
+    """Returns `learning_rates` by their names in the log: "learning_rate/<group>".
+
+    Without groups "learning_rate".
+    """
     return {
         "learning_rate" + (f"/{name}" if name != REST else ""): schedule
         for name, schedule in learning_rates(settings, num_steps).items()
@@ -128,7 +138,7 @@ def make_optimizer(
     """Returns clipping by the global norm followed by AdamW.
 
     Raises:
-      ValueError: as `learning_rate_schedule`; its `init` if a group has no parameter.
+      ValueError: as `learning_rate_schedule`; its `init` as `group_of_paths`.
     """
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),

@@ -1,13 +1,14 @@
 """Learning rates by group of parameters: a tower's 2e-6 beside an adapter's 1e-3.
 
-A group is a pattern of parameter paths ("vision_tower/encoder/..."). What belongs to no
-group has the run's own rate. The rates of the last step are part of the optimiser's
-state, so that a checkpoint says what each group was trained with.
+A group is a pattern of parameter paths ("vision_tower/encoder/..."). Where there are
+groups, every parameter that trains is in exactly one; without them all are in `REST`.
+The rates of the last step are part of the optimiser's state, so that a checkpoint says
+what each group was trained with.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -17,8 +18,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 Tree = Any
-# The group of all parameters that no pattern names.
+# The one group of a run that names none.
 REST = "rest"
+_LAYER = re.compile(r"(?<=layers_)\d+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def scale_by_group_rate(
     """Returns the last link of an optimiser: updates times minus their group's rate.
 
     Args:
-      schedules: from the step to the learning rate, of every group and of `REST`.
+      schedules: from the step to the learning rate, of every group, or of `REST`.
 
     Its `init` raises ValueError as `group_of_paths` does.
     """
@@ -98,27 +100,83 @@ def group_of_paths(
     """Returns {path: name of its group} for every parameter.
 
     Raises:
-      ValueError: if a group's pattern matches nothing, or a parameter is in two groups.
+      ValueError: if there are groups and a parameter is in none of them or in several,
+        or a group has no parameter; all of them are listed.
     """
-    paths = list(flax.traverse_util.flatten_dict(params, sep="/"))
-    found = {path: [] for path in paths}
-    for name, group in groups.items():
-        members = [path for path in paths if re.search(group.pattern, path)]
-        if not members:
-            raise ValueError(
-                f"The parameter group {name!r} is empty: its pattern "
-                f"{group.pattern!r} matches no parameter that trains."
-            )
-        for path in members:
-            found[path].append(name)
-    twice = {path: names for path, names in found.items() if len(names) > 1}
-    if twice:
-        path, names = next(iter(twice.items()))
+    found = {
+        path: [name for name, group in groups.items() if re.search(group.pattern, path)]
+        for path in flax.traverse_util.flatten_dict(params, sep="/")
+    }
+    if not groups:
+        return dict.fromkeys(found, REST)
+    problems = [*_outside(found), *_in_several(found), *_empty(found, groups)]
+    if problems:
+        patterns = [f"  {name}: {g.pattern!r}" for name, g in groups.items()]
         raise ValueError(
-            f"{len(twice)} parameters are in more than one group, e.g. {path} in "
-            f"{names}: make the patterns exclude one another."
+            "\n".join([_REQUIRED, *problems, "The patterns are:", *patterns])
         )
-    return {path: names[0] if names else REST for path, names in found.items()}
+    return {path: name for path, [name] in found.items()}
+
+
+_REQUIRED = (
+    "optimizer.groups must have every parameter that trains in exactly one group."
+)
+
+
+def _outside(found: Mapping[str, list[str]]) -> list[str]:
+    """Returns lines about the parameters that are in no group, [] if there are none."""
+    outside = [path for path, names in found.items() if not names]
+    if not outside:
+        return []
+    lines = [
+        f"Parameters in no group ({len(outside)}):",
+        *_indented(outside),
+        "Add a group for them, or widen the pattern of one.",
+    ]
+    if any(path.startswith("reading_heads_") for path in outside):
+        lines.append(
+            "The network has reading heads for model.reading_layers: give them a "
+            "group, '^reading_heads_', or leave model.reading_layers empty."
+        )
+    return lines
+
+
+def _in_several(found: Mapping[str, list[str]]) -> list[str]:
+    """Returns lines about the parameters that are in several groups."""
+    several: dict[str, list[str]] = {}
+    for path, names in found.items():
+        if len(names) > 1:
+            several.setdefault(" and ".join(map(repr, names)), []).append(path)
+    if not several:
+        return []
+    lines = [f"Parameters in several groups ({sum(map(len, several.values()))}):"]
+    for names, paths in several.items():
+        lines += [f"{path} in {names}" for path in _indented(paths)]
+    return [*lines, "Make the patterns exclude one another."]
+
+
+def _empty(
+    found: Mapping[str, list[str]], groups: Mapping[str, ParameterGroup]
+) -> list[str]:
+    """Returns lines about the groups that have no parameter."""
+    used = {name for names in found.values() for name in names}
+    return [
+        f"The group {name!r} has no parameter that trains: mend its pattern, or leave "
+        "it out."
+        for name in groups
+        if name not in used
+    ]
+
+
+def _indented(paths: Iterable[str]) -> list[str]:
+    """Returns lines of paths, those that differ in the layer alone in one line."""
+    layers: dict[str, list[str]] = {}
+    for path in paths:
+        layers.setdefault(_LAYER.sub("*", path), []).extend(_LAYER.findall(path))
+    return [
+        "  " + path.replace("*", ",".join(sorted(numbers, key=int)))
+        for path, numbers in layers.items()
+    ]
 
 
 def latest_rates(opt_state: Tree) -> dict[str, float]:

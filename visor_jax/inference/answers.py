@@ -9,9 +9,9 @@ from jaxtyping import Int
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.packed_prompts import Question
 from visor_jax.inference.engine.request_queue import Asked
-from visor_jax.inference.generation.decode import answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,14 @@ class Answer:
         cls,
         question: Question,
         budget: Budget,
-        written: Int[np.ndarray, "N"],
+        written: Int[np.ndarray, "new"],
         reader: Reader,
         *,
         encoded: bool,
         seconds: float,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
-        (tokens,) = answers(written[None], reader.eos_ids)
+        (tokens,) = cut_at_end(written[None], reader.eos_ids)
         return cls(
             number=question.number,
             request=question.request,

@@ -12,9 +12,9 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.chat_template import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate
-from visor_jax.inference.generation.decode import answers
 from visor_jax.inference.loading.network import LoadedNetwork
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Chooser
@@ -144,7 +144,8 @@ class VisorModel(LoadedNetwork):
                     sampling=sampling,
                     key=None if keys is None else keys[rows],
                 )
-                texts = map(self.reader.text, answers(tokens, self.reader.eos_ids))
+                cut = cut_at_end(np.asarray(tokens), self.reader.eos_ids)
+                texts = map(self.reader.text, cut)
                 for row, text in zip(rows[: len(group.rows)], texts, strict=False):
                     found[row] = text
         return found

@@ -10,7 +10,8 @@ import pytest
 
 from tests import tiny, tolerances
 from tests.inference.prompts import extended, left_padded
-from visor_jax.inference.engine.slots import Admission, Rules, admit, free_slots
+from visor_jax.inference.engine.slots import Admission, admit, free_slots
+from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.router import features_of
 from visor_jax.inference.sampling import GREEDY
 from visor_jax.layer_plan import LayerPlan
@@ -23,6 +24,7 @@ CONFIG = tiny.VISOR.replace(
 )
 MODEL, VARIABLES = VLM(CONFIG), tiny.params_of(CONFIG)
 NEW = 3
+RULES = Rules.of(-1, 0, GREEDY)
 
 
 @functools.partial(jax.jit, static_argnames=("gates", "method"))
@@ -69,7 +71,7 @@ def used_slots(gates, columns, length):
     slots = free_slots(
         CONFIG,
         gates,
-        Rules(eos_ids=(-1,), sampling=GREEDY),
+        RULES,
         slots=4,
         text_slots=columns,
         image_tokens=batch().image_mask.shape[1],
@@ -126,9 +128,8 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
     np.testing.assert_allclose(
         logits[:-1], expected[rows, last_of(one)], **tolerances.REORDERED
     )
-    rules = Rules(eos_ids=(-1,), sampling=GREEDY)
     tokens = jnp.asarray(whole.tokens)
-    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, rules, None)
+    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, RULES, None)
     for before, after in zip(
         jax.tree.leaves(others), jax.tree.leaves(slots.cache.layers), strict=True
     ):
@@ -146,7 +147,7 @@ def check_steps(slots, gates, new, expected):
         tokens = np.zeros((4, 1), np.int32)
         tokens[places, 0] = new[:, step]
         tags = TokenTags(
-            positions=slots.positions[:, None] + step,
+            positions=slots.order[:, None] + step,
             segments=slots.segments[:, None],
             valid=jnp.ones((4, 1), bool),
         )

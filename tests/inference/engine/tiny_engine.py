@@ -11,9 +11,9 @@ import numpy as np
 
 from tests import tiny
 from tests.inference import tiny_reader
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import Sizes
-from visor_jax.inference.generation.decode import answers as cut
 from visor_jax.inference.generation.generate import generate
 from visor_jax.inference.routing.router import HostChooser
 from visor_jax.inference.sampling import GREEDY
@@ -87,7 +87,7 @@ def alone(request, budget, *, reader=READER, count=5, sampling=GREEDY, key=None)
         sampling=sampling,
         key=key,
     )
-    (tokens,) = cut(tokens, reader.eos_ids)
+    (tokens,) = cut_at_end(np.asarray(tokens), reader.eos_ids)
     return tuple(tokens)
 
 

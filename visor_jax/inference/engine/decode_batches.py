@@ -19,7 +19,7 @@ from visor_jax.inference.engine.budget_groups import Member, WaitingRoom, group_
 from visor_jax.inference.engine.packed_prompts import Question, image_shape
 from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS, ImageKeys
 from visor_jax.inference.engine.programs import Programs
-from visor_jax.inference.engine.slots import Slots
+from visor_jax.inference.generation.decode_step import DecodeState
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 Place = tuple[Budget, Bucket]
@@ -33,7 +33,7 @@ _PATIENCE = 8
 class _Writer:
     """The slots of one budget and bucket, and whose answers they hold."""
 
-    slots: Slots
+    slots: DecodeState
     questions: list[Question | None]
 
     @property
@@ -169,11 +169,11 @@ class Writers:
             writer.slots = program(self._programs.params, writer.slots)
         for (budget, _), writer in busy:
             slots = writer.slots
-            active, count, written = jax.device_get(
-                (slots.active, slots.count, slots.written)
+            finished, count, written = jax.device_get(
+                (slots.finished, slots.count, slots.written)
             )
             for slot, question in enumerate(writer.questions):
-                if question is not None and not active[slot]:
+                if question is not None and finished[slot]:
                     writer.questions[slot] = None
                     yield question, budget, written[slot, : count[slot]]
 

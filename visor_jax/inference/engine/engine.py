@@ -34,7 +34,7 @@ from visor_jax.inference.engine.image_cache import ImageEncoder
 from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, Shapes
 from visor_jax.inference.engine.programs import Programs, name_of
 from visor_jax.inference.engine.scheduler import Scheduler
-from visor_jax.inference.engine.slots import Rules
+from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.router import Chooser
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
@@ -90,7 +90,7 @@ class Engine:
             chooser.budgets,
             reader.buckets,
             sizes=self.sizes,
-            rules=Rules(eos_ids=reader.eos_ids, sampling=sampling),
+            rules=Rules.of(reader.eos_ids, reader.pad_id, sampling),
             keep_images=images_kept > 0,
         )
         self.programs = Programs(model, params, chooser, self.shapes, log=log)

@@ -161,7 +161,7 @@ def check_steps(slots, gates, new, expected):
         )
 
 
-def test_a_chooser_sees_each_question_by_itself():
+def test_a_router_sees_each_request_by_itself():
     whole, one = batch(), own_rows(batch())
     prefix = apply(tiny.on_device(whole), method=VLM.prefix)
     last = dict(zip(ASKED, last_of(one).tolist(), strict=True))

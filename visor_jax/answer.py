@@ -24,7 +24,7 @@ from absl import flags
 from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.files.answer_file import (
     AnswerFile,
     Settings,
@@ -32,7 +32,7 @@ from visor_jax.inference.files.answer_file import (
     error_of,
     record_of,
 )
-from visor_jax.inference.files.request_file import RequestLine, read_requests
+from visor_jax.inference.files.request_file import RequestEntry, read_requests
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import VLMConfig
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
 
 def answer_lines(
     engine: Engine,
-    lines: Sequence[RequestLine],
+    lines: Sequence[RequestEntry],
     answers: AnswerFile,
     config: VLMConfig,
 ) -> bool:
@@ -146,32 +146,32 @@ def _check(options: Any) -> None:
         check_apart(Path(options.input), Path(options.output))
 
 
-def _requests(options: Any) -> list[RequestLine]:
+def _requests(options: Any) -> list[RequestEntry]:
     root = None if options.image_root is None else Path(options.image_root)
     return read_requests(Path(options.input), image_root=root)
 
 
 def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
     count = options.max_new_tokens or model.reader.new_tokens
-    sizes = dataclasses.replace(
-        Sizes(new_tokens=count),
+    config = dataclasses.replace(
+        EngineConfig(new_tokens=count),
         rows=options.rows,
-        waiting=4 * options.rows,
+        pending=4 * options.rows,
         slots=options.slots,
-        questions_per_row=min(Sizes.questions_per_row, options.slots),
+        requests_per_row=min(EngineConfig.requests_per_row, options.slots),
         memory_bytes=int(1e9 * options.memory_gb),
     )
     return model.engine(
         options.budget,
         cost=options.cost,
-        sizes=sizes,
+        config=config,
         sampling=sampling,
         key=answer_flags.random_key(options, sampling),
     )
 
 
 def _answers(
-    lines: Sequence[RequestLine], settings: Settings, options: Any
+    lines: Sequence[RequestEntry], settings: Settings, options: Any
 ) -> AnswerFile:
     return AnswerFile(
         Path(options.output),
@@ -189,9 +189,9 @@ def _settings(
     return {
         "checkpoint": model.fingerprint,
         "chat_template": options.chat_template,
-        "budgets": [budget.name for budget in engine.chooser.budgets],
+        "budgets": [budget.name for budget in engine.router.budgets],
         "cost": options.cost,
-        "max_new_tokens": engine.sizes.new_tokens,
+        "max_new_tokens": engine.config.new_tokens,
         **dataclasses.asdict(sampling),
         "seed": None if sampling.is_greedy else options.seed,
     }

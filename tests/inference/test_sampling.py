@@ -7,9 +7,9 @@ from tests.parity import sampling_reference
 from visor_jax.inference.sampling import (
     GREEDY,
     Sampling,
-    choose,
     filtered,
     penalised,
+    sample_token,
 )
 
 LOGITS = np.random.default_rng(0).normal(scale=2, size=(6, 40)).astype(np.float32)
@@ -80,11 +80,11 @@ def test_the_penalty_comes_before_the_temperature_and_when_greedy():
     logits = jax.numpy.array([[2.0, 1.9, -1.0]])
     used = jax.numpy.array([[True, False, False]])
     greedy = Sampling(repetition_penalty=1.5)
-    assert choose(logits, greedy, used=used).tolist() == [1]
-    assert choose(logits, GREEDY).tolist() == [0]
+    assert sample_token(logits, greedy, used=used).tolist() == [1]
+    assert sample_token(logits, GREEDY).tolist() == [0]
     cold = Sampling(temperature=1e-3, repetition_penalty=1.5)
     keys = jax.random.split(jax.random.key(0), 1)
-    assert choose(logits, cold, keys, used).tolist() == [1]
+    assert sample_token(logits, cold, keys, used).tolist() == [1]
 
 
 def test_top_p_is_the_drawn_example():
@@ -100,7 +100,7 @@ def test_ties_at_the_edge_of_top_k_stay():
 
 
 def test_greedy_takes_the_likeliest():
-    found = choose(jax.numpy.asarray(LOGITS), GREEDY)
+    found = sample_token(jax.numpy.asarray(LOGITS), GREEDY)
     np.testing.assert_array_equal(found, LOGITS.argmax(axis=1))
 
 
@@ -109,7 +109,7 @@ def test_draws_follow_the_filtered_distribution():
     logits = jax.numpy.broadcast_to(LOGITS[0, :8], (rows, 8))
     settings = {"temperature": 1.5, "top_k": 6, "top_p": 0.95}
     keys = jax.random.split(jax.random.key(1), rows)
-    drawn = np.asarray(choose(logits, Sampling(**settings), keys))
+    drawn = np.asarray(sample_token(logits, Sampling(**settings), keys))
     weights = np.exp(_oracle(LOGITS[:1, :8], **settings)[0])
     expected = weights / weights.sum()
     found = np.bincount(drawn, minlength=8) / rows
@@ -122,10 +122,12 @@ def test_draws_follow_the_filtered_distribution():
 def test_a_draw_does_not_depend_on_other_rows():
     logits, sampling = jax.numpy.asarray(LOGITS), Sampling(temperature=2.0, top_p=0.9)
     keys = jax.random.split(jax.random.key(2), len(LOGITS))
-    together = choose(logits, sampling, keys)
-    alone = [choose(logits[i : i + 1], sampling, keys[i : i + 1])[0] for i in range(6)]
+    together = sample_token(logits, sampling, keys)
+    alone = [
+        sample_token(logits[i : i + 1], sampling, keys[i : i + 1])[0] for i in range(6)
+    ]
     assert together.tolist() == [int(x) for x in alone]
-    again = choose(logits, sampling, keys)
+    again = sample_token(logits, sampling, keys)
     assert together.tolist() == again.tolist()
 
 

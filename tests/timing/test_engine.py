@@ -14,8 +14,8 @@ import pytest
 import visor_jax
 from tests.inference import page_run
 from visor_jax.budget import BudgetSet
-from visor_jax.inference.engine.engine_config import Sizes
-from visor_jax.inference.routing.router import HostChooser
+from visor_jax.inference.engine.engine_config import EngineConfig
+from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 from visor_jax.timing import engine as engine_time
@@ -46,20 +46,20 @@ def plain(tmp_path_factory):
 
 
 class FakeModel:
-    """Engines that ask their choosers and answer nothing."""
+    """Engines that ask their routers and answer nothing."""
 
-    def engine(self, chooser, **options):
+    def engine(self, router, **options):
         assert options["images_kept"] == 0
-        return FakeEngine(chooser)
+        return FakeEngine(router)
 
 
 class FakeEngine:
-    def __init__(self, chooser):
-        self.chooser = chooser
+    def __init__(self, router):
+        self.router = router
 
     def answer_all(self, requests):
-        chosen = self.chooser.choose(np.zeros((len(requests), 0)), requests)
-        budgets = [self.chooser.budgets[k] for k in chosen]
+        chosen = self.router.choose(np.zeros((len(requests), 0)), requests)
+        budgets = [self.router.budgets[k] for k in chosen]
         return [types.SimpleNamespace(budget=b, error=None) for b in budgets]
 
 
@@ -67,17 +67,17 @@ def test_all_ways_of_choosing_take_turns_and_give_the_same_budgets(monkeypatch):
     requests = engine_time.page_requests(10)
     budgets = BudgetSet.parse(NAMES, page_run.CONFIG.plan).budgets
     wished = dict(zip(map(id, requests), [0, 1, 1, 0, 1] * 2, strict=True))
-    policy = HostChooser(budgets, lambda request: wished[id(request)])
+    policy = HostRouter(budgets, lambda request: wished[id(request)])
     ran = []
 
     def timed(engine, asked):
         found = [answer.budget.name for answer in engine.answer_all(asked)]
-        ran.append((type(engine.chooser).__name__, found))
+        ran.append((type(engine.router).__name__, found))
         return float(len(ran)), collections.Counter(found)
 
     monkeypatch.setattr(engine_time, "_timed", timed)
     times = engine_time.engine_times(
-        FakeModel(), requests, budgets, policy=policy, sizes=Sizes(), repeats=2
+        FakeModel(), requests, budgets, policy=policy, config=EngineConfig(), repeats=2
     )
     order = [AUTO, TOLD, MIXED, *NAMES]
     assert list(times) == order
@@ -94,7 +94,7 @@ def test_all_ways_of_choosing_take_turns_and_give_the_same_budgets(monkeypatch):
     assert [found[name] for name in NAMES] == [[name] * 10 for name in NAMES]
     assert times[TOLD].shares == {NAMES[0]: 4, NAMES[1]: 6}
     alone = engine_time.engine_times(
-        FakeModel(), requests, budgets, sizes=Sizes(), repeats=1
+        FakeModel(), requests, budgets, config=EngineConfig(), repeats=1
     )
     assert list(alone) == [MIXED, *NAMES]
 

@@ -12,7 +12,7 @@ import pytest
 from configs import universal
 from tests import tiny
 from tests.tolerances import REORDERED
-from visor_jax import settings
+from visor_jax.settings.read import read_settings
 from visor_jax.training.optimizer import (
     OptimizerSettings,
     learning_rates,
@@ -67,7 +67,7 @@ def test_warm_up_must_fit_the_run():
 def grouped(**rates):
     """Returns settings with the published groups at these learning rates."""
     config = universal.get_config("llava_ov_7b")
-    published = settings.read(config, data_needed=False).optimizer.groups
+    published = read_settings(config, data_needed=False).optimizer.groups
     return OptimizerSettings(
         learning_rate=0.5,
         weight_decay=0.1,

@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from configs import common, dedicated, dense, policy, stage_a, stage_b, universal
-from visor_jax import settings
 from visor_jax.budget import BudgetSet
 from visor_jax.models import variants
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS
+from visor_jax.settings.read import read_settings
 from visor_jax.tasks import trained_parameters
 from visor_jax.tasks.trained_parameters import check_groups, trained_shapes
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -53,7 +53,7 @@ def read(config):
     config.init_from = config.preset
     if config.task == "universal" and config.preset == "mini":
         config.tower.steps = 0
-    return settings.read(config, data_needed=False)
+    return read_settings(config, data_needed=False)
 
 
 def paths(tree):

@@ -31,8 +31,8 @@ from visor_jax.data.images.read_image import read_image
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.generation import generate
-from visor_jax.inference.generation.decode import answers
 from visor_jax.inference.loading.load import VisorModel, load
 from visor_jax.models.config import VLMConfig
 
@@ -183,7 +183,7 @@ def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
     )
     return Answer(
         logits=model.logits_of(batch)[0][batch.text_mask[0]],
-        tokens=answers(tokens, model.reader.eos_ids)[0],
+        tokens=cut_at_end(np.asarray(tokens), model.reader.eos_ids)[0],
     )
 
 
@@ -214,7 +214,7 @@ def reference_answers(
         is_text = inputs["input_ids"][0].numpy() != image_token
         answered[name] = Answer(
             logits=logits[is_text],
-            tokens=answers(written[:, length:].numpy(), reader.eos_ids)[0],
+            tokens=cut_at_end(written[:, length:].numpy(), reader.eos_ids)[0],
         )
     return answered
 

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.engine.packed_prompts import Question
-from visor_jax.inference.engine.request_queue import Asked
-from visor_jax.inference.generation.decode import answers
+from visor_jax.data.prompts.stop_tokens import cut_at_end
+from visor_jax.inference.engine.packed_prompts import PreparedRequest
+from visor_jax.inference.engine.request_queue import QueuedRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,38 +39,38 @@ class Answer:
     seconds: float = 0.0
 
     @classmethod
-    def refused(cls, asked: Asked, reason: str) -> "Answer":
+    def refused(cls, queued: QueuedRequest, reason: str) -> "Answer":
         """Returns the answer to a request that cannot be answered."""
         return cls(
-            number=asked.number,
-            request=asked.request,
+            number=queued.number,
+            request=queued.request,
             error=reason,
-            seconds=time.perf_counter() - asked.began,
+            seconds=time.perf_counter() - queued.began,
         )
 
     @classmethod
     def of(
         cls,
-        question: Question,
+        request: PreparedRequest,
         budget: Budget,
-        written: Int[np.ndarray, "N"],
+        written: Int[np.ndarray, "new"],
         reader: Reader,
         *,
         encoded: bool,
         seconds: float,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
-        (tokens,) = answers(written[None], reader.eos_ids)
+        (tokens,) = cut_at_end(written[None], reader.eos_ids)
         return cls(
-            number=question.number,
-            request=question.request,
+            number=request.number,
+            request=request.request,
             text=reader.text(tokens),
             tokens=tuple(tokens),
             steps=len(written) - 1,
             budget=budget,
-            text_tokens=question.sample.num_text_tokens,
-            image_tokens=question.sample.num_image_tokens,
-            crops=question.sample.num_crops,
+            text_tokens=request.sample.num_text_tokens,
+            image_tokens=request.sample.num_image_tokens,
+            crops=request.sample.num_crops,
             encoded=encoded,
             seconds=seconds,
         )

@@ -62,7 +62,7 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def choose(
+def sample_token(
     logits: Float[Array, "B W"],
     sampling: Sampling,
     keys: Key[Array, "B"] | None = None,

@@ -12,12 +12,12 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.chat_template import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate
-from visor_jax.inference.generation.decode import answers
 from visor_jax.inference.loading.network import LoadedNetwork
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
-from visor_jax.inference.routing.router import Chooser
+from visor_jax.inference.routing.router import Router
 from visor_jax.inference.sampling import GREEDY, Sampling
 
 
@@ -144,7 +144,8 @@ class VisorModel(LoadedNetwork):
                     sampling=sampling,
                     key=None if keys is None else keys[rows],
                 )
-                texts = map(self.reader.text, answers(tokens, self.reader.eos_ids))
+                cut = cut_at_end(np.asarray(tokens), self.reader.eos_ids)
+                texts = map(self.reader.text, cut)
                 for row, text in zip(rows[: len(group.rows)], texts, strict=False):
                     found[row] = text
         return found
@@ -232,7 +233,7 @@ class VisorModel(LoadedNetwork):
 
     def engine(
         self,
-        budget: Chooser | str | Budget | None = None,
+        budget: Router | str | Budget | None = None,
         *,
         cost: float = 0.0,
         **options: Any,
@@ -242,7 +243,7 @@ class VisorModel(LoadedNetwork):
         It keeps images, their keys and values, and compiled programs between calls.
 
         Args:
-          budget: one for all, "auto", or another chooser.
+          budget: one for all, "auto", or another router.
           **options: of `visor_jax.inference.engine.engine.Engine`.
 
         Raises:
@@ -250,7 +251,7 @@ class VisorModel(LoadedNetwork):
             a policy, or a cost without "auto".
         """
         if budget is None or isinstance(budget, str | Budget):
-            budget = self._choice.chooser(budget, cost)
+            budget = self._choice.router(budget, cost)
         return Engine(self.network, self.params, self.reader, budget, **options)
 
     def _ends(self) -> dict[str, Any]:

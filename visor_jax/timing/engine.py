@@ -29,10 +29,10 @@ from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.loading.load import load
 from visor_jax.inference.routing.choose_budgets import AUTO
-from visor_jax.inference.routing.router import Chooser, HostChooser, PolicyChooser
+from visor_jax.inference.routing.router import HostRouter, PolicyRouter, Router
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.features import PolicyFeatures
@@ -56,8 +56,8 @@ def page_requests(count: int, *, seed: int = 0) -> list[Request]:
     ]
 
 
-class Ruled(HostChooser):
-    """A chooser whose rule changes between runs; one engine serves all of them.
+class Ruled(HostRouter):
+    """A router whose rule changes between runs; one engine serves all of them.
 
     rule: which of the budgets a request gets.
     """
@@ -69,26 +69,26 @@ class Ruled(HostChooser):
 
 
 class Remembering:
-    """A chooser that asks another one and remembers what it said of each request."""
+    """A router that asks another one and remembers what it said of each request."""
 
-    def __init__(self, chooser: Chooser) -> None:
-        """Takes the chooser that is asked."""
-        self._chooser = chooser
-        self.budgets, self.params = chooser.budgets, chooser.params
+    def __init__(self, router: Router) -> None:
+        """Takes the router that is asked."""
+        self._router = router
+        self.budgets, self.params = router.budgets, router.params
         self._said: dict[int, int] = {}
 
     def scores(self, params: Any, features: PolicyFeatures) -> Array:
-        """Returns the chooser's scores."""
-        return self._chooser.scores(params, features)
+        """Returns the router's scores."""
+        return self._router.scores(params, features)
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
-        """Returns what the chooser says."""
-        chosen = self._chooser.choose(scores, requests)
+        """Returns what the router says."""
+        chosen = self._router.choose(scores, requests)
         self._said |= {id(r): k for r, k in zip(requests, chosen, strict=True)}
         return chosen
 
     def said(self, request: Request) -> int:
-        """Returns what the chooser said of a request."""
+        """Returns what the router said of a request."""
         return self._said[id(request)]
 
 
@@ -109,8 +109,8 @@ def engine_times(
     requests: Sequence[Request],
     budgets: Sequence[Budget],
     *,
-    policy: Chooser | None = None,
-    sizes: Sizes,
+    policy: Router | None = None,
+    config: EngineConfig,
     repeats: int,
 ) -> dict[str, Timed]:
     """Returns the times of a mixed batch, of each budget alone, and of the policy's.
@@ -123,7 +123,7 @@ def engine_times(
         (`TOLD`).
     """
     ruled = Ruled(budgets)
-    plain = model.engine(ruled, sizes=sizes, images_kept=0)
+    plain = model.engine(ruled, config=config, images_kept=0)
     place = {id(request): i for i, request in enumerate(requests)}
     rules: dict[str, Rule] = {MIXED: lambda r: place[id(r)] % len(budgets)}
     for index, budget in enumerate(budgets):
@@ -133,7 +133,7 @@ def engine_times(
         asked = Remembering(policy)
         rules[TOLD] = asked.said
         # First, so that there is something to be told.
-        with_policy = model.engine(asked, sizes=sizes, images_kept=0)
+        with_policy = model.engine(asked, config=config, images_kept=0)
         engines = {AUTO: with_policy, TOLD: plain} | engines
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     shares: dict[str, dict[str, int]] = {}
@@ -181,11 +181,11 @@ def main(arguments: list[str]) -> None:
         _check_reads_pages(options.checkpoint)
         model = load(options.checkpoint)
         policy, budgets = _choices(model, options)
-        sizes = Sizes(
+        config = EngineConfig(
             rows=options.rows,
-            waiting=4 * options.rows,
-            slots=max(2 * options.rows, Sizes.questions_per_row),
-            images_at_once=min(options.rows, Sizes.images_at_once),
+            pending=4 * options.rows,
+            slots=max(2 * options.rows, EngineConfig.requests_per_row),
+            images_at_once=min(options.rows, EngineConfig.images_at_once),
             new_tokens=model.reader.new_tokens,
         )
         times = engine_times(
@@ -193,7 +193,7 @@ def main(arguments: list[str]) -> None:
             page_requests(options.questions),
             budgets,
             policy=policy,
-            sizes=sizes,
+            config=config,
             repeats=options.repeats,
         )
     print("\n".join(_lines(times, options)))
@@ -233,12 +233,12 @@ def _check_reads_pages(checkpoint: str) -> None:
 
 def _choices(
     model: VisorModel, options: Any
-) -> tuple[PolicyChooser | None, Sequence[Budget]]:
+) -> tuple[PolicyRouter | None, Sequence[Budget]]:
     """Returns the policy, if it is asked, and the budgets that are timed."""
     plan = model.config.plan
     if model.policy is not None and options.budgets is None:
         cost = 0.0 if options.cost is None else options.cost
-        return PolicyChooser(model.policy, model.budgets, cost), model.budgets.budgets
+        return PolicyRouter(model.policy, model.budgets, cost), model.budgets.budgets
     if options.cost is not None:
         why = "--budgets leaves it out" if model.policy else "this checkpoint has none"
         raise ValueError(f"--cost={options.cost:g} is for a policy, and {why}.")

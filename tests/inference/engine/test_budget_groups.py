@@ -5,23 +5,23 @@ import types
 import pytest
 
 from visor_jax.budget import Budget
-from visor_jax.inference.engine.budget_groups import BudgetGroups, group_size
+from visor_jax.inference.engine.budget_groups import BudgetGroups, program_rows
 
 NONE, ONE = Budget(), Budget((1,))
 
 
-def row(questions):
-    return types.SimpleNamespace(questions=("q",) * questions)
+def row(requests):
+    return types.SimpleNamespace(requests=("q",) * requests)
 
 
 def test_sizes_are_the_drawn_example():
-    assert [group_size(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 4, 8, 8, 8, 8]
+    assert [program_rows(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 4, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize("most", [1, 2, 16])
 def test_no_size_pads_more_than_a_quarter(most):
     for waiting in range(1, 40):
-        size = group_size(waiting, most)
+        size = program_rows(waiting, most)
         assert size.bit_count() == 1
         assert size <= most
         assert 4 * min(waiting, most) >= 3 * size
@@ -35,18 +35,18 @@ def test_a_row_of_two_budgets_keeps_its_place_until_both_are_taken():
     assert groups.budgets() == [ONE, NONE]
     assert (len(groups), groups.free_places) == (3, 1)
     taken = groups.take(ONE, 2)
-    assert [(m.place, m.asked) for m in taken] == [(first, (0, 2)), (second, (0,))]
+    assert [(m.place, m.indices) for m in taken] == [(first, (0, 2)), (second, (0,))]
     assert groups.free_places == 2
     (last,) = groups.take(NONE, 1)
-    assert (last.place, last.asked) == (first, (1,))
+    assert (last.place, last.indices) == (first, (1,))
     assert groups.free_places == 3
     assert groups.budgets() == []
 
 
 def test_only_as_many_rows_as_their_questions_have_slots():
     groups = BudgetGroups(4)
-    for place, questions in zip(groups.take_places(4), (2, 1, 3, 1), strict=True):
-        groups.add(place, row(questions), [ONE] * questions)
-    found = [groups.fitting(ONE, rows=8, questions=n) for n in range(9)]
+    for place, requests in zip(groups.take_places(4), (2, 1, 3, 1), strict=True):
+        groups.add(place, row(requests), [ONE] * requests)
+    found = [groups.fitting(ONE, rows=8, requests=n) for n in range(9)]
     assert found == [0, 0, 1, 2, 2, 2, 3, 4, 4]
-    assert groups.fitting(ONE, rows=2, questions=9) == 2
+    assert groups.fitting(ONE, rows=2, requests=9) == 2

@@ -22,7 +22,7 @@ from tests.inference.engine.tiny_engine import (
 )
 from tests.inference.tiny_reader import Picture
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageEncoder
 from visor_jax.inference.routing.router import fixed
 from visor_jax.inference.sampling import Sampling
@@ -40,7 +40,7 @@ def test_mixed_budgets_and_sizes_are_answered_as_alone():
     """...more prompts than slots: most are admitted into slots that were freed."""
     requests = tiny_reader.requests(24)
     found = shared_engine().answer_all(requests)
-    check(found, requests, shared_engine().chooser)
+    check(found, requests, shared_engine().router)
     assert {answer.budget for answer in found} == set(BUDGETS)
     assert len({answer.tokens for answer in found}) > 12
     assert len({len(answer.tokens) for answer in found}) > 2
@@ -70,7 +70,7 @@ def test_requests_that_come_while_others_are_written():
     assert not asked.is_idle
     found += asked.answers()
     found.sort(key=lambda answer: answer.number)
-    check(found, requests, asked.chooser)
+    check(found, requests, asked.router)
 
 
 QUESTIONS = ("5 3", "7", "1 2 3", "9 9", "4 31 2", "8", "30 2")
@@ -85,7 +85,7 @@ def about_one_picture(before=""):
 def test_questions_about_one_image_are_answered_as_alone(before):
     requests = about_one_picture(before)
     found = shared_engine().answer_all(requests)
-    check(found, requests, shared_engine().chooser)
+    check(found, requests, shared_engine().router)
     assert len({answer.budget for answer in found}) > 1
 
 
@@ -122,11 +122,11 @@ def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):
     )
     # Last tokens that all ask for the largest budget.
     found = asked.ask_many(Picture(seed=92, tokens=11), ["5 3", "7", "9 2 11"])
-    assert [call[0] for call in calls[:3]] == ["encode", "read", "start"]
-    assert {call[0] for call in calls[3:]} == {"write"}
+    assert [call[0] for call in calls[:3]] == ["encode", "prefill_trunk", "prefill"]
+    assert {call[0] for call in calls[3:]} == {"decode"}
     # One row of three questions: their image went through each layer once.
     assert calls[1][-1] == calls[2][-1] == 1
-    check(found, [answer.request for answer in found], asked.chooser)
+    check(found, [answer.request for answer in found], asked.router)
 
 
 def test_a_bad_request_is_an_error_of_its_own():
@@ -147,7 +147,7 @@ def test_a_bad_request_is_an_error_of_its_own():
         assert reason in answer.error
         assert (answer.budget, answer.tokens) == (None, ())
     answered = [answer for answer in found if not answer.error]
-    check(answered, good, shared_engine().chooser)
+    check(answered, good, shared_engine().router)
 
 
 def test_random_answers_depend_on_the_request_alone():
@@ -169,7 +169,7 @@ def test_random_answers_depend_on_the_request_alone():
 
 
 class Leaning:
-    """A chooser with a part on the device: which way the last word leans."""
+    """A router with a part on the device: which way the last word leans."""
 
     budgets = (BUDGETS[0], BUDGETS[-1])
     params = np.float32(np.random.default_rng(0).normal(size=CONFIG.decoder.width))
@@ -187,7 +187,7 @@ def prefix_of(batch):
     return MODEL.apply({"params": PARAMS}, batch, method=run_trunk)
 
 
-def test_a_chooser_decides_by_what_the_shared_layers_made():
+def test_a_router_decides_by_what_the_shared_layers_made():
     # Two rows of three: one program reads them all.
     requests = about_one_picture()[:6]
     found = engine(Leaning()).answer_all(requests)
@@ -208,7 +208,7 @@ def test_mistakes_of_the_caller_are_named():
         engine(fixed(BUDGETS[0]), sampling=Sampling(temperature=1.0))
     with pytest.raises(ValueError, match=r"max_new_tokens=6 must lie in 1\.\.5"):
         shared_engine().submit(Request("5"), max_new_tokens=6)
-    with pytest.raises(ValueError, match=r"rows=3 is no power.*waiting=2"):
-        Sizes(rows=3, waiting=2)
-    with pytest.raises(ValueError, match="questions_per_row=8 exceeds slots=4"):
-        Sizes(slots=4)
+    with pytest.raises(ValueError, match=r"rows=3 is no power.*pending=2"):
+        EngineConfig(rows=3, pending=2)
+    with pytest.raises(ValueError, match="requests_per_row=8 exceeds slots=4"):
+        EngineConfig(slots=4)

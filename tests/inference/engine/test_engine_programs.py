@@ -31,10 +31,10 @@ IMAGE = BUCKET.image_tokens
 
 @pytest.fixture
 def programs(monkeypatch):
-    chooser = tiny_engine.scripted(BUDGETS)
+    router = tiny_engine.scripted(BUDGETS)
     params = tiny.params_of(CONFIG)["params"]
-    sizes, reader = tiny_engine.SIZES, tiny_reader.reader(CONFIG, eos_id=39)
-    found = Engine(VLM(CONFIG), params, reader, chooser, sizes=sizes).programs
+    config, reader = tiny_engine.ENGINE_CONFIG, tiny_reader.reader(CONFIG, eos_id=39)
+    found = Engine(VLM(CONFIG), params, reader, router, config=config).programs
     # Traced, not compiled.
     monkeypatch.setattr(found, "_get", lambda key, trace: trace())
     return found
@@ -63,13 +63,13 @@ def expected(config: VLMConfig, budget, rows):
 def test_a_program_costs_what_its_budget_says(programs, budget):
     for rows in (1, 2):
         before, after = expected(CONFIG, budget, rows)
-        read = programs.read(BUCKET, rows).jaxpr.jaxpr
-        assert count_jaxpr_flops(read) == before
-        start = programs.start(budget, BUCKET, rows).jaxpr.jaxpr
+        trunk = programs.prefill_trunk(BUCKET, rows).jaxpr.jaxpr
+        assert count_jaxpr_flops(trunk) == before
+        rest = programs.prefill(budget, BUCKET, rows).jaxpr.jaxpr
         head = layer_costs.lm_head(
-            CONFIG.decoder, positions=programs.shapes.sizes.slots
+            CONFIG.decoder, positions=programs.shapes.engine_config.slots
         )
-        assert count_jaxpr_flops(start) == after + head
+        assert count_jaxpr_flops(rest) == after + head
 
 
 def test_an_image_costs_tower_projector_and_the_first_adapter(programs):
@@ -90,11 +90,11 @@ def test_no_layer_computes_anything_of_a_kept_image(budget, programs):
     # Of the image there would be keys and values, but these are there.
     on = full.total - full.key_value + alone.key_value
     look = layer_costs.cross_adapter(decoder, CONFIG.adapter, **lengths, new_image=0)
-    wanted = layer_costs.lm_head(decoder, positions=programs.shapes.sizes.slots)
+    wanted = layer_costs.lm_head(decoder, positions=programs.shapes.engine_config.slots)
     wanted += sum(on if i in budget.self_layers else alone.total for i in (1, 2))
     wanted += look.total + alone.total
-    again = programs.again(budget, BUCKET, 1).jaxpr.jaxpr
-    assert count_jaxpr_flops(again) == wanted
+    text_alone = programs.prefill_text(budget, BUCKET, 1).jaxpr.jaxpr
+    assert count_jaxpr_flops(text_alone) == wanted
 
 
 def test_budgets_differ_in_cost():
@@ -111,10 +111,10 @@ def _holds(line, length):
     return any(str(length) in shape.split(",") for shape in shapes)
 
 
-@pytest.mark.parametrize("kind", ["start", "write"])
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
 @pytest.mark.parametrize("budget", BUDGETS[1:3], ids=str)
 def test_an_off_layer_touches_no_image(kind, budget, programs):
-    arguments = (budget, BUCKET, 1) if kind == "start" else (budget, BUCKET)
+    arguments = (budget, BUCKET, 1) if kind == "prefill" else (budget, BUCKET)
     text = getattr(programs, kind)(*arguments).lower().compile().as_text()
     assert " conditional(" not in text
     for layer in CONFIG.plan.self_layers:
@@ -131,4 +131,4 @@ def test_every_program_has_a_key_and_a_name(programs):
     names = [name_of(key) for key in keys]
     assert len(set(keys)) == len(keys) == 2 * 2 + 2 * 2 + 2 * 2 * 5
     assert len(set(names)) == len(names)
-    assert "start sa1:1 2x19+20 2" in names
+    assert "prefill sa1:1 2x19+20 2" in names

@@ -7,14 +7,14 @@ import pytest
 
 from tests.inference import tiny_reader
 from tests.inference.engine.tiny_engine import BUDGETS, check, engine, scripted
-from visor_jax.inference.routing.router import HostChooser, fixed
+from visor_jax.inference.routing.router import HostRouter, fixed
 
 
 def asked_again(asked, seed):
     """Asserts that the engine answers other requests as a new one."""
     assert asked.is_idle
     requests = tiny_reader.requests(5, seed=seed)
-    check(asked.answer_all(requests), requests, asked.chooser)
+    check(asked.answer_all(requests), requests, asked.router)
 
 
 @pytest.mark.parametrize("way", ["answers", "rounds"])
@@ -47,7 +47,7 @@ def test_what_was_submitted_stays_when_a_stream_is_left():
     found += asked.answers()
     own = [answer for answer in found if answer.number in numbers]
     own.sort(key=lambda answer: answer.number)
-    check(own, first, asked.chooser)
+    check(own, first, asked.router)
     assert len(found) <= len(first) + 2
     asked_again(asked, 24)
 
@@ -66,7 +66,7 @@ def test_an_exception_of_the_consumer_or_the_source_leaves_nothing():
 
 
 def failing(error, times):
-    """Returns the chooser that raises at its first calls."""
+    """Returns the router that raises at its first calls."""
     left = [error] * times
 
     def rule(request):
@@ -74,11 +74,11 @@ def failing(error, times):
             raise left.pop()
         return int(request.prompt.split()[-1]) % len(BUDGETS)
 
-    return HostChooser(BUDGETS, rule)
+    return HostRouter(BUDGETS, rule)
 
 
 @pytest.mark.parametrize("error", [KeyError("rule"), KeyboardInterrupt()])
-def test_an_exception_of_a_chooser_is_raised_and_leaves_nothing(error):
+def test_an_exception_of_a_router_is_raised_and_leaves_nothing(error):
     asked = engine(failing(error, 1))
     with pytest.raises(type(error)):
         asked.answer_all(tiny_reader.requests(4, seed=27))
@@ -93,11 +93,11 @@ def test_rows_without_a_budget_are_refused_and_the_others_answered():
     assert 0 < len(refused) < len(requests)
     assert all("no budget was chosen: no wish" in a.error for a in refused)
     good = [answer for answer in found if not answer.error]
-    check(good, [answer.request for answer in good], asked.chooser)
+    check(good, [answer.request for answer in good], asked.router)
 
 
 @pytest.mark.parametrize("chosen", [[], [2], [-1]])
-def test_a_chooser_must_give_every_question_one_of_its_budgets(chosen):
+def test_a_router_must_give_every_request_one_of_its_budgets(chosen):
     class Wrong(type(fixed(BUDGETS[0]))):
         def choose(self, scores: np.ndarray, requests):
             return chosen

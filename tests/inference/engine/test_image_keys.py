@@ -99,28 +99,28 @@ def test_later_questions_find_an_image_behind_the_same_text(monkeypatch):
         found = asked.answer_all(requests)
         for answer, request in zip(found, requests, strict=True):
             assert answer.tokens == alone(request, answer.budget)
-        return {call[0] for call in calls} - {"read", "write", "encode"}
+        return {call[0] for call in calls} - {"prefill_trunk", "decode", "encode"}
 
     # Words that ask for the one budget or the other.
-    assert ask("6 2", ["5 3", "7 1 9"]) == {"start"}
-    assert ask("6 2", ["9 9", "3", "8 7"]) == {"again"}
-    assert ask("6 2", ["8"]) == {"start"}
-    assert ask("6 2", ["30 2", "4 31"]) == {"again"}
+    assert ask("6 2", ["5 3", "7 1 9"]) == {"prefill"}
+    assert ask("6 2", ["9 9", "3", "8 7"]) == {"prefill_text"}
+    assert ask("6 2", ["8"]) == {"prefill"}
+    assert ask("6 2", ["30 2", "4 31"]) == {"prefill_text"}
     # Turns of a conversation: what was said is text behind the image.
-    assert ask("6 2", ["9 9 12 31 3 5"]) == {"again"}
-    assert ask("6 3", ["9"]) == {"start"}
-    assert ask("", ["9"]) == {"start"}
-    assert ask("6 2", ["9"], other) == {"start"}
+    assert ask("6 2", ["9 9 12 31 3 5"]) == {"prefill_text"}
+    assert ask("6 3", ["9"]) == {"prefill"}
+    assert ask("", ["9"]) == {"prefill"}
+    assert ask("6 2", ["9"], other) == {"prefill"}
     # New and known images in one group.
     requests = [Request(f"<image> {n}", [Picture(seed=5, tokens=n)]) for n in (5, 7)]
     asked.answer_all(requests[:1])
     calls.clear()
     for answer, request in zip(asked.answer_all(requests), requests, strict=True):
         assert answer.tokens == alone(request, answer.budget)
-    assert {"start", "again"} <= {call[0] for call in calls}
+    assert {"prefill", "prefill_text"} <= {call[0] for call in calls}
 
 
 def test_nothing_is_kept_where_that_is_wished():
     asked = engine(scripted(), images_kept=0)
-    keys = asked.programs.all_keys([tiny_reader.LARGE], asked.chooser.budgets)
-    assert {key[0] for key in keys} == {"encode", "read", "start", "write"}
+    keys = asked.programs.all_keys([tiny_reader.LARGE], asked.router.budgets)
+    assert {key[0] for key in keys} == {"encode", "prefill_trunk", "prefill", "decode"}

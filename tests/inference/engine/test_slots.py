@@ -10,7 +10,8 @@ import pytest
 
 from tests import passes, tiny, tolerances
 from tests.inference.prompts import extended, left_padded
-from visor_jax.inference.engine.slots import Admission, Rules, admit, free_slots
+from visor_jax.inference.engine.slots import Admission, admit, free_slots
+from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.router import features_of
 from visor_jax.inference.sampling import GREEDY
 from visor_jax.layer_plan import LayerPlan
@@ -24,6 +25,7 @@ CONFIG = tiny.VISOR.replace(
 )
 MODEL, VARIABLES = VLM(CONFIG), tiny.params_of(CONFIG)
 NEW = 3
+RULES = Rules.of(-1, 0, GREEDY)
 
 
 @functools.partial(jax.jit, static_argnames=("gates", "method"))
@@ -71,7 +73,7 @@ def used_slots(gates, columns, length):
         CONFIG,
         gates,
         KEEP_ALL,
-        Rules(eos_ids=(-1,), sampling=GREEDY),
+        RULES,
         slots=4,
         text_slots=columns,
         image_tokens=batch().image_mask.shape[1],
@@ -128,9 +130,8 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
     np.testing.assert_allclose(
         logits[:-1], expected[rows, last_of(one)], **tolerances.REORDERED
     )
-    rules = Rules(eos_ids=(-1,), sampling=GREEDY)
     tokens = jnp.asarray(whole.tokens)
-    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, rules, None)
+    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, RULES, None)
     for before, after in zip(
         jax.tree.leaves(others), jax.tree.leaves(slots.cache.layers), strict=True
     ):
@@ -148,7 +149,7 @@ def check_steps(slots, gates, new, expected):
         tokens = np.zeros((4, 1), np.int32)
         tokens[places, 0] = new[:, step]
         tags = TokenTags(
-            order=slots.positions[:, None] + step,
+            order=slots.order[:, None] + step,
             segments=slots.segments[:, None],
             valid=jnp.ones((4, 1), bool),
         )
@@ -162,7 +163,7 @@ def check_steps(slots, gates, new, expected):
         )
 
 
-def test_a_chooser_sees_each_question_by_itself():
+def test_a_router_sees_each_request_by_itself():
     whole, one = batch(), own_rows(batch())
     trunk = apply(tiny.on_device(whole), method=passes.trunk)
     last = dict(zip(ASKED, last_of(one).tolist(), strict=True))

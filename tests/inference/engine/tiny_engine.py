@@ -1,6 +1,6 @@
 """A tiny network in an engine, and the plain path that its answers are compared with.
 
-Engines of the same sizes and sampling share their compiled programs.
+Engines of the same config and sampling share their compiled programs.
 """
 
 import collections
@@ -11,11 +11,11 @@ import numpy as np
 
 from tests import tiny
 from tests.inference import tiny_reader
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import Sizes
-from visor_jax.inference.generation.decode import answers as cut
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.generation.generate import generate
-from visor_jax.inference.routing.router import HostChooser
+from visor_jax.inference.routing.router import HostRouter
 from visor_jax.inference.sampling import GREEDY
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
@@ -34,11 +34,11 @@ BUDGETS = tuple(tiny.every_budget(CONFIG))
 EOS = 24
 READER = tiny_reader.reader(CONFIG, eos_id=EOS)
 # Small, so that slots are freed and filled again and the ring goes round.
-SIZES = Sizes(
+ENGINE_CONFIG = EngineConfig(
     rows=2,
-    waiting=4,
+    pending=4,
     slots=3,
-    questions_per_row=3,
+    requests_per_row=3,
     tokens_per_turn=2,
     new_tokens=5,
     images_at_once=2,
@@ -47,26 +47,28 @@ _COMPILED = collections.defaultdict(dict)
 
 
 def scripted(budgets=BUDGETS):
-    """Returns the chooser that goes by the prompt's last token."""
-    return HostChooser(
+    """Returns the router that goes by the prompt's last token."""
+    return HostRouter(
         budgets, lambda request: int(request.prompt.split()[-1]) % len(budgets)
     )
 
 
-def engine(chooser, *, reader=READER, sizes=SIZES, sampling=GREEDY, **options):
+def engine(router, *, reader=READER, config=ENGINE_CONFIG, sampling=GREEDY, **options):
     made = Engine(
-        MODEL, PARAMS, reader, chooser, sizes=sizes, sampling=sampling, **options
+        MODEL, PARAMS, reader, router, config=config, sampling=sampling, **options
     )
     keeps = options.get("images_kept", 1) > 0
-    shared = _COMPILED[sizes, sampling, keeps]
+    shared = _COMPILED[config, sampling, keeps]
     if sampling != GREEDY or not keeps:
         # Nothing is drawn, nor kept of a budget, before an answer starts.
-        before = ("encode", "read")
-        known = _COMPILED[sizes, GREEDY, True].items()
+        before = ("encode", "prefill_trunk")
+        known = _COMPILED[config, GREEDY, True].items()
         shared |= {key: program for key, program in known if key[0] in before}
-    if not isinstance(chooser, HostChooser):
-        # Its part on the device is in the programs that read.
-        shared = {k: program for k, program in shared.items() if k[0] != "read"}
+    if not isinstance(router, HostRouter):
+        # Its part on the device is in the programs of the trunk.
+        shared = {
+            k: program for k, program in shared.items() if k[0] != "prefill_trunk"
+        }
     made.programs.compiled = shared
     return made
 
@@ -87,17 +89,17 @@ def alone(request, budget, *, reader=READER, count=5, sampling=GREEDY, key=None)
         sampling=sampling,
         key=key,
     )
-    (tokens,) = cut(tokens, reader.eos_ids)
+    (tokens,) = cut_at_end(np.asarray(tokens), reader.eos_ids)
     return tuple(tokens)
 
 
-def check(found, requests, chooser, **options):
+def check(found, requests, router, **options):
     """Asserts that these are the requests' answers, in their order."""
     numbers = [answer.number for answer in found]
     assert numbers == sorted(numbers)
     for answer, request in zip(found, requests, strict=True):
-        (index,) = chooser.choose(np.zeros((1, 0)), [request])
+        (index,) = router.choose(np.zeros((1, 0)), [request])
         assert answer.error is None
-        assert answer.budget == chooser.budgets[index]
+        assert answer.budget == router.budgets[index]
         assert answer.tokens == alone(request, answer.budget, **options)
         assert answer.text == " ".join(map(str, answer.tokens))

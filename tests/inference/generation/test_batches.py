@@ -66,9 +66,7 @@ def trimmed(batch, row):
 def read_and_write(batch, budget):
     """Returns the logits after the prompts and the greedy answers."""
     prompts = prefill(MODEL, PARAMS, batch, budget, spare=NEW - 1)
-    tokens = decode(
-        MODEL, PARAMS, prompts, budget, max_new_tokens=NEW, eos_id=-1, pad_id=PAD
-    )
+    tokens = decode(MODEL, PARAMS, prompts, max_new_tokens=NEW, eos_id=-1, pad_id=PAD)
     return np.asarray(prompts.logits), np.asarray(tokens)
 
 

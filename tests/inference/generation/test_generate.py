@@ -9,9 +9,11 @@ import pytest
 
 from tests import tiny
 from tests.inference.prompts import extended, left_padded, prompts
+from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.generation import decode as decoding
+from visor_jax.inference.generation import decode_step
 from visor_jax.inference.generation import prefill as prefilling
-from visor_jax.inference.generation.decode import answers, decode
+from visor_jax.inference.generation.decode import decode
 from visor_jax.inference.generation.generate import (
     generate,
     keys_of_rows,
@@ -19,7 +21,7 @@ from visor_jax.inference.generation.generate import (
     stream,
 )
 from visor_jax.inference.generation.prefill import check_context, prefill
-from visor_jax.inference.sampling import Sampling, choose
+from visor_jax.inference.sampling import Sampling, sample_token
 from visor_jax.models.vlm import VLM
 
 CONFIG = tiny.NETWORKS["untied"]
@@ -105,9 +107,9 @@ def test_the_loop_ends_when_all_rows_have(monkeypatch):
 
     def counted(*inputs):
         jax.debug.callback(lambda: steps.append(1))
-        return choose(*inputs)
+        return sample_token(*inputs)
 
-    monkeypatch.setattr(decoding, "choose", counted)
+    monkeypatch.setattr(decode_step, "sample_token", counted)
     _forget_programs()
     _generate(batch, eos_id=eos_id)
     jax.effects_barrier()
@@ -116,7 +118,7 @@ def test_the_loop_ends_when_all_rows_have(monkeypatch):
 
 
 def _forget_programs():
-    for program in (decoding._decode, decoding._first, decoding._advance):
+    for program in (decoding._decode, decoding._begin, decoding._step):
         program.clear_cache()
 
 
@@ -126,8 +128,8 @@ def _programs():
         for program in (
             prefilling._prefill,
             decoding._decode,
-            decoding._first,
-            decoding._advance,
+            decoding._begin,
+            decoding._step,
         )
     )
 
@@ -159,18 +161,13 @@ def test_random_sampling_depends_on_key_and_row_alone():
     assert any(a != b for a, b in itertools.pairwise(first.tolist()))
 
 
-def test_answers_are_cut_before_the_end_token():
-    tokens = jax.numpy.array([[7, 4, 1, 0, 0], [5, 5, 2, 8, 1], [6, 6, 6, 6, 6]])
-    assert answers(tokens, 1) == [[7, 4], [5, 5, 2, 8], [6] * 5]
-
-
 def test_any_of_several_end_tokens_ends_a_row():
     batch = prompts(CONFIG)
     free = _generate(batch)
     ends = (int(free[0, 1]), int(free[1, 2]), NEVER)
     stopped = _generate(batch, eos_id=ends)
-    cut = answers(free, ends)
-    assert answers(stopped, ends) == cut
+    cut = cut_at_end(free, ends)
+    assert cut_at_end(stopped, ends) == cut
     assert {len(row) for row in cut} > {1}
     for row, tokens in zip(stopped, cut, strict=True):
         # The end token, if there is one, then padding.
@@ -300,7 +297,6 @@ def test_impossible_lengths_and_missing_keys_are_refused():
             VLM(CONFIG),
             PARAMS,
             prefilled,
-            FULL,
             max_new_tokens=NEW + 1,
             eos_id=NEVER,
             pad_id=PAD,

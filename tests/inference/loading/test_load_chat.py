@@ -14,7 +14,7 @@ from tests.data.prompts.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.generation.decode import _advance, _decode
+from visor_jax.inference.generation.decode import _decode, _step
 from visor_jax.inference.generation.prefill import _prefill
 from visor_jax.inference.sampling import Sampling
 
@@ -250,7 +250,7 @@ def test_programs_are_few(model):
     """What is left over of a bucket is filled up, lengths of answers are rounded up."""
     image = random_image(30, 40)
     model.generate(image, "Why?", max_new_tokens=5)
-    programs = (_prefill, _decode, _advance)
+    programs = (_prefill, _decode, _step)
     before = [program._cache_size() for program in programs]
     for count in (4, 6, 7, 8):
         model.generate(image, "Why?", max_new_tokens=count)
@@ -258,7 +258,7 @@ def test_programs_are_few(model):
     for count in (5, 6, 8):
         list(model.stream(image, "Why?", max_new_tokens=count))
     assert _prefill._cache_size() == before[0]
-    assert _advance._cache_size() <= before[2] + 1
+    assert _step._cache_size() <= before[2] + 1
     samples = [model.reader.sample(Request("Why?", image), room=1)] * 11
     groups = model.reader.buckets.batches(samples, 8, whole=False)
     assert [group.batch.size for group in groups] == [8, 4]

@@ -1,8 +1,9 @@
-"""Which tokens end an answer."""
+"""Which tokens end an answer, and what stands before them."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 # One end token or several.
 EndTokens = int | Sequence[int]
@@ -11,3 +12,13 @@ EndTokens = int | Sequence[int]
 def end_tokens(eos_id: EndTokens) -> tuple[int, ...]:
     """Returns the end tokens, be they one or several."""
     return tuple(int(token) for token in np.atleast_1d(eos_id))
+
+
+def cut_at_end(tokens: Int[np.ndarray, "B new"], eos_id: EndTokens) -> list[list[int]]:
+    """Returns each row's tokens up to its end token, which is left out."""
+    ends = set(end_tokens(eos_id))
+    cut = []
+    for row in tokens.tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        cut.append(row[:stop])
+    return cut

@@ -1,7 +1,7 @@
-"""Rows of one bucket sorted by the budgets of their questions, until they are started.
+"""Rows of one bucket sorted by the budgets of their requests, until they are prefilled.
 
-A row may hold questions of several budgets: it then stands in several groups, once with
-the questions of each, and its place is free when the last of them has been started.
+A row may hold requests of several budgets: it then stands in several groups, once with
+the requests of each, and its place is free when the last of them has been.
 """
 
 import collections
@@ -14,11 +14,11 @@ from jaxtyping import Array, Int
 
 from visor_jax.budget import Budget
 from visor_jax.inference.engine.packed_prompts import PromptRow
-from visor_jax.inference.routing.router import Chooser
+from visor_jax.inference.routing.router import Router
 from visor_jax.models.decoder.decoder import DecoderState
 
 
-def group_size(waiting: int, most: int) -> int:
+def program_rows(waiting: int, most: int) -> int:
     """Returns how many rows a program should take, a power of two up to `most`.
 
     All that wait, if they fill at least three quarters of it; else the next smaller
@@ -33,67 +33,67 @@ def group_size(waiting: int, most: int) -> int:
 
 
 def budgets_of_rows(
-    chooser: Chooser, rows: Sequence[PromptRow], scores: Array, per_row: int
+    router: Router, rows: Sequence[PromptRow], scores: Array, per_row: int
 ) -> list[Budget]:
-    """Returns the budgets of all questions, row by row.
+    """Returns the budgets of all requests, row by row.
 
     Args:
-      scores: of the chooser, for `per_row` questions in each row.
+      scores: of the router, for `per_row` requests in each row.
 
     Raises:
-      ValueError: if the chooser gives no budget, or not one for each.
+      ValueError: if the router gives no budget, or not one for each.
     """
-    asked = [
-        i * per_row + j for i, row in enumerate(rows) for j in range(len(row.questions))
+    places = [
+        i * per_row + j for i, row in enumerate(rows) for j in range(len(row.requests))
     ]
-    # Nothing to wait for where the chooser does not look.
+    # Nothing to wait for where the router does not look.
     seen = np.asarray(scores) if scores.size else np.zeros(scores.shape)
-    requests = [q.request for row in rows for q in row.questions]
-    chosen, count = list(chooser.choose(seen[asked], requests)), len(chooser.budgets)
+    requests = [each.request for row in rows for each in row.requests]
+    chosen, count = list(router.choose(seen[places], requests)), len(router.budgets)
     if len(chosen) != len(requests) or not all(0 <= i < count for i in chosen):
         raise ValueError(
-            f"{type(chooser).__name__} chose {chosen} for {len(requests)} questions: "
+            f"{type(router).__name__} chose {chosen} for {len(requests)} requests: "
             f"it must give an index below {count} for each."
         )
-    return [chooser.budgets[i] for i in chosen]
+    return [router.budgets[i] for i in chosen]
 
 
 @flax.struct.dataclass
-class WaitingRoom:
-    """Rows that have been read and wait for their budget's turn, one per place."""
+class PendingRows:
+    """Rows that have been through the trunk and wait for their budget, one a place."""
 
     tokens: Int[Array, "B T"]
     trunk: DecoderState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """Questions of one row and one budget.
+class RowPart:
+    """Requests of one row and one budget.
 
-    place: of the row in the waiting room. row: with all its questions. asked: which of
-    them, by their place in the row.
+    place: of the row among the pending ones. row: with all its requests. indices: of
+    these requests in the row.
     """
 
     place: int
     row: PromptRow
-    asked: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 class BudgetGroups:
-    """The rows of one bucket's waiting room, by budget, first come first."""
+    """The pending rows of one bucket, by budget, first come first."""
 
     def __init__(self, places: int) -> None:
         """Starts with all places free."""
         self._free = collections.deque(range(places))
-        self._groups: dict[Budget, collections.deque[Member]] = {}
-        self._open: collections.Counter[int] = collections.Counter()
+        self._groups: dict[Budget, collections.deque[RowPart]] = {}
+        self._parts_at: collections.Counter[int] = collections.Counter()
 
     @property
     def free_places(self) -> int:
         return len(self._free)
 
     def __len__(self) -> int:
-        """How many members wait; a row of two budgets counts twice."""
+        """How many parts wait; a row of two budgets counts twice."""
         return sum(len(group) for group in self._groups.values())
 
     def take_places(self, count: int) -> list[int]:
@@ -105,50 +105,50 @@ class BudgetGroups:
         self._free.extend(places)
 
     def add(self, place: int, row: PromptRow, budgets: Sequence[Budget]) -> None:
-        """Sorts a row into the groups of its questions' budgets, one per question."""
+        """Sorts a row into the groups of its requests' budgets, one per request."""
         for budget in dict.fromkeys(budgets):
-            asked = tuple(i for i, of in enumerate(budgets) if of == budget)
+            indices = tuple(i for i, of in enumerate(budgets) if of == budget)
             group = self._groups.setdefault(budget, collections.deque())
-            group.append(Member(place, row, asked))
-            self._open[place] += 1
+            group.append(RowPart(place, row, indices))
+            self._parts_at[place] += 1
 
     def budgets(self) -> list[Budget]:
         """Returns the budgets that rows wait for, that of most rows first."""
         waiting = [budget for budget, group in self._groups.items() if group]
         return sorted(waiting, key=lambda budget: -len(self._groups[budget]))
 
-    def fitting(self, budget: Budget, *, rows: int, questions: int) -> int:
-        """Returns how many of the group's first members hold so many questions."""
-        for count, member in enumerate(self._groups[budget]):
-            questions -= len(member.asked)
-            if questions < 0 or count == rows:
+    def fitting(self, budget: Budget, *, rows: int, requests: int) -> int:
+        """Returns how many of the group's first parts hold so many requests."""
+        for count, part in enumerate(self._groups[budget]):
+            requests -= len(part.indices)
+            if requests < 0 or count == rows:
                 return count
         return len(self._groups[budget])
 
     def drop(self, numbers: Container[int]) -> None:
-        """Forgets questions with these numbers, and frees the places of their rows."""
+        """Forgets requests with these numbers, and frees the places of their rows."""
         for budget, group in self._groups.items():
-            kept: collections.deque[Member] = collections.deque()
-            for member in group:
-                questions = member.row.questions
-                left = [i for i in member.asked if questions[i].number not in numbers]
+            kept: collections.deque[RowPart] = collections.deque()
+            for part in group:
+                requests = part.row.requests
+                left = [i for i in part.indices if requests[i].number not in numbers]
                 if left:
-                    kept.append(dataclasses.replace(member, asked=tuple(left)))
+                    kept.append(dataclasses.replace(part, indices=tuple(left)))
                 else:
-                    self._leave(member.place)
+                    self._leave(part.place)
             self._groups[budget] = kept
 
-    def take(self, budget: Budget, count: int) -> list[Member]:
-        """Returns and removes the group's first `count` members; frees their places.
+    def take(self, budget: Budget, count: int) -> list[RowPart]:
+        """Returns and removes the group's first `count` parts; frees their places.
 
         The rows must be read from their places before others are written there.
         """
         taken = [self._groups[budget].popleft() for _ in range(count)]
-        for member in taken:
-            self._leave(member.place)
+        for part in taken:
+            self._leave(part.place)
         return taken
 
     def _leave(self, place: int) -> None:
-        self._open[place] -= 1
-        if not self._open[place]:
+        self._parts_at[place] -= 1
+        if not self._parts_at[place]:
             self._free.append(place)

@@ -1,8 +1,8 @@
-"""The answers that are being written, in slots, by budget and bucket.
+"""The answers that are being decoded, in slots, by budget and bucket.
 
-Slots come into being with the first question of their budget and bucket, and go when
-nobody writes there and others need the memory. Where there is never any memory left for
-a budget, the others take no new questions after some turns, until there is.
+Slots come into being with the first request of their budget and bucket, and go when
+nobody is there and others need the memory. Where there is never any memory left for
+a budget, the others take no new requests after some turns, until there is.
 """
 
 import collections
@@ -15,37 +15,37 @@ from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.budget_groups import Member, WaitingRoom, group_size
-from visor_jax.inference.engine.packed_prompts import Question, image_shape
+from visor_jax.inference.engine.budget_groups import PendingRows, RowPart, program_rows
+from visor_jax.inference.engine.packed_prompts import PreparedRequest, image_shape
 from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS, ImageKeys
 from visor_jax.inference.engine.programs import Programs
-from visor_jax.inference.engine.slots import Slots
+from visor_jax.inference.generation.decode_step import DecodeState
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 Place = tuple[Budget, Bucket]
-# Row, last slot, segment, slot, limit, draw; see `Admission`.
+# Row, last index, segment, slot, limit, draw; see `Admission`.
 Admitted = tuple[int, int, int, int, int, int]
-# Turns that a budget waits for memory before the others take no new questions.
+# Turns that a budget waits for memory before the others take no new requests.
 _PATIENCE = 8
 
 
 @dataclasses.dataclass
-class _Writer:
+class _DecodeBatch:
     """The slots of one budget and bucket, and whose answers they hold."""
 
-    slots: Slots
-    questions: list[Question | None]
+    slots: DecodeState
+    requests: list[PreparedRequest | None]
 
     @property
     def is_busy(self) -> bool:
-        return any(question is not None for question in self.questions)
+        return any(request is not None for request in self.requests)
 
     @property
     def free(self) -> list[int]:
-        return [i for i, question in enumerate(self.questions) if question is None]
+        return [i for i, request in enumerate(self.requests) if request is None]
 
 
-class Writers:
+class DecodeBatches:
     """The slots of all budgets and buckets, within the memory's share."""
 
     def __init__(
@@ -56,8 +56,8 @@ class Writers:
         images_kept: keys and values of so many images, at most.
         """
         self._programs, self._key = programs, key
-        self._writers: Held[Place, _Writer] = Held(
-            programs.shapes.share(SLOTS), is_busy=lambda writer: writer.is_busy
+        self._batches: Held[Place, _DecodeBatch] = Held(
+            programs.shapes.share(SLOTS), is_busy=lambda batch: batch.is_busy
         )
         self._images: Held[Hashable, ImageKeys]
         self._images = Held(programs.shapes.share(IMAGE_KEYS), most=images_kept)
@@ -66,126 +66,127 @@ class Writers:
         self._next: Place | None = None
 
     def free_slots(self, budget: Budget, bucket: Bucket) -> int:
-        """Returns how many questions of this budget and bucket could start."""
+        """Returns how many requests of this budget and bucket could be prefilled."""
         if self._next not in (None, (budget, bucket)):
             return 0
-        writer = self._writers.get((budget, bucket))
-        if writer is not None:
-            return len(writer.free)
+        batch = self._batches.get((budget, bucket))
+        if batch is not None:
+            return len(batch.free)
         has_room = self._has_room((budget, bucket))
         return self._programs.shapes.slots(budget, bucket) if has_room else 0
 
     def cache_bytes(self) -> dict[Place, int]:
         """Returns the bytes of keys and values that the slots of each hold."""
-        writers = self._writers.items()
-        return {place: writer.slots.cache.num_bytes() for place, writer in writers}
+        batches = self._batches.items()
+        return {place: batch.slots.cache.num_bytes() for place, batch in batches}
 
     def num_bytes(self) -> int:
         """Returns the bytes of all slots, with answers and tags."""
-        return sum(num_bytes_of(writer.slots) for _, writer in self._writers.items())
+        return sum(num_bytes_of(batch.slots) for _, batch in self._batches.items())
 
-    def start(
+    def prefill(
         self,
         budget: Budget,
         bucket: Bucket,
-        room: WaitingRoom,
-        members: Sequence[Member],
+        pending: PendingRows,
+        parts: Sequence[RowPart],
     ) -> None:
-        """Puts the members' questions of this budget into free slots.
+        """Puts these parts' requests into free slots, with their first tokens.
 
         Where an image has been behind the same text in this budget before, only the
-        members' text is read.
+        parts' text goes through the layers.
         """
         new, known = [], []
-        for member in members:
-            images = self._images.get(self._image(member, budget, bucket))
-            (new if images is None else known).append((member, images))
+        for part in parts:
+            images = self._images.get(self._image(part, budget, bucket))
+            (new if images is None else known).append((part, images))
         most = self._programs.shapes.rows(bucket)
         for group in (new, known):
             while group:
-                size = group_size(len(group), most)
-                self._start(budget, bucket, room, group[:size], size)
+                size = program_rows(len(group), most)
+                self._prefill(budget, bucket, pending, group[:size], size)
                 group = group[size:]
 
-    def _start(
+    def _prefill(
         self,
         budget: Budget,
         bucket: Bucket,
-        room: WaitingRoom,
-        group: Sequence[tuple[Member, ImageKeys | None]],
+        pending: PendingRows,
+        group: Sequence[tuple[RowPart, ImageKeys | None]],
         size: int,
     ) -> None:
-        """Starts members whose images are all known, or all new.
+        """Prefills parts whose images are all known, or all new.
 
-        size: rows of the program; the first member fills up.
+        size: rows of the program; the first part fills up.
         """
-        programs, writer = self._programs, self._writer(budget, bucket)
-        members, images = zip(*group, strict=True)
+        programs, batch = self._programs, self._batch(budget, bucket)
+        parts, images = zip(*group, strict=True)
         filled = [*range(len(group)), *[0] * (size - len(group))]
-        table = self._admit(writer, members)
+        table = self._admit(batch, parts)
         arguments = (
             programs.params,
-            room,
-            np.array([members[i].place for i in filled], np.int32),
-            writer.slots,
-            programs.shapes.admission(table, len(writer.questions)),
+            pending,
+            np.array([parts[i].place for i in filled], np.int32),
+            batch.slots,
+            programs.shapes.admission(table, len(batch.requests)),
             self._key,
         )
         if images[0] is not None:
-            again = programs.again(budget, bucket, size)
-            writer.slots = again(*arguments, tuple(images[i] for i in filled))
+            program = programs.prefill_text(budget, bucket, size)
+            batch.slots = program(*arguments, tuple(images[i] for i in filled))
             return
-        writer.slots, made = programs.start(budget, bucket, size)(*arguments)
-        for member, keys in zip(members, made, strict=False):
-            if member.row.image is not None:
-                image = self._image(member, budget, bucket)
+        program = programs.prefill(budget, bucket, size)
+        batch.slots, made = program(*arguments)
+        for part, keys in zip(parts, made, strict=False):
+            if part.row.image is not None:
+                image = self._image(part, budget, bucket)
                 self._images.put(image, num_bytes_of(keys), lambda keys=keys: keys)
 
-    def _admit(self, writer: _Writer, members: Sequence[Member]) -> list[Admitted]:
-        """Returns the table of an admission, after the questions have their slots."""
-        table, free = [], iter(writer.free)
-        for number, member in enumerate(members):
-            last = member.row.last_slots()
-            for place in member.asked:
-                question, slot = member.row.questions[place], next(free)
-                writer.questions[slot] = question
-                segment = member.row.segment_of(place)
-                where = (number, int(last[place]), segment, slot)
-                table.append((*where, question.limit, question.draw))
+    def _admit(self, batch: _DecodeBatch, parts: Sequence[RowPart]) -> list[Admitted]:
+        """Returns the table of an admission, after the requests have their slots."""
+        table, free = [], iter(batch.free)
+        for number, part in enumerate(parts):
+            last = part.row.last_indices()
+            for index in part.indices:
+                request, slot = part.row.requests[index], next(free)
+                batch.requests[slot] = request
+                segment = part.row.segment_of(index)
+                where = (number, int(last[index]), segment, slot)
+                table.append((*where, request.limit, request.draw))
         return table
 
-    def _image(self, member: Member, budget: Budget, bucket: Bucket) -> Hashable:
+    def _image(self, part: RowPart, budget: Budget, bucket: Bucket) -> Hashable:
         """Returns what an image's keys and values depend on."""
-        return member.row.questions[0].shared, budget, image_shape(bucket)
+        return part.row.requests[0].shared, budget, image_shape(bucket)
 
-    def turn(self) -> Iterator[tuple[Question, Budget, np.ndarray]]:
-        """Yields (question, budget, tokens) of what a turn of every budget finished.
+    def decode(self) -> Iterator[tuple[PreparedRequest, Budget, np.ndarray]]:
+        """Yields (request, budget, tokens) of what a turn of every budget finished.
 
         All turns are on their way before the first is looked at.
         """
-        busy = [(place, w) for place, w in self._writers.items() if w.is_busy]
-        for (budget, bucket), writer in busy:
-            program = self._programs.write(budget, bucket)
-            writer.slots = program(self._programs.params, writer.slots)
-        for (budget, _), writer in busy:
-            slots = writer.slots
-            active, count, written = jax.device_get(
-                (slots.active, slots.count, slots.written)
+        busy = [(place, b) for place, b in self._batches.items() if b.is_busy]
+        for (budget, bucket), batch in busy:
+            program = self._programs.decode(budget, bucket)
+            batch.slots = program(self._programs.params, batch.slots)
+        for (budget, _), batch in busy:
+            slots = batch.slots
+            finished, count, written = jax.device_get(
+                (slots.finished, slots.count, slots.written)
             )
-            for slot, question in enumerate(writer.questions):
-                if question is not None and not active[slot]:
-                    writer.questions[slot] = None
-                    yield question, budget, written[slot, : count[slot]]
+            for slot, request in enumerate(batch.requests):
+                if request is not None and finished[slot]:
+                    batch.requests[slot] = None
+                    yield request, budget, written[slot, : count[slot]]
 
-    def keep_turns(self, waiting: Collection[Place]) -> None:
-        """Notes after a turn who waits to start, so that nobody waits for ever."""
+    def keep_turns(self, pending: Collection[Place]) -> None:
+        """Notes after a turn who is pending, so that nobody waits for ever."""
         refused = [
             place
-            for place in waiting
-            if self._writers.get(place) is None and not self._has_room(place)
+            for place in pending
+            if self._batches.get(place) is None and not self._has_room(place)
         ]
         self._refused = collections.Counter({p: self._refused[p] + 1 for p in refused})
-        if self._next not in waiting:
+        if self._next not in pending:
             self._next = None
         if self._next is None and refused:
             longest = max(refused, key=lambda place: self._refused[place])
@@ -193,32 +194,32 @@ class Writers:
                 self._next = longest
 
     def drop(self, numbers: Container[int]) -> None:
-        """Frees the slots of questions with these numbers."""
-        for _, writer in self._writers.items():
-            writer.questions = [
-                None if q is None or q.number in numbers else q
-                for q in writer.questions
+        """Frees the slots of requests with these numbers."""
+        for _, batch in self._batches.items():
+            batch.requests = [
+                None if each is None or each.number in numbers else each
+                for each in batch.requests
             ]
 
     def clear(self) -> None:
         """Forgets all answers, the slots, and who waits."""
-        self._writers.clear()
+        self._batches.clear()
         self._refused.clear()
         self._next = None
 
     def _has_room(self, place: Place) -> bool:
-        return self._writers.has_room(self._programs.shapes.slots_bytes(*place))
+        return self._batches.has_room(self._programs.shapes.slots_bytes(*place))
 
-    def _writer(self, budget: Budget, bucket: Bucket) -> _Writer:
+    def _batch(self, budget: Budget, bucket: Bucket) -> _DecodeBatch:
         place, shapes = (budget, bucket), self._programs.shapes
         if self._next == place:
             self._next = None
-        writer = self._writers.get(place)
-        if writer is not None:
-            return writer
-        nobody: list[Question | None] = [None] * shapes.slots(budget, bucket)
-        return self._writers.put(
+        batch = self._batches.get(place)
+        if batch is not None:
+            return batch
+        nobody: list[PreparedRequest | None] = [None] * shapes.slots(budget, bucket)
+        return self._batches.put(
             place,
             shapes.slots_bytes(budget, bucket),
-            lambda: _Writer(self._programs.new_slots(budget, bucket), nobody),
+            lambda: _DecodeBatch(self._programs.new_slots(budget, bucket), nobody),
         )

@@ -1,11 +1,11 @@
-"""The adaptive engine: every question in its own budget, and only that is computed.
+"""The adaptive engine: every request in its own budget, and only that is computed.
 
-    requests -> samples -> rows of one bucket -> read     all that budgets share; scores
-             -> the chooser -> groups of one budget -> start    the other layers
-             -> slots of one budget -> write -> answers   a few tokens, budgets in turn
+    requests -> samples -> rows of one bucket -> prefill_trunk   for all budgets; scores
+             -> the router -> groups of one budget -> prefill    the other layers
+             -> slots of one budget -> decode -> answers   a few tokens, budgets in turn
 
 Rows wait until those of one budget fill a group; groups go into free slots as soon as
-there are any, while other slots write on. Nothing waits for the slowest: a slot is free
+there are any, while other slots go on. Nothing waits for the slowest: a slot is free
 when its answer ends, and budgets take turns of a few tokens. An answer depends neither
 on its neighbours nor on their number, and equals that of `generation.generate`.
 
@@ -28,14 +28,14 @@ from visor_jax.data.images.read_image import ImageInput
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.engine.decode_batches import Writers
-from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.decode_batches import DecodeBatches
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageEncoder
-from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, Shapes
+from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShapes
 from visor_jax.inference.engine.programs import Programs, name_of
 from visor_jax.inference.engine.scheduler import Scheduler
-from visor_jax.inference.engine.slots import Rules
-from visor_jax.inference.routing.router import Chooser
+from visor_jax.inference.generation.decode_step import Rules
+from visor_jax.inference.routing.router import Router
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.device_cache import Held
@@ -48,7 +48,7 @@ class Engine:
     """Answers requests as they come; `submit` and `step`, or `answers` for a stream.
 
     A request that cannot be answered is an answer with an error. Any other exception,
-    of a chooser or of an iterable of requests say, ends everything that was asked; the
+    of a router or of an iterable of requests say, ends every request; the
     engine is then as new.
     """
 
@@ -57,9 +57,9 @@ class Engine:
         model: VLM,
         params: Params,
         reader: Reader,
-        chooser: Chooser,
+        router: Router,
         *,
-        sizes: Sizes | None = None,
+        config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
         key: Key[Array, ""] | None = None,
         images_kept: int = 64,
@@ -68,7 +68,7 @@ class Engine:
         """Compiles nothing yet; see `warm_up`.
 
         Args:
-          sizes: None for the default, with the reader's number of new tokens.
+          config: None for the default, with the reader's number of new tokens.
           key: for random sampling; a request draws with its `draw` folded in.
           images_kept: encoded images that later requests may find, at most, and keys
             and values of images; 0 for none.
@@ -78,29 +78,29 @@ class Engine:
           ValueError: for budgets of another network, random sampling without key, or
             too little memory for even the smallest bucket.
         """
-        for budget in chooser.budgets:
+        for budget in router.budgets:
             budget.check(model.config.plan)
         if key is None and not sampling.is_greedy:
             raise ValueError(f"{sampling} draws at random: give it a key.")
-        self.sizes = sizes or Sizes(new_tokens=reader.new_tokens)
-        self.reader, self.chooser = reader, chooser
-        self.shapes = Shapes(
+        self.config = config or EngineConfig(new_tokens=reader.new_tokens)
+        self.reader, self.router = reader, router
+        self.shapes = ProgramShapes(
             model,
             params,
-            chooser.budgets,
+            router.budgets,
             reader.buckets,
-            sizes=self.sizes,
-            rules=Rules(eos_ids=reader.eos_ids, sampling=sampling),
+            engine_config=self.config,
+            rules=Rules.of(reader.eos_ids, reader.pad_id, sampling),
             keep_images=images_kept > 0,
         )
-        self.programs = Programs(model, params, chooser, self.shapes, log=log)
+        self.programs = Programs(model, params, router, self.shapes, log=log)
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key
         self.scheduler = Scheduler(
             self.programs,
             reader,
             ImageEncoder(self.programs, kept),
-            Writers(self.programs, key, images_kept=images_kept),
+            DecodeBatches(self.programs, key, images_kept=images_kept),
         )
 
     def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
@@ -109,13 +109,13 @@ class Engine:
         Raises:
           ValueError: for more new tokens than the engine's programs can write.
         """
-        return self.scheduler.intake.submit(request, self._limit(max_new_tokens))
+        return self.scheduler.queue.submit(request, self._limit(max_new_tokens))
 
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.
 
-        A round reads and starts what there is room for, then writes a few tokens of
-        every budget.
+        A round prefills what there is room for, then decodes a few tokens of every
+        budget.
         """
         self.scheduler.round()
         done, self.scheduler.done = self.scheduler.done, []
@@ -158,7 +158,7 @@ class Engine:
     ) -> Iterator[None]:
         """Takes requests from the iterable while the context is open."""
         limit = self._limit(max_new_tokens)
-        source = self.scheduler.intake.draw_from(requests, limit)
+        source = self.scheduler.queue.draw_from(requests, limit)
         try:
             yield
         finally:
@@ -193,12 +193,12 @@ class Engine:
         """Compiles all programs for these buckets and budgets; returns how many.
 
         Args:
-          buckets: None for all of the reader's. budgets: None for all of the chooser's.
+          buckets: None for all of the reader's. budgets: None for all of the router's.
           report: gets (done, of, name, seconds) after each.
         """
         keys = self.programs.all_keys(
             self.reader.buckets.all if buckets is None else buckets,
-            self.chooser.budgets if budgets is None else budgets,
+            self.router.budgets if budgets is None else budgets,
         )
         for done, key in enumerate(keys, 1):
             began = time.perf_counter()
@@ -208,7 +208,7 @@ class Engine:
         return len(keys)
 
     def _limit(self, max_new_tokens: int | None) -> int:
-        most = self.sizes.new_tokens
+        most = self.config.new_tokens
         limit = most if max_new_tokens is None else max_new_tokens
         if not 1 <= limit <= most:
             raise ValueError(f"{max_new_tokens=} must lie in 1..{most}.")

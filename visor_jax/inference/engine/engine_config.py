@@ -4,22 +4,22 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
+class EngineConfig:
     """The fixed sizes of the engine's programs.
 
-    rows: prompts read at once, at most. waiting: rows that wait for the others of their
-    budget. slots: answers written at once, per budget and bucket. questions_per_row:
-    about one image, read together. tokens_per_turn: written before another budget has
-    its turn. new_tokens: of an answer, at most. images_at_once: encoded together.
+    rows: prompts prefilled at once, at most. pending: rows that wait for their budget.
+    slots: answers decoded at once, per budget and bucket. requests_per_row: about one
+    image, prefilled together. tokens_per_turn: decoded before another budget has its
+    turn. new_tokens: of an answer, at most. images_at_once: encoded together.
     memory_bytes: of the device, for all that stays there between two programs beside
     the parameters; long prompts get fewer slots and places where it takes that
-    (`shapes`).
+    (`program_shapes`).
     """
 
     rows: int = 8
-    waiting: int = 32
+    pending: int = 32
     slots: int = 16
-    questions_per_row: int = 8
+    requests_per_row: int = 8
     tokens_per_turn: int = 8
     new_tokens: int = 256
     images_at_once: int = 8
@@ -33,11 +33,11 @@ class Sizes:
         for name in ("rows", "images_at_once"):
             if getattr(self, name).bit_count() != 1:
                 problems.append(f"{name}={getattr(self, name)} is no power of two")
-        if self.waiting < self.rows:
-            problems.append(f"waiting={self.waiting} is below rows={self.rows}")
-        if self.questions_per_row > self.slots:
+        if self.pending < self.rows:
+            problems.append(f"pending={self.pending} is below rows={self.rows}")
+        if self.requests_per_row > self.slots:
             problems.append(
-                f"questions_per_row={self.questions_per_row} exceeds slots={self.slots}"
+                f"requests_per_row={self.requests_per_row} exceeds slots={self.slots}"
             )
         if problems:
-            raise ValueError("Impossible sizes: " + "; ".join(problems) + ".")
+            raise ValueError("Impossible engine config: " + "; ".join(problems) + ".")

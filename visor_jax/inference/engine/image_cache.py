@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.budget_groups import group_size
+from visor_jax.inference.engine.budget_groups import program_rows
 from visor_jax.inference.engine.packed_prompts import PromptRow, image_shape
 from visor_jax.inference.engine.program_shapes import EncodedImage
 from visor_jax.inference.engine.programs import Programs
@@ -36,9 +36,9 @@ class ImageEncoder:
     def of_rows(
         self, rows: Sequence[PromptRow], bucket: Bucket
     ) -> tuple[list[EncodedImage], set[int]]:
-        """Returns each row's image, and the questions that had to pay for them.
+        """Returns each row's image, and the requests that had to pay for them.
 
-        A new image is paid by the first question about it.
+        A new image is paid by the first request about it.
         """
         keys = [(row.image, image_shape(bucket)) for row in rows]
         found = {key: self._kept.get(key) for key in keys}
@@ -49,7 +49,7 @@ class ImageEncoder:
             elif found[key] is None:
                 new.setdefault(key, row)
         found |= self._encode(new, bucket)
-        payers = {row.questions[0].number for row in new.values()}
+        payers = {row.requests[0].number for row in new.values()}
         return [found[key] for key in keys], payers
 
     def _encode(
@@ -58,7 +58,9 @@ class ImageEncoder:
         made: dict[Hashable, EncodedImage] = {}
         left = list(new.items())
         while left:
-            size = group_size(len(left), self._programs.shapes.sizes.images_at_once)
+            size = program_rows(
+                len(left), self._programs.shapes.engine_config.images_at_once
+            )
             group, left = left[:size], left[size:]
             buckets = self._programs.shapes.buckets
             fields = [buckets.image_fields(row.sample, bucket) for _, row in group]

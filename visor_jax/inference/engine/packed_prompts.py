@@ -1,14 +1,14 @@
-"""Questions as rows of a prompt batch; those about the same image share one row.
+"""Requests as rows of a prompt batch; those about the same image share one row.
 
 What stands before the end of an image (system prompt, text before it) is segment 0 and
-seen by all questions of the row; each question is a segment of its own. The image is
+seen by all requests of the row; each request is a segment of its own. The image is
 then encoded, refined and turned into keys and values once for all of them:
 
     image      positions  1 2 3 4
     text       positions  0   5 6 7   5 6      segments  0   1 1 1   2 2
                           user What is this ?  Who ?
 
-A row of one question is all segment 0, as a plain batch has it.
+A row of one request is all segment 0, as a plain batch has it.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ Array = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Question:
-    """A request that has been read.
+class PreparedRequest:
+    """A request that has been read and tokenised.
 
     number: of the request, in the order of asking. draw: what its random draws depend
     on. limit: most tokens of its answer.
     image: digest of the crops and what tokens are made of them, None without an image.
-    shared: digest of all that the questions of one row have in common.
+    shared: digest of all that the requests of one row have in common.
     """
 
     number: int
@@ -55,8 +55,8 @@ class Question:
     @classmethod
     def of(
         cls, number: int, request: Request, sample: Sample, limit: int
-    ) -> "Question":
-        """Returns the question of a sample.
+    ) -> "PreparedRequest":
+        """Returns the prepared request of a sample.
 
         Raises:
           ValueError: if there is no text after the last image to go on from.
@@ -75,15 +75,15 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptRow:
-    """One row: questions with all that they share, and the bucket that holds them."""
+    """One row: requests with all that they share, and the bucket that holds them."""
 
-    questions: tuple[Question, ...]
+    requests: tuple[PreparedRequest, ...]
     sample: Sample
     bucket: Bucket
 
     @property
     def image(self) -> bytes | None:
-        return self.questions[0].image
+        return self.requests[0].image
 
     def without_pixels(self) -> "PromptRow":
         """Returns the row once its image is encoded: pixels take most of the memory."""
@@ -91,33 +91,31 @@ class PromptRow:
         def without(sample: Sample) -> Sample:
             return dataclasses.replace(sample, crops=sample.crops[:, :0, :0].copy())
 
-        questions = tuple(
-            dataclasses.replace(question, sample=without(question.sample))
-            for question in self.questions
+        requests = tuple(
+            dataclasses.replace(request, sample=without(request.sample))
+            for request in self.requests
         )
-        return dataclasses.replace(
-            self, questions=questions, sample=without(self.sample)
-        )
+        return dataclasses.replace(self, requests=requests, sample=without(self.sample))
 
     def segments(self) -> np.ndarray:
         """Returns the segment of every text token, (tokens,) int32."""
-        if len(self.questions) == 1:
+        if len(self.requests) == 1:
             return np.zeros(self.sample.num_text_tokens, np.int32)
         head = head_length(self.sample.layout)
         parts = [np.zeros(head, np.int32)]
-        for number, question in enumerate(self.questions, 1):
-            own = question.sample.num_text_tokens - head
+        for number, request in enumerate(self.requests, 1):
+            own = request.sample.num_text_tokens - head
             parts.append(np.full(own, number, np.int32))
         return np.concatenate(parts)
 
-    def segment_of(self, place: int) -> int:
-        """Returns the segment of the question at this place of the row."""
-        return 0 if len(self.questions) == 1 else place + 1
+    def segment_of(self, index: int) -> int:
+        """Returns the segment of the request of this index in the row."""
+        return 0 if len(self.requests) == 1 else index + 1
 
-    def last_slots(self) -> np.ndarray:
-        """Returns where each question ends, (questions,) int32."""
+    def last_indices(self) -> np.ndarray:
+        """Returns where each request ends, (requests,) int32."""
         head = head_length(self.sample.layout)
-        own = [q.sample.num_text_tokens - head for q in self.questions]
+        own = [each.sample.num_text_tokens - head for each in self.requests]
         return (head + np.cumsum(own) - 1).astype(np.int32)
 
 
@@ -144,32 +142,37 @@ def head_length(layout: Layout) -> int:
 
 
 def pack(
-    questions: Iterable[Question], buckets: Buckets, *, per_row: Callable[[Bucket], int]
+    requests: Iterable[PreparedRequest],
+    buckets: Buckets,
+    *,
+    per_row: Callable[[Bucket], int],
 ) -> list[PromptRow]:
-    """Returns rows of up to `per_row` questions, in the order of their first ones.
+    """Returns rows of up to `per_row` requests, in the order of their first ones.
 
-    A question joins the row of an earlier one if they share the image and all text
+    A request joins the row of an earlier one if they share the image and all text
     before its end, and a bucket for the same image holds them together.
     """
     rows: list[PromptRow] = []
     open_rows: dict[bytes, int] = {}
-    for question in questions:
-        alone = PromptRow((question,), question.sample, buckets.choose(question.sample))
-        place = open_rows.get(question.shared)
+    for request in requests:
+        alone = PromptRow((request,), request.sample, buckets.choose(request.sample))
+        place = open_rows.get(request.shared)
         joined = None
         if place is not None:
-            joined = _joined(rows[place], question, buckets)
-        if joined is not None and len(joined.questions) <= per_row(joined.bucket):
+            joined = _joined(rows[place], request, buckets)
+        if joined is not None and len(joined.requests) <= per_row(joined.bucket):
             rows[place] = joined
         else:
-            open_rows[question.shared] = len(rows)
+            open_rows[request.shared] = len(rows)
             rows.append(alone)
     return rows
 
 
-def _joined(row: PromptRow, question: Question, buckets: Buckets) -> PromptRow | None:
+def _joined(
+    row: PromptRow, request: PreparedRequest, buckets: Buckets
+) -> PromptRow | None:
     head, first = head_length(row.sample.layout), row.sample.layout
-    new = question.sample.layout
+    new = request.sample.layout
 
     def together(name: str) -> np.ndarray:
         return np.concatenate([getattr(first, name), getattr(new, name)[head:]])
@@ -183,7 +186,7 @@ def _joined(row: PromptRow, question: Question, buckets: Buckets) -> PromptRow |
         return None
     if image_shape(bucket) != image_shape(row.bucket):
         return None
-    return PromptRow((*row.questions, question), sample, bucket)
+    return PromptRow((*row.requests, request), sample, bucket)
 
 
 def row_arrays(
@@ -203,7 +206,7 @@ def row_arrays(
         text_tags.valid[i, :length] = True
         image_tags.positions[i, :seen] = layout.image_positions
         image_tags.valid[i, :seen] = True
-        last[i, : len(row.questions)] = row.last_slots()
+        last[i, : len(row.requests)] = row.last_indices()
     return RowArrays(tokens, text_tags, image_tags, last)
 
 

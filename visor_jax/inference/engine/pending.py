@@ -1,7 +1,8 @@
-"""Rows that have been read up to where budgets part, and wait for their budget's turn.
+"""Rows that have been through the trunk, where budgets part, and wait for their budget.
 
-One room per bucket, all of them within the memory's share; a room that is empty goes
-when another bucket needs its memory, and rows of that bucket wait outside until then.
+Those of one bucket lie together, all buckets within the memory's share; where none is
+left, the arrays go when another bucket needs their memory, and new rows of that bucket
+wait in the queue until then.
 """
 
 import dataclasses
@@ -12,66 +13,69 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.budget_groups import BudgetGroups, WaitingRoom
+from visor_jax.inference.engine.budget_groups import BudgetGroups, PendingRows
 from visor_jax.inference.engine.packed_prompts import PromptRow, row_arrays
-from visor_jax.inference.engine.program_shapes import WAITING, EncodedImage
+from visor_jax.inference.engine.program_shapes import PENDING, EncodedImage
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 
 @dataclasses.dataclass
-class _Room:
-    arrays: WaitingRoom
+class _BucketRows:
+    """The pending rows of one bucket, and which budgets they are for."""
+
+    arrays: PendingRows
     groups: BudgetGroups
 
 
-class WaitingRooms:
-    """The rooms of all buckets."""
+class PendingPrompts:
+    """The pending rows of all buckets."""
 
     def __init__(self, programs: Programs, pad_id: int) -> None:
-        """Takes where programs come from; rooms come with their first rows."""
+        """Takes where programs come from; arrays come with their first rows."""
         self._programs, self._pad_id = programs, pad_id
-        self._rooms: Held[Bucket, _Room] = Held(
-            programs.shapes.share(WAITING), is_busy=lambda room: len(room.groups) > 0
+        self._pending: Held[Bucket, _BucketRows] = Held(
+            programs.shapes.share(PENDING),
+            is_busy=lambda pending: len(pending.groups) > 0,
         )
 
     def num_bytes(self) -> int:
-        """Returns the bytes of all rooms."""
-        return sum(num_bytes_of(room.arrays) for _, room in self._rooms.items())
+        """Returns the bytes of all arrays."""
+        return sum(num_bytes_of(pending.arrays) for _, pending in self._pending.items())
 
     def free_places(self, bucket: Bucket) -> int:
         """Returns how many rows of a bucket could come in now."""
-        room, shapes = self._rooms.get(bucket), self._programs.shapes
-        if room is not None:
-            return room.groups.free_places
-        has_room = self._rooms.has_room(shapes.room_bytes(bucket))
+        pending, shapes = self._pending.get(bucket), self._programs.shapes
+        if pending is not None:
+            return pending.groups.free_places
+        has_room = self._pending.has_room(shapes.pending_bytes(bucket))
         return shapes.places(bucket) if has_room else 0
 
-    def read(
+    def prefill_trunk(
         self,
         bucket: Bucket,
         rows: Sequence[PromptRow],
         images: Sequence[EncodedImage],
         size: int,
     ) -> tuple[list[int], jax.Array]:
-        """Reads rows into free places; returns these and the chooser's scores.
+        """Puts rows into free places; returns these and the router's scores.
 
         size: rows of the program; the last image fills up.
         """
-        room, shapes = self._room(bucket), self._programs.shapes
-        places = room.groups.take_places(len(rows))
+        pending, shapes = self._of_bucket(bucket), self._programs.shapes
+        places = pending.groups.take_places(len(rows))
         fillers = size - len(rows)
         arrays = row_arrays(
             rows,
             bucket,
             count=size,
-            per_row=shapes.questions_per_row(bucket),
+            per_row=shapes.requests_per_row(bucket),
             pad_id=self._pad_id,
         )
-        room.arrays, scores = self._programs.read(bucket, size)(
+        pending.arrays, scores = self._programs.prefill_trunk(bucket, size)(
             self._programs.params,
-            self._programs.chooser.params,
-            room.arrays,
+            self._programs.router.params,
+            pending.arrays,
             arrays,
             (*images, *images[-1:] * fillers),
             np.array(places + [shapes.places(bucket)] * fillers, np.int32),
@@ -85,40 +89,40 @@ class WaitingRooms:
         rows: Sequence[PromptRow],
         budgets: Sequence[Budget],
     ) -> None:
-        """Sorts rows that were read by budgets, one for each question, row by row."""
+        """Sorts rows that have places by budgets, one for each request, row by row."""
         following = iter(budgets)
         for place, row in zip(places, rows, strict=True):
-            chosen = [next(following) for _ in row.questions]
-            self._room(bucket).groups.add(place, row.without_pixels(), chosen)
+            chosen = [next(following) for _ in row.requests]
+            self._of_bucket(bucket).groups.add(place, row.without_pixels(), chosen)
 
     def give_back(self, bucket: Bucket, places: Sequence[int]) -> None:
         """Frees places whose rows were never added."""
-        self._room(bucket).groups.give_back(places)
+        self._of_bucket(bucket).groups.give_back(places)
 
-    def waiting(self) -> Iterator[tuple[Bucket, Budget, BudgetGroups, WaitingRoom]]:
-        """Yields every group that waits, with its bucket's groups and room."""
-        for bucket, room in self._rooms.items():
-            for budget in room.groups.budgets():
-                yield bucket, budget, room.groups, room.arrays
+    def groups(self) -> Iterator[tuple[Bucket, Budget, BudgetGroups, PendingRows]]:
+        """Yields every group of one budget, with its bucket's groups and arrays."""
+        for bucket, pending in self._pending.items():
+            for budget in pending.groups.budgets():
+                yield bucket, budget, pending.groups, pending.arrays
 
     def drop(self, numbers: Container[int]) -> None:
-        """Forgets questions with these numbers."""
-        for _, room in self._rooms.items():
-            room.groups.drop(numbers)
+        """Forgets requests with these numbers."""
+        for _, pending in self._pending.items():
+            pending.groups.drop(numbers)
 
     def clear(self) -> None:
-        """Forgets all rows and their rooms."""
-        self._rooms.clear()
+        """Forgets all rows and their arrays."""
+        self._pending.clear()
 
-    def _room(self, bucket: Bucket) -> _Room:
-        room = self._rooms.get(bucket)
-        if room is not None:
-            return room
+    def _of_bucket(self, bucket: Bucket) -> _BucketRows:
+        pending = self._pending.get(bucket)
+        if pending is not None:
+            return pending
         programs, shapes = self._programs, self._programs.shapes
-        return self._rooms.put(
+        return self._pending.put(
             bucket,
-            shapes.room_bytes(bucket),
-            lambda: _Room(
-                programs.new_room(bucket), BudgetGroups(shapes.places(bucket))
+            shapes.pending_bytes(bucket),
+            lambda: _BucketRows(
+                programs.new_pending(bucket), BudgetGroups(shapes.places(bucket))
             ),
         )

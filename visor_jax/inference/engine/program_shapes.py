@@ -1,8 +1,9 @@
 """The shapes of what the engine holds on the device, and how much of it fits.
 
-Memory is bounded by `Sizes.memory_bytes`, in fixed shares: half for slots, the rest for
-rows that wait and for images. A bucket whose slots or rows are too large for all that
-were wished for gets fewer, always the same number, so that programs are known ahead:
+Memory is bounded by `EngineConfig.memory_bytes`, in fixed shares: half for slots, the
+rest for rows that wait and for images. A bucket whose slots or rows are too large for
+all that were wished for gets fewer, always the same number, so that programs are known
+ahead:
 
     slots of budget sa1:3, 240 MB each, share 2 GB     16 wished    8 there
     rows that wait, 60 MB each, share 1 GB             32 wished   17 there
@@ -21,15 +22,16 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import CORNERS, Bucket, Buckets
-from visor_jax.inference.engine.budget_groups import WaitingRoom
-from visor_jax.inference.engine.engine_config import Sizes
+from visor_jax.inference.engine.budget_groups import PendingRows
+from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.packed_prompts import (
     ImageShape,
     RowArrays,
     image_shape,
     row_arrays,
 )
-from visor_jax.inference.engine.slots import Admission, Rules, Slots, free_slots
+from visor_jax.inference.engine.slots import Admission, free_slots
+from visor_jax.inference.generation.decode_step import DecodeState, Rules
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.decoder.kv_cache import KeyValues
 from visor_jax.models.vision.image_tokens import ImageTokens
@@ -42,7 +44,7 @@ Array = Any
 
 # Shares of the memory; they add up to 1. The last two are for images that later prompts
 # may find: their tokens, and their keys and values.
-SLOTS, WAITING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
+SLOTS, PENDING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
 
 # Keys and values of one image in some layers, None where a layer has none; of one row.
 ImageKeys = tuple[KeyValues | None, ...]
@@ -60,7 +62,7 @@ class EncodedImage:
     keys: ImageKeys
 
 
-class Shapes:
+class ProgramShapes:
     """Shapes and numbers by budget and bucket, and what programs are made of."""
 
     def __init__(
@@ -70,35 +72,36 @@ class Shapes:
         budgets: Sequence[Budget],
         buckets: Buckets,
         *,
-        sizes: Sizes,
+        engine_config: EngineConfig,
         rules: Rules,
         keep_images: bool = True,
     ) -> None:
         """Takes whatever shapes depend on.
 
         What is asked again and again is remembered: places(bucket), slots(budget,
-        bucket): how many there are; room_bytes(bucket), slots_bytes(budget, bucket):
-        what they take, answers and tags included; questions_per_row(bucket): at most;
+        bucket): how many there are; pending_bytes(bucket), slots_bytes(budget, bucket):
+        what they take, answers and tags included; requests_per_row(bucket): at most;
         keeps_keys(budget, bucket): whether images' keys and values are kept for later.
 
         Raises:
           ValueError: if no bucket fits into the memory.
         """
         self.model, self.budgets, self.buckets = model, tuple(budgets), buckets
-        self.sizes, self.rules, self._keep_images = sizes, rules, keep_images
+        self.engine_config, self.rules = engine_config, rules
+        self._keep_images = keep_images
         self._params = jax.eval_shape(lambda: params)
         self._row = functools.cache(self._row_shapes)
         self.slots = functools.cache(self._num_slots)
         self.places = functools.cache(self._num_places)
         self.slots_bytes = functools.cache(self._slots_bytes)
-        self.room_bytes = functools.cache(self._room_bytes)
+        self.pending_bytes = functools.cache(self._pending_bytes)
         self.keeps_keys = functools.cache(self._keeps_keys)
-        self.questions_per_row = functools.cache(self._questions_per_row)
+        self.requests_per_row = functools.cache(self._requests_per_row)
         self.check(self.buckets.all[0])
 
     def share(self, part: float) -> int:
         """Returns the bytes of a share of the memory."""
-        return int(part * self.sizes.memory_bytes)
+        return int(part * self.engine_config.memory_bytes)
 
     def check(self, bucket: Bucket) -> None:
         """Raises ValueError unless a row of the bucket fits, whatever its budget."""
@@ -107,27 +110,27 @@ class Shapes:
             self.slots(budget, bucket)
 
     def rows(self, bucket: Bucket) -> int:
-        """Returns how many rows are read at once, at most: a power of two."""
-        possible = min(self.sizes.rows, self.places(bucket))
+        """Returns how many rows are prefilled at once, at most: a power of two."""
+        possible = min(self.engine_config.rows, self.places(bucket))
         return 1 << (possible.bit_length() - 1)
 
     def row_counts(self, bucket: Bucket) -> tuple[int, ...]:
         """Returns the rows that programs exist for: 1, 2, 4, ..."""
         return tuple(1 << i for i in range(self.rows(bucket).bit_length()))
 
-    def _questions_per_row(self, bucket: Bucket) -> int:
+    def _requests_per_row(self, bucket: Bucket) -> int:
         if self.model.reducer.reads_text:
             return 1
         # All of one budget must find slots at once.
         slots = [self.slots(budget, bucket) for budget in self.budgets]
-        return min(self.sizes.questions_per_row, *slots)
+        return min(self.engine_config.requests_per_row, *slots)
 
     def text_slots(self, bucket: Bucket) -> int:
         """Returns the text columns of a slot: the bucket's, and an answer's."""
         # The last token is never read.
-        return bucket.text_tokens + self.sizes.new_tokens - 1
+        return bucket.text_tokens + self.engine_config.new_tokens - 1
 
-    def new_slots(self, budget: Budget, bucket: Bucket, count: int) -> Slots:
+    def new_slots(self, budget: Budget, bucket: Bucket, count: int) -> DecodeState:
         """Returns free slots."""
         return free_slots(
             self.model.config,
@@ -137,18 +140,20 @@ class Shapes:
             slots=count,
             text_slots=self.text_slots(bucket),
             image_tokens=bucket.image_tokens,
-            new_tokens=self.sizes.new_tokens,
+            new_tokens=self.engine_config.new_tokens,
         )
 
     def abstract_slots(
         self, budget: Budget, bucket: Bucket, count: int | None = None
-    ) -> Slots:
+    ) -> DecodeState:
         """Returns the shapes of a budget's slots; count: None for all that fit."""
         count = self.slots(budget, bucket) if count is None else count
         return jax.eval_shape(lambda: self.new_slots(budget, bucket, count))
 
-    def abstract_room(self, bucket: Bucket, places: int | None = None) -> WaitingRoom:
-        """Returns the shapes of a waiting room; places: None for all that fit."""
+    def abstract_pending(
+        self, bucket: Bucket, places: int | None = None
+    ) -> PendingRows:
+        """Returns the shapes of pending rows; places: None for all that fit."""
         count = self.places(bucket) if places is None else places
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype),
@@ -187,18 +192,18 @@ class Shapes:
 
     def admission(
         self,
-        questions: Sequence[tuple[int, int, int, int, int, int]],
+        requests: Sequence[tuple[int, int, int, int, int, int]],
         slots: int,
     ) -> Admission:
         """Returns the admission of (row, last, segment, slot, limit, draw) each."""
         table = np.zeros((slots, 6), np.int32)
         table[:, 3] = slots
-        table[: len(questions)] = np.reshape(questions, (-1, 6))
-        return Admission(*table.T.copy(), np.int32(len(questions)))
+        table[: len(requests)] = np.reshape(requests, (-1, 6))
+        return Admission(*table.T.copy(), np.int32(len(requests)))
 
     def empty_rows(self, bucket: Bucket, count: int) -> RowArrays:
         """Returns rows of padding."""
-        per_row = self.questions_per_row(bucket)
+        per_row = self.requests_per_row(bucket)
         return row_arrays([], bucket, count=count, per_row=per_row, pad_id=0)
 
     def abstract_image(self, bucket: Bucket) -> EncodedImage:
@@ -226,17 +231,17 @@ class Shapes:
             jax.ShapeDtypeStruct((images, tokens), bool),
         )
 
-    def _row_shapes(self, bucket: Bucket) -> WaitingRoom:
+    def _row_shapes(self, bucket: Bucket) -> PendingRows:
         """Returns the shapes of one row that waits."""
         rows, image = self.empty_rows(bucket, 1), self.abstract_image(bucket)
         trunk = jax.eval_shape(self.trunk, self._params, rows, [image])
-        return WaitingRoom(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), trunk)
+        return PendingRows(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), trunk)
 
     def _slots_bytes(self, budget: Budget, bucket: Bucket) -> int:
         return num_bytes_of(self.abstract_slots(budget, bucket))
 
-    def _room_bytes(self, bucket: Bucket) -> int:
-        return num_bytes_of(self.abstract_room(bucket))
+    def _pending_bytes(self, bucket: Bucket) -> int:
+        return num_bytes_of(self.abstract_pending(bucket))
 
     def _keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
         trunk, stages = self.model.config.plan.trunk_length, self.model.reducer.stages
@@ -249,12 +254,12 @@ class Shapes:
     def _num_slots(self, budget: Budget, bucket: Bucket) -> int:
         one = num_bytes_of(self.abstract_slots(budget, bucket, 1))
         what = f"one answer in budget {budget.name}"
-        return min(self.sizes.slots, self._number(one, SLOTS, what, bucket))
+        return min(self.engine_config.slots, self._number(one, SLOTS, what, bucket))
 
     def _num_places(self, bucket: Bucket) -> int:
-        one = num_bytes_of(self.abstract_room(bucket, 1))
-        number = self._number(one, WAITING, "one prompt that waits", bucket)
-        return min(self.sizes.waiting, number)
+        one = num_bytes_of(self.abstract_pending(bucket, 1))
+        number = self._number(one, PENDING, "one prompt that waits", bucket)
+        return min(self.engine_config.pending, number)
 
     def _number(self, one: int, part: float, what: str, bucket: Bucket) -> int:
         """Returns how many of so many bytes fit into a share of the memory."""
@@ -265,7 +270,7 @@ class Shapes:
             raise ValueError(
                 f"{what} needs {one / 1e6:.4g} MB at {crops} crops, {tokens} image and "
                 f"{bucket.text_tokens} text tokens, but its share of "
-                f"memory_bytes={self.sizes.memory_bytes} is "
+                f"memory_bytes={self.engine_config.memory_bytes} is "
                 f"{self.share(part) / 1e6:.4g} MB: allow {least} bytes "
                 f"({least / 1e9:.3g} GB), or give fewer or smaller images, a shorter "
                 "text, or fewer new tokens."

@@ -1,13 +1,13 @@
 """The compiled programs of the engine; each is compiled once, at a known moment.
 
-    encode   per image shape, images           pixels -> image tokens, K/V
-    read     per bucket, rows                  rows of prompts -> waiting room, scores
-    start    per budget, bucket, rows          waiting room -> slots, image K/V
-    again    per budget, bucket, rows          waiting room, image K/V -> slots
-    write    per budget and bucket             slots -> slots, a few tokens on
+    encode         per image shape, images    pixels -> image tokens, K/V
+    prefill_trunk  per bucket, rows           rows of prompts -> pending rows, scores
+    prefill        per budget, bucket, rows   pending rows -> slots, image K/V
+    prefill_text   per budget, bucket, rows   pending rows, image K/V -> slots
+    decode         per budget and bucket      slots -> slots, a few tokens on
 
 Gates are static: a program of a budget does not contain what the budget leaves out.
-`read` ends before the first SELF layer and holds the chooser's device part.
+`prefill_trunk` ends before the first SELF layer and holds the router's device part.
 """
 
 import logging
@@ -21,11 +21,16 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.budget_groups import WaitingRoom
+from visor_jax.inference.engine.budget_groups import PendingRows
 from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays, image_shape
-from visor_jax.inference.engine.program_shapes import EncodedImage, ImageKeys, Shapes
-from visor_jax.inference.engine.slots import Admission, Slots, admit, write_turn
-from visor_jax.inference.routing.router import Chooser, features_of
+from visor_jax.inference.engine.program_shapes import (
+    EncodedImage,
+    ImageKeys,
+    ProgramShapes,
+)
+from visor_jax.inference.engine.slots import Admission, admit, decode_turn
+from visor_jax.inference.generation.decode_step import DecodeState
+from visor_jax.inference.routing.router import Router, features_of
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
@@ -42,13 +47,13 @@ class Programs:
         self,
         model: VLM,
         params: Params,
-        chooser: Chooser,
-        shapes: Shapes,
+        router: Router,
+        shapes: ProgramShapes,
         *,
         log: Callable[[str], None] = _logger.debug,
     ) -> None:
         """Takes whatever is the same in all programs."""
-        self.model, self.params, self.chooser = model, params, chooser
+        self.model, self.params, self.router = model, params, router
         self.shapes, self._log = shapes, log
         self.compiled: dict[Hashable, jax.stages.Compiled] = {}
 
@@ -67,61 +72,61 @@ class Programs:
             lambda: jax.jit(run).trace(self.params, *self.shapes.pixels(shape, images)),
         )
 
-    def read(self, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns the program that reads rows into a waiting room.
+    def prefill_trunk(self, bucket: Bucket, rows: int) -> jax.stages.Compiled:
+        """Returns the program that takes rows through the trunk.
 
-        (params, chooser's params, room, rows, images, places) -> (room, scores).
-        images: an `EncodedImage` per row. places: in the room; beyond it for rows
-        that only fill up. The room is donated.
+        (params, router's params, pending, rows, images, places) -> (pending, scores).
+        images: an `EncodedImage` per row. places: among the pending; beyond for rows
+        that only fill up. The pending rows are donated.
         """
 
         def run(
             params: Params,
-            chooser_params: Params,
-            room: WaitingRoom,
+            router_params: Params,
+            pending: PendingRows,
             rows: RowArrays,
             images: tuple[EncodedImage, ...],
             places: Array,
-        ) -> tuple[WaitingRoom, Array]:
+        ) -> tuple[PendingRows, Array]:
             trunk = self.shapes.trunk(params, rows, images)
-            new = WaitingRoom(rows.tokens, trunk)
-            room = jax.tree.map(
-                lambda old, x: old.at[places].set(x, mode="drop"), room, new
+            new = PendingRows(rows.tokens, trunk)
+            pending = jax.tree.map(
+                lambda old, x: old.at[places].set(x, mode="drop"), pending, new
             )
             features = features_of(trunk, rows.last)
-            return room, self.chooser.scores(chooser_params, features)
+            return pending, self.router.scores(router_params, features)
 
         def trace() -> jax.stages.Traced:
             return jax.jit(run, donate_argnums=2).trace(
                 self.params,
-                self.chooser.params,
-                self.shapes.abstract_room(bucket),
+                self.router.params,
+                self.shapes.abstract_pending(bucket),
                 self.shapes.empty_rows(bucket, rows),
                 (self.shapes.abstract_image(bucket),) * rows,
                 np.zeros(rows, np.int32),
             )
 
-        return self._get(("read", bucket, rows), trace)
+        return self._get(("prefill_trunk", bucket, rows), trace)
 
-    def start(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns (params, room, places, slots, admission, key) -> (slots, images).
+    def prefill(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
+        """Returns (params, pending, places, slots, admission, key) -> (slots, images).
 
-        places: (rows,) of the room. The slots are donated, and hold the first tokens of
-        the answers afterwards. images: one `ImageKeys` per row, none if they are not
-        kept.
+        places: (rows,) of the pending. The slots are donated, and hold the first
+        tokens of the answers afterwards. images: one `ImageKeys` per row, none if they
+        are not kept.
         """
         gates, keeps = self._gates(budget), self.shapes.keeps_keys(budget, bucket)
         behind = self.model.config.plan.trunk_length
 
         def run(
             params: Params,
-            room: WaitingRoom,
+            pending: PendingRows,
             places: Array,
-            slots: Slots,
+            slots: DecodeState,
             admission: Admission,
             key: Array,
-        ) -> tuple[Slots, tuple[ImageKeys, ...]]:
-            group = jax.tree.map(lambda x: x[places], room)
+        ) -> tuple[DecodeState, tuple[ImageKeys, ...]]:
+            group = jax.tree.map(lambda x: x[places], pending)
             logits, cache = self._rest(params, group.trunk, gates, admission)
             new = (admission, logits, group.tokens, cache)
             made = tuple(layer.image for layer in cache.layers[behind:])
@@ -132,26 +137,28 @@ class Programs:
             arguments = self._abstract_group(budget, bucket, rows)
             return jax.jit(run, donate_argnums=3).trace(*arguments)
 
-        return self._get(("start", budget, bucket, rows), trace)
+        return self._get(("prefill", budget, bucket, rows), trace)
 
-    def again(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns (params, room, places, slots, admission, key, images) -> slots.
+    def prefill_text(
+        self, budget: Budget, bucket: Bucket, rows: int
+    ) -> jax.stages.Compiled:
+        """Returns (params, pending, places, slots, admission, key, images) -> slots.
 
-        As `start`, for images that have gone through the layers before, behind the same
-        text: only text goes through them now. images: one `ImageKeys` per row.
+        As `prefill`, for images that have gone through the layers before, behind the
+        same text: only text goes through them now. images: one `ImageKeys` per row.
         """
         gates = self._gates(budget)
 
         def run(
             params: Params,
-            room: WaitingRoom,
+            pending: PendingRows,
             places: Array,
-            slots: Slots,
+            slots: DecodeState,
             admission: Admission,
             key: Array,
             images: tuple[ImageKeys, ...],
-        ) -> Slots:
-            group = jax.tree.map(lambda x: x[places], room)
+        ) -> DecodeState:
+            group = jax.tree.map(lambda x: x[places], pending)
             together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
             logits, cache = self._rest(params, group.trunk, gates, admission, together)
             new = (admission, logits, group.tokens, cache)
@@ -162,21 +169,20 @@ class Programs:
             images = (self.shapes.abstract_keys(budget, bucket),) * rows
             return jax.jit(run, donate_argnums=3).trace(*arguments, images)
 
-        return self._get(("again", budget, bucket, rows), trace)
+        return self._get(("prefill_text", budget, bucket, rows), trace)
 
-    def write(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
+    def decode(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
         """Returns (params, slots) -> slots after a turn. The slots are donated."""
-        gates = self._gates(budget)
 
-        def run(params: Params, slots: Slots) -> Slots:
-            rules, tokens = self.shapes.rules, self.shapes.sizes.tokens_per_turn
-            return write_turn(self.model, params, slots, gates, rules, tokens)
+        def run(params: Params, slots: DecodeState) -> DecodeState:
+            rules, tokens = self.shapes.rules, self.shapes.engine_config.tokens_per_turn
+            return decode_turn(self.model, params, slots, rules, tokens)
 
         def trace() -> jax.stages.Traced:
             slots = self.shapes.abstract_slots(budget, bucket)
             return jax.jit(run, donate_argnums=1).trace(self.params, slots)
 
-        return self._get(("write", budget, bucket), trace)
+        return self._get(("decode", budget, bucket), trace)
 
     def all_keys(
         self, buckets: Iterable[Bucket], budgets: Iterable[Budget]
@@ -189,23 +195,27 @@ class Programs:
         buckets, budgets = list(buckets), list(budgets)
         shapes = dict.fromkeys(image_shape(bucket) for bucket in buckets)
         counts, keeps = self.shapes.row_counts, self.shapes.keeps_keys
-        most = self.shapes.sizes.images_at_once
+        most = self.shapes.engine_config.images_at_once
         images = [1 << i for i in range(most.bit_length())]
         return [
             *(("encode", shape, n) for shape in shapes for n in images),
-            *(("read", bucket, n) for bucket in buckets for n in counts(bucket)),
+            *(
+                ("prefill_trunk", bucket, n)
+                for bucket in buckets
+                for n in counts(bucket)
+            ),
             *(
                 key
                 for budget in budgets
                 for bucket in buckets
                 for key in [
-                    *(("start", budget, bucket, n) for n in counts(bucket)),
+                    *(("prefill", budget, bucket, n) for n in counts(bucket)),
                     *(
-                        ("again", budget, bucket, n)
+                        ("prefill_text", budget, bucket, n)
                         for n in counts(bucket)
                         if keeps(budget, bucket)
                     ),
-                    ("write", budget, bucket),
+                    ("decode", budget, bucket),
                 ]
             ),
         ]
@@ -215,12 +225,12 @@ class Programs:
         kind, *arguments = key
         getattr(self, kind)(*arguments)
 
-    def new_room(self, bucket: Bucket) -> WaitingRoom:
-        """Returns an empty waiting room on the device."""
-        shapes = self.shapes.abstract_room(bucket)
+    def new_pending(self, bucket: Bucket) -> PendingRows:
+        """Returns pending rows that are all free on the device."""
+        shapes = self.shapes.abstract_pending(bucket)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def new_slots(self, budget: Budget, bucket: Bucket) -> Slots:
+    def new_slots(self, budget: Budget, bucket: Bucket) -> DecodeState:
         """Returns free slots on the device."""
         count = self.shapes.slots(budget, bucket)
         return self.shapes.new_slots(budget, bucket, count)
@@ -252,10 +262,10 @@ class Programs:
     def _abstract_group(
         self, budget: Budget, bucket: Bucket, rows: int
     ) -> tuple[Any, ...]:
-        """Returns the arguments of `start`, as shapes."""
+        """Returns the arguments of `prefill`, as shapes."""
         return (
             self.params,
-            self.shapes.abstract_room(bucket),
+            self.shapes.abstract_pending(bucket),
             np.zeros(rows, np.int32),
             self.shapes.abstract_slots(budget, bucket),
             self.shapes.admission((), self.shapes.slots(budget, bucket)),

@@ -1,4 +1,4 @@
-"""Requests on their way in: read into questions, packed into rows, sorted by bucket."""
+"""Requests on their way in: prepared, packed into rows, sorted by bucket."""
 
 import collections
 import dataclasses
@@ -9,15 +9,15 @@ from collections.abc import Container, Iterable, Iterator
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.engine.packed_prompts import PromptRow, Question, pack
-from visor_jax.inference.engine.program_shapes import WAITING, Shapes
+from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow, pack
+from visor_jax.inference.engine.program_shapes import PENDING, ProgramShapes
 
-# How often rows of another bucket may go before the oldest question.
+# How often rows of another bucket may go before the oldest request.
 _PATIENCE = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Source:
+class RequestSource:
     """Where requests come from one by one, and the most tokens of their answers."""
 
     requests: Iterator[Request]
@@ -25,8 +25,8 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request that has been taken in.
+class QueuedRequest:
+    """A request that has been taken in, to be prepared.
 
     source: None if it was submitted. error: why it cannot be answered, or None.
     """
@@ -34,28 +34,28 @@ class Asked:
     number: int
     request: Request
     limit: int
-    source: Source | None
+    source: RequestSource | None
     began: float
     error: str | None = None
 
 
-class Intake:
+class RequestQueue:
     """Takes requests from those submitted, then from sources, as room permits."""
 
-    def __init__(self, reader: Reader, shapes: Shapes) -> None:
+    def __init__(self, reader: Reader, shapes: ProgramShapes) -> None:
         """Starts without requests."""
         self._reader, self._shapes = reader, shapes
         self._numbers = itertools.count()
         self._submitted: collections.deque[tuple[int, Request, int]]
         self._submitted = collections.deque()
-        self._sources: collections.deque[Source] = collections.deque()
-        self._waiting: list[Question] = []
+        self._sources: collections.deque[RequestSource] = collections.deque()
+        self._prepared: list[PreparedRequest] = []
         self._passed_over = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether no request is left that has not been handed on."""
-        return not (self._submitted or self._sources or self._waiting)
+        return not (self._submitted or self._sources or self._prepared)
 
     def submit(self, request: Request, limit: int) -> int:
         """Returns the request's number. limit: most tokens of its answer."""
@@ -63,65 +63,68 @@ class Intake:
         self._submitted.append((number, request, limit))
         return number
 
-    def draw_from(self, requests: Iterable[Request], limit: int) -> Source:
+    def draw_from(self, requests: Iterable[Request], limit: int) -> RequestSource:
         """Takes requests from the iterable too, when none is submitted."""
-        source = Source(iter(requests), limit)
+        source = RequestSource(iter(requests), limit)
         self._sources.append(source)
         return source
 
-    def drop(self, source: Source, numbers: Container[int]) -> None:
-        """Takes no more from a source; forgets questions with these numbers."""
+    def drop(self, source: RequestSource, numbers: Container[int]) -> None:
+        """Takes no more from a source; forgets requests with these numbers."""
         if source in self._sources:
             self._sources.remove(source)
-        self._waiting = [q for q in self._waiting if q.number not in numbers]
+        self._prepared = [each for each in self._prepared if each.number not in numbers]
 
     def clear(self) -> None:
         """Forgets everything but the count."""
         self._submitted.clear()
         self._sources.clear()
-        self._waiting.clear()
+        self._prepared.clear()
 
-    def take_in(self) -> list[Asked]:
-        """Reads requests until enough questions wait, by number or bytes of pixels.
+    def take_in(self) -> list[QueuedRequest]:
+        """Prepares requests until enough of them wait, by number or bytes of pixels.
 
         A request that cannot be read is only that: the others go on.
         """
-        taken: list[Asked] = []
+        taken: list[QueuedRequest] = []
         # On the host as much as rows that have been read may take on the device.
-        sizes, most_bytes = self._shapes.sizes, self._shapes.share(WAITING)
-        pixels = sum(question.sample.crops.nbytes for question in self._waiting)
+        most = self._shapes.engine_config.pending
+        most_bytes = self._shapes.share(PENDING)
+        pixels = sum(request.sample.crops.nbytes for request in self._prepared)
         # Errors are handed on as they come, too, not after the last of them.
-        while max(len(taken), len(self._waiting)) < sizes.waiting:
+        while max(len(taken), len(self._prepared)) < most:
             following = self._next() if pixels < most_bytes else None
             if following is None:
                 break
             try:
-                question = self._question(following)
+                request = self._prepare(following)
             except (ValueError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 following = dataclasses.replace(following, error=reason)
             else:
-                self._waiting.append(question)
-                pixels += question.sample.crops.nbytes
+                self._prepared.append(request)
+                pixels += request.sample.crops.nbytes
             taken.append(following)
         return taken
 
-    def _question(self, asked: Asked) -> Question:
-        """Returns what was asked, read. Raises ValueError or OSError where it fails."""
-        sample = self._reader.sample(asked.request, room=asked.limit)
-        question = Question.of(asked.number, asked.request, sample, asked.limit)
+    def _prepare(self, queued: QueuedRequest) -> PreparedRequest:
+        """Returns the request, prepared. Raises ValueError or OSError if it fails."""
+        sample = self._reader.sample(queued.request, room=queued.limit)
+        request = PreparedRequest.of(
+            queued.number, queued.request, sample, queued.limit
+        )
         self._shapes.check(self._reader.buckets.choose(sample))
-        return question
+        return request
 
     def rows(self) -> tuple[Bucket, list[PromptRow]] | None:
-        """Returns waiting rows of one bucket, oldest first; None if there are none.
+        """Returns prepared rows of one bucket, oldest first; None if there are none.
 
         Of the bucket that has most rows, but the oldest row's bucket has its turn, too.
         """
-        if not self._waiting:
+        if not self._prepared:
             return None
-        per_row = self._shapes.questions_per_row
-        rows = pack(self._waiting, self._reader.buckets, per_row=per_row)
+        per_row = self._shapes.requests_per_row
+        rows = pack(self._prepared, self._reader.buckets, per_row=per_row)
         counts = collections.Counter(row.bucket for row in rows)
         oldest, chosen = rows[0].bucket, max(counts, key=lambda bucket: counts[bucket])
         if self._passed_over >= _PATIENCE or counts[chosen] == counts[oldest]:
@@ -130,26 +133,28 @@ class Intake:
 
     def remove(self, rows: Iterable[PromptRow]) -> None:
         """Forgets rows that have been handed on."""
-        gone = {question.number for row in rows for question in row.questions}
-        is_oldest = self._waiting[0].number in gone
+        gone = {request.number for row in rows for request in row.requests}
+        is_oldest = self._prepared[0].number in gone
         self._passed_over = 0 if is_oldest else self._passed_over + 1
-        self._waiting = [q for q in self._waiting if q.number not in gone]
+        self._prepared = [each for each in self._prepared if each.number not in gone]
 
-    def _next(self) -> Asked | None:
+    def _next(self) -> QueuedRequest | None:
         if self._submitted:
             number, request, limit = self._submitted.popleft()
-            return _asked(number, request, limit, None)
+            return _queued(number, request, limit, None)
         while self._sources:
             source = self._sources[0]
             request = next(source.requests, None)
             if request is not None:
-                return _asked(next(self._numbers), request, source.limit, source)
+                return _queued(next(self._numbers), request, source.limit, source)
             self._sources.popleft()
         return None
 
 
-def _asked(number: int, request: Request, limit: int, source: Source | None) -> Asked:
-    return Asked(
+def _queued(
+    number: int, request: Request, limit: int, source: RequestSource | None
+) -> QueuedRequest:
+    return QueuedRequest(
         number=number,
         request=request,
         limit=limit,

@@ -1,4 +1,4 @@
-"""What the engine does next: rounds of reading, starting and writing."""
+"""What the engine does next: rounds of prefilling and decoding."""
 
 import time
 
@@ -8,17 +8,21 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.engine.budget_groups import budgets_of_rows, group_size
-from visor_jax.inference.engine.decode_batches import Writers
+from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
+from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.image_cache import ImageEncoder
-from visor_jax.inference.engine.packed_prompts import PromptRow, Question
-from visor_jax.inference.engine.pending import WaitingRooms
+from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow
+from visor_jax.inference.engine.pending import PendingPrompts
 from visor_jax.inference.engine.programs import Programs
-from visor_jax.inference.engine.request_queue import Asked, Intake, Source
+from visor_jax.inference.engine.request_queue import (
+    QueuedRequest,
+    RequestQueue,
+    RequestSource,
+)
 
 
 class Scheduler:
-    """Everything that was asked and is not answered, wherever it stands.
+    """Every request that is not answered, wherever it stands.
 
     done: what is finished and not handed out yet, and where it was drawn from.
     """
@@ -28,124 +32,127 @@ class Scheduler:
         programs: Programs,
         reader: Reader,
         images: ImageEncoder,
-        writers: Writers,
+        decode_batches: DecodeBatches,
     ) -> None:
         """Starts without requests."""
         self.programs, self.shapes = programs, programs.shapes
         self.reader, self.images = reader, images
-        self.rooms = WaitingRooms(programs, reader.pad_id)
-        self.writers = writers
-        self.intake = Intake(reader, self.shapes)
-        self.done: list[tuple[Answer, Source | None]] = []
-        self._asked: dict[int, Asked] = {}
+        self.pending = PendingPrompts(programs, reader.pad_id)
+        self.decode_batches = decode_batches
+        self.queue = RequestQueue(reader, self.shapes)
+        self.done: list[tuple[Answer, RequestSource | None]] = []
+        self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
 
     @property
     def is_idle(self) -> bool:
         """Whether every request has been answered, and every answer handed out."""
-        return self.intake.is_empty and not self._asked and not self.done
+        return self.queue.is_empty and not self._requests and not self.done
 
     def round(self) -> None:
-        """Reads, starts and writes; whatever goes wrong, nothing is left half done."""
+        """Prefills and decodes; whatever goes wrong, nothing is left half done."""
         try:
             while (
-                self._start_group(full=True)
-                or self._read_rows()
-                or self._start_group(full=False)
+                self._prefill_group(full=True)
+                or self._prefill_rows()
+                or self._prefill_group(full=False)
             ):
                 pass
-            for question, budget, written in self.writers.turn():
-                self._finish(question, budget, written)
-            waiting = [(budget, bucket) for bucket, budget, *_ in self.rooms.waiting()]
-            self.writers.keep_turns(waiting)
+            for request, budget, written in self.decode_batches.decode():
+                self._finish(request, budget, written)
+            groups = self.pending.groups()
+            pending = [(budget, bucket) for bucket, budget, *_ in groups]
+            self.decode_batches.keep_turns(pending)
         except BaseException:
             self.forget()
             raise
 
     def forget(self) -> None:
         """Leaves the engine as new but for what is compiled and encoded."""
-        for part in (self.intake, self.rooms, self.writers):
-            part.clear()
-        for part in (self._asked, self._payers, self.done):
-            part.clear()
+        for each in (self.queue, self.pending, self.decode_batches):
+            each.clear()
+        for each in (self._requests, self._payers, self.done):
+            each.clear()
 
-    def drop(self, source: Source) -> None:
+    def drop(self, source: RequestSource) -> None:
         """Forgets what was drawn from a source and is not answered."""
-        numbers = {n for n, asked in self._asked.items() if asked.source is source}
-        for part in (self.rooms, self.writers):
+        numbers = {n for n, queued in self._requests.items() if queued.source is source}
+        for part in (self.pending, self.decode_batches):
             part.drop(numbers)
-        self.intake.drop(source, numbers)
+        self.queue.drop(source, numbers)
         for number in numbers:
-            del self._asked[number]
+            del self._requests[number]
         self._payers -= numbers
         self.done = [each for each in self.done if each[1] is not source]
 
     def _take_in(self) -> None:
-        for asked in self.intake.take_in():
-            if asked.error is None:
-                self._asked[asked.number] = asked
+        for queued in self.queue.take_in():
+            if queued.error is None:
+                self._requests[queued.number] = queued
             else:
-                self.done.append((Answer.refused(asked, asked.error), asked.source))
+                self.done.append((Answer.refused(queued, queued.error), queued.source))
 
-    def _read_rows(self) -> bool:
-        """Reads a batch of rows into a waiting room; returns whether there was one."""
+    def _prefill_rows(self) -> bool:
+        """Takes a batch of rows through the trunk; returns whether there was one."""
         self._take_in()
-        found = self.intake.rows()
+        found = self.queue.rows()
         if found is None:
             return False
         bucket, rows = found
         most = self.shapes.rows(bucket)
-        possible = min(len(rows), self.rooms.free_places(bucket), most)
+        possible = min(len(rows), self.pending.free_places(bucket), most)
         if not possible:
             return False
-        size = group_size(possible, most)
+        size = program_rows(possible, most)
         rows = rows[: min(size, possible)]
-        self.intake.remove(rows)
-        self._read(bucket, rows, size)
+        self.queue.remove(rows)
+        self._prefill_trunk(bucket, rows, size)
         return True
 
-    def _read(self, bucket: Bucket, rows: list[PromptRow], size: int) -> None:
+    def _prefill_trunk(self, bucket: Bucket, rows: list[PromptRow], size: int) -> None:
         images, payers = self.images.of_rows(rows, bucket)
         self._payers |= payers
-        places, scores = self.rooms.read(bucket, rows, images, size)
-        per_row = self.shapes.questions_per_row(bucket)
+        places, scores = self.pending.prefill_trunk(bucket, rows, images, size)
+        per_row = self.shapes.requests_per_row(bucket)
         try:
-            budgets = budgets_of_rows(self.programs.chooser, rows, scores, per_row)
+            budgets = budgets_of_rows(self.programs.router, rows, scores, per_row)
         except ValueError as error:
             # Rows that nobody can place must not keep the others waiting.
-            self.rooms.give_back(bucket, places)
-            for number in (q.number for row in rows for q in row.questions):
+            self.pending.give_back(bucket, places)
+            for number in (each.number for row in rows for each in row.requests):
                 self._payers.discard(number)
-                asked = self._asked.pop(number)
-                answer = Answer.refused(asked, f"no budget was chosen: {error}")
-                self.done.append((answer, asked.source))
+                queued = self._requests.pop(number)
+                answer = Answer.refused(queued, f"no budget was chosen: {error}")
+                self.done.append((answer, queued.source))
             return
-        self.rooms.add(bucket, places, rows, budgets)
+        self.pending.add(bucket, places, rows, budgets)
 
-    def _start_group(self, *, full: bool) -> bool:
-        """Starts a group of one budget; `full`: only one that fills a program."""
-        for bucket, budget, groups, arrays in self.rooms.waiting():
+    def _prefill_group(self, *, full: bool) -> bool:
+        """Prefills a group of one budget; `full`: only one that fills a program."""
+        for bucket, budget, groups, arrays in self.pending.groups():
             most = self.shapes.rows(bucket)
-            free = self.writers.free_slots(budget, bucket)
-            fitting = groups.fitting(budget, rows=most, questions=free)
+            free = self.decode_batches.free_slots(budget, bucket)
+            fitting = groups.fitting(budget, rows=most, requests=free)
             if fitting < (most if full else 1):
                 continue
-            size = group_size(fitting, most)
-            members = groups.take(budget, min(size, fitting))
-            self.writers.start(budget, bucket, arrays, members)
+            size = program_rows(fitting, most)
+            parts = groups.take(budget, min(size, fitting))
+            self.decode_batches.prefill(budget, bucket, arrays, parts)
             return True
         return False
 
-    def _finish(self, question: Question, budget: Budget, written: np.ndarray) -> None:
-        number = question.number
-        asked = self._asked.pop(number)
+    def _finish(
+        self, request: PreparedRequest, budget: Budget, written: np.ndarray
+    ) -> None:
+        number = request.number
+        queued = self._requests.pop(number)
         answer = Answer.of(
-            question,
+            request,
             budget,
             written,
             self.reader,
             encoded=number in self._payers,
-            seconds=time.perf_counter() - asked.began,
+            seconds=time.perf_counter() - queued.began,
         )
         self._payers.discard(number)
-        self.done.append((answer, asked.source))
+        self.done.append((answer, queued.source))

@@ -17,7 +17,7 @@ from typing import Any
 
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.request_file import Id, RequestLine
+from visor_jax.inference.files.request_file import Id, RequestEntry
 from visor_jax.models.config import VLMConfig
 
 # What all answers of a file depend on: JSON values by name.
@@ -169,24 +169,24 @@ def check_apart(source: Path, output: Path) -> None:
         )
 
 
-def record_of(line: RequestLine, answer: Answer, config: VLMConfig) -> dict[str, Any]:
+def record_of(entry: RequestEntry, answer: Answer, config: VLMConfig) -> dict[str, Any]:
     """Returns the line of an answer or of the request's error."""
     if answer.error is not None:
-        return error_of(line, answer.error)
+        return error_of(entry, answer.error)
     return {
-        "id": line.id,
+        "id": entry.id,
         "answer": answer.text,
         "budget": answer.budget.name,
         "flops": flops_of(answer, config),
         "ms": round(1000 * answer.seconds, 3),
         "image_reused": bool(answer.crops) and not answer.encoded,
-        "request": line.digest,
+        "request": entry.digest,
     }
 
 
-def error_of(line: RequestLine, reason: str) -> dict[str, Any]:
+def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
     """Returns the line of a request that cannot be answered."""
-    return {"id": line.id, "error": reason, "request": line.digest}
+    return {"id": entry.id, "error": reason, "request": entry.digest}
 
 
 def flops_of(answer: Answer, config: VLMConfig) -> dict[str, int]:

@@ -23,7 +23,7 @@ Id = str | int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RequestLine:
+class RequestEntry:
     """One line of the input: a request, or what is wrong with the line.
 
     digest: tells its request from every other one; an answer keeps it.
@@ -35,7 +35,7 @@ class RequestLine:
     error: str | None = None
 
 
-def read_requests(path: Path, *, image_root: Path | None = None) -> list[RequestLine]:
+def read_requests(path: Path, *, image_root: Path | None = None) -> list[RequestEntry]:
     """Returns the lines of a file of requests; empty lines are none.
 
     A byte order mark at the beginning is no part of the first line. The random draws
@@ -65,7 +65,7 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
             "id is called by its number): give every line an id of its own, or none."
         )
     return [
-        RequestLine(
+        RequestEntry(
             id=_free_name(number, counts) if line_id is None else line_id,
             digest=_digest(numbered[number] if request is None else request),
             request=request,

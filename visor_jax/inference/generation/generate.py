@@ -41,8 +41,8 @@ def generate(
     pad_id: int,
     sampling: Sampling = GREEDY,
     key: Key[Array, "*B"] | None = None,
-) -> Int[Array, "B N"]:
-    """Returns the N = `max_new_tokens` tokens that follow each prompt of a batch.
+) -> Int[Array, "B new"]:
+    """Returns the `max_new_tokens` new tokens that follow each prompt of a batch.
 
     The end token is part of a row, padding follows it. What a row writes depends on
     nothing but itself and its key, and not on the side of its padding.
@@ -55,14 +55,13 @@ def generate(
 
     Raises:
       ValueError: for rows that are no prompts or do not fit into the context, a wrong
-        budget, N or lack of a key.
+        budget, number of tokens or lack of a key.
     """
     prompts = _prefilled(model, params, batch, budget, max_new_tokens)
     return decode(
         model,
         params,
         prompts,
-        budget,
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
@@ -94,7 +93,6 @@ def stream(
         model,
         params,
         prompts,
-        budget,
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
@@ -131,7 +129,7 @@ def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
 def _prefilled(
     model: VLM, params: Params, batch: Batch, budget: Budget, max_new_tokens: int
 ) -> Prefilled:
-    """Returns the prompts, read after they were checked, with room for an answer."""
+    """Returns the prompts, prefilled after a check, with room for an answer."""
     if max_new_tokens < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
     if _is_on_this_host(batch.tokens):
@@ -168,25 +166,24 @@ def measure_latency(
     count = max(max_new_tokens, 2)
     batch = jax.device_put(batch)
 
-    def read() -> Any:
+    def prefilled() -> Prefilled:
         return prefill(model, params, batch, budget, spare=count - 1)
 
-    prompts = read()
+    prompts = prefilled()
 
-    def write() -> Any:
+    def decoded() -> Array:
         return decode(
             model,
             params,
             prompts,
-            budget,
             max_new_tokens=count,
             eos_id=_NO_TOKEN,
             pad_id=0,
         )
 
     return Latency(
-        prefill=_milliseconds(read, repeats),
-        per_token=_milliseconds(write, repeats) / (count - 1),
+        prefill=_milliseconds(prefilled, repeats),
+        per_token=_milliseconds(decoded, repeats) / (count - 1),
     )
 
 

@@ -32,17 +32,18 @@ Params = Any
 class Prefilled:
     """What decoding starts from.
 
-    logits: (B, W) of the token that follows each prompt. positions, segments: (B,) tags
-    of that token. prompt: (B, T) the prompts' text, -1 for padding. cache: theirs, with
-    room for `spare` more tokens.
+    logits: (B, W) of the token that follows each prompt. order, segments: (B,) its
+    place in the sequence and its segment. prompt: (B, T) the prompts' text, -1 for
+    padding. cache: theirs, with room for `spare` more tokens. gates: of the budget.
     """
 
     logits: Float[Array, "B W"]
-    positions: Int[Array, "B"]
+    order: Int[Array, "B"]
     segments: Int[Array, "B"]
     prompt: Int[Array, "B T"]
     cache: KVCache
     spare: int = flax.struct.field(pytree_node=False)
+    gates: tuple[bool, ...] = flax.struct.field(pytree_node=False)
 
 
 def prefill(
@@ -78,11 +79,12 @@ def _prefill(
     logits, cache = model.apply({"params": params}, method=run)
     return Prefilled(
         logits=logits,
-        positions=_at(batch.text_positions, last) + 1,
+        order=_at(batch.text_positions, last) + 1,
         segments=_at(batch.text_segments, last),
         prompt=jnp.where(batch.text_mask, batch.tokens, -1),
         cache=cache.with_capacity(batch.tokens.shape[1] + spare),
         spare=spare,
+        gates=gates,
     )
 
 

@@ -17,7 +17,11 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.inference.routing.router import Chooser, PolicyChooser, fixed
+from visor_jax.inference.routing.router import (
+    PolicyRouter,
+    Router,
+    fixed,
+)
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.choose import choose_budgets
 from visor_jax.policy.features import policy_features
@@ -42,7 +46,7 @@ class BudgetChoice:
     budgets: BudgetSet
     policy: Policy | None
 
-    def chooser(self, budget: str | Budget | None = None, cost: float = 0.0) -> Chooser:
+    def router(self, budget: str | Budget | None = None, cost: float = 0.0) -> Router:
         """Returns what gives an engine's prompts their budgets.
 
         Raises:
@@ -50,7 +54,7 @@ class BudgetChoice:
             a policy, or a cost without "auto".
         """
         if budget == AUTO:
-            return PolicyChooser(self._needed_policy(), self.budgets, cost)
+            return PolicyRouter(self._needed_policy(), self.budgets, cost)
         return fixed(self._named(budget, cost))
 
     def of_samples(
@@ -65,7 +69,7 @@ class BudgetChoice:
           cost: how much costs count beyond what the policy was trained for.
 
         Raises:
-          ValueError: as `chooser`.
+          ValueError: as `router`.
         """
         if budget != AUTO:
             return [self._named(budget, cost)] * len(samples)

@@ -1,9 +1,9 @@
-"""Who says which budget a question gets: on the device what it sees, on the host why.
+"""Who says which budget a request gets: on the device what it sees, on the host why.
 
-A chooser has two parts. `scores` is traced into the program that reads the prompts and
+A router has two parts. `scores` is traced into the program that reads the prompts and
 sees what stands there after the layers that all budgets share. `choose` runs on the
 host, sees those scores and the requests, and may weigh costs or wishes without a new
-program. A policy network is one chooser; a fixed budget is another.
+program. A policy network is one router; a fixed budget is another.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ Params = Any
 
 
 def features_of(trunk: DecoderState, last: Int[Array, "B R"]) -> PolicyFeatures:
-    """Returns the features of R questions in each row, one after another: (Q, 1, D).
+    """Returns the features of R requests in each row, one after another: (Q, 1, D).
 
-    last: the slot of each question's last token.
+    last: the index of each request's last token.
     """
     found = policy_features(trunk, last)
     return jax.tree.map(lambda x: x.reshape(-1, 1, x.shape[-1]), found)
 
 
 @runtime_checkable
-class Chooser(Protocol):
-    """Picks a budget for each question.
+class Router(Protocol):
+    """Picks a budget for each request.
 
     budgets: what it picks from, in class order. params: arrays that `scores` gets; an
     argument of the program, so that they are not compiled into it.
@@ -47,17 +47,17 @@ class Chooser(Protocol):
     def scores(self, params: Params, features: PolicyFeatures) -> Array:
         """Returns (Q, n) numbers for `choose`; traced. n = 0 if it needs none.
 
-        features: of Q questions, (Q, 1, D).
+        features: of Q requests, (Q, 1, D).
         """
         ...
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
-        """Returns the index of each question's budget; one row of scores for each."""
+        """Returns the index of each request's budget; one row of scores for each."""
         ...
 
 
-class HostChooser:
-    """A chooser that looks at the requests alone."""
+class HostRouter:
+    """A router that looks at the requests alone."""
 
     params: Params = ()
 
@@ -79,12 +79,12 @@ class HostChooser:
         return [self._rule(request) for request in requests]
 
 
-def fixed(budget: Budget) -> HostChooser:
-    """Returns the chooser that gives every question this budget."""
-    return HostChooser([budget], lambda request: 0)
+def fixed(budget: Budget) -> HostRouter:
+    """Returns the router that gives every request this budget."""
+    return HostRouter([budget], lambda request: 0)
 
 
-class PolicyChooser:
+class PolicyRouter:
     """A trained policy, with a wish about costs that needs no new program."""
 
     def __init__(self, policy: Policy, budgets: BudgetSet, cost: float = 0.0) -> None:

@@ -1,17 +1,19 @@
 """The one glossary of array axes: letters for shapes, logical names for sharding.
 
-Shapes in signatures, docstrings and einsums use these letters and no others:
+Shapes in signatures, docstrings and einsums use these letters and no others, each for
+one thing:
 
     B  samples in a batch          T  text tokens           D  decoder width
-    C  image crops (tiles)         V  image tokens          F  MLP width
+    C  image crops                 V  image tokens          F  MLP width
     P  patches of one crop         Q  queries (any stream)  N  query heads
-    G  rows or columns of a grid   M  keys (any stream)     K  key/value heads
-    S  SELF layers of the plan     W  vocabulary            H  width of one head
-    E  vision tower width          L  decoder layers
-    R  prompts or slots of a row   A  supervised tokens of a row, or end tokens
+    S  SELF layers of the plan     M  keys (any stream)     K  key/value heads
+    L  decoder layers              W  vocabulary            G  N / K: heads of a group
+    E  vision tower width          U  new tokens            H  width of one head
+    R  prompts of one row          X  prompts of all rows   Z  end tokens
+    A  supervised tokens of a row
 
-Names in small letters (h, w of pixels, n, classes, taps) are local: the docstring says
-what they are.
+Letters together are a product: NH is all query heads side by side. Names in small
+letters (h, w of pixels, n, classes, taps) are local: the docstring says what they are.
 
 Logical axis names say what a dimension means; `visor_jax.sharding` alone decides which
 mesh axis, if any, each of them is split over.

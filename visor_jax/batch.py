@@ -17,7 +17,6 @@ in its own segment (`visor_jax.ops.masks`).
 from typing import Any
 
 import flax.struct
-import numpy as np
 
 # Array fields hold NumPy arrays on the host and jax arrays inside the step.
 Array = Any
@@ -68,9 +67,3 @@ class Batch:
         fields = {k: getattr(self, k) for k in self.__dataclass_fields__}
         present = {k: function(v) for k, v in fields.items() if v is not None}
         return Batch(**present)
-
-
-def spec_of(batch: Batch) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Returns {field: (shape, dtype)}, for logs and for abstract evaluation."""
-    fields = {k: getattr(batch, k) for k in batch.__dataclass_fields__}
-    return {k: (v.shape, np.dtype(v.dtype)) for k, v in fields.items() if v is not None}

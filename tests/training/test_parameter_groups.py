@@ -13,6 +13,7 @@ from visor_jax.budget import BudgetSet
 from visor_jax.models import variants
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS
+from visor_jax.settings import read as settings_read
 from visor_jax.settings.read import read_settings
 from visor_jax.tasks import trained_parameters
 from visor_jax.tasks.trained_parameters import check_groups, trained_shapes
@@ -38,7 +39,7 @@ def _networks_once():
     with pytest.MonkeyPatch.context() as patch:
         shapes = functools.cache(parameter_shapes)
         patch.setattr(trained_parameters, "parameter_shapes", shapes)
-        patch.setattr(settings, "read_metadata", metadata_of)
+        patch.setattr(settings_read, "read_metadata", metadata_of)
         yield
 
 

@@ -226,13 +226,10 @@ class Buckets:
 
     def _text_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
         layout, length = sample.layout, bucket.text_tokens
-        segments = layout.text_segments
-        if segments is None:
-            segments = np.zeros(len(layout.tokens), np.int32)
         return {
             "tokens": _padded(layout.tokens, length, self._pad_id),
             "text_positions": _padded(layout.text_positions, length),
-            "text_segments": _padded(segments, length),
+            "text_segments": _padded(layout.segments, length),
             "text_mask": np.arange(length) < len(layout.tokens),
             "targets": _padded(layout.targets, length, self._pad_id),
             "loss_mask": _padded(layout.loss_mask, length),

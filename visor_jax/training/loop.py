@@ -27,7 +27,8 @@ _logger = logging.getLogger(__name__)
 class LoopSettings:
     """Steps of the run and how often it logs and saves (in steps).
 
-    max_skipped_steps: bad steps that are skipped before the run stops, see `bad_steps`.
+    max_skipped_steps: bad steps that are skipped before the run stops, see
+      `skipped_steps`.
     """
 
     steps: int

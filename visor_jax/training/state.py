@@ -44,7 +44,7 @@ class BudgetSums:
 
 @flax.struct.dataclass
 class SkippedSteps:
-    """The steps of the whole run that changed nothing (see `training.bad_steps`).
+    """The steps of the whole run that changed nothing (see `training.skipped_steps`).
 
     count: how many. last: the newest of them, newest first, 0 where there is none;
     steps count from 1, as in the metrics.

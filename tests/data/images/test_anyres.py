@@ -19,7 +19,6 @@ from visor_jax.data.images.anyres import (
     anyres_crops,
     choose_grid,
     frame_crops,
-    frame_indices,
     square_crops,
 )
 from visor_jax.data.images.image_settings import ImageSettings
@@ -83,15 +82,6 @@ def test_grids_are_those_of_transformers(height, width):
     expected = select_best_resolution((height, width), points)
     rows, columns = choose_grid(height, width, settings)
     assert (384 * rows, 384 * columns) == expected
-
-
-def test_frames_are_spread_from_the_first_to_the_last():
-    assert frame_indices(5, 5) == [0, 1, 2, 3, 4]
-    assert frame_indices(100, 4) == [0, 33, 66, 99]
-    assert frame_indices(2, 4) == [0, 0, 0, 1]
-    assert len(frame_indices(1000)) == 32
-    with pytest.raises(ValueError, match="4 of 0 frames"):
-        frame_indices(0, 4)
 
 
 CONFIG = {

@@ -1,3 +1,5 @@
+"""Rows of several conversations: the drawn example, and logits as alone."""
+
 import dataclasses
 
 import numpy as np
@@ -5,7 +7,83 @@ import pytest
 
 from tests import tiny, tolerances
 from tests.data.conversations import conversation_set
+from visor_jax.data.images.patch_index import Slots
 from visor_jax.data.prompts.row_packing import packed
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.token_layout import Layout
+
+
+def conversation(positions, tokens, images):
+    """Returns the layout of a conversation with images at these positions."""
+    tokens = np.array(tokens, np.int32)
+    return Layout(
+        tokens=tokens,
+        text_positions=np.array(positions, np.int32),
+        image_positions=np.array(images, np.int32),
+        targets=tokens + 1,
+        loss_mask=tokens > 20,
+        media=(),
+    )
+
+
+def row_of(layout):
+    nothing = np.zeros((0, 2, 2, 3), np.float32)
+    return Sample(crops=nothing, slots=Slots.concat([], 1), layout=layout)
+
+
+# Two tokens before the image, as the module draws it.
+DRAWN = [
+    conversation([0, 1, 5, 6, 7], [8, 9, 21, 22, 23], [2, 3, 4]),
+    conversation([0, 1, 5, 6], [8, 9, 24, 25], [2, 3, 4]),
+    conversation([0, 1, 5], [8, 9, 26], [2, 3, 4]),
+]
+# One token before the first image and one between the two.
+TWO_IMAGES = [
+    conversation([0, 2, 5], [8, 9, 21], [1, 3, 4]),
+    conversation([0, 2, 5, 6], [8, 9, 22, 23], [1, 3, 4]),
+]
+TEXT = [conversation(range(n), range(21, 21 + n), []) for n in (2, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("layouts", "tokens", "positions", "segments"),
+    [
+        (
+            DRAWN,
+            [8, 9, 21, 22, 23, 24, 25, 26],
+            [0, 1, 5, 6, 7, 5, 6, 5],
+            [0, 0, 1, 1, 1, 2, 2, 3],
+        ),
+        (TWO_IMAGES, [8, 9, 21, 22, 23], [0, 2, 5, 5, 6], [0, 0, 1, 2, 2]),
+        (TEXT, [21, 22, 21, 21, 22], [0, 1, 0, 0, 1], [1, 1, 2, 3, 3]),
+        (DRAWN[:1], [8, 9, 21, 22, 23], [0, 1, 5, 6, 7], [0] * 5),
+    ],
+)
+def test_conversations_lie_behind_what_they_share(layouts, tokens, positions, segments):
+    at_once = packed(row_of(layouts[0]), layouts[1:])
+    one_by_one = row_of(layouts[0])
+    for each in layouts[1:]:
+        one_by_one = packed(one_by_one, [each])
+    for found in (at_once.layout, one_by_one.layout):
+        assert found.tokens.tolist() == tokens
+        assert found.text_positions.tolist() == positions
+        assert found.segments.tolist() == segments
+        assert found.targets.tolist() == [token + 1 for token in tokens]
+        assert found.loss_mask.tolist() == [token > 20 for token in tokens]
+        np.testing.assert_array_equal(found.image_positions, layouts[0].image_positions)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        conversation([0, 1, 5], [8, 9, 21], [2, 3]),
+        conversation([0, 1, 5], [8, 7, 21], [2, 3, 4]),
+        conversation([0, 1], [8, 9], []),
+    ],
+)
+def test_what_is_not_shared_is_refused(other):
+    with pytest.raises(ValueError, match="can share a row"):
+        packed(row_of(DRAWN[0]), [DRAWN[1], other])
 
 
 @pytest.fixture(scope="module")

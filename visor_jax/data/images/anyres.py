@@ -98,19 +98,6 @@ def frame_crops(
     return _normalised(crops, settings)
 
 
-def frame_indices(total: int, count: int = 32) -> list[int]:
-    """Returns which of `total` frames stand for a video: `count`, evenly spread.
-
-    A shorter video repeats frames, as in lmms-eval, which has this formula.
-
-    Raises:
-      ValueError: if there is no frame or none is asked for.
-    """
-    if total < 1 or count < 1:
-        raise ValueError(f"Cannot take {count} of {total} frames: both must be > 0.")
-    return np.linspace(0, total - 1, count, dtype=int).tolist()
-
-
 def _resized(
     pixels: Pixels, height: int, width: int
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:

@@ -29,7 +29,11 @@ def packed(sample: Sample, others: Sequence[Layout]) -> Sample:
     """Returns a sample that shares its row with other conversations.
 
     Each gets the logits that it gets alone. What is trained before the image is trained
-    once, not once for each.
+    once, not once for each. With several images, all text before the end of the last
+    one is shared.
+
+    Args:
+      sample: one conversation, or a row that was packed before and goes on.
 
     Raises:
       ValueError: if the others do not have as many image tokens in the same places, or
@@ -37,31 +41,33 @@ def packed(sample: Sample, others: Sequence[Layout]) -> Sample:
     """
     if not others:
         return sample
-    first = sample.layout
-    shared = first.shared_tokens
+    row = sample.layout
+    shared = row.shared_tokens
     for each in others:
-        same = np.array_equal(each.image_positions, first.image_positions)
-        if not same or not np.array_equal(each.tokens[:shared], first.tokens[:shared]):
+        same = np.array_equal(each.image_positions, row.image_positions)
+        if not same or not np.array_equal(each.tokens[:shared], row.tokens[:shared]):
             raise ValueError(
                 "Only conversations about one image, with the same text before it, or "
                 "about none, can share a row."
             )
     fields = {
         name: np.concatenate(
-            [
-                getattr(first, name),
-                *(getattr(each, name)[shared:] for each in others),
-            ]
+            [getattr(row, name), *(getattr(each, name)[shared:] for each in others)]
         )
         for name in _TEXT_FIELDS
     }
-    segments = [np.zeros(shared, np.int32)]
-    for number, each in enumerate((first, *others), 1):
+    segments = [_segments_of_first(row, shared)]
+    for number, each in enumerate(others, int(segments[0].max(initial=1)) + 1):
         segments.append(np.full(len(each.tokens) - shared, number, np.int32))
-    layout = dataclasses.replace(
-        first, **fields, text_segments=np.concatenate(segments)
-    )
+    layout = dataclasses.replace(row, **fields, text_segments=np.concatenate(segments))
     return dataclasses.replace(sample, layout=layout)
+
+
+def _segments_of_first(row: Layout, shared: int) -> np.ndarray:
+    """Returns the segments of a row to which others come."""
+    if row.text_segments is not None:
+        return row.text_segments
+    return (np.arange(len(row.tokens)) >= shared).astype(np.int32)
 
 
 def empty_row(tile_size: int) -> Sample:

@@ -55,11 +55,18 @@ class Layout:
         return len(self.tokens) + len(self.image_positions)
 
     @property
+    def segments(self) -> Int32[np.ndarray, "T"]:
+        """The segment of every text token."""
+        if self.text_segments is None:
+            return np.zeros(len(self.tokens), np.int32)
+        return self.text_segments
+
+    @property
     def shared_tokens(self) -> int:
-        """Text tokens before the first of an image; 0 without images."""
-        first = self.image_positions.min(initial=np.iinfo(np.int32).max)
-        before = int(np.sum(self.text_positions < first))
-        return before if len(self.image_positions) else 0
+        """Text tokens before the end of the last image; 0 without images."""
+        if not len(self.image_positions):
+            return 0
+        return int(np.sum(self.text_positions < self.image_positions.max()))
 
 
 def lay_out(

@@ -21,8 +21,8 @@ import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.row_packing import packed
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.data.prompts.token_layout import Layout
 from visor_jax.ops.masks import TokenTags
 
 # Crops, image tokens and patches per token: what an encoded image depends on.
@@ -62,7 +62,7 @@ class PreparedRequest:
           ValueError: if there is no text after the last image to go on from.
         """
         layout = sample.layout
-        head = head_length(layout)
+        head = layout.shared_tokens
         if head == len(layout.tokens):
             what = "ends with the image" if sample.num_image_tokens else "has no text"
             raise ValueError(f"The prompt {what}: put text after it.")
@@ -97,24 +97,13 @@ class PromptRow:
         )
         return dataclasses.replace(self, requests=requests, sample=without(self.sample))
 
-    def segments(self) -> np.ndarray:
-        """Returns the segment of every text token, (tokens,) int32."""
-        if len(self.requests) == 1:
-            return np.zeros(self.sample.num_text_tokens, np.int32)
-        head = head_length(self.sample.layout)
-        parts = [np.zeros(head, np.int32)]
-        for number, request in enumerate(self.requests, 1):
-            own = request.sample.num_text_tokens - head
-            parts.append(np.full(own, number, np.int32))
-        return np.concatenate(parts)
-
     def segment_of(self, index: int) -> int:
         """Returns the segment of the request of this index in the row."""
         return 0 if len(self.requests) == 1 else index + 1
 
     def last_indices(self) -> np.ndarray:
         """Returns where each request ends, (requests,) int32."""
-        head = head_length(self.sample.layout)
+        head = self.sample.layout.shared_tokens
         own = [each.sample.num_text_tokens - head for each in self.requests]
         return (head + np.cumsum(own) - 1).astype(np.int32)
 
@@ -132,13 +121,6 @@ class RowArrays:
 def image_shape(bucket: Bucket) -> ImageShape:
     """Returns the part of a bucket that an encoded image depends on."""
     return bucket.crops, bucket.image_tokens, bucket.corners
-
-
-def head_length(layout: Layout) -> int:
-    """Returns how many text tokens stand before the end of the last image."""
-    if not len(layout.image_positions):
-        return 0
-    return int(np.sum(layout.text_positions < layout.image_positions.max()))
 
 
 def pack(
@@ -171,15 +153,7 @@ def pack(
 def _joined(
     row: PromptRow, request: PreparedRequest, buckets: Buckets
 ) -> PromptRow | None:
-    head, first = head_length(row.sample.layout), row.sample.layout
-    new = request.sample.layout
-
-    def together(name: str) -> np.ndarray:
-        return np.concatenate([getattr(first, name), getattr(new, name)[head:]])
-
-    names = ("tokens", "text_positions", "targets", "loss_mask")
-    layout = dataclasses.replace(first, **{name: together(name) for name in names})
-    sample = dataclasses.replace(row.sample, layout=layout)
+    sample = packed(row.sample, [request.sample.layout])
     try:
         bucket = buckets.choose(sample)
     except ValueError:
@@ -201,10 +175,10 @@ def row_arrays(
         layout = row.sample.layout
         length, seen = len(layout.tokens), len(layout.image_positions)
         tokens[i, :length] = layout.tokens
-        text_tags.positions[i, :length] = layout.text_positions
-        text_tags.segments[i, :length] = row.segments()
+        text_tags.order[i, :length] = layout.text_positions
+        text_tags.segments[i, :length] = layout.segments
         text_tags.valid[i, :length] = True
-        image_tags.positions[i, :seen] = layout.image_positions
+        image_tags.order[i, :seen] = layout.image_positions
         image_tags.valid[i, :seen] = True
         last[i, : len(row.requests)] = row.last_indices()
     return RowArrays(tokens, text_tags, image_tags, last)

@@ -1,9 +1,10 @@
 """One step of policy training: the backbone is frozen, only the policy moves.
 
-The objectives are those of `training.policy_objective`. A measure runs what one of them
+The objectives are those of `policy_objective`. A measure runs what one of them
 needs and returns an `Outcome`; the rest of a step is the same for all of them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,9 @@ from visor_jax.training.objectives.policy_objective import (
     TABLE,
     PolicyObjective,
 )
-from visor_jax.training.optimizer import merge, split_frozen
-from visor_jax.training.skipped_steps import skip_if_bad
+from visor_jax.training.optimizer import split_frozen
 from visor_jax.training.state import TrainState
+from visor_jax.training.update import update
 
 Tree = Any
 
@@ -181,7 +182,7 @@ def make_policy_step(
     """Returns the pure function (state, batch) -> state. Jit it with donated state.
 
     costs: relative LLM FLOPs of the budgets, see `policy.choose`.
-    skip_norm: as for `skip_if_bad`.
+    skip_norm: as for `update`.
     """
     costs = jnp.asarray(costs, jnp.float32)
     first, last = objective.temperature
@@ -196,20 +197,13 @@ def make_policy_step(
             return _loss(outcome, objective, costs)
 
         grads, (chosen, values) = jax.grad(loss_of, has_aux=True)(trainable)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
-        trainable = optax.apply_updates(trainable, updates)
-        grad_norm = optax.tree.norm(grads)
-        updated = state.replace(
-            step=state.step + 1,
-            params=merge(trainable, fixed),
-            opt_state=opt_state,
-            sums=state.sums.add(chosen, **values, grad_norm=grad_norm),
-        )
-        return skip_if_bad(
+        return update(
             state,
-            updated,
+            grads,
+            optimizer,
+            frozen=FROZEN,
             loss=values["loss"],
-            grad_norm=grad_norm,
+            sums=functools.partial(state.sums.add, chosen, **values),
             skip_norm=skip_norm,
         )
 

@@ -6,6 +6,7 @@ network is the same step with a set of one budget.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +29,8 @@ from visor_jax.training.objectives.losses import (
     reading_loss,
 )
 from visor_jax.training.optimizer import merge, split_frozen
-from visor_jax.training.skipped_steps import skip_if_bad
 from visor_jax.training.state import BudgetSums, TrainState
+from visor_jax.training.update import update
 
 Tree = Any
 Step = Callable[[TrainState, Batch], TrainState]
@@ -84,7 +85,7 @@ def make_universal_step(
     """Returns the pure function (state, batch) -> state. Jit it with donated state.
 
     accumulate: parts of the batch that are passed through one after another.
-    skip_norm: as for `skip_if_bad`.
+    skip_norm: as for `update`.
     """
     minimised = _Minimised(model, schedule, objective)
 
@@ -97,28 +98,22 @@ def make_universal_step(
             return minimised(merge(trainable, fixed), batch, budget)
 
         grads, sums = gradient(terms, trainable, batch, parts=accumulate)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
-        trainable = optax.apply_updates(trainable, updates)
-        grad_norm = optax.tree.norm(grads)
-        updated = state.replace(
-            step=state.step + 1,
-            params=merge(trainable, fixed),
-            opt_state=opt_state,
-            sums=state.sums.add(
-                budget,
-                steps=jnp.ones(()),
-                loss=sums.answers.mean,
-                hits=sums.hits.total,
-                tokens=sums.hits.count,
-                reading_loss=sums.reading.mean,
-                grad_norm=grad_norm,
-            ),
-        )
-        return skip_if_bad(
-            state,
-            updated,
+        summed = functools.partial(
+            state.sums.add,
+            budget,
+            steps=jnp.ones(()),
             loss=sums.answers.mean,
-            grad_norm=grad_norm,
+            hits=sums.hits.total,
+            tokens=sums.hits.count,
+            reading_loss=sums.reading.mean,
+        )
+        return update(
+            state,
+            grads,
+            optimizer,
+            frozen=frozen,
+            loss=sums.answers.mean,
+            sums=summed,
             skip_norm=skip_norm,
         )
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf.processor_files import chat_reader
+from visor_jax.checkpoints.hf.backbones import backbone_of
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.run_data import RunData, open_run_data
@@ -89,7 +89,7 @@ def _reader(settings: RunSettings) -> Reader:
         found = read_metadata(settings.init_from).get("source") or {}
         source = found.get("config")
     with _processor_folder(settings) as folder:
-        reader = chat_reader(
+        reader = backbone_of(source).processor(
             settings.model, folder, source=source, template=settings.data.template
         )
     tokens, vocabulary = len(reader.tokenizer), settings.model.decoder.vocab_size

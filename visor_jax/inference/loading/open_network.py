@@ -16,9 +16,9 @@ from etils import epath
 
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.backbones import backbone_of
 from visor_jax.checkpoints.hf.hub import find_folder, is_hub_id
 from visor_jax.checkpoints.hf.import_network import find_network, read_network
-from visor_jax.checkpoints.hf.processor_files import chat_reader
 from visor_jax.checkpoints.hf.weights import weights_folder
 from visor_jax.checkpoints.placement import placed
 from visor_jax.checkpoints.restore import (
@@ -129,7 +129,7 @@ def _from_hugging_face(folder: Path, how: _How) -> OpenedNetwork:
     # The cheap things first: errors in them should not wait for the weights.
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=_for_answers(found.shapes))
-    reader = chat_reader(
+    reader = found.backbone.processor(
         found.config, folder, source=found.source, template=how.template
     )
     dtype = how.dtype_of([found.dtype])
@@ -224,4 +224,5 @@ def _reader(
         if reads_pages and not config.image_newline:
             saved = folder.is_dir()
             return page_reader(load_tokenizer(folder) if saved else page_tokenizer())
-        return chat_reader(config, folder, source=source, template=template)
+        processor = backbone_of(source).processor
+        return processor(config, folder, source=source, template=template)

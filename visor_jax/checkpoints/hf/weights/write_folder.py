@@ -45,12 +45,12 @@ from visor_jax.checkpoints.hf.weights.weights_folder import (
     write_visor_description,
 )
 from visor_jax.checkpoints.restore import list_arrays, read_some_arrays
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.checkpoints.workdir_files import (
     PROCESSING_FILES,
     copy_files,
     processing_folder,
 )
-from visor_jax.models.config import VLMConfig
 
 # Bytes of arrays that are read at a time.
 _GROUP = 256 * 2**20
@@ -94,11 +94,10 @@ def write_folder(
       ValueError: for a damaged checkpoint, or a network that is no LLaVA-OneVision.
     """
     step, out = layout.absolute(step), Path(out)
-    metadata = layout.read_step_metadata(step)
-    config = VLMConfig.from_dict(metadata["model"])
+    stored = StoredNetwork.of(step)
+    config, source, budgets = stored.config, stored.source, stored.budgets.names
     arrays = list_arrays(step, layout.PARAMS)
     target = _dtype(arrays, dtype)
-    source = (metadata.get("source") or {}).get("config")
     backbone = backbone_of(source)
     config_json = backbone.write_config(config, source, target.name)
     theirs, visor = _tensors(arrays, backbone.keys)
@@ -107,13 +106,12 @@ def write_folder(
     if visor:
         _write(step, out / VISOR, visor, target)
         written.append(VISOR)
-    budgets = tuple(metadata["budgets"])
     # config.json describes dense networks and no budgets.
     if visor or not config.plan.is_dense or budgets != extreme_budgets(config.plan):
         write_visor_description(out, VisorDescription(config=config, budgets=budgets))
         written.append(VISOR_CONFIG)
     copied = copy_files(PROCESSING_FILES, processing_folder(step), out)
-    card = model_card(config, metadata, target.name, written)
+    card = model_card(config, stored.metadata, target.name, written)
     (out / "README.md").write_text(card)
     # Last: without it a folder that was not finished cannot be taken for a model.
     _write_json(out / CONFIG, config_json)

@@ -14,7 +14,7 @@ from tests.evals.small import CONFIG
 from tests.tiny import params_of
 from visor_jax import evaluate
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import load_checkpoint
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.evaluate import evaluate_checkpoints
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
@@ -93,11 +93,13 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
     done, read = [], []
 
-    def load_once(path):
-        read.append(path)
-        return load_checkpoint(path)
+    read_params = StoredNetwork.read_params
 
-    monkeypatch.setattr(evaluate, "load_checkpoint", load_once)
+    def read_once(stored):
+        read.append(str(stored.step.parents[1]))
+        return read_params(stored)
+
+    monkeypatch.setattr(StoredNetwork, "read_params", read_once)
     report = evaluate_checkpoints(
         [run, other, only],
         out=str(tmp_path / "merged"),

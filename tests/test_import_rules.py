@@ -66,8 +66,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # at every budget, for training and evaluation alike; a budget's cost is its FLOPs.
     "policy": _METHODS,
     # Of imported networks: which parameters there are, and values for new ones. What
-    # lies beside the weights says how text and pictures are read.
+    # lies beside the weights says how text and pictures are read. A policy is stored
+    # beside its network, and read with it.
     "checkpoints": (
+        "policy.network",
         *("models.config", "models.parameters", "models.variants", "sharding"),
         *("data.prompts", "data.images", "data.buckets"),
         *LAYER_0,

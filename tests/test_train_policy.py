@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import visor_jax
+from tests.checkpoints.saved import load_checkpoint
 from tests.inference import page_run
 from tests.policy_run import (
     BUDGETS,
@@ -21,10 +22,9 @@ from tests.policy_run import (
 )
 from tests.tolerances import GRADIENT, REORDERED
 from visor_jax import train
-from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
-from visor_jax.evals.pages.policy_choices import policy_logits
+from visor_jax.evals.pages.policy_choices import page_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
@@ -216,7 +216,7 @@ def test_a_mesh_trains_and_asks_the_same_policy_as_one_device(
     mesh = MeshSettings(data=data, fsdp=fsdp, tensor=tensor)
     asked = EvaluationSet.make(PAGES)
     found = [
-        policy_logits(model.network, model.params, model.policy, asked)
+        page_logits(model.vlm, model.params, model.policy, asked)
         for model in (opened, visor_jax.load(trained, mesh=mesh))
     ]
     np.testing.assert_allclose(found[1], found[0], **REORDERED)

@@ -20,8 +20,8 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from tests.checkpoints.saved import load_checkpoint
 from tests.inference import page_run
-from visor_jax.checkpoints.restore import load_params
 from visor_jax.layer_plan import LayerPlan
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +168,7 @@ def check_same_network(found: Path, expected: Path) -> None:
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
     """Returns {path: value} of the newest checkpoint."""
-    flat = flax.traverse_util.flatten_dict(load_params(workdir), sep="/")
+    flat = flax.traverse_util.flatten_dict(load_checkpoint(workdir).params, sep="/")
     return {name: np.asarray(value) for name, value in flat.items()}
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from absl import flags
 
 from visor_jax.budget import BudgetSet
-from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
+from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.stored_network import StoredNetwork, read_newest
 from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.evals.checkpoints import Member, Network, check_members
@@ -38,7 +39,6 @@ from visor_jax.evals.report.rows import RunFacts
 from visor_jax.evals.report.tables import table_text
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
-from visor_jax.policy.network import PARAMS, Policy
 from visor_jax.policy.score_cache import digest_of_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
@@ -161,13 +161,13 @@ def _check(
 
 def _read(path: str, budgets: str | None) -> Network:
     """Returns what a checkpoint holds, description and parameters of the same step."""
-    found = load_checkpoint(path)
-    metadata, params = found.metadata, dict(found.params)
+    return read_newest(path, lambda stored: _network(path, stored, budgets))
+
+
+def _network(path: str, stored: StoredNetwork, budgets: str | None) -> Network:
+    metadata = stored.metadata
     config, budget_set = _check(path, metadata, budgets)
-    described, policy = metadata.get("policy"), None
-    if described:
-        policy = Policy.of(described, params.pop(PARAMS), budget_set.names)
-    params = {k: v for k, v in params.items() if not k.startswith("reading_heads")}
+    params, policy = stored.read_params(), stored.read_policy()
     return Network(
         member=Member(
             path=path,

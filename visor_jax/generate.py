@@ -15,7 +15,8 @@ from absl import flags
 
 from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.visor_model import ReadPrompt, VisorModel
+from visor_jax.inference.options import ReadPrompt
+from visor_jax.inference.visor_model import VisorModel
 
 
 def define_flags() -> None:

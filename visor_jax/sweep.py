@@ -24,7 +24,11 @@ from visor_jax.analysis.budget_sweep import (
     write_budget_file,
 )
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.restore import load_checkpoint, read_metadata
+from visor_jax.checkpoints.stored_network import (
+    StoredNetwork,
+    newest_network,
+    read_newest,
+)
 from visor_jax.commands import command_line
 from visor_jax.evals.harness import BudgetResult, evaluate_budgets
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet, check_reads_pages
@@ -70,14 +74,14 @@ def sweep_checkpoint(
         unknown splits or a wrong limit; before any network runs.
       OSError: if the folder cannot be made.
     """
-    metadata = read_metadata(checkpoint)
-    config = VLMConfig.from_dict(metadata["model"])
-    check_reads_pages(config, metadata.get("preset", "unknown"))
+    stored = newest_network(checkpoint)
+    config = stored.config
+    check_reads_pages(config, stored.metadata.get("preset", "unknown"))
     check_search(config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
     folder.mkdir(parents=True, exist_ok=True)
     asked = EvaluationSet.make(pages, split=split)
-    model, params = VLM(config), load_checkpoint(checkpoint).params
+    model, params = VLM(config), read_newest(checkpoint, StoredNetwork.read_params)
     lengths = PromptLengths.of(asked)
     results: dict[Budget, BudgetResult] = {}
 

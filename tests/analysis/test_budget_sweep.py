@@ -20,6 +20,7 @@ from visor_jax.analysis.budget_sweep import (
 )
 from visor_jax.analysis.budget_sweep import sweep as search
 from visor_jax.budget import Budget
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.settings.read import _budget_names
@@ -140,10 +141,10 @@ def test_a_file_is_read_back_for_the_same_plan_only(tmp_path):
 
 
 def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
-    def read(path):
+    def read(stored):
         raise AssertionError("parameters were read")
 
-    monkeypatch.setattr(sweep, "load_checkpoint", read)
+    monkeypatch.setattr(StoredNetwork, "read_params", read)
     workdir = page_run.save(tmp_path / "run", {"a": np.zeros(1)})
     with pytest.raises(ValueError, match="limit=1"):
         sweep.sweep_checkpoint(str(workdir), limit=1)

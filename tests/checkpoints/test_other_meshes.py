@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from tests import tiny
+from tests.checkpoints.saved import load_checkpoint
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.checkpoints.placement import placed
-from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.sharding.mesh import MESH_AXES
 from visor_jax.training.state import TrainState, state_shardings

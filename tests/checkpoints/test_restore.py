@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.checkpoints.saved import load_checkpoint
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import load_checkpoint, load_params, read_metadata
+from visor_jax.checkpoints.restore import read_metadata
 
 _ROOT = Path(__file__).parents[2]
 METADATA = {"model": {}, "budgets": ["sa0"], "task": "universal", "metrics_offset": 0}
@@ -54,7 +55,7 @@ def test_a_path_is_enough(tmp_path, inside, monkeypatch):
 def test_dtype_follows_the_abstract_tree(tmp_path):
     _make_run(tmp_path, 1)
     abstract = {"a": {"w": jax.ShapeDtypeStruct((64, 32), jnp.bfloat16)}}
-    assert load_params(tmp_path, abstract)["a"]["w"].dtype == jnp.bfloat16
+    assert load_checkpoint(tmp_path, abstract).params["a"]["w"].dtype == jnp.bfloat16
 
 
 def _truncate(step):
@@ -86,16 +87,16 @@ def test_damaged_step_gives_way_to_the_one_before(tmp_path, damage, caplog):
     assert f"{newest} is damaged" in caplog.text
     assert "checkpoints/1 instead" in caplog.text
     with pytest.raises(ValueError, match=r"is damaged or half written.*Delete"):
-        load_params(newest)
+        load_checkpoint(newest)
 
 
 def test_half_written_directory_is_named_as_such(tmp_path):
     half = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
     half.mkdir(parents=True)
     with pytest.raises(ValueError, match="only half-written"):
-        load_params(tmp_path)
+        load_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"is half written.*Give the workdir"):
-        load_params(half)
+        load_checkpoint(half)
     _make_run(tmp_path, 1)
     half.mkdir(parents=True)
     assert load_checkpoint(tmp_path).step == 1
@@ -103,14 +104,14 @@ def test_half_written_directory_is_named_as_such(tmp_path):
 
 def test_what_is_not_a_checkpoint_is_explained(tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
-        load_params(tmp_path / "nowhere")
+        load_checkpoint(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not a checkpoint: give a workdir"):
         read_metadata(tmp_path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match=r"visor_jax\.convert"):
-        load_params(tmp_path)
+        load_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="is a file"):
-        load_params(tmp_path / "model.safetensors")
+        load_checkpoint(tmp_path / "model.safetensors")
 
 
 def test_metadata_of_another_program_is_refused(tmp_path):
@@ -118,14 +119,14 @@ def test_metadata_of_another_program_is_refused(tmp_path):
     file = tmp_path / "checkpoints/2/metadata/metadata"
     file.write_text(json.dumps({"anything": 1}))
     with pytest.raises(ValueError, match="metadata format None"):
-        load_params(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def test_another_model_is_refused_and_not_passed_over(tmp_path):
     _make_run(tmp_path, 1, 2)
     expected = {"a": {"w": jnp.ones((64, 31)), "v": jnp.ones(2)}}
     with pytest.raises(ValueError, match="checkpoints/2 is of another model") as error:
-        load_params(tmp_path, expected)
+        load_checkpoint(tmp_path, expected)
     assert "missing in the checkpoint (1):\n    a/v (2,)" in str(error.value)
     assert "a/w is (64, 32), not (64, 31)" in str(error.value)
 
@@ -158,11 +159,11 @@ _KILLED_WHILE_SAVING = """
 _LOAD_ON_TWO = """
     import sys
     import jax, jax.numpy as jnp
-    from visor_jax.checkpoints.restore import load_params
+    from tests.checkpoints.saved import load_checkpoint
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P(None, "d"))
     abstract = {"w": jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=sharding)}
-    params = load_params(sys.argv[1], abstract)
+    params = load_checkpoint(sys.argv[1], abstract).params
     assert params["w"].sharding == sharding
     assert (params["w"] == jnp.arange(64.0).reshape(16, 4)).all()
 """
@@ -186,7 +187,7 @@ def test_saved_on_8_devices_opens_on_1_and_on_2_without_noise(tmp_path, caplog):
     saving = _run(_SAVE_SHARDED, 8, tmp_path)
     loading = _run(_LOAD_ON_TWO, 2, tmp_path)
     assert saving.stderr + loading.stderr == ""
-    params = load_params(tmp_path)
+    params = load_checkpoint(tmp_path).params
     assert params["w"].devices() == {jax.local_devices()[0]}
     np.testing.assert_array_equal(params["w"], np.arange(64.0).reshape(16, 4))
     assert not [record for record in caplog.records if "orbax" in record.pathname]

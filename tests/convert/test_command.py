@@ -21,11 +21,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints.hf import golden_prompt
+from tests.checkpoints.saved import load_checkpoint
 from tests.tolerances import EXACT, PARITY
 from visor_jax.budget import Budget
 from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
 from visor_jax.inference.generation.generate import generate
 from visor_jax.layer_plan import LayerPlan

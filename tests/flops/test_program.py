@@ -1,5 +1,7 @@
 """The formulas against the program: equal to the last FLOP, for every budget."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,11 @@ def _odd(plan: LayerPlan, **changes: object) -> VLMConfig:
     return config.replace(**changes)
 
 
+def _qwen3(config: VLMConfig) -> VLMConfig:
+    changes = {"head_dim": 14, "qkv_bias": False, "qk_norm": True}
+    return config.replace(decoder=dataclasses.replace(config.decoder, **changes))
+
+
 ODD_CONFIGS = {
     "nobody reads the last SELF layers": _odd(
         LayerPlan.build(6, cross=(1,), self_=(0, 2, 4))
@@ -69,6 +76,9 @@ ODD_CONFIGS = {
     "CROSS only": _odd(LayerPlan.build(3, cross=(0, 2)), image_newline=False),
     "SELF only": _odd(LayerPlan.build(3, self_=(1,)), grid_embedding=True),
     "text only": _odd(LayerPlan.build(2)),
+    "heads wider than the stream, as in Qwen3": _qwen3(
+        _odd(LayerPlan.build(5, cross=(0, 4), self_=(1, 3)))
+    ),
 }
 LENGTHS = {"text_tokens": 11, "image_tokens": 37, "crops": 3, "batch": 2}
 

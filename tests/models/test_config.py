@@ -15,6 +15,17 @@ def test_config_survives_json(config):
     assert VLMConfig.from_dict(fields) == config
 
 
+def test_what_qwen2_has_is_said_by_leaving_it_out():
+    """Old checkpoints do not say it, and runs are compared by what they say."""
+    said = VISOR.to_dict()["decoder"]
+    assert not {"qkv_bias", "qk_norm"} & said.keys()
+    assert VLMConfig.from_dict(VISOR.to_dict()).decoder.qkv_bias
+    changes = {"qkv_bias": False, "qk_norm": True, "head_dim": 10}
+    other = VISOR.replace(decoder=dataclasses.replace(DECODER, **changes))
+    assert other.to_dict()["decoder"] == {**said, **changes}
+    assert VLMConfig.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -40,7 +51,7 @@ def test_another_dict_is_refused(damage):
         (VISION, {"num_layers": 0}, "at least 1: {'num_layers': 0}"),
         (VISION, {"image_size": 3}, "image_size=3 is below patch_size=4"),
         (DECODER, {"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
-        (DECODER, {"head_dim": 6}, "num_heads=4 times head_dim=6 must give width=32"),
+        (DECODER, {"head_dim": 0}, "at least 1: {'head_dim': 0}"),
         (DECODER, {"head_dim": 1, "width": 4}, "head_dim=1 must be even"),
         (DECODER, {"vocab_size": -1}, "at least 1: {'vocab_size': -1}"),
         (VISOR.adapter, {"conv_kernel": 4}, "conv_kernel=4 must be odd"),

@@ -4,6 +4,8 @@ The weights are mapped by name inside this file, so that a mistake in the packag
 checkpoint reader cannot hide one in the network.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,20 +45,25 @@ def vision_config(**changes):
     )
 
 
+_SIZES = {
+    **{"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96},
+    **{"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "attn_implementation": "eager",
+}
+
+
 def text_config(tied):
     from transformers import Qwen2Config
 
-    return Qwen2Config(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        attn_implementation="eager",
-    )
+    return Qwen2Config(**_SIZES, tie_word_embeddings=tied)
+
+
+def qwen3_config(tied):
+    """Returns heads that together are wider than the stream, as in the small Qwen3."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(**{**_SIZES, "head_dim": 24, "tie_word_embeddings": tied})
 
 
 def our_config(*, tied=True, side=SIDE):
@@ -143,12 +150,16 @@ def test_vision_features(side):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("image_length", "padded"), [(1, 4), (5, 0)])
-def test_decoder_on_embeddings(tied, image_length, padded):
+@pytest.mark.parametrize("generation", ["Qwen2", "Qwen3"])
+def test_decoder_on_embeddings(tied, image_length, padded, generation):
     """The first tokens stand in for an image; the second row is padded on the left."""
     import torch
-    from transformers import Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 
-    model = randomised(Qwen2ForCausalLM(text_config(tied)))
+    if generation == "Qwen2":
+        model = randomised(Qwen2ForCausalLM(text_config(tied)))
+    else:
+        model = randomised(Qwen3ForCausalLM(qwen3_config(tied)))
     length = 12
     hidden = np.random.default_rng(1).normal(size=(2, length, 64)).astype(np.float32)
     mask = np.ones((2, length), bool)
@@ -165,6 +176,9 @@ def test_decoder_on_embeddings(tied, image_length, padded):
     # The reference numbers padding too; only distances count.
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
     config = our_config(tied=tied).replace(image_newline=False)
+    if generation == "Qwen3":
+        qwen3 = {"head_dim": 24, "qkv_bias": False, "qk_norm": True}
+        config = config.replace(decoder=dataclasses.replace(config.decoder, **qwen3))
 
     def run(model, hidden, positions, mask):
         def part(slots):

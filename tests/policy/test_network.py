@@ -7,7 +7,7 @@ import pytest
 
 from tests.tolerances import EXACT, REORDERED
 from visor_jax.policy.features import PolicyFeatures
-from visor_jax.policy.network import PolicyConfig, PolicyNetwork, new_policy
+from visor_jax.policy.network import PolicyConfig, new_policy, policy_logits
 
 WIDTH = 8
 
@@ -30,7 +30,7 @@ def trained(config: PolicyConfig):
 
 def logits(config: PolicyConfig, given: PolicyFeatures, params=None):
     params = trained(config) if params is None else params
-    return np.asarray(PolicyNetwork(config).apply({"params": params}, given))
+    return np.asarray(policy_logits(config, params, given))
 
 
 @pytest.mark.parametrize("hidden_widths", [(), (16,), (16, 4)])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import universal
+from tests.checkpoints.saved import load_checkpoint
 from tests.data.conversations import conversation_set
 from visor_jax import train
-from visor_jax.checkpoints.restore import load_params
 from visor_jax.models import variants
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings.read import read_settings
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_bit_identical(straight, data, tmp_path):
     again = config_of(data, threads=1)
     _, done, _ = train.train(run_of(again, tmp_path))
     assert done == STEPS
-    expected, got = load_params(straight), load_params(tmp_path)
+    expected, got = load_checkpoint(straight).params, load_checkpoint(tmp_path).params
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     metrics = [(d / "metrics.jsonl").read_bytes() for d in (straight, tmp_path)]
     assert metrics[0] == metrics[1]

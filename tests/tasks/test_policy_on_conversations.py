@@ -7,11 +7,11 @@ import pytest
 
 from configs import policy as policy_config
 from tests import tiny
+from tests.checkpoints.saved import load_checkpoint
 from tests.data.conversations import conversation_set
 from tests.inference import page_run
 from tests.policy_run import mesh_of, run_of
 from visor_jax import train
-from visor_jax.checkpoints.restore import load_checkpoint
 from visor_jax.settings.read import read_settings
 from visor_jax.tasks import policy
 

@@ -1,7 +1,6 @@
 """Opens a checkpoint from a path alone, on whatever devices this process has."""
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -16,23 +15,9 @@ from etils import epath
 from visor_jax.checkpoints import layout, orbax_log
 from visor_jax.checkpoints.tree_report import differences
 
-Params = Any
 Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadedCheckpoint:
-    """The parameters of one step with the metadata of the same step."""
-
-    params: Params
-    metadata: dict[str, Any]
-    directory: str
-
-    @property
-    def step(self) -> int:
-        return self.metadata["step"]
 
 
 def newest_readable(
@@ -67,7 +52,7 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
     """Returns the metadata of the newest readable checkpoint under `path`.
 
     Of the newest one with readable metadata, that is: to read parameters of the same
-    step, use `load_checkpoint` or `newest_readable`.
+    step, use `newest_readable` (`stored_network` for a network's).
 
     Keys: "format", "step", "model" (`VLMConfig.to_dict`), "budgets" (names, in class
     order), "task", "metrics_offset" and whatever else the run recorded.
@@ -76,52 +61,17 @@ def read_metadata(path: epath.PathLike) -> dict[str, Any]:
       path: a workdir, its `checkpoints` directory, or one step directory.
 
     Raises:
-      ValueError: as `load_checkpoint`.
+      ValueError: as `newest_readable`.
     """
     return newest_readable(path, layout.read_step_metadata)
 
 
-def load_params(path: epath.PathLike, abstract_params: Params | None = None) -> Params:
-    """Returns the parameters of the newest readable checkpoint under `path`.
-
-    See `load_checkpoint`, which also says which step they are from.
-    """
-    return load_checkpoint(path, abstract_params).params
-
-
-def load_checkpoint(
-    path: epath.PathLike, abstract_params: Params | None = None
-) -> LoadedCheckpoint:
-    """Returns parameters and metadata of the newest readable checkpoint under `path`.
-
-    A damaged step is passed over with a warning when `path` holds older ones.
-
-    Args:
-      path: a workdir, its `checkpoints` directory, or one step directory.
-      abstract_params: arrays or `jax.ShapeDtypeStruct`s with the wanted dtypes and
-        shardings; without a sharding an array goes to this process's first device.
-        None takes the tree as it was saved, on the first device.
-
-    Raises:
-      ValueError: if `path` is not a checkpoint, is half written or damaged, is of
-        another format, or does not fit `abstract_params` (all keys are listed).
-    """
-
-    def load(step: epath.Path) -> LoadedCheckpoint:
-        metadata = layout.read_step_metadata(step)
-        params = read_arrays(step, layout.PARAMS, abstract_params)
-        return LoadedCheckpoint(
-            params=params, metadata=metadata, directory=step.as_posix()
-        )
-
-    return newest_readable(path, load)
-
-
-def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
+def read_arrays(step: epath.Path, item: str, abstract: Any) -> Any:
     """Returns the arrays of one item ("params", "optimizer") of a step directory.
 
     Args:
-      abstract: as for `load_checkpoint`; it has to name all arrays.
+      abstract: arrays or `jax.ShapeDtypeStruct`s, all of them, with the wanted dtypes
+        and shardings; without a sharding an array goes to this process's first device.
 
     Raises:
       DamagedCheckpointError: if files are missing or cut short.
@@ -129,10 +79,7 @@ def read_arrays(step: epath.Path, item: str, abstract: Any | None) -> Any:
     """
     with _reader(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _listed(checkpointer, step, item)
-        if abstract is None:
-            abstract = jax.tree.map(_as_saved, found)
-        else:
-            check_fits(step, item, found, abstract)
+        check_fits(step, item, found, abstract)
         target = jax.tree.map(_on_current_devices, abstract)
         with _reading(step, item):
             restore = ocp.args.StandardRestore(target)

@@ -24,7 +24,7 @@ from etils import epath
 from PIL import Image
 
 from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.convert.logit_comparison import Answer, Comparison, compare
 from visor_jax.data.images.read_image import read_image
@@ -34,7 +34,6 @@ from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.generation import generate
 from visor_jax.inference.loading.load import VisorModel, load
-from visor_jax.models.config import VLMConfig
 
 DIFFER = 1
 DEFAULT_PROMPT = "What is shown in this image?"
@@ -103,7 +102,7 @@ def verify(
       ValueError: for paths that are no checkpoint, a VISOR network, missing PyTorch, or
         images that cannot be read.
     """
-    config = VLMConfig.from_dict(read_metadata(checkpoint)["model"])
+    config = newest_network(checkpoint).config
     if not config.plan.is_dense:
         raise ValueError(
             f"{checkpoint} is a VISOR network, whose answers are its own: import with "
@@ -173,7 +172,7 @@ def _cases(
 def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
     batch = model.reader.batch(case.sample)
     tokens = generate.generate(
-        model.network,
+        model.vlm,
         model.params,
         batch,
         model.budget(),

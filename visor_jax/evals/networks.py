@@ -13,7 +13,7 @@ from visor_jax.evals import timing
 from visor_jax.evals.checkpoints import Network
 from visor_jax.evals.harness import BudgetResult, Progress, evaluate_budgets
 from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.evals.pages.policy_choices import policy_choices, policy_logits
+from visor_jax.evals.pages.policy_choices import page_logits, policy_choices
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.evals.report.rows import EvaluatedRun
 from visor_jax.models.vlm import VLM
@@ -122,5 +122,5 @@ def _choices(
     policy = network.policy
     if policy is None:
         return None
-    logits = policy_logits(network.model, network.params, policy, evaluation_set)
+    logits = page_logits(network.model, network.params, policy, evaluation_set)
     return policy_choices(network.member.shown_as, logits, policy, results, costs)

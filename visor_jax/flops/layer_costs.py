@@ -87,8 +87,8 @@ class TowerCost:
 def _decoder_layer(
     decoder: DecoderConfig, *, queries: int, new_keys: int, keys: int
 ) -> LayerCost:
-    """Returns one Qwen2 layer; output and MLP run on the tokens of the queries."""
-    d, width = decoder, decoder.num_heads * decoder.head_dim
+    """Returns one Qwen layer; output and MLP run on the tokens of the queries."""
+    d, width = decoder, decoder.heads_width
     return LayerCost(
         query=matmul(queries, d.width, width),
         key_value=2 * matmul(new_keys, d.width, d.num_kv_heads * d.head_dim),
@@ -129,7 +129,7 @@ def cross_adapter(
     text, image: tokens that ask and tokens that are looked at. new_image: image tokens
     whose keys and values are computed now (0 if they are cached).
     """
-    width = decoder.num_heads * decoder.head_dim
+    width = decoder.heads_width
     kv_width = adapter.num_kv_heads * decoder.head_dim
     return LayerCost(
         adapter_query=matmul(text, decoder.width, width),

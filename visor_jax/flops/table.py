@@ -141,6 +141,36 @@ def tabulate(
     )
 
 
+def prompt_cost(
+    config: VLMConfig,
+    budget: Budget,
+    *,
+    text_tokens: int = 8,
+    image_tokens: int | None = None,
+    crops: int = 1,
+    logit_positions: int | None = 1,
+) -> Row:
+    """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
+
+    Args:
+      image_tokens: None for one crop's.
+      logit_positions: 1, all that a generation needs; None for all text tokens.
+
+    Raises:
+      ValueError: for an impossible length.
+    """
+    patches = config.vision.num_patches
+    counted = account(
+        config,
+        budget,
+        text_tokens=text_tokens,
+        image_tokens=patches if image_tokens is None else image_tokens,
+        crops=crops,
+        logit_positions=logit_positions,
+    )
+    return Row.of(budget.name, counted)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns one line per row: first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,49 +1,29 @@
 """A network with everything that answering takes: what `visor_jax.load` returns."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.chat_template import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
-from visor_jax.data.prompts.stop_tokens import cut_at_end
+from visor_jax.flops.table import Row, prompt_cost
+from visor_jax.inference.batch_answers import answer_samples, batch_logits
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.generation import generate
-from visor_jax.inference.loading.network import LoadedNetwork
+from visor_jax.inference.generation import generate as generation
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.models.vlm import VLM
 
 
-class Options(TypedDict, total=False):
-    """How to answer.
-
-    max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
-    sampling. cost: with "auto", above 0 for cheaper choices.
-    """
-
-    max_new_tokens: int | None
-    sampling: Sampling
-    key: Array | None
-    cost: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ReadPrompt:
-    """A prompt as the network takes it: one row, its budget, room for its answer."""
-
-    batch: Batch
-    budget: Budget
-    max_new_tokens: int
-
-
-class VisorModel(LoadedNetwork):
+class VisorModel:
     """A network that answers.
 
     Where a method takes `prompt`, that is a text or a list of chat messages; `images`
@@ -51,12 +31,29 @@ class VisorModel(LoadedNetwork):
     ("none", "all", "sa1:3") or a `Budget`; None for the largest; "auto" for what the
     policy chooses for each prompt, where there is one (then `cost` says how much its
     costs count: 0 as it was trained, more for cheaper choices).
+
+    network: what was loaded; its fields are the model's, too. vlm: its module.
+    tokenizer: of Hugging Face.
     """
+
+    def __init__(self, network: Network) -> None:
+        """Takes the network that answers."""
+        self.network = network
+        self.config, self.params = network.config, network.params
+        self.budgets, self.policy = network.budgets, network.policy
+        self.reader, self.metadata = network.reader, network.metadata
+        self.tokenizer = network.reader.tokenizer
+        self.vlm = VLM(network.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all sizes and numbers. See `Network.fingerprint`."""
+        return self.network.fingerprint
 
     @functools.cached_property
     def _choice(self) -> BudgetChoice:
         return BudgetChoice(
-            model=self.network,
+            model=self.vlm,
             params=self.params,
             buckets=self.reader.buckets,
             budgets=self.budgets,
@@ -124,31 +121,17 @@ class VisorModel(LoadedNetwork):
         """
         count = self._count(max_new_tokens)
         samples = [self.reader.sample(request, room=count) for request in requests]
-        budgets = self._choice.of_samples(samples, budget, cost)
-        keys = None if key is None else generate.keys_of_rows(key, len(samples))
-        found = [""] * len(samples)
-        for chosen in dict.fromkeys(budgets):
-            mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
-            for group in self.reader.buckets.batches(
-                [samples[i] for i in mine], batch_size, whole=False
-            ):
-                filler = group.batch.size - len(group.rows)
-                rows = mine[[*group.rows, *group.rows[-1:] * filler]]
-                tokens = generate.generate(
-                    self.network,
-                    self.params,
-                    group.batch,
-                    chosen,
-                    max_new_tokens=count,
-                    **self._ends(),
-                    sampling=sampling,
-                    key=None if keys is None else keys[rows],
-                )
-                cut = cut_at_end(np.asarray(tokens), self.reader.eos_ids)
-                texts = map(self.reader.text, cut)
-                for row, text in zip(rows[: len(group.rows)], texts, strict=False):
-                    found[row] = text
-        return found
+        return answer_samples(
+            self.vlm,
+            self.params,
+            self.reader,
+            samples,
+            self._choice.of_samples(samples, budget, cost),
+            batch_size=batch_size,
+            max_new_tokens=count,
+            sampling=sampling,
+            key=key,
+        )
 
     def stream(
         self,
@@ -157,26 +140,18 @@ class VisorModel(LoadedNetwork):
         budget: str | Budget | None = None,
         *,
         videos: Videos = None,
-        **options: Unpack[Options],
-    ) -> Iterator[str]:
-        """Yields what `generate` returns in pieces, as they are written.
-
-        Arguments and errors are those of `generate`; errors are raised at the call.
-        """
-        return self._stream(Request(prompt, images, videos), budget, **options)
-
-    def _stream(
-        self,
-        request: Request,
-        budget: str | Budget | None,
-        *,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
         cost: float = 0.0,
     ) -> Iterator[str]:
-        prompt = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
-        return self.pieces(prompt, sampling=sampling, key=key)
+        """Yields what `generate` returns in pieces, as they are written.
+
+        Arguments and errors are those of `generate`; errors are raised at the call.
+        """
+        request = Request(prompt, images, videos)
+        read = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
+        return self.pieces(read, sampling=sampling, key=key)
 
     def read(
         self,
@@ -205,13 +180,14 @@ class VisorModel(LoadedNetwork):
         key: Array | None = None,
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
-        tokens = generate.stream(
-            self.network,
+        tokens = generation.stream(
+            self.vlm,
             self.params,
             prompt.batch,
             prompt.budget,
             max_new_tokens=prompt.max_new_tokens,
-            **self._ends(),
+            eos_id=self.reader.eos_ids,
+            pad_id=self.reader.pad_id,
             sampling=sampling,
             key=key,
         )
@@ -225,8 +201,7 @@ class VisorModel(LoadedNetwork):
     ) -> list[Budget]:
         """Returns the budget of each prompt, as `generate` would answer it.
 
-        Raises:
-          ValueError: if there is no policy, or a prompt cannot be read.
+        Errors are those of `generate`.
         """
         samples = [self.reader.sample(request, room=1) for request in requests]
         return self._choice.of_samples(samples, budget, cost)
@@ -252,7 +227,74 @@ class VisorModel(LoadedNetwork):
         """
         if budget is None or isinstance(budget, str | Budget):
             budget = self._choice.router(budget, cost)
-        return Engine(self.network, self.params, self.reader, budget, **options)
+        return Engine(self.vlm, self.params, self.reader, budget, **options)
 
-    def _ends(self) -> dict[str, Any]:
-        return {"eos_id": self.reader.eos_ids, "pad_id": self.reader.pad_id}
+    def logits(
+        self,
+        images: Images = None,
+        prompt: Prompt = "",
+        budget: str | Budget | None = None,
+        *,
+        videos: Videos = None,
+    ) -> Float[np.ndarray, "T W"]:
+        """Returns float32 logits of what follows each of the prompt's T text tokens.
+
+        Image tokens have none. Arguments and errors are those of `generate`.
+        """
+        batch = self.batch(images, prompt, videos=videos, max_new_tokens=0)
+        return self.logits_of(batch, budget)[0][batch.text_mask[0]]
+
+    def logits_of(
+        self, batch: Batch, budget: str | Budget | None = None
+    ) -> Float[np.ndarray, "B T W"]:
+        """Returns the logits of a batch, those of padding among them."""
+        gates = self.budget(budget).gates(self.config.plan)
+        return np.asarray(batch_logits(self.params, batch, model=self.vlm, gates=gates))
+
+    def batch(
+        self,
+        images: Images = None,
+        prompt: Prompt = "",
+        *,
+        videos: Videos = None,
+        max_new_tokens: int | None = None,
+    ) -> Batch:
+        """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
+        count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
+        request = Request(prompt, images, videos)
+        return self.reader.batch(self.reader.sample(request, room=count))
+
+    def cost(self, budget: str | Budget | None = None, **lengths: int | None) -> Row:
+        """Returns the FLOPs of a budget and what it saves against the dense network.
+
+        Args:
+          budget: any of the network's plan, also one it was not trained for.
+          **lengths: and errors, see `visor_jax.flops.table.prompt_cost`.
+        """
+        return prompt_cost(self.config, self.budgets.of_plan(budget), **lengths)
+
+    def budget(self, budget: str | Budget | None = None) -> Budget:
+        """Returns the budget of that name. See `BudgetSet.find`."""
+        return self.budgets.find(budget)
+
+    def latency(
+        self,
+        batch: Batch,
+        budget: str | Budget | None = None,
+        *,
+        max_new_tokens: int | None = None,
+    ) -> generation.Latency:
+        """Returns the measured milliseconds of prefill and of each further token."""
+        return generation.measure_latency(
+            self.vlm,
+            self.params,
+            batch,
+            self.budget(budget),
+            max_new_tokens=self._count(max_new_tokens),
+        )
+
+    def _count(self, max_new_tokens: int | None) -> int:
+        count = self.reader.new_tokens if max_new_tokens is None else max_new_tokens
+        if count < 1:
+            raise ValueError(f"{max_new_tokens=} must be at least 1.")
+        return count

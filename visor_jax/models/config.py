@@ -19,6 +19,10 @@ INIT_STD = 0.02
 ENTRY = -1
 REMAT_POLICIES = ("none", "gated", "layer")
 
+# Fields that came into `DecoderConfig` after networks had been saved without them, as
+# those networks have them.
+_QWEN2 = {"qkv_bias": True, "qk_norm": False}
+
 
 def _check_positive(config: Any, *names: str) -> None:
     wrong = {n: getattr(config, n) for n in names if getattr(config, n) < 1}
@@ -70,7 +74,13 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A Qwen2 decoder. `max_positions`: tokens of image, text and answer together."""
+    """A Qwen decoder; what its generations differ in are numbers.
+
+    head_dim: width of a head; heads times it need not give `width`. qkv_bias: whether
+    queries, keys and values have a bias (Qwen2). qk_norm: whether every head's queries
+    and keys are normalised before they are rotated (Qwen3). max_positions: tokens of
+    image, text and answer together.
+    """
 
     vocab_size: int
     width: int
@@ -78,6 +88,8 @@ class DecoderConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    qkv_bias: bool = True
+    qk_norm: bool = False
     rope_theta: float = 1e6
     max_positions: int = 32768
     norm_eps: float = 1e-6
@@ -89,17 +101,12 @@ class DecoderConfig:
         _check_positive(
             self,
             *("vocab_size", "width", "mlp_width", "num_heads", "num_kv_heads"),
-            "max_positions",
+            *("head_dim", "max_positions"),
         )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"DecoderConfig: num_kv_heads={self.num_kv_heads} must divide "
                 f"num_heads={self.num_heads}."
-            )
-        if self.num_heads * self.head_dim != self.width:
-            raise ValueError(
-                f"DecoderConfig: num_heads={self.num_heads} times "
-                f"head_dim={self.head_dim} must give width={self.width}."
             )
         if self.rope_theta <= 0:
             raise ValueError(
@@ -110,6 +117,20 @@ class DecoderConfig:
                 f"DecoderConfig: head_dim={self.head_dim} must be even for rotary "
                 "positions."
             )
+
+    @property
+    def heads_width(self) -> int:
+        """Width of all query heads together; `width` in most networks."""
+        return self.num_heads * self.head_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; what Qwen2 has is said by leaving it out.
+
+        Digests of networks and of their scores are made of these values, and runs are
+        compared by them: those of Qwen2 are what they were before there were others.
+        """
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if k not in _QWEN2 or v != _QWEN2[k]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,6 +209,7 @@ class VLMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values from which `from_dict` rebuilds the config."""
         fields = dataclasses.asdict(self)
+        fields["decoder"] = self.decoder.to_dict()
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
         return fields

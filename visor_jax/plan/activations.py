@@ -56,8 +56,12 @@ def decoder_layer_numbers(
       keys: tokens whose keys and values it makes and attends to.
     """
     d, kv = decoder.width, decoder.num_kv_heads * decoder.head_dim
-    # Input, norm, queries, mixed, after attention, norm; gate, up, silu, product.
-    numbers = queries * (6 * d + 4 * decoder.mlp_width) + keys * 2 * kv
+    # Input, norm, after attention, norm; queries, mixed; gate, up, silu, product.
+    numbers = queries * (4 * d + 2 * decoder.heads_width + 4 * decoder.mlp_width)
+    numbers += keys * 2 * kv
+    if decoder.qk_norm:
+        # Queries and keys as they come from their projections.
+        numbers += queries * decoder.heads_width + keys * kv
     return numbers, _scores(decoder.num_heads, queries, keys)
 
 
@@ -170,7 +174,8 @@ def _adapter_bytes(config: VLMConfig, batch: DeviceBatch) -> int:
     decoder, heads = config.decoder, config.adapter.num_kv_heads
     text, image = batch.text_tokens, batch.image_tokens
     numbers = image * (2 * decoder.width + 2 * heads * decoder.head_dim)
-    numbers += text * 4 * decoder.width
+    # Norm and what is looked up; queries and mixed values.
+    numbers += text * 2 * (decoder.width + decoder.heads_width)
     scores = _scores(decoder.num_heads, text, image)
     size = BYTES[config.compute_dtype]
     return batch.rows * (size * numbers + 4 * scores)

@@ -5,15 +5,20 @@ chosen from the logits is `policy.choose`; where they come from, `training.polic
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from visor_jax.policy.features import PolicyFeatures
+from visor_jax.batch import Batch
+from visor_jax.models.vlm import VLM, run_trunk
+from visor_jax.policy.features import PolicyFeatures, policy_features
+
+Params = Any
 
 # The subtree of a checkpoint's parameters that holds the policy's.
 PARAMS = "policy"
@@ -88,12 +93,12 @@ class Policy:
     """A trained policy. costs: relative ones of the budgets, in class order."""
 
     config: PolicyConfig
-    params: Any
+    params: Params
     costs: tuple[float, ...]
 
     @classmethod
     def of(
-        cls, described: Mapping[str, Any], params: Any, budgets: Sequence[str]
+        cls, described: Mapping[str, Any], params: Params, budgets: Sequence[str]
     ) -> "Policy":
         """Returns the policy that a checkpoint's metadata describes.
 
@@ -106,14 +111,35 @@ class Policy:
             costs=tuple(described["costs"][name] for name in budgets),
         )
 
-    def logits(
-        self, params: Any, features: PolicyFeatures
-    ) -> Float[Array, "B R budgets"]:
-        """Returns logits over the budgets; `params` apart, for traced ones."""
-        return PolicyNetwork(self.config).apply({"params": params}, features)
+
+def policy_logits(
+    config: PolicyConfig, params: Params, features: PolicyFeatures
+) -> Float[Array, "B R budgets"]:
+    """Returns a policy's logits over its budgets; a pure function of the arrays."""
+    return PolicyNetwork(config).apply({"params": params}, features)
 
 
-def new_policy(config: PolicyConfig, width: int, key: Array) -> Any:
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def prompt_logits(
+    params: Params,
+    policy: Params,
+    batch: Batch,
+    slots: Int[Array, "B R"] | None = None,
+    *,
+    model: VLM,
+    config: PolicyConfig,
+) -> Float[Array, "B R budgets"]:
+    """Returns a policy's logits for prompts, read up to where budgets part.
+
+    Args:
+      params, policy: of the network and of its policy.
+      slots: see `policy_features`.
+    """
+    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    return policy_logits(config, policy, policy_features(trunk, slots))
+
+
+def new_policy(config: PolicyConfig, width: int, key: Array) -> Params:
     """Returns new parameters of a policy that reads features of this width."""
     nothing = jnp.zeros((1, 1, width), jnp.float32)
     features = PolicyFeatures(nothing, nothing)

@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 
 from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
-from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.layer_plan import LayerPlan
-from visor_jax.models.config import VLMConfig
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.policy.score_cache import ScoreSettings
 from visor_jax.runtime.processes import PLATFORMS
@@ -126,17 +125,17 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")
     check_policy_label(fields["label"])
-    metadata = read_metadata(init_from)
-    model = VLMConfig.from_dict(metadata["model"])
+    stored = newest_network(init_from)
+    model, trained = stored.config, stored.budgets.names
     if data.kind == PAGES:
-        check_reads_pages(model, metadata.get("preset", "unknown"))
-    names = _budget_names(fields["budgets"] or metadata["budgets"], model.plan)
+        check_reads_pages(model, stored.metadata.get("preset", "unknown"))
+    names = _budget_names(fields["budgets"] or trained, model.plan)
     budgets = BudgetSet.parse(names, model.plan)
-    untrained = sorted(set(budgets.names) - set(metadata["budgets"]))
+    untrained = sorted(set(budgets.names) - set(trained))
     if untrained:
         raise ValueError(
             f"Budgets {untrained} are not among those that {init_from} was trained "
-            f"for: {metadata['budgets']}."
+            f"for: {list(trained)}."
         )
     if len(budgets) < 2:
         raise ValueError(

@@ -18,7 +18,7 @@ from visor_jax.commands import command_line
 from visor_jax.data.settings import PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
-from visor_jax.policy.network import PARAMS, PolicyNetwork
+from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
 from visor_jax.settings.run_settings import PolicySettings
@@ -53,7 +53,7 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         _check_split(s, run.mesh)
         _check_writable(_cache_folder(run), "data.cache")
         _check_writable(_score_folder(run), "scores.cache")
-        backbone = policy_data.frozen_backbone(s.init_from, s.model, run.mesh)
+        backbone = policy_data.frozen_backbone(s.init_from, run.mesh)
     questions = policy_data.policy_questions(run, _cache_folder(run))
     data, measure = _data_and_measure(run, backbone, questions)
     create = functools.partial(
@@ -144,9 +144,9 @@ def _check_writable(folder: Path, setting: str) -> None:
 def _data_and_measure(
     run: Run, backbone: Params, questions: PolicyQuestions
 ) -> tuple[training_data.TrainingData, Measure]:
-    s, network = _settings(run), PolicyNetwork(_settings(run).policy)
+    s = _settings(run)
     if questions.blended is not None:
-        measure = blended_measure(run.model, network, s.budgets, s.objective.score)
+        measure = blended_measure(run.model, s.policy, s.budgets, s.objective.score)
         return questions.blended, measure
     samples = _scores(
         run,
@@ -162,7 +162,7 @@ def _data_and_measure(
     data = training_data.TrainingData(
         batches=batches(steps=s.loop.steps), example=next(batches(steps=1))
     )
-    return data, table_measure(network, s.objective.kind)
+    return data, table_measure(s.policy, s.objective.kind)
 
 
 def _scores(
@@ -198,8 +198,8 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     params = dict(state.params)
     policy = params.pop(PARAMS)
     samples, tasks = _test_scores(run, params, evaluation_set)
-    apply = jax.jit(PolicyNetwork(s.policy).apply)
-    logits = apply({"params": policy}, samples.features)
+    logits_of = jax.jit(functools.partial(policy_logits, s.policy))
+    logits = logits_of(policy, samples.features)
     table = write_policy_report(
         np.asarray(logits[:, 0]),
         samples,

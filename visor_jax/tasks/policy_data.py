@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
-from visor_jax.checkpoints import layout
-from visor_jax.checkpoints.restore import list_arrays, load_checkpoint
+from visor_jax.checkpoints.stored_network import read_newest
 from visor_jax.commands import command_line
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.pages.pool.pool import PagePool
@@ -27,8 +25,6 @@ from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.training_batches import train_iterator
 from visor_jax.data.settings import PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.models.config import VLMConfig
-from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import relative_costs
 from visor_jax.policy.network import PARAMS, PolicyConfig, new_policy
@@ -42,7 +38,6 @@ from visor_jax.policy.scores import ScoredSamples, score_batch
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.progress import Progress
 from visor_jax.settings.run_settings import PolicySettings
-from visor_jax.sharding.param_rules import param_shardings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Run
 from visor_jax.tasks.training_data import TrainingData, open_conversations, page_data
@@ -55,28 +50,15 @@ Params = Any
 SPLIT = "policy"
 
 
-def frozen_backbone(path: str, config: VLMConfig, mesh: jax.sharding.Mesh) -> Params:
+def frozen_backbone(path: str, mesh: jax.sharding.Mesh) -> Params:
     """Returns a checkpoint's network, placed on the mesh, for a policy to stand beside.
 
     Heads of the reading loss and another policy are left behind.
 
     Raises:
-      ValueError: if there is no checkpoint, or if it is of another network.
+      ValueError: if there is no checkpoint, or its arrays are not its network's.
     """
-    directory = layout.find_steps(path)[0]
-    stored = list_arrays(directory, layout.PARAMS)
-    tree = flax.traverse_util.unflatten_dict(stored, sep="/")
-    placed = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        tree,
-        param_shardings(tree, mesh),
-    )
-    params = load_checkpoint(directory, placed).params
-    wanted = parameter_shapes(config)
-    missing = sorted(set(wanted) - set(params))
-    if missing:
-        raise ValueError(f"{path} lacks the network's {missing}.")
-    return {name: params[name] for name in wanted}
+    return read_newest(path, lambda stored: stored.read_params(mesh=mesh))
 
 
 def fresh_policy_state(

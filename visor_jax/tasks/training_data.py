@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf.processor_files import chat_reader
-from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.hf.backbones import backbone_of
+from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.run_data import RunData, open_run_data
 from visor_jax.data.conversations.training_samples import TrainingProcessor
@@ -86,10 +86,9 @@ def open_conversations(
 def _reader(settings: RunSettings) -> Reader:
     source = None
     if settings.init_from is not None:
-        found = read_metadata(settings.init_from).get("source") or {}
-        source = found.get("config")
+        source = newest_network(settings.init_from).source
     with _processor_folder(settings) as folder:
-        reader = chat_reader(
+        reader = backbone_of(source).processor(
             settings.model, folder, source=source, template=settings.data.template
         )
     tokens, vocabulary = len(reader.tokenizer), settings.model.decoder.vocab_size

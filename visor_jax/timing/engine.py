@@ -22,7 +22,7 @@ from absl import flags
 from jaxtyping import Array
 
 from visor_jax.budget import Budget, parse_budgets, spread
-from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
@@ -34,7 +34,6 @@ from visor_jax.inference.loading.load import load
 from visor_jax.inference.routing.choose_budgets import AUTO
 from visor_jax.inference.routing.router import HostRouter, PolicyRouter, Router
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.models.config import VLMConfig
 from visor_jax.policy.features import PolicyFeatures
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
@@ -226,9 +225,8 @@ def _lines(times: Mapping[str, Timed], options: Any) -> list[str]:
 
 
 def _check_reads_pages(checkpoint: str) -> None:
-    metadata = read_metadata(checkpoint)
-    config = VLMConfig.from_dict(metadata["model"])
-    check_reads_pages(config, metadata.get("preset", "unknown"))
+    stored = newest_network(checkpoint)
+    check_reads_pages(stored.config, stored.metadata.get("preset", "unknown"))
 
 
 def _choices(

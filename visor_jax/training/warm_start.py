@@ -17,6 +17,7 @@ from visor_jax.checkpoints.restore import (
     newest_readable,
     read_arrays,
 )
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.models.config import VLMConfig
 
 Params = Any
@@ -42,8 +43,7 @@ def warm_start(path: str, config: VLMConfig, abstract: Params) -> Params:
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
 
     def read(step: epath.Path) -> Params:
-        stored_config = layout.read_step_metadata(step)["model"]
-        _check_same_network(path, VLMConfig.from_dict(stored_config), config)
+        _check_same_network(path, StoredNetwork.of(step).config, config)
         stored = list_arrays(step, layout.PARAMS)
         wanted = {
             name: leaf

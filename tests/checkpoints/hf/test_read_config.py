@@ -1,10 +1,16 @@
 """config.json in its old and new forms, and what is refused."""
 
+import dataclasses
 import json
 
 import pytest
 
 from visor_jax.checkpoints.hf import read_config
+from visor_jax.checkpoints.hf.backbones import (
+    BACKBONES,
+    as_transformers,
+    backbone_of,
+)
 from visor_jax.checkpoints.hf.write_config import to_config_json
 from visor_jax.models import variants
 
@@ -80,8 +86,8 @@ def original(**changes):
 
 
 def read(fields):
-    parsed = read_config.parse(fields)
-    return read_config.to_vlm_config(parsed, tied=parsed.tie_word_embeddings)
+    fields = as_transformers(fields)
+    return backbone_of(fields).read_config(fields)
 
 
 def expected(name):
@@ -106,11 +112,11 @@ def test_the_form_of_version_5():
 
 def test_the_original_code():
     assert read(original()) == expected("llava_ov_0p5b")
-    assert read_config.parse(original()).image_grid_pinpoints[-1] == [2304, 2304]
+    assert as_transformers(original())["image_grid_pinpoints"][-1] == [2304, 2304]
 
 
 def grids(value):
-    return read_config.parse(original(image_grid_pinpoints=value)).image_grid_pinpoints
+    return as_transformers(original(image_grid_pinpoints=value))["image_grid_pinpoints"]
 
 
 def test_the_original_code_spans_grids_in_tiles():
@@ -145,6 +151,31 @@ def test_absent_values_are_the_classes_own():
     assert read(published(vision_config=None)).vision == expected("llava_ov_7b").vision
 
 
+def test_heads_may_be_wider_than_the_stream():
+    config = read(text(head_dim=128))
+    assert (config.decoder.head_dim, config.decoder.heads_width) == (128, 14 * 128)
+    for source in (None, published()):
+        assert read(to_config_json(config, source, "bfloat16")) == config
+    # As transformers has it: whatever the heads leave over belongs to none.
+    assert read(text(num_attention_heads=12)).decoder.head_dim == 74
+
+
+@pytest.mark.parametrize("changes", [{"qk_norm": True}, {"qkv_bias": False}])
+def test_what_qwen2_cannot_compute_is_not_written(changes):
+    config = expected("llava_ov_0p5b")
+    decoder = dataclasses.replace(config.decoder, **changes)
+    with pytest.raises(ValueError, match="is a Qwen2"):
+        to_config_json(config.replace(decoder=decoder), None, "bfloat16")
+
+
+def test_every_backbone_is_found_by_its_own_configuration():
+    config = expected("llava_ov_0p5b")
+    for model_type, backbone in BACKBONES.items():
+        fields = backbone.write_config(config, None, "float32")
+        assert fields["model_type"] == model_type
+        assert backbone_of(fields) is backbone
+
+
 @pytest.mark.parametrize("name", ["llava_ov_0p5b", "llava_ov_7b"])
 def test_what_is_written_is_read_again(name):
     config = expected(name)
@@ -159,12 +190,13 @@ def test_what_is_written_is_read_again(name):
     [
         ({"model_type": "qwen2_vl"}, "another kind: model_type='qwen2_vl'"),
         ({}, "another kind: model_type=None"),
+        ({}, r"model types \['llava_onevision'\].*\['LlavaQwenForCausalLM'\]"),
         (text(model_type="llama"), "text_config.model_type='llama'"),
         (text(hidden_act="gelu"), "text_config.hidden_act='gelu' instead of 'silu'"),
         (text(rope_scaling={"type": "linear", "factor": 2.0}), "rope_type='linear'"),
         (text(use_sliding_window=True, max_window_layers=0), "sliding_attention"),
         (text(hidden_size="wide"), "values that do not work.*hidden_size"),
-        (text(num_attention_heads=12), "num_heads=12"),
+        (text(num_attention_heads=13), "num_heads=13"),
         (published(vision_feature_layer=-2), "vision_feature_layer=-2 instead of -1"),
         (published(vision_feature_select_strategy="default"), "'default' instead"),
         (published(projector_hidden_act="relu"), "projector_hidden_act='relu'"),

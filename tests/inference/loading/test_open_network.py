@@ -12,11 +12,11 @@ import pytest
 
 import visor_jax
 from tests import tolerances
+from tests.checkpoints.saved import load_checkpoint
 from tests.data import tiny_llava
 from tests.inference import page_run
-from visor_jax.checkpoints.restore import load_checkpoint
+from visor_jax.checkpoints import stored_network
 from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
-from visor_jax.inference.loading import open_network
 from visor_jax.models.config import VLMConfig
 from visor_jax.sharding.mesh import MeshSettings, make_mesh
 
@@ -76,11 +76,11 @@ def test_arrays_are_cast_while_they_are_read(run, monkeypatch):
     read = []
 
     def spy(*arguments):
-        read.append(open_network_read(*arguments))
+        read.append(read_part(*arguments))
         return read[-1]
 
-    open_network_read = open_network.read_part
-    monkeypatch.setattr(open_network, "read_part", spy)
+    read_part = stored_network.read_part
+    monkeypatch.setattr(stored_network, "read_part", spy)
     model = visor_jax.load(run, dtype="bfloat16")
     assert dtypes(read[0]) == {"bfloat16"}
     assert jax.tree.leaves(model.params) == jax.tree.leaves(read[0])
@@ -144,6 +144,30 @@ def test_a_run_that_began_with_nothing_imported(half, tmp_path):
     model = visor_jax.load(workdir)
     assert isinstance(model.config, VLMConfig)
     assert model.tokenizer.get_vocab() == tiny_llava.tokenizer().get_vocab()
+
+
+def _described(run, folder, **changes):
+    """Returns a copy of a run whose metadata are changed, with a tokenizer."""
+    workdir = shutil.copytree(run, folder)
+    (file,) = workdir.glob("checkpoints/*/metadata/metadata")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    tiny_llava.tokenizer().save_pretrained(workdir / "tokenizer")
+    return workdir
+
+
+def test_the_data_of_the_run_say_how_it_is_asked(run, half, tmp_path):
+    """Whatever the size of the pictures; where nothing is said, the newline tells."""
+    pages = _described(run, tmp_path / "pages", data={"kind": "pages", "seed": 0})
+    chat = _described(run, tmp_path / "chat", data={"kind": "conversations"})
+    imported = _described(half[1], tmp_path / "import")
+    kinds = {
+        path: type(visor_jax.load(path).reader.processor).__name__
+        for path in (run, pages, chat, imported)
+    }
+    assert list(kinds.values()) == [
+        *("PageProcessor", "PageProcessor"),
+        *("ChatProcessor", "ChatProcessor"),
+    ]
 
 
 def test_the_home_directory_is_meant(folder, monkeypatch):

@@ -12,7 +12,7 @@ from tests import tiny
 from tests.tolerances import FINITE_DIFFERENCE, FOUR_ERRORS, REORDERED
 from tests.training.objectives.finite_differences import slope
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
-from visor_jax.policy.network import PARAMS, PolicyConfig, PolicyNetwork, new_policy
+from visor_jax.policy.network import PARAMS, PolicyConfig, new_policy
 from visor_jax.training.objectives.policy_objective import PolicyObjective
 from visor_jax.training.objectives.policy_step import (
     FROZEN,
@@ -31,7 +31,7 @@ MODEL, BACKBONE = VLM(CONFIG), tiny.params_of(CONFIG)["params"]
 BUDGETS = tiny.every_budget(CONFIG)
 COSTS = np.array([0.2, 0.5, 0.6, 1.0])
 WIDTH = CONFIG.decoder.width
-POLICY = PolicyNetwork(PolicyConfig(num_budgets=4, hidden_widths=(8,)))
+POLICY = PolicyConfig(num_budgets=4, hidden_widths=(8,))
 # One question per row; its last three tokens are supervised.
 SAMPLES = [tiny.Sample(image=n, questions=(5,)) for n in (12, 7, 9, 4)]
 
@@ -60,7 +60,7 @@ def table(seed: int = 0, size: int = 64) -> ScoredBatch:
 
 
 def trained_policy():
-    new = new_policy(POLICY.config, WIDTH, jax.random.key(0))
+    new = new_policy(POLICY, WIDTH, jax.random.key(0))
     rng = np.random.default_rng(5)
     return jax.tree.map(
         lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32), new
@@ -212,7 +212,7 @@ def build(measure, *, backbone=PART, steps: int = 100, rate: float = 0.05, **obj
     step = make_policy_step(
         measure, optimizer, PolicyObjective(**objective), COSTS, steps
     )
-    policy = new_policy(POLICY.config, WIDTH, jax.random.key(0))
+    policy = new_policy(POLICY, WIDTH, jax.random.key(0))
     state = TrainState.create(
         {**backbone, PARAMS: policy}, optimizer, FROZEN, seed=0, num_budgets=4
     )

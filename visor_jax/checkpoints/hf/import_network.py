@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
 import numpy as np
 
-from visor_jax.checkpoints.hf import read_config
+from visor_jax.checkpoints.hf.backbones import Backbone, as_transformers, backbone_of
+from visor_jax.checkpoints.hf.read_config import read_config_json
 from visor_jax.checkpoints.hf.weights import read_params, weights_folder
 from visor_jax.checkpoints.hf.weights.read_params import Source
+from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo
 from visor_jax.checkpoints.placement import placed
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models import variants
@@ -43,9 +45,10 @@ class FoundNetwork:
     shapes: of all parameters. sources: {path: tensor} of those that the folder holds.
     budgets: names, in class order; of a network that this project did not export, the
     two extremes, which make sense before any training. source: the folder's
-    config.json, in the form of transformers.
+    config.json, in the form of transformers. backbone: its family.
     """
 
+    backbone: Backbone
     config: VLMConfig
     shapes: Params
     sources: dict[str, Source]
@@ -110,7 +113,8 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
     Raises:
       ValueError: as `import_network`.
     """
-    fields = read_config.as_llava_onevision(read_config.read_config_json(folder))
+    fields = as_transformers(read_config_json(folder))
+    backbone = backbone_of(fields)
     weights = weights_folder.read_weights(folder)
     own = weights_folder.read_visor_description(folder)
     if own is not None and plan is None:
@@ -119,9 +123,7 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
     else:
         if own is not None:
             _logger.info("%s holds a VISOR network: its dense part is taken", folder)
-        parsed = read_config.parse(fields)
-        tied = read_params.is_tied(weights, configured=parsed.tie_word_embeddings)
-        dense = read_config.to_vlm_config(parsed, tied=tied)
+        dense = _tied_as_stored(backbone.read_config(fields), weights)
         config = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
         budgets, visor_weights = weights_folder.extreme_budgets(config.plan), {}
     # What only training reads comes along where it is stored.
@@ -131,13 +133,26 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
         weights,
         visor_weights,
         shapes,
+        keys=backbone.keys,
         tied=config.decoder.tie_embeddings,
         # A network that has been exported is whole; any other gets new adapters.
         allow_new=own is None or plan is not None,
     )
     return FoundNetwork(
-        config=config, shapes=shapes, sources=sources, budgets=budgets, source=fields
+        backbone=backbone,
+        config=config,
+        shapes=shapes,
+        sources=sources,
+        budgets=budgets,
+        source=fields,
     )
+
+
+def _tied_as_stored(config: VLMConfig, weights: Mapping[str, TensorInfo]) -> VLMConfig:
+    configured = config.decoder.tie_embeddings
+    tied = read_params.is_tied(weights, configured=configured)
+    decoder = dataclasses.replace(config.decoder, tie_embeddings=tied)
+    return config.replace(decoder=decoder)
 
 
 def read_network(

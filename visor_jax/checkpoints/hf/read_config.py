@@ -23,7 +23,7 @@ from visor_jax.models.config import (
 
 MODEL_TYPE = "llava_onevision"
 ARCHITECTURE = "LlavaOnevisionForConditionalGeneration"
-_ORIGINAL_ARCHITECTURE = "LlavaQwenForCausalLM"
+ORIGINAL_ARCHITECTURE = "LlavaQwenForCausalLM"
 # The tower of every published original checkpoint, without its last block.
 _ORIGINAL_TOWER = "siglip-so400m-patch14-384"
 _SO400M = {
@@ -79,28 +79,12 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return found
 
 
-def as_llava_onevision(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns config.json in the form of transformers' LLaVA-OneVision.
-
-    That is the object itself, or a translation of the original code's.
+def from_original(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what transformers would write for a config.json of the original code.
 
     Raises:
-      ValueError: for a configuration of another architecture.
+      ValueError: naming everything that the network here does not compute.
     """
-    if fields.get("model_type") == MODEL_TYPE:
-        return dict(fields)
-    architectures = list(fields.get("architectures") or ())
-    if _ORIGINAL_ARCHITECTURE not in architectures:
-        raise ValueError(
-            f"This is a model of another kind: model_type="
-            f"{fields.get('model_type')!r}, {architectures=}. Give a LLaVA-OneVision "
-            f"checkpoint ({MODEL_TYPE!r}, or {_ORIGINAL_ARCHITECTURE!r} of the "
-            "original code)."
-        )
-    return _from_original(fields)
-
-
-def _from_original(fields: Mapping[str, Any]) -> dict[str, Any]:
     expected = {
         "mm_projector_type": "mlp2x_gelu",
         "mm_patch_merge_type": "spatial_unpad",
@@ -165,31 +149,26 @@ def parse(fields: Mapping[str, Any]) -> Any:
     """Returns transformers' `LlavaOnevisionConfig` of the object in config.json.
 
     Raises:
-      ValueError: for another architecture, or values that transformers refuses.
+      ValueError: for values that transformers refuses.
     """
     from transformers import LlavaOnevisionConfig
 
-    fields = as_llava_onevision(fields)
     try:
-        return LlavaOnevisionConfig.from_dict(fields)
+        return LlavaOnevisionConfig.from_dict(dict(fields))
     except Exception as error:  # Its validation has error classes of its own.
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{CONFIG} has values that do not work: {reason}") from error
 
 
-def to_vlm_config(
-    parsed: Any, *, tied: bool, plan: LayerPlan | None = None
-) -> VLMConfig:
-    """Returns the network that a parsed configuration describes.
+def to_vlm_config(fields: Mapping[str, Any]) -> VLMConfig:
+    """Returns the dense network that the object in config.json describes.
 
-    Args:
-      parsed: as `parse` returns it.
-      tied: whether the head is the embedding table (`read_params.is_tied`).
-      plan: None for the dense plan.
+    Its head is tied as the object says; see `read_params.is_tied`.
 
     Raises:
       ValueError: naming everything that the network here does not compute.
     """
+    parsed = parse(fields)
     problems = _unsupported_values(parsed)
     if problems:
         raise _unsupported(problems)
@@ -215,10 +194,10 @@ def to_vlm_config(
             rope_theta=float(text.rope_parameters["rope_theta"]),
             max_positions=text.max_position_embeddings,
             norm_eps=text.rms_norm_eps,
-            tie_embeddings=tied,
+            tie_embeddings=parsed.tie_word_embeddings,
         ),
         adapter=AdapterConfig(num_kv_heads=heads),
-        plan=LayerPlan.dense(text.num_hidden_layers) if plan is None else plan,
+        plan=LayerPlan.dense(text.num_hidden_layers),
     )
 
 

@@ -44,6 +44,12 @@ def to_config_json(
             "for that. Only networks that began as LLaVA-OneVision can be exported."
         )
     v, d = config.vision, config.decoder
+    if d.qk_norm or not d.qkv_bias:
+        raise ValueError(
+            "This network is no LLaVA-OneVision: its decoder has "
+            f"qkv_bias={d.qkv_bias} and qk_norm={d.qk_norm}, and that of transformers "
+            "is a Qwen2."
+        )
     tied = {"tie_word_embeddings": d.tie_embeddings}
     fields = dict(original or _PUBLISHED)
     text = {**_TEXT, **(fields.get("text_config") or {})}
@@ -65,6 +71,8 @@ def to_config_json(
         "rope_parameters": {"rope_type": "default", "rope_theta": d.rope_theta},
         **tied,
     }
+    if d.heads_width != d.width:
+        text["head_dim"] = d.head_dim
     vision |= {
         "hidden_size": v.width,
         "intermediate_size": v.mlp_width,

@@ -1,29 +1,26 @@
 """What a policy chooses for the questions of an evaluation set."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from visor_jax.batch import Batch
 from visor_jax.evals.harness import BudgetResult
 from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
 from visor_jax.evals.pages.policy_references import oracle_choice
 from visor_jax.evals.report.policy_rows import PolicyChoices
-from visor_jax.models.vlm import VLM, run_trunk
+from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose
-from visor_jax.policy.features import policy_features
-from visor_jax.policy.network import Policy, PolicyConfig, PolicyNetwork
+from visor_jax.policy.network import Policy, prompt_logits
 
 Params = Any
 # Of the random policy's draws.
 _SEED = 0
 
 
-def policy_logits(
+def page_logits(
     model: VLM, params: Params, policy: Policy, evaluation_set: EvaluationSet
 ) -> Float[np.ndarray, "pages tasks budgets"]:
     """Returns the policy's logits for every task asked about every page."""
@@ -31,7 +28,7 @@ def policy_logits(
     logits = np.zeros((*shape, policy.config.num_budgets), np.float32)
     for asked in evaluation_set.batches():
         rows, places = np.nonzero(asked.task_ids >= 0)
-        found = _logits_at(
+        found = prompt_logits(
             params,
             policy.params,
             jax.device_put(asked.batch),
@@ -43,21 +40,6 @@ def policy_logits(
         pages, tasks = asked.page_index[rows], asked.task_ids[rows, places]
         logits[pages, tasks] = np.asarray(found)[rows, places]
     return logits
-
-
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _logits_at(
-    params: Params,
-    policy: Params,
-    batch: Batch,
-    slots: Int[Array, "B R"],
-    *,
-    model: VLM,
-    config: PolicyConfig,
-) -> Float[Array, "B R budgets"]:
-    trunk = model.apply({"params": params}, batch, method=run_trunk)
-    features = policy_features(trunk, slots)
-    return PolicyNetwork(config).apply({"params": policy}, features)
 
 
 def policy_choices(

@@ -51,18 +51,11 @@ def load(
         another model than it says, if its tokenizer or processor is missing, or if it
         does not split over the mesh.
     """
-    opened = open_network(
+    network = open_network(
         path_or_id,
         dtype=dtype,
         template=chat_template,
         revision=revision,
         mesh=mesh,
     )
-    return VisorModel(
-        opened.config,
-        opened.params,
-        opened.budgets,
-        opened.reader,
-        opened.metadata,
-        opened.policy,
-    )
+    return VisorModel(network)

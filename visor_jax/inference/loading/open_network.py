@@ -1,14 +1,11 @@
 """Opens what a path or an id stands for: a checkpoint of ours, or Hugging Face's."""
 
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,46 +13,23 @@ from etils import epath
 
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.backbones import backbone_of
 from visor_jax.checkpoints.hf.hub import find_folder, is_hub_id
 from visor_jax.checkpoints.hf.import_network import find_network, read_network
-from visor_jax.checkpoints.hf.processor_files import chat_reader
 from visor_jax.checkpoints.hf.weights import weights_folder
-from visor_jax.checkpoints.placement import placed
-from visor_jax.checkpoints.restore import (
-    check_fits,
-    list_arrays,
-    newest_readable,
-    read_part,
+from visor_jax.checkpoints.stored_network import (
+    StoredNetwork,
+    network_alone,
+    read_newest,
 )
-from visor_jax.data.pages.packing import PATCH
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.processor import page_reader
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.tokenizer import load_tokenizer
+from visor_jax.data.settings import PAGES
+from visor_jax.inference.loading.network import Network
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
-from visor_jax.models.parameters import parameter_shapes
-from visor_jax.policy.network import PARAMS as PARAMS_OF_POLICY
-from visor_jax.policy.network import Policy, PolicyConfig, new_policy
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
-
-Params = Any
-
-# Heads of the auxiliary reading loss, which only training uses, and the policy, which
-# stands beside the network.
-_BESIDE_THE_NETWORK = ("reading_heads", PARAMS_OF_POLICY)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class OpenedNetwork:
-    """What answering needs; the fields are those of `VisorModel`."""
-
-    config: VLMConfig
-    params: Params
-    budgets: BudgetSet
-    reader: Reader
-    metadata: dict[str, Any]
-    policy: Policy | None = None
 
 
 def open_network(
@@ -65,7 +39,7 @@ def open_network(
     template: str | None = None,
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
-) -> OpenedNetwork:
+) -> Network:
     """Returns the network of a path or id. See `load`."""
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
@@ -73,7 +47,7 @@ def open_network(
     if _is_hugging_face(path_or_id):
         opened = _from_hugging_face(find_folder(path_or_id, revision=revision), how)
     else:
-        opened = newest_readable(path_or_id, lambda step: _from_step(step, how))
+        opened = read_newest(path_or_id, lambda stored: _from_checkpoint(stored, how))
     vocabulary = opened.config.decoder.vocab_size
     if len(opened.reader.tokenizer) > vocabulary:
         raise ValueError(
@@ -125,18 +99,18 @@ def _describes_a_model(folder: epath.Path) -> bool:
     return bool({"model_type", "architectures"} & set(fields))
 
 
-def _from_hugging_face(folder: Path, how: _How) -> OpenedNetwork:
+def _from_hugging_face(folder: Path, how: _How) -> Network:
     # The cheap things first: errors in them should not wait for the weights.
     found = find_network(folder)
-    found = dataclasses.replace(found, shapes=_for_answers(found.shapes))
-    reader = chat_reader(
+    found = dataclasses.replace(found, shapes=network_alone(found.shapes))
+    reader = found.backbone.processor(
         found.config, folder, source=found.source, template=how.template
     )
     dtype = how.dtype_of([found.dtype])
     if dtype is None and found.dtype == jnp.bfloat16:
         dtype = "bfloat16"
     target = found.dtype if dtype is None else np.dtype(dtype)
-    return OpenedNetwork(
+    return Network(
         config=_computing_in(found.config, dtype),
         params=read_network(found, dtype=target, mesh=how.mesh),
         budgets=BudgetSet.parse(found.budgets, found.config.plan),
@@ -145,83 +119,36 @@ def _from_hugging_face(folder: Path, how: _How) -> OpenedNetwork:
     )
 
 
-def _from_step(step: epath.Path, how: _How) -> OpenedNetwork:
-    metadata = layout.read_step_metadata(step)
-    config = _config(metadata, step)
-    listed = list_arrays(step, layout.PARAMS)
-    stored = _for_answers(flax.traverse_util.unflatten_dict(listed, sep="/"))
-    check_fits(step, layout.PARAMS, stored, parameter_shapes(config))
-    reader = _reader(step, config, metadata, how.template)
-    dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored))
-    # Each array straight into its dtype and place: there is never a second copy.
-    expected = placed(stored, dtype=dtype and np.dtype(dtype), mesh=how.mesh)
-    budgets = BudgetSet.parse(metadata["budgets"], config.plan)
-    return OpenedNetwork(
-        config=_computing_in(config, dtype),
-        params=read_part(step, layout.PARAMS, expected),
-        budgets=budgets,
+def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
+    # What is stored is compared with the network before anything else is looked for.
+    dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
+    reader = _reader(stored, how.template)
+    return Network(
+        config=_computing_in(stored.config, dtype),
+        params=stored.read_params(dtype=dtype, mesh=how.mesh),
+        budgets=stored.budgets,
         reader=reader,
-        metadata=metadata,
-        policy=_policy(step, metadata, config, budgets, how.mesh),
+        metadata=stored.metadata,
+        policy=stored.read_policy(mesh=how.mesh),
     )
-
-
-def _policy(
-    step: epath.Path,
-    metadata: dict[str, Any],
-    config: VLMConfig,
-    budgets: BudgetSet,
-    mesh: jax.sharding.Mesh | None,
-) -> Policy | None:
-    """Returns the policy that was trained for the network, None if there is none."""
-    described = metadata.get("policy")
-    if described is None:
-        return None
-    policy = PolicyConfig.from_dict(described["config"])
-    new = functools.partial(new_policy, policy, config.decoder.width)
-    shapes = placed({PARAMS_OF_POLICY: jax.eval_shape(new, jax.random.key(0))})
-    if mesh is not None:
-        # Small: every device holds all of it.
-        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
-        )
-    params = read_part(step, layout.PARAMS, shapes)[PARAMS_OF_POLICY]
-    return Policy.of(described, params, budgets.names)
 
 
 def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
     return config if dtype is None else config.replace(compute_dtype=dtype)
 
 
-def _config(metadata: dict[str, Any], path: epath.Path) -> VLMConfig:
-    try:
-        return VLMConfig.from_dict(metadata["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not describe a network of this version: {error}"
-        ) from error
-
-
-def _for_answers(params: Params) -> Params:
-    """Returns the parameters, or their shapes, that answering needs."""
-    return {
-        k: part for k, part in params.items() if not k.startswith(_BESIDE_THE_NETWORK)
-    }
-
-
-def _reader(
-    step: epath.Path,
-    config: VLMConfig,
-    metadata: dict[str, Any],
-    template: str | None,
-) -> Reader:
-    vision = config.vision
-    reads_pages = (vision.image_size, vision.patch_size) == (IMAGE_SIZE, PATCH)
-    # Only networks that began with imported weights have one.
-    source = (metadata.get("source") or {}).get("config")
-    with workdir_files.local_processing_folder(step) as folder:
-        if reads_pages and not config.image_newline:
+def _reader(stored: StoredNetwork, template: str | None) -> Reader:
+    with workdir_files.local_processing_folder(stored.step) as folder:
+        if _reads_pages(stored):
             saved = folder.is_dir()
             return page_reader(load_tokenizer(folder) if saved else page_tokenizer())
-        return chat_reader(config, folder, source=source, template=template)
+        processor = backbone_of(stored.source).processor
+        return processor(stored.config, folder, source=stored.source, template=template)
+
+
+def _reads_pages(stored: StoredNetwork) -> bool:
+    """Returns whether the network was trained on drawn pages, as its run recorded."""
+    kind = (stored.metadata.get("data") or {}).get("kind")
+    # Runs have always said it. What they did not write is either an import, which has
+    # the newline of LLaVA-OneVision, or was saved by hand from a network for pages.
+    return not stored.config.image_newline if kind is None else kind == PAGES

@@ -5,15 +5,11 @@ once for choosing and answering alike; `of_samples` is the way for a few prompts
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 
-from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.prompts.sample import Sample
@@ -22,10 +18,9 @@ from visor_jax.inference.routing.router import (
     Router,
     fixed,
 )
-from visor_jax.models.vlm import VLM, run_trunk
+from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose_budgets
-from visor_jax.policy.features import policy_features
-from visor_jax.policy.network import Policy, PolicyConfig, PolicyNetwork
+from visor_jax.policy.network import Policy, prompt_logits
 
 Params = Any
 _BATCH = 8
@@ -76,14 +71,14 @@ class BudgetChoice:
         policy = self._needed_policy()
         logits = np.zeros((len(samples), len(self.budgets)), np.float32)
         for group in self.buckets.batches(samples, _BATCH, whole=False):
-            found = _logits(
+            found = prompt_logits(
                 self.params,
                 policy.params,
                 group.batch,
                 model=self.model,
                 config=policy.config,
             )
-            logits[list(group.rows)] = np.asarray(found)[: len(group.rows)]
+            logits[list(group.rows)] = np.asarray(found)[: len(group.rows), 0]
         return choose_budgets(logits, policy.costs, self.budgets, cost)
 
     def _named(self, budget: str | Budget | None, cost: float) -> Budget:
@@ -99,12 +94,3 @@ class BudgetChoice:
                 f"{', '.join(self.budgets.names)}."
             )
         return self.policy
-
-
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _logits(
-    params: Params, policy: Params, batch: Batch, *, model: VLM, config: PolicyConfig
-) -> Float[Array, "B budgets"]:
-    trunk = model.apply({"params": params}, batch, method=run_trunk)
-    features = policy_features(trunk)
-    return PolicyNetwork(config).apply({"params": policy}, features)[:, 0]

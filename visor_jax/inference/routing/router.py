@@ -19,7 +19,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import PolicyFeatures, policy_features
-from visor_jax.policy.network import Policy
+from visor_jax.policy.network import Policy, policy_logits
 
 Params = Any
 
@@ -104,7 +104,7 @@ class PolicyRouter:
 
     def scores(self, params: Params, features: PolicyFeatures) -> Array:
         """Returns the policy's logits, (Q, budgets)."""
-        return self._policy.logits(params, features)[:, 0]
+        return policy_logits(self._policy.config, params, features)[:, 0]
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
         """Returns the classes that are worth their cost."""

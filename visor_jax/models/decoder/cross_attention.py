@@ -42,7 +42,7 @@ class CrossAttention(nn.Module):
             (self.config.conv_kernel, d.width),
             jnp.float32,
         )
-        self.q_proj = dense(d.num_heads * d.head_dim)
+        self.q_proj = dense(d.heads_width)
         self.k_proj = dense(kv_width)
         self.v_proj = dense(kv_width)
         self.o_proj = dense(d.width, init_std=0.0)
@@ -69,11 +69,12 @@ class CrossAttention(nn.Module):
         """
         if image_kv.keys.shape[1] == 0:
             return text.hidden
-        heads, width = self.decoder.num_heads, self.decoder.width
-        queries = self._split(self.q_proj(self.text_norm(text.hidden)), heads)
+        asking = self.q_proj(self.text_norm(text.hidden))
+        queries = self._split(asking, self.decoder.num_heads)
         mixed = attend(queries, image_kv.keys, image_kv.values, text.tags, image_tags)
         sees_image = sees_shared(text.tags, image_tags)
-        looked = self.o_proj(mixed.reshape(*mixed.shape[:2], width))
+        merged = mixed.reshape(*mixed.shape[:2], self.decoder.heads_width)
+        looked = self.o_proj(merged)
         return text.hidden + jnp.where(sees_image[..., None], looked, 0)
 
     def _split(self, x: Float[Array, "B M NH"], heads: int) -> Float[Array, "B M N H"]:

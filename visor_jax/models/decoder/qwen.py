@@ -1,4 +1,4 @@
-"""The parts of a Qwen2 decoder layer; `decoder_layer` says which tokens go through.
+"""The parts of a Qwen decoder layer; `decoder_layer` says which tokens go through.
 
 Parameter names follow the published checkpoints. Norms, softmax and rotary tables are
 float32; everything else runs in the dtype of the hidden states.
@@ -31,7 +31,10 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections of self-attention; which tokens meet is the caller's business."""
+    """The projections of self-attention; which tokens meet is the caller's business.
+
+    Qwen2 and Qwen3: see `DecoderConfig`.
+    """
 
     config: DecoderConfig
     dtype: jnp.dtype
@@ -40,29 +43,35 @@ class Attention(nn.Module):
         c = self.config
 
         def heads(count: int) -> nn.Dense:
-            return Dense(
-                count * c.head_dim, c.init_std, use_bias=True, dtype=self.dtype
-            )
+            width = count * c.head_dim
+            return Dense(width, c.init_std, use_bias=c.qkv_bias, dtype=self.dtype)
 
         self.q_proj = heads(c.num_heads)
         self.k_proj = heads(c.num_kv_heads)
         self.v_proj = heads(c.num_kv_heads)
         self.o_proj = Dense(c.width, c.init_std, use_bias=False, dtype=self.dtype)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.norm_eps), RMSNorm(c.norm_eps)
 
     def queries(self, x: TokenStream) -> Float[Array, "B T N H"]:
         """Returns the rotated queries of the stream's tokens."""
         queries = self._split(self.q_proj(x.hidden), self.config.num_heads)
+        if self.config.qk_norm:
+            queries = self.q_norm(queries)
         return rotate(queries, x.rotary)
 
     def keys_values(self, x: TokenStream) -> KeyValues:
         """Returns the rotated keys and the values of the stream's tokens."""
         count = self.config.num_kv_heads
-        keys = rotate(self._split(self.k_proj(x.hidden), count), x.rotary)
+        keys = self._split(self.k_proj(x.hidden), count)
+        if self.config.qk_norm:
+            keys = self.k_norm(keys)
+        keys = rotate(keys, x.rotary)
         return KeyValues(keys, self._split(self.v_proj(x.hidden), count))
 
     def output(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Returns the heads merged and projected back to the stream's width."""
-        return self.o_proj(mixed.reshape(*mixed.shape[:2], self.config.width))
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], self.config.heads_width))
 
     def _split(self, x: Float[Array, "B T NH"], heads: int) -> Float[Array, "B T N H"]:
         # No -1 among the sizes: a stream may be empty.

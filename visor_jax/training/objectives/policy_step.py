@@ -19,7 +19,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
-from visor_jax.policy.network import PARAMS, PolicyNetwork
+from visor_jax.policy.network import PARAMS, PolicyConfig, policy_logits
 from visor_jax.training.objectives.policy_objective import (
     LABELS,
     TABLE,
@@ -80,12 +80,12 @@ def straight_through(
     return hard + (soft - jax.lax.stop_gradient(soft))
 
 
-def table_measure(policy: PolicyNetwork, kind: str) -> Measure:
+def table_measure(policy: PolicyConfig, kind: str) -> Measure:
     """Returns the measure of an objective that reads every budget's loss."""
 
     def measure(params, _, batch: ScoredBatch, key, temperature) -> Outcome:
         features = PolicyFeatures(batch.routing[:, None], batch.image[:, None])
-        logits = policy.apply({"params": params}, features)[:, 0]
+        logits = policy_logits(policy, params, features)[:, 0]
         log_probs = jax.nn.log_softmax(logits)
         if kind == TABLE:
             choice = straight_through(logits, key, temperature)
@@ -102,7 +102,7 @@ def table_measure(policy: PolicyNetwork, kind: str) -> Measure:
 
 
 def blended_measure(
-    model: VLM, policy: PolicyNetwork, budgets: BudgetSet, score: str
+    model: VLM, policy: PolicyConfig, budgets: BudgetSet, score: str
 ) -> Measure:
     """Returns the measure that blends both branches of every SELF layer.
 
@@ -115,7 +115,7 @@ def blended_measure(
         trunk = model.apply(variables, batch, method=run_trunk)
         trunk = jax.lax.stop_gradient(trunk)
         features = policy_features(trunk, _routing_slots(batch)[:, None])
-        logits = policy.apply({"params": params}, features)[:, 0]
+        logits = policy_logits(policy, params, features)[:, 0]
         choice = straight_through(logits, key, temperature)
 
         def logits_of_text(module: VLM) -> Float[Array, "B T W"]:

@@ -45,8 +45,7 @@ TABLE_OF_SPELLINGS = {
 
 @pytest.fixture(scope="module")
 def config():
-    parsed = read_config.parse(read_config.read_config_json(GOLDEN))
-    return read_config.to_vlm_config(parsed, tied=True)
+    return read_config.to_vlm_config(read_config.read_config_json(GOLDEN))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,9 @@ def test_every_wrong_key_is_in_one_error(shapes, tmp_path):
     changed[kernel] = np.ascontiguousarray(tensors[kernel][:, :-1])
     save_file(changed, tmp_path / "file")
     with pytest.raises(ValueError, match="do not fit the network") as error:
-        match(read_header(tmp_path / "file"), {}, shapes, tied=True)
+        match(
+            read_header(tmp_path / "file"), {}, shapes, keys=LLAVA_ONEVISION, tied=True
+        )
     text = str(error.value)
     assert f"missing in the files ({len(lacking)})" in text
     for key in lacking:
@@ -113,7 +114,9 @@ def test_constants_may_have_any_dtype_and_parameters_may_not(shapes, tmp_path):
     constant = "vision_tower.vision_model.embeddings.position_ids"
     tensors[constant] = np.arange(16, dtype=np.int64)[None]
     save_file(tensors, tmp_path / "file")
-    sources = match(read_header(tmp_path / "file"), {}, shapes, tied=True)
+    sources = match(
+        read_header(tmp_path / "file"), {}, shapes, keys=LLAVA_ONEVISION, tied=True
+    )
     assert len(sources) == len(tensors) - 1
     quantised = ["image_newline", TABLE]
     for key in quantised:
@@ -122,7 +125,7 @@ def test_constants_may_have_any_dtype_and_parameters_may_not(shapes, tmp_path):
     weights = read_header(tmp_path / "file")
     assert is_tied(weights, configured=True)
     with pytest.raises(ValueError, match="use the original checkpoint") as error:
-        match(weights, {}, shapes, tied=True)
+        match(weights, {}, shapes, keys=LLAVA_ONEVISION, tied=True)
     assert [key for key in tensors if f"    {key} is I8" in str(error.value)] == (
         [key for key in tensors if key in quantised]
     )
@@ -151,7 +154,13 @@ def test_an_untied_network_needs_its_head(config):
     )
     expected = re.escape(f"missing in the files (1):\n    {HEAD} (264, 32)")
     with pytest.raises(ValueError, match=expected):
-        match(read_header(FILE), {}, parameter_shapes(untied), tied=False)
+        match(
+            read_header(FILE),
+            {},
+            parameter_shapes(untied),
+            keys=LLAVA_ONEVISION,
+            tied=False,
+        )
 
 
 def test_arrays_are_split_and_cast_as_asked(shapes):
@@ -161,7 +170,7 @@ def test_arrays_are_split_and_cast_as_asked(shapes):
         shapes,
         param_shardings(shapes, mesh),
     )
-    sources = match(read_header(FILE), {}, shapes, tied=True)
+    sources = match(read_header(FILE), {}, shapes, keys=LLAVA_ONEVISION, tied=True)
     params = read_params(sources, expected)
     shardings = jax.tree.map(lambda x: x.sharding, params)
     assert shardings == jax.tree.map(lambda x: x.sharding, expected)

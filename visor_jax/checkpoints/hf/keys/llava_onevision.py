@@ -1,7 +1,7 @@
 """Names of the whole LLaVA-OneVision network: both towers and what joins them."""
 
 from visor_jax.checkpoints.hf.keys.key_map import LINEAR, KeyRule
-from visor_jax.checkpoints.hf.keys.qwen import QWEN2
+from visor_jax.checkpoints.hf.keys.qwen import QWEN
 from visor_jax.checkpoints.hf.keys.siglip import SIGLIP
 
 LLAVA_ONEVISION: tuple[KeyRule, ...] = (
@@ -13,5 +13,5 @@ LLAVA_ONEVISION: tuple[KeyRule, ...] = (
     ),
     KeyRule("multi_modal_projector.{name}.bias", "multi_modal_projector/{name}/bias"),
     KeyRule("image_newline", "image_newline"),
-    *QWEN2,
+    *QWEN,
 )

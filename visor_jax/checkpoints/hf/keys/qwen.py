@@ -1,11 +1,11 @@
-"""Names of the Qwen2 decoder and its head: canonical Hugging Face key, path, layout."""
+"""Names of a Qwen decoder and its head: canonical Hugging Face key, path, layout."""
 
 from visor_jax.checkpoints.hf.keys.key_map import LINEAR, KeyRule
 
 _THEIR_LAYER = "language_model.layers.{i}."
 _OUR_LAYER = "language_model/layers_{i}/"
 
-QWEN2: tuple[KeyRule, ...] = (
+QWEN: tuple[KeyRule, ...] = (
     KeyRule(
         "language_model.embed_tokens.weight", "language_model/embed_tokens/embedding"
     ),
@@ -20,6 +20,10 @@ QWEN2: tuple[KeyRule, ...] = (
     KeyRule(
         _THEIR_LAYER + "self_attn.{name}_proj.bias",
         _OUR_LAYER + "self_attn/{name}_proj/bias",
+    ),
+    KeyRule(
+        _THEIR_LAYER + "self_attn.{name}_norm.weight",
+        _OUR_LAYER + "self_attn/{name}_norm/scale",
     ),
     KeyRule(
         _THEIR_LAYER + "mlp.{name}_proj.weight",

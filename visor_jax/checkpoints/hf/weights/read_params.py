@@ -6,7 +6,7 @@ each straight into its dtype and onto its devices: the model is never twice in m
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -16,12 +16,12 @@ import numpy as np
 from visor_jax.checkpoints.hf.keys.key_layouts import canonical_keys, published
 from visor_jax.checkpoints.hf.keys.key_map import (
     SAME,
+    KeyRule,
     Target,
     Transform,
     to_ours,
     to_theirs,
 )
-from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
 from visor_jax.checkpoints.hf.weights.safetensors_file import DTYPES, TensorInfo
 from visor_jax.checkpoints.hf.weights.weights_folder import VISOR
 from visor_jax.checkpoints.tree_report import listing
@@ -50,11 +50,6 @@ class Source:
 
     info: TensorInfo
     transform: Transform = SAME
-
-
-def is_published(path: str) -> bool:
-    """Returns whether LLaVA-OneVision has this parameter ("a/b/kernel")."""
-    return to_theirs(path, LLAVA_ONEVISION) is not None
 
 
 def visor_key(path: str) -> str:
@@ -98,6 +93,7 @@ def match(
     visor_weights: Mapping[str, TensorInfo],
     expected: Params,
     *,
+    keys: Sequence[KeyRule],
     tied: bool,
     allow_new: bool = False,
 ) -> dict[str, Source]:
@@ -107,6 +103,7 @@ def match(
       weights: {key as stored: info} of the published network.
       visor_weights: the same of VISOR parameters.
       expected: arrays or `jax.ShapeDtypeStruct`s of all parameters.
+      keys: names of the published network's parameters.
       tied: see `is_tied`; a stored copy of the embeddings is passed over.
       allow_new: whether VISOR parameters may be absent, to be made new.
 
@@ -117,7 +114,7 @@ def match(
     paths = flax.traverse_util.flatten_dict(expected, sep="/")
     problems: dict[str, list[str]] = {title: [] for title in _PROBLEMS}
     sources: dict[str, Source] = {}
-    for key, info, found in _stored(weights, visor_weights, tied=tied):
+    for key, info, found in _stored(weights, visor_weights, keys, tied=tied):
         if found is None or found.name not in paths:
             problems[_UNEXPECTED].append(f"{key} {info.shape}")
             continue
@@ -128,7 +125,7 @@ def match(
         if info.dtype is None:
             problems[_UNREADABLE].append(f"{key} is {info.stored_as}")
     for path in paths.keys() - sources.keys():
-        found = to_theirs(path, LLAVA_ONEVISION)
+        found = to_theirs(path, keys)
         if found is not None:
             shape = found.transform.torch_shape(paths[path].shape)
             problems[_MISSING].append(f"{published(found.name)} {shape}")
@@ -146,16 +143,18 @@ def match(
 def _stored(
     weights: Mapping[str, TensorInfo],
     visor_weights: Mapping[str, TensorInfo],
+    keys: Sequence[KeyRule],
     *,
     tied: bool,
 ) -> Iterator[tuple[str, TensorInfo, Target | None]]:
     """Yields (key as stored, info, where it leads) of everything that is to be read."""
     for key, stored in canonical_keys(weights).items():
         if not (tied and key == _HEAD):
-            yield stored, weights[stored], to_ours(key, LLAVA_ONEVISION)
+            yield stored, weights[stored], to_ours(key, keys)
     for key, info in visor_weights.items():
         path = key.replace(".", "/")
-        yield key, info, None if is_published(path) else Target(path, SAME)
+        published_too = to_theirs(path, keys) is not None
+        yield key, info, None if published_too else Target(path, SAME)
 
 
 def read_params(sources: Mapping[str, Source], expected: Params) -> Params:

@@ -23,9 +23,14 @@ import numpy as np
 from etils import epath
 
 from visor_jax.checkpoints import layout
+from visor_jax.checkpoints.hf.backbones import backbone_of
 from visor_jax.checkpoints.hf.keys.key_layouts import published
-from visor_jax.checkpoints.hf.keys.key_map import SAME, Transform, to_theirs
-from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
+from visor_jax.checkpoints.hf.keys.key_map import (
+    SAME,
+    KeyRule,
+    Transform,
+    to_theirs,
+)
 from visor_jax.checkpoints.hf.model_card import model_card
 from visor_jax.checkpoints.hf.weights.read_params import visor_key
 from visor_jax.checkpoints.hf.weights.safetensors_file import DTYPES, write_file
@@ -39,14 +44,13 @@ from visor_jax.checkpoints.hf.weights.weights_folder import (
     extreme_budgets,
     write_visor_description,
 )
-from visor_jax.checkpoints.hf.write_config import to_config_json
 from visor_jax.checkpoints.restore import list_arrays, read_some_arrays
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.checkpoints.workdir_files import (
     PROCESSING_FILES,
     copy_files,
     processing_folder,
 )
-from visor_jax.models.config import VLMConfig
 
 # Bytes of arrays that are read at a time.
 _GROUP = 256 * 2**20
@@ -90,25 +94,24 @@ def write_folder(
       ValueError: for a damaged checkpoint, or a network that is no LLaVA-OneVision.
     """
     step, out = layout.absolute(step), Path(out)
-    metadata = layout.read_step_metadata(step)
-    config = VLMConfig.from_dict(metadata["model"])
+    stored = StoredNetwork.of(step)
+    config, source, budgets = stored.config, stored.source, stored.budgets.names
     arrays = list_arrays(step, layout.PARAMS)
     target = _dtype(arrays, dtype)
-    source = metadata.get("source") or {}
-    config_json = to_config_json(config, source.get("config"), target.name)
-    theirs, visor = _tensors(arrays)
+    backbone = backbone_of(source)
+    config_json = backbone.write_config(config, source, target.name)
+    theirs, visor = _tensors(arrays, backbone.keys)
     out.mkdir(parents=True, exist_ok=True)
     written = _write_shards(step, out, theirs, target, max_shard_size)
     if visor:
         _write(step, out / VISOR, visor, target)
         written.append(VISOR)
-    budgets = tuple(metadata["budgets"])
     # config.json describes dense networks and no budgets.
     if visor or not config.plan.is_dense or budgets != extreme_budgets(config.plan):
         write_visor_description(out, VisorDescription(config=config, budgets=budgets))
         written.append(VISOR_CONFIG)
     copied = copy_files(PROCESSING_FILES, processing_folder(step), out)
-    card = model_card(config, metadata, target.name, written)
+    card = model_card(config, stored.metadata, target.name, written)
     (out / "README.md").write_text(card)
     # Last: without it a folder that was not finished cannot be taken for a model.
     _write_json(out / CONFIG, config_json)
@@ -127,12 +130,12 @@ def _dtype(arrays: dict[str, jax.ShapeDtypeStruct], name: str | None) -> np.dtyp
 
 
 def _tensors(
-    arrays: dict[str, jax.ShapeDtypeStruct],
+    arrays: dict[str, jax.ShapeDtypeStruct], keys: Sequence[KeyRule]
 ) -> tuple[list[_Tensor], list[_Tensor]]:
-    """Returns the tensors of LLaVA-OneVision, and those that VISOR adds."""
+    """Returns the tensors that the keys name, and those that VISOR adds."""
     theirs, visor = [], []
     for path, array in sorted(arrays.items(), key=lambda item: _natural(item[0])):
-        found = to_theirs(path, LLAVA_ONEVISION)
+        found = to_theirs(path, keys)
         if found is None:
             visor.append(_Tensor(visor_key(path), path, array.shape, SAME))
             continue

@@ -62,7 +62,10 @@ class Decoder(nn.Module):
         )
         self.layers = [
             DecoderLayer(
-                c.decoder, c.adapter if kind is LayerKind.CROSS else None, dtype
+                c.decoder,
+                c.adapter if kind is LayerKind.CROSS else None,
+                dtype,
+                c.attention,
             )
             for kind in c.plan.kinds
         ]

@@ -19,13 +19,13 @@ from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.models.vision import siglip
 from visor_jax.models.vision.siglip import group_size
 from visor_jax.models.vlm import VLM
-from visor_jax.ops import attention
 
 # A page of 1700 by 2200 pixels: 30 tiles and the whole.
 CROPS, IMAGE, TEXT = 31, 7353, 40
 # All layers of a kind are alike: their full widths matter, not how many they are.
 VISION = dataclasses.replace(llava_ov_0p5b().vision, num_layers=1)
 FULL = llava_ov_0p5b().replace(vision=VISION)
+LONGEST_PLAIN = "visor_jax.ops.kernels.plain.LONGEST_PLAIN"
 
 
 def shapes_in(jaxpr: core.Jaxpr) -> Iterator[tuple[int, ...]]:
@@ -91,7 +91,7 @@ def test_long_texts_of_a_visor_network_are_no_exception():
 
 
 def test_the_plain_form_would_hold_one(monkeypatch):
-    monkeypatch.setattr(attention, "LONGEST_PLAIN", 10**9)
+    monkeypatch.setattr(LONGEST_PLAIN, 10**9)
     shapes = prefill_shapes(FULL.replace(plan=type(FULL.plan).dense(1)), text=IMAGE)
     # Text looks at the image: scores of all heads of a group, one for every pair.
     assert any(
@@ -117,7 +117,7 @@ def test_the_network_is_the_same_in_either_form(monkeypatch):
         )
 
     (_, expected), expected_gradient = run()
-    monkeypatch.setattr(attention, "LONGEST_PLAIN", 0)
+    monkeypatch.setattr(LONGEST_PLAIN, 0)
     (_, found), gradient = run()
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found[mask], expected[mask], **REORDERED)

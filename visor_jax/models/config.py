@@ -168,6 +168,9 @@ class VLMConfig:
     remat: what the backward pass computes again instead of storing it: "layer", every
       decoder layer and tower block; "gated", SELF layers, because a layer behind a shut
       gate would otherwise still hand zeros of its activations to the backward pass.
+    attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
+      (which checks it); "auto" chooses by shapes and platform. The machine's business,
+      not the network's: `to_dict` leaves it out, and a checkpoint runs anywhere.
     """
 
     vision: VisionConfig
@@ -181,6 +184,7 @@ class VLMConfig:
     reading_classes: int = 10
     compute_dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         if self.decoder.num_heads % self.adapter.num_kv_heads:
@@ -207,11 +211,15 @@ class VLMConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values from which `from_dict` rebuilds the config."""
+        """Returns plain JSON values from which `from_dict` rebuilds the config.
+
+        All but `attention`, which is "auto" again.
+        """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
+        del fields["attention"]
         return fields
 
     @classmethod

@@ -42,7 +42,7 @@ def new_parameters(config: VLMConfig, paths: Collection[str], *, seed: int) -> P
 
 def _init(config: VLMConfig, reading: bool) -> Callable[[jax.Array], Params]:
     # Parameters do not depend on how activations are computed.
-    model = VLM(config.replace(compute_dtype="float32", remat="none"))
+    model = VLM(config.replace(compute_dtype="float32", remat="none", attention="auto"))
     gates = (True,) * len(config.plan.self_layers)
 
     def init(key: jax.Array) -> Params:

@@ -59,7 +59,9 @@ class VLM(nn.Module):
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
-        self.vision_tower = VisionTower(c.vision, dtype, c.remat == "layer")
+        self.vision_tower = VisionTower(
+            c.vision, dtype, c.remat == "layer", c.attention
+        )
         grid = c.vision.patches_per_side if c.grid_embedding else None
         self.multi_modal_projector = Projector(
             c.decoder.width, dtype, c.projector_init_std, grid

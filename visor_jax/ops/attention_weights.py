@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from visor_jax.ops.attention import KeyPart
+from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.masks import HIDDEN, TokenTags, visible
 
 

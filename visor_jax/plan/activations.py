@@ -18,14 +18,14 @@ hands on copies: of its inputs, once for each branch, and of its layer's paramet
 
 "All of a layer" counts what the products of a layer read: norms, queries, keys and
 values, mixed values, the MLP's four arrays. Attention in blocks keeps no scores
-(`visor_jax.ops.attention.LONGEST_PLAIN` decides), the plain form keeps them in float32.
+(`visor_jax.ops.attention` chooses), the plain form keeps them in float32.
 """
 
 import dataclasses
 
 from visor_jax.budget import Budget
-from visor_jax.models.config import DecoderConfig, VisionConfig, VLMConfig
-from visor_jax.ops.attention import LONGEST_PLAIN
+from visor_jax.models.config import DecoderConfig, VLMConfig
+from visor_jax.ops.attention import writes_scores
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # Logits, logarithms of probabilities, and the gradient.
@@ -47,7 +47,7 @@ class DeviceBatch:
 
 
 def decoder_layer_numbers(
-    decoder: DecoderConfig, *, queries: int, keys: int
+    config: VLMConfig, *, queries: int, keys: int
 ) -> tuple[int, int]:
     """Returns (numbers of the compute dtype, float32 scores) that a whole layer keeps.
 
@@ -55,6 +55,7 @@ def decoder_layer_numbers(
       queries: tokens whose hidden states it makes.
       keys: tokens whose keys and values it makes and attends to.
     """
+    decoder = config.decoder
     d, kv = decoder.width, decoder.num_kv_heads * decoder.head_dim
     # Input, norm, after attention, norm; queries, mixed; gate, up, silu, product.
     numbers = queries * (4 * d + 2 * decoder.heads_width + 4 * decoder.mlp_width)
@@ -62,23 +63,24 @@ def decoder_layer_numbers(
     if decoder.qk_norm:
         # Queries and keys as they come from their projections.
         numbers += queries * decoder.heads_width + keys * kv
-    return numbers, _scores(decoder.num_heads, queries, keys)
+    return numbers, _scores(config, decoder.num_heads, queries, keys)
 
 
-def tower_block_numbers(vision: VisionConfig, *, crops: int) -> tuple[int, int]:
+def tower_block_numbers(config: VLMConfig, *, crops: int) -> tuple[int, int]:
     """Returns (numbers of the compute dtype, float32 scores) that a whole block keeps.
 
     Args:
       crops: of all rows together.
     """
-    patches = vision.num_patches
+    vision, patches = config.vision, config.vision.num_patches
     # Input, norm, q, k, v, mixed values, after attention, norm; before and after gelu.
     numbers = crops * patches * (8 * vision.width + 2 * vision.mlp_width)
-    return numbers, crops * _scores(vision.num_heads, patches, patches)
+    return numbers, crops * _scores(config, vision.num_heads, patches, patches)
 
 
-def _scores(heads: int, queries: int, keys: int) -> int:
-    return heads * queries * keys if queries * keys <= LONGEST_PLAIN else 0
+def _scores(config: VLMConfig, heads: int, queries: int, keys: int) -> int:
+    kept = writes_scores(queries, keys, kernel=config.attention)
+    return heads * queries * keys if kept else 0
 
 
 def kept_by_block(config: VLMConfig, batch: DeviceBatch) -> int:
@@ -86,7 +88,7 @@ def kept_by_block(config: VLMConfig, batch: DeviceBatch) -> int:
     size, crops = BYTES[config.compute_dtype], batch.rows * batch.crops
     if config.remat == "layer":
         return size * crops * config.vision.num_patches * config.vision.width
-    numbers, scores = tower_block_numbers(config.vision, crops=crops)
+    numbers, scores = tower_block_numbers(config, crops=crops)
     return size * numbers + 4 * scores
 
 
@@ -147,7 +149,7 @@ def worked_on_layer(config: VLMConfig, batch: DeviceBatch, layer: int) -> int:
 def worked_on_block(config: VLMConfig, batch: DeviceBatch) -> int:
     """Returns the bytes of a tower block computed again for one group of crops."""
     size, crops = BYTES[config.compute_dtype], batch.rows * batch.crops_at_once
-    numbers, scores = tower_block_numbers(config.vision, crops=crops)
+    numbers, scores = tower_block_numbers(config, crops=crops)
     gradients = 2 * config.vision.mlp_width + 2 * config.vision.width
     numbers += crops * config.vision.num_patches * gradients
     return size * numbers + 2 * 4 * scores
@@ -164,7 +166,7 @@ def logits_bytes(decoder: DecoderConfig, batch: DeviceBatch, *, tensor: int) -> 
 
 
 def _bytes_of_layer(config: VLMConfig, batch: DeviceBatch, tokens: int) -> int:
-    numbers, scores = decoder_layer_numbers(config.decoder, queries=tokens, keys=tokens)
+    numbers, scores = decoder_layer_numbers(config, queries=tokens, keys=tokens)
     size = BYTES[config.compute_dtype]
     return batch.rows * (size * numbers + 4 * scores)
 
@@ -176,6 +178,6 @@ def _adapter_bytes(config: VLMConfig, batch: DeviceBatch) -> int:
     numbers = image * (2 * decoder.width + 2 * heads * decoder.head_dim)
     # Norm and what is looked up; queries and mixed values.
     numbers += text * 2 * (decoder.width + decoder.heads_width)
-    scores = _scores(decoder.num_heads, text, image)
+    scores = _scores(config, decoder.num_heads, text, image)
     size = BYTES[config.compute_dtype]
     return batch.rows * (size * numbers + 4 * scores)

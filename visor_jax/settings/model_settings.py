@@ -3,10 +3,9 @@
 import dataclasses
 
 from visor_jax.layer_plan import LayerPlan
-from visor_jax.models.config import (
-    VLMConfig,
-)
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense, variant
+from visor_jax.ops.attention import check_kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,16 +22,19 @@ class ModelSettings:
     reading_layers: tuple[int, ...] | None = None
     compute_dtype: str | None = None
     remat: str | None = None
+    attention: str | None = None
 
     def build(self) -> VLMConfig:
         """Returns the network's configuration. Raises ValueError if impossible."""
         config = self._with_plan(variant(self.variant))
         overrides = {
             name: value
-            for name in ("reading_layers", "compute_dtype", "remat")
+            for name in ("reading_layers", "compute_dtype", "remat", "attention")
             if (value := getattr(self, name)) is not None
         }
-        return config.replace(**overrides)
+        config = config.replace(**overrides)
+        check_kernel(config.attention)
+        return config
 
     def _with_plan(self, config: VLMConfig) -> VLMConfig:
         if self.plan not in ("visor", "dense"):

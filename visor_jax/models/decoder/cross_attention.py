@@ -14,8 +14,9 @@ from visor_jax.models.config import AdapterConfig, DecoderConfig
 from visor_jax.models.decoder.kv_cache import KeyValues
 from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.ops.attention import attend
+from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.depthwise_conv import depthwise_conv
+from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
 from visor_jax.ops.masks import TokenTags, sees_shared
 
@@ -26,6 +27,7 @@ class CrossAttention(nn.Module):
     config: AdapterConfig
     decoder: DecoderConfig
     dtype: jnp.dtype
+    attention: str = AUTO
 
     def setup(self) -> None:
         d = self.decoder
@@ -71,7 +73,8 @@ class CrossAttention(nn.Module):
             return text.hidden
         asking = self.q_proj(self.text_norm(text.hidden))
         queries = self._split(asking, self.decoder.num_heads)
-        mixed = attend(queries, image_kv.keys, image_kv.values, text.tags, image_tags)
+        part = KeyPart(image_kv.keys, image_kv.values, image_tags)
+        mixed = attend(queries, [part], text.tags, kernel=self.attention)
         sees_image = sees_shared(text.tags, image_tags)
         merged = mixed.reshape(*mixed.shape[:2], self.decoder.heads_width)
         looked = self.o_proj(merged)

@@ -74,7 +74,9 @@ class Decoder(nn.Module):
             embedding_init=nn.initializers.normal(c.decoder.embedding_init_std),
         )
         self.layers = [
-            DecoderLayer(c.decoder, c.adapter if kind.has_adapter else None, dtype)
+            DecoderLayer(
+                c.decoder, c.adapter if kind.has_adapter else None, dtype, c.attention
+            )
             for kind in c.plan.kinds
         ]
         self.ways = tuple(WAYS[kind] for kind in c.plan.kinds)

@@ -26,8 +26,9 @@ from visor_jax.models.decoder.cross_attention import CrossAttention
 from visor_jax.models.decoder.kv_cache import KeyValues, LayerCache
 from visor_jax.models.decoder.qwen import MLP, Attention, RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.ops.attention import KeyPart, attend_to_parts
+from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.attention_weights import attention_weights
+from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.masks import TokenTags
 
 
@@ -54,11 +55,15 @@ LayerResult = tuple[TokenStream, ImageStream, LayerCache]
 
 
 class DecoderLayer(nn.Module):
-    """Qwen2 layer, with a text-to-image adapter if `adapter` is given (CROSS)."""
+    """Qwen2 layer, with a text-to-image adapter if `adapter` is given (CROSS).
+
+    attention: the kernel's name (`visor_jax.ops.attention`).
+    """
 
     config: DecoderConfig
     adapter: AdapterConfig | None
     dtype: jnp.dtype
+    attention: str = AUTO
 
     def setup(self) -> None:
         c = self.config
@@ -67,7 +72,9 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.norm_eps)
         self.mlp = MLP(c, self.dtype)
         if self.adapter is not None:
-            self.cross_attention = CrossAttention(self.adapter, c, self.dtype)
+            self.cross_attention = CrossAttention(
+                self.adapter, c, self.dtype, self.attention
+            )
 
     def text_only(
         self, text: TokenStream, image: ImageStream, past: Past | None = None
@@ -166,7 +173,8 @@ class DecoderLayer(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns x's hidden states after attention over all of `seen` and the MLP."""
         parts = [KeyPart(kv.keys, kv.values, tags) for kv, tags in seen]
-        mixed = attend_to_parts(self.self_attn.queries(normed), parts, x.tags)
+        queries = self.self_attn.queries(normed)
+        mixed = attend(queries, parts, x.tags, kernel=self.attention)
         hidden = x.hidden + self.self_attn.output(mixed)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.config import VisionConfig
-from visor_jax.ops.attention import attend
+from visor_jax.ops.attention import AUTO, attend
+from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
 
 # Patches that go through the tower together, at most. Larger groups only take more
@@ -27,6 +28,7 @@ class VisionAttention(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    attention: str
 
     def setup(self) -> None:
         width, std = self.config.width, self.config.init_std
@@ -41,7 +43,9 @@ class VisionAttention(nn.Module):
             projection(x).reshape(heads)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attend(query, key, value).reshape(x.shape))
+        part = KeyPart(key, value, None)
+        mixed = attend(query, [part], kernel=self.attention)
+        return self.out_proj(mixed.reshape(x.shape))
 
 
 class VisionMLP(nn.Module):
@@ -64,10 +68,11 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    attention: str
 
     def setup(self) -> None:
         self.layer_norm1 = _norm(self.config, self.dtype)
-        self.self_attn = VisionAttention(self.config, self.dtype)
+        self.self_attn = VisionAttention(self.config, self.dtype, self.attention)
         self.layer_norm2 = _norm(self.config, self.dtype)
         self.mlp = VisionMLP(self.config, self.dtype)
 
@@ -105,11 +110,14 @@ class Encoder(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype
     remat: bool
+    attention: str
 
     def setup(self) -> None:
         block = nn.remat(VisionBlock) if self.remat else VisionBlock
         count = self.config.num_layers
-        self.layers = [block(self.config, self.dtype) for _ in range(count)]
+        self.layers = [
+            block(self.config, self.dtype, self.attention) for _ in range(count)
+        ]
 
     def __call__(
         self, groups: Float[Array, "groups B P E"]
@@ -134,15 +142,16 @@ class Encoder(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its pooling head."""
+    """SigLIP without its pooling head. attention: the kernel's name."""
 
     config: VisionConfig
     dtype: jnp.dtype
     remat: bool = False
+    attention: str = AUTO
 
     def setup(self) -> None:
         self.embeddings = PatchEmbeddings(self.config, self.dtype)
-        self.encoder = Encoder(self.config, self.dtype, self.remat)
+        self.encoder = Encoder(self.config, self.dtype, self.remat, self.attention)
         self.post_layernorm = _norm(self.config, self.dtype)
 
     def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:

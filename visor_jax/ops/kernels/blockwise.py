@@ -13,6 +13,7 @@ every valid key of the one lies after every query of the other; for tokens in or
 Positions decide that, so tokens in any order are right; in order they are also fast.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax.ops.gating import updated_if
+from visor_jax.ops.kernels.kernel import KeyPart, joined
 from visor_jax.ops.masks import HIDDEN, TokenTags, mask_bias
 
 # Tokens in a block, at most: large enough for products that use the machine fully,
@@ -27,6 +29,29 @@ from visor_jax.ops.masks import HIDDEN, TokenTags, mask_bias
 BLOCK = 256
 # Blocks are a multiple of this.
 _STEP = 16
+
+
+class BlockwiseKernel:
+    """`blockwise_attend` over the parts joined: for any length, on any platform."""
+
+    writes_scores = False
+
+    def refuses(
+        self, query: Array, parts: Sequence[KeyPart], platform: str
+    ) -> str | None:
+        """Returns None."""
+        del query, parts, platform
+        return None
+
+    def __call__(
+        self,
+        query: Float[Array, "B Q N H"],
+        parts: Sequence[KeyPart],
+        query_tags: TokenTags | None,
+    ) -> Float[Array, "B Q N H"]:
+        """Returns `blockwise_attend`."""
+        key, value, tags = joined(parts)
+        return blockwise_attend(query, key, value, query_tags, tags)
 
 
 class _Tags(NamedTuple):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 
 from tests.tolerances import BFLOAT16, GRADIENT, REORDERED
-from visor_jax.ops import attention
-from visor_jax.ops.attention import attend, plain_attend
 from visor_jax.ops.kernels.blockwise import _block_length, blockwise_attend
+from visor_jax.ops.kernels.kernel import KeyPart
+from visor_jax.ops.kernels.plain import plain_attend
 from visor_jax.ops.masks import TokenTags, visible
 
 BATCH, WIDTH = 2, 4
@@ -45,10 +45,14 @@ def random_tags(rng, length, order=False):
     return TokenTags(*(jnp.asarray(x) for x in (positions, segments, valid)))
 
 
+def plainly(query, key, value, query_tags=None, key_tags=None):
+    return plain_attend(query, [KeyPart(key, value, key_tags)], query_tags)
+
+
 @functools.partial(jax.jit, static_argnames="block")
 def both(query, key, value, query_tags, key_tags, *, block):
     inputs = (query, key, value, query_tags, key_tags)
-    return blockwise_attend(*inputs, block=block), plain_attend(*inputs)
+    return blockwise_attend(*inputs, block=block), plainly(*inputs)
 
 
 # Queries, keys, heads, most tokens in a block. Every entry is compiled once.
@@ -94,7 +98,7 @@ def test_gradients_are_those_of_the_plain_form(order):
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
 
     found = gradient(functools.partial(blockwise_attend, block=16))
-    for one, other in zip(found, gradient(plain_attend), strict=True):
+    for one, other in zip(found, gradient(plainly), strict=True):
         assert np.abs(other).max() > 0.1
         np.testing.assert_allclose(one, other, **GRADIENT)
 
@@ -127,7 +131,7 @@ def test_blocks_in_the_future_are_skipped():
 def test_large_scores_do_not_overflow():
     query, key, value = arrays(np.random.default_rng(0), 20, 20)
     found = blockwise_attend(1e3 * query, 1e3 * key, value, block=16)
-    expected = plain_attend(1e3 * query, 1e3 * key, value)
+    expected = plainly(1e3 * query, 1e3 * key, value)
     np.testing.assert_allclose(found, expected, **REORDERED)
 
 
@@ -143,7 +147,7 @@ def test_bfloat16_keeps_its_dtype_and_most_of_its_digits():
     found, gradients = run(*narrow)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(
-        np.asarray(found, np.float32), plain_attend(*wide), **BFLOAT16
+        np.asarray(found, np.float32), plainly(*wide), **BFLOAT16
     )
     assert {g.dtype for g in gradients} == {jnp.dtype(jnp.bfloat16)}
 
@@ -154,15 +158,3 @@ def test_bfloat16_keeps_its_dtype_and_most_of_its_digits():
 )
 def test_blocks_are_of_equal_length_with_little_padding(length, most, expected):
     assert _block_length(length, most) == expected
-
-
-def test_length_alone_chooses_the_form(monkeypatch):
-    monkeypatch.setattr(attention, "LONGEST_PLAIN", 20 * 30)
-    rng = np.random.default_rng(0)
-
-    def form(*lengths):
-        text = str(jax.make_jaxpr(attend)(*arrays(rng, *lengths)))
-        return "blockwise" if "scan" in text else "plain"
-
-    assert form(20, 30) == form(30, 20) == form(1, 600) == "plain"
-    assert form(20, 31) == form(1, 601) == "blockwise"

@@ -13,6 +13,7 @@ from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.runtime import atomic_write
 
 # Subsets of one size that the guided search goes on from.
 BEAM = 2
@@ -156,7 +157,7 @@ def write_budget_file(file: Path, name: str, done: Sweep, **facts: Any) -> None:
         ],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    atomic_write.write_json(file, content)
 
 
 def read_budget_file(file: Path, plan: LayerPlan) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ import numpy as np
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.policy.scores import ScoredSamples
+from visor_jax.runtime import atomic_write
 
 FORMAT = 2
 NETWORK, SEEN = "network.json", "seen.npz"
@@ -67,7 +68,7 @@ class ScoreCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / NETWORK
         if not file.exists():
-            _replace(file, lambda stream: stream.write(text.encode()))
+            atomic_write.write_text(file, text)
 
     def of_batch(
         self, batch: Batch, budgets: BudgetSet, score: Scorer
@@ -152,15 +153,7 @@ def _read(
 
 def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     file.parent.mkdir(exist_ok=True)
-    _replace(file, lambda stream: np.savez(stream, **arrays))
-
-
-def _replace(file: Path, write: Callable[[Any], Any]) -> None:
-    """Writes a file that a reader never sees half of."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        write(stream)
-    temporary.replace(file)
+    atomic_write.write_file(file, lambda stream: np.savez(stream, **arrays))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

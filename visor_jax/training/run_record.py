@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from visor_jax.runtime import atomic_write
 from visor_jax.runtime.agreement import code_digest
 from visor_jax.runtime.machine import describe_start, git_commit, package_versions
 
@@ -42,7 +43,7 @@ def write_run_record(
     file.parent.mkdir(parents=True, exist_ok=True)
     starts = _read(file).get("starts", []) if file.exists() else []
     record = {"config": _as_json(config), "starts": [*starts, describe_start()]}
-    _write_json(file, record)
+    atomic_write.write_json(file, record)
     return record
 
 
@@ -50,7 +51,7 @@ def write_data_record(
     workdir: str | os.PathLike[str], record: Mapping[str, Any]
 ) -> None:
     """Writes what the run reads to data.json, atomically. On process 0 only."""
-    _write_json(Path(workdir) / DATA, record)
+    atomic_write.write_json(Path(workdir) / DATA, record)
 
 
 def check_same_run(
@@ -103,12 +104,6 @@ def shared_facts(config: Mapping[str, Any]) -> dict[str, str]:
         **package_versions(),
         "devices": devices,
     }
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

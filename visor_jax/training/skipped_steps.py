@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from visor_jax.runtime import atomic_write
 from visor_jax.training.state import SkippedSteps, TrainState
 
 SKIPPED = "skipped_steps.json"
@@ -104,6 +105,5 @@ class SkippedStepsFile:
     def _write(self, count: int, steps: list[int]) -> None:
         size = self._batch_size
         rows = [{"step": s, "rows": [(s - 1) * size, s * size]} for s in steps]
-        temporary = self._file.with_suffix(".writing")
-        temporary.write_text(json.dumps({"count": count, "steps": rows}) + "\n")
-        temporary.replace(self._file)
+        content = json.dumps({"count": count, "steps": rows}) + "\n"
+        atomic_write.write_text(self._file, content)

@@ -178,9 +178,7 @@ BROKEN = {
     "invalid keys are seen": _changed(valid=jnp.ones_like),
     "the future is seen": _changed(order=jnp.zeros_like),
     "place in memory counts as order": _changed(
-        order=lambda order: jnp.broadcast_to(
-            jnp.arange(order.shape[1]), order.shape
-        )
+        order=lambda order: jnp.broadcast_to(jnp.arange(order.shape[1]), order.shape)
     ),
     "wrong heads share": _heads_the_other_way,
     "the last part is forgotten": lambda query, parts, tags: plain_attend(

@@ -8,7 +8,6 @@ file's name says what was measured and how, so that a stale one is never read:
 
 import dataclasses
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from visor_jax.data.conversations.conversation_set import ConversationSet
 from visor_jax.data.conversations.length_workers import measure
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.training_samples import Lengths, TrainingProcessor
+from visor_jax.runtime import atomic_write
 
 _logger = logging.getLogger(__name__)
 
@@ -145,15 +145,12 @@ def mixture_lengths(
 
 def _save(file: Path, index: LengthIndex) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as content:
-        np.savez_compressed(
-            content,
-            refused_rows=np.array(list(index.refused), np.int64),
-            refused_why=np.array(list(index.refused.values()), np.str_),
-            **{name: getattr(index, name) for name in _FIELDS},
-        )
-    temporary.replace(file)
+    arrays = {
+        "refused_rows": np.array(list(index.refused), np.int64),
+        "refused_why": np.array(list(index.refused.values()), np.str_),
+        **{name: getattr(index, name) for name in _FIELDS},
+    }
+    atomic_write.write_file(file, lambda stream: np.savez_compressed(stream, **arrays))
 
 
 def _load(file: Path, samples: int) -> LengthIndex | None:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visor_jax.runtime import atomic_write
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 BAD_ITEMS = "bad_items.jsonl"
@@ -112,13 +114,6 @@ def describe_file(file: Path) -> ShardFile:
     return ShardFile(file=file.name, bytes=file.stat().st_size, sha256=digest)
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Writes JSON in one step: the file is there as a whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(file)
-
-
 def write_manifest(
     directory: Path, shards: list[dict[str, Any]], facts: Mapping[str, Any]
 ) -> None:
@@ -130,7 +125,7 @@ def write_manifest(
         **facts,
         "shards": shards,
     }
-    write_json(directory / MANIFEST, content)
+    atomic_write.write_json(directory / MANIFEST, content)
 
 
 def _parse(directory: Path, content: bytes) -> Manifest:

@@ -11,8 +11,6 @@ relative cost and number of SELF layers that are on.
 """
 
 import dataclasses
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from visor_jax.evals.pages.policy_references import (
 from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.choose import choose
 from visor_jax.policy.scores import ScoredSamples
+from visor_jax.runtime import atomic_write
 
 POLICY_JSON, CALIBRATION = "policy.json", "calibration.png"
 PREFERENCES = (-5.0, 0.0, 5.0, 10.0, 20.0, 30.0)
@@ -107,10 +106,8 @@ def write_policy_report(
         (out / CALIBRATION).unlink(missing_ok=True)
     else:
         draw_calibration(report["calibration"], out / CALIBRATION)
-    temporary = out / f".{POLICY_JSON}.{os.getpid()}"
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
     # Last: whoever finds policy.json finds everything else.
-    temporary.replace(out / POLICY_JSON)
+    atomic_write.write_json(out / POLICY_JSON, report)
     return _table(report)
 
 

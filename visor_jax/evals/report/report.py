@@ -10,7 +10,6 @@ them all.
 
 import dataclasses
 import datetime
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from visor_jax.evals.report import markdown, pictures
 from visor_jax.evals.report.rows import EvaluatedRun, PromptLengths, RunFacts, make_rows
 from visor_jax.evals.report.tables import table_text
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime import atomic_write
 
 REPORT_JSON, REPORT_MD = "report.json", "report.md"
 
@@ -99,9 +99,9 @@ def write_report(
     pictures.accuracy_vs_flops(report["rows"], out / pictures.ACCURACY_VS_FLOPS)
     pictures.tasks_by_budget(report["rows"], out / pictures.TASKS_BY_BUDGET)
     examples.draw(runs, evaluation_set, out / examples.EXAMPLES)
-    _write(out / REPORT_MD, markdown.report_text(report))
+    atomic_write.write_text(out / REPORT_MD, markdown.report_text(report))
     # Last: whoever finds report.json finds everything else.
-    _write(out / REPORT_JSON, json.dumps(report, indent=2) + "\n")
+    atomic_write.write_json(out / REPORT_JSON, report)
     return report
 
 
@@ -161,9 +161,3 @@ def check_label(label: str) -> None:
             f"Unknown model label {label!r}: it is 'universal', 'dense', "
             "'dedicated:<budget>' or 'stage:<name>'."
         )
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(file)

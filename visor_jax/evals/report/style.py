@@ -5,7 +5,6 @@ apart; no picture relies on colour alone.
 """
 
 import logging
-import os
 from pathlib import Path
 
 # Announces on stderr that it builds its font cache, once per machine.
@@ -13,6 +12,8 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+
+from visor_jax.runtime import atomic_write  # noqa: E402
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C44500"
 INK, GREY, LIGHT = "#222222", "#767676", "#E3E3E3"
@@ -48,6 +49,4 @@ def plain_axes(axes: Axes) -> None:
 
 def save(drawing: Figure, file: Path) -> None:
     """Writes the figure as PNG, in place of what was there."""
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
-    drawing.savefig(temporary, format="png")
-    temporary.replace(file)
+    atomic_write.write_file(file, lambda stream: drawing.savefig(stream, format="png"))

@@ -10,7 +10,6 @@ a run that would answer otherwise is refused, so that a file never mixes two run
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.request_file import Id, RequestEntry
 from visor_jax.models.config import VLMConfig
+from visor_jax.runtime import atomic_write
 
 # What all answers of a file depend on: JSON values by name.
 Settings = Mapping[str, Any]
@@ -74,10 +74,10 @@ class AnswerFile:
     def __enter__(self) -> "AnswerFile":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._is_as_kept or not self._path.exists():
-            _replace(self._path, b"".join(self._kept))
+            atomic_write.write_bytes(self._path, b"".join(self._kept))
         # Never after an answer of theirs, and never beside answers of others.
         settings = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
-        _replace(self.settings_path, settings.encode())
+        atomic_write.write_text(self.settings_path, settings)
         self._file = self._path.open("ab")
         return self
 
@@ -145,16 +145,6 @@ class AnswerFile:
                 f"{where} answers another request of id {line_id!r}: its images or its "
                 f"prompt were not those of the input: {_REMEDY}{retry}."
             )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file, of which there is always the old content or the new."""
-    new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def check_apart(source: Path, output: Path) -> None:

@@ -16,13 +16,16 @@ import flax.linen as nn
 import flax.serialization
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vision.siglip import VisionTower
+from visor_jax.runtime import atomic_write
 
-Params = PyTree[Array]
+# On the host as they come out of training or the cache.
+Params = PyTree[Array | np.ndarray]
 
 # Outputs of the throw-away heads: classes of each attribute of the page.
 PAGE_CLASSES = {"colour": 6, "dark_half": 4, "ring": 2, "squares": 2}
@@ -142,7 +145,5 @@ def cached_tower(
             file.unlink()
     params = train()
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".writing")
-    temporary.write_bytes(flax.serialization.msgpack_serialize(params))
-    temporary.replace(file)
+    atomic_write.write_bytes(file, flax.serialization.msgpack_serialize(params))
     return params

@@ -16,10 +16,12 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from visor_jax.runtime import atomic_write
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -175,12 +177,13 @@ def write_file(
         header[name] = {**entry, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _LENGTH_BYTES)
-    temporary = Path(f"{path}.incomplete")
-    with open(temporary, "wb") as file:
+
+    def write(file: BinaryIO) -> None:
         file.write(len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
         for name, shape in shapes.items():
             array = np.ascontiguousarray(read(name), dtype).reshape(-1)
             if array.size != math.prod(shape):
                 raise ValueError(f"{name} has {array.size} values, not shape {shape}.")
             file.write(array.view(np.uint8))
-    temporary.replace(path)
+
+    atomic_write.write_file(path, write)

@@ -13,6 +13,7 @@ from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo, read_header
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
+from visor_jax.runtime import atomic_write
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -69,7 +70,7 @@ def write_visor_description(
         "model": description.config.to_dict(),
         "budgets": list(description.budgets),
     }
-    (Path(folder) / VISOR_CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    atomic_write.write_json(Path(folder) / VISOR_CONFIG, content)
 
 
 def read_visor_description(folder: str | os.PathLike) -> VisorDescription | None:

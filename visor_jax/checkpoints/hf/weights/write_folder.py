@@ -11,7 +11,6 @@ saved on; the model is never in memory as a whole.
 
 import collections
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -51,6 +50,7 @@ from visor_jax.checkpoints.workdir_files import (
     copy_files,
     processing_folder,
 )
+from visor_jax.runtime import atomic_write
 
 # Bytes of arrays that are read at a time.
 _GROUP = 256 * 2**20
@@ -112,9 +112,9 @@ def write_folder(
         written.append(VISOR_CONFIG)
     copied = copy_files(PROCESSING_FILES, processing_folder(step), out)
     card = model_card(config, stored.metadata, target.name, written)
-    (out / "README.md").write_text(card)
+    atomic_write.write_text(out / "README.md", card)
     # Last: without it a folder that was not finished cannot be taken for a model.
-    _write_json(out / CONFIG, config_json)
+    atomic_write.write_json(out / CONFIG, config_json)
     return [*written, *copied, "README.md", CONFIG]
 
 
@@ -173,7 +173,7 @@ def _write_shards(
             for t in shard
         },
     }
-    _write_json(out / INDEX, index)
+    atomic_write.write_json(out / INDEX, index)
     return [*names, INDEX]
 
 
@@ -212,7 +212,3 @@ def _write(
         return tensor.transform.invert(held.pop(tensor.path))
 
     write_file(file, {t.key: t.shape for t in tensors}, dtype, read)
-
-
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n")

@@ -38,9 +38,9 @@ from visor_jax.data.conversations.manifest import (
     Manifest,
     is_converted,
     read_manifest,
-    write_json,
     write_manifest,
 )
+from visor_jax.runtime import atomic_write
 
 _IDENTITY = "sources.json"
 # Pieces that wait for each worker: enough to keep it busy, few enough to fit in memory.
@@ -139,7 +139,7 @@ def _begin(
     file = directory / REPORTS / _IDENTITY
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, identity)
+        atomic_write.write_json(file, identity)
     elif json.loads(file.read_text()) != identity:
         raise ValueError(
             f"{directory} holds an unfinished conversion of other sources, or with "
@@ -207,7 +207,7 @@ def _finish(
     if not shards:
         raise ValueError(f"None of {len(bad)} entries is a good sample: {by_reason}.")
     lines = "".join(json.dumps(line) + "\n" for line in bad)
-    (directory / BAD_ITEMS).write_text(lines)
+    atomic_write.write_text(directory / BAD_ITEMS, lines)
     facts = [report["facts"] for report in reports]
     sizes = [tuple(size) for each in facts for size in each["image_sizes"]]
     sizes.sort(key=lambda size: (size[0] * size[1], size))

@@ -5,6 +5,7 @@ comes last and in one step, so that a conversion that was stopped goes on with t
 shards that have none.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from visor_jax.data.conversations.converting.item_checks import BadItemError, read_item
 from visor_jax.data.conversations.converting.sources import Piece
-from visor_jax.data.conversations.manifest import describe_file, write_json
+from visor_jax.data.conversations.manifest import describe_file
 from visor_jax.data.conversations.raw_sample import RawSample, images_to_bytes
+from visor_jax.runtime import atomic_write
 
 REPORTS = ".conversion"
 
@@ -53,7 +55,7 @@ def write_shard(
             "images": vars(describe_file(directory / _file("images", number))),
         }
     report = {"shard": shard, "entries": piece.count, "bad": bad, "facts": facts}
-    write_json(_report_file(directory, number), report)
+    atomic_write.write_json(_report_file(directory, number), report)
     return report
 
 
@@ -80,27 +82,32 @@ def _write(
     directory: Path, number: int, samples: Iterator[RawSample], facts: dict[str, Any]
 ) -> int:
     """Returns the number of rows; adds to the facts."""
-    names = [_file(kind, number) for kind in ("texts", "images")]
-    # Under other names while they grow: only whole files have the real ones.
-    growing = [directory / f".{name}" for name in names]
-    texts = ArrayRecordWriter(str(growing[0]), _TEXT_OPTIONS)
-    images = ArrayRecordWriter(str(growing[1]), _IMAGE_OPTIONS)
+    files = [directory / _file(kind, number) for kind in ("texts", "images")]
+    for file in files:
+        # Of a conversion that was stopped; these files may be large.
+        atomic_write.remove_unfinished(file)
     rows = 0
-    try:
+    with (
+        atomic_write.replacing(files[0]) as texts_file,
+        atomic_write.replacing(files[1]) as images_file,
+        _record_file(texts_file, _TEXT_OPTIONS) as texts,
+        _record_file(images_file, _IMAGE_OPTIONS) as images,
+    ):
         for sample in samples:
             texts.write(sample.conversation.to_bytes())
             images.write(images_to_bytes(sample.images))
             _count(sample, facts)
             rows += 1
-    finally:
-        texts.close()
-        images.close()
-    for file, name in zip(growing, names, strict=True):
-        if rows:
-            file.replace(directory / name)
-        else:
+    if not rows:
+        for file in files:
             file.unlink()
     return rows
+
+
+def _record_file(
+    file: Path, options: str
+) -> contextlib.AbstractContextManager[ArrayRecordWriter]:
+    return contextlib.closing(ArrayRecordWriter(str(file), options))
 
 
 def _count(sample: RawSample, facts: dict[str, Any]) -> None:

@@ -3,8 +3,6 @@
 The pages are mapped into memory, so that two runs on one machine share them.
 """
 
-import os
-import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE, RECIPE_VERSION
 from visor_jax.data.pages.pool.facts import RECORD
+from visor_jax.runtime import atomic_write
 
 _PAGES, _FACTS, _CHECKSUMS = ".pages.npy", ".facts.npy", ".crc32.npy"
 
@@ -71,11 +70,5 @@ def _with_ending(path: Path, ending: str) -> Path:
 
 
 def _replace(path: Path, ending: str, array: np.ndarray) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array)
-        os.replace(name, _with_ending(path, ending))
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    file = _with_ending(path, ending)
+    atomic_write.write_file(file, lambda stream: np.save(stream, array))

@@ -53,16 +53,24 @@ def scripted(budgets=BUDGETS):
     )
 
 
-def engine(router, *, reader=READER, config=ENGINE_CONFIG, sampling=GREEDY, **options):
+def engine(
+    router,
+    *,
+    model=MODEL,
+    reader=READER,
+    config=ENGINE_CONFIG,
+    sampling=GREEDY,
+    **options,
+):
     made = Engine(
-        MODEL, PARAMS, reader, router, config=config, sampling=sampling, **options
+        model, PARAMS, reader, router, config=config, sampling=sampling, **options
     )
     keeps = options.get("images_kept", 1) > 0
-    shared = _COMPILED[config, sampling, keeps]
+    shared = _COMPILED[model, config, sampling, keeps]
     if sampling != GREEDY or not keeps:
         # Nothing is drawn, nor kept of a budget, before an answer starts.
         before = ("encode", "prefill_trunk")
-        known = _COMPILED[config, GREEDY, True].items()
+        known = _COMPILED[model, config, GREEDY, True].items()
         shared |= {key: program for key, program in known if key[0] in before}
     if not isinstance(router, HostRouter):
         # Its part on the device is in the programs of the trunk.
@@ -73,13 +81,22 @@ def engine(router, *, reader=READER, config=ENGINE_CONFIG, sampling=GREEDY, **op
     return made
 
 
-def alone(request, budget, *, reader=READER, count=5, sampling=GREEDY, key=None):
+def alone(
+    request,
+    budget,
+    *,
+    model=MODEL,
+    reader=READER,
+    count=5,
+    sampling=GREEDY,
+    key=None,
+):
     """Returns the tokens of a request that is answered by itself."""
     sample = reader.sample(request, room=count)
     # The largest bucket for all: no more programs than budgets.
     batch = reader.buckets.batch([sample], reader.buckets.all[-1])
     tokens = generate(
-        MODEL,
+        model,
         PARAMS,
         batch,
         budget,

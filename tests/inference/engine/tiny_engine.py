@@ -1,6 +1,6 @@
 """A tiny network in an engine, and the plain path that its answers are compared with.
 
-Engines of the same config and sampling share their compiled programs.
+Engines of the same config, end tokens and sampling share their compiled programs.
 """
 
 import collections
@@ -58,11 +58,12 @@ def engine(router, *, reader=READER, config=ENGINE_CONFIG, sampling=GREEDY, **op
         MODEL, PARAMS, reader, router, config=config, sampling=sampling, **options
     )
     keeps = options.get("images_kept", 1) > 0
-    shared = _COMPILED[config, sampling, keeps]
+    ends = reader.eos_ids, reader.pad_id
+    shared = _COMPILED[config, ends, sampling, keeps]
     if sampling != GREEDY or not keeps:
         # Nothing is drawn, nor kept of a budget, before an answer starts.
         before = ("encode", "prefill_trunk")
-        known = _COMPILED[config, GREEDY, True].items()
+        known = _COMPILED[config, ends, GREEDY, True].items()
         shared |= {key: program for key, program in known if key[0] in before}
     if not isinstance(router, HostRouter):
         # Its part on the device is in the programs of the trunk.

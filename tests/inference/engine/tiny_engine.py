@@ -1,6 +1,6 @@
 """A tiny network in an engine, and the plain path that its answers are compared with.
 
-Engines of the same config and sampling share their compiled programs.
+Engines of the same config, end tokens and sampling share their compiled programs.
 """
 
 import collections
@@ -66,11 +66,12 @@ def engine(
         model, PARAMS, reader, router, config=config, sampling=sampling, **options
     )
     keeps = options.get("images_kept", 1) > 0
-    shared = _COMPILED[model, config, sampling, keeps]
+    ends = reader.eos_ids, reader.pad_id
+    shared = _COMPILED[model, config, ends, sampling, keeps]
     if sampling != GREEDY or not keeps:
         # Nothing is drawn, nor kept of a budget, before an answer starts.
         before = ("encode", "prefill_trunk")
-        known = _COMPILED[model, config, GREEDY, True].items()
+        known = _COMPILED[model, config, ends, GREEDY, True].items()
         shared |= {key: program for key, program in known if key[0] in before}
     if not isinstance(router, HostRouter):
         # Its part on the device is in the programs of the trunk.

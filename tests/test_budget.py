@@ -1,3 +1,5 @@
+import json
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -73,6 +75,18 @@ def test_wrong_names_are_refused_with_the_remedy(name, message):
         Budget.parse(name, PLAN)
 
 
+def test_a_number_is_so_many_layers_spread_over_the_depth():
+    plan = LayerPlan.build(24, self_=(2, 5, 8, 11, 14, 17, 20))
+    budgets = [Budget.parse(str(n), plan) for n in range(8)]
+    assert [len(b.self_layers) for b in budgets] == list(range(8))
+    # The middle one, the middles of both halves, all.
+    assert budgets[1].self_layers == (11,)
+    assert budgets[2].self_layers == (5, 17)
+    assert budgets[7] == Budget.all(plan)
+    with pytest.raises(ValueError, match=r"of 8 SELF layers does not fit.* has 7, \[2"):
+        Budget.parse("8", plan)
+
+
 def test_gates_for_another_plan_are_refused():
     with pytest.raises(ValueError, match=r"layers \[8, 16\].*are \[2\]"):
         Budget((2, 8, 16)).gates(LayerPlan.build(20, self_=(2,)))
@@ -90,6 +104,64 @@ def test_every_names_all_subsets_once_cheapest_first():
 def test_every_is_refused_where_it_would_be_many():
     with pytest.raises(ValueError, match="16777216 budgets: list the names"):
         BudgetSet.parse(["every"], LayerPlan.dense(24))
+
+
+@st.composite
+def plans_and_sets(draw):
+    plan = draw(PLANS)
+    on = st.tuples(*(st.booleans() for _ in plan.self_layers))
+    gates = draw(st.lists(on, min_size=1, max_size=6, unique=True))
+    budgets = tuple(
+        Budget(tuple(i for i, gate in zip(plan.self_layers, row, strict=True) if gate))
+        for row in gates
+    )
+    return plan, budgets
+
+
+@given(plans_and_sets())
+def test_names_with_commas_between_them_are_the_set(plan_and_budgets):
+    plan, budgets = plan_and_budgets
+    names = [budget.name for budget in budgets]
+    assert BudgetSet.parse(",".join(names), plan).budgets == budgets
+    assert BudgetSet.parse(iter(names), plan).budgets == budgets
+
+
+def test_a_list_mixes_everything_that_stands_for_budgets(tmp_path):
+    file = tmp_path / "viable.json"
+    kinds = [kind.value for kind in PLAN.kinds]
+    file.write_text(json.dumps({"plan": kinds, "budgets": ["sa1:2", "sa2:2,16"]}))
+    mixed = f"none,sa2:8,16,@{file},1,all"
+    names = ("sa0", "sa2:8,16", "sa1:2", "sa2:2,16", "sa1:8", "sa3:2,8,16")
+    assert BudgetSet.parse(mixed, PLAN).names == names
+    one_by_one = ("none", "sa2:8,16", f"@{file}", "1", "all")
+    assert BudgetSet.parse(one_by_one, PLAN).names == names
+    assert BudgetSet.parse("every", PLAN) == BudgetSet.parse(["every"], PLAN)
+    assert len(BudgetSet.parse("every", PLAN)) == 8
+
+
+def test_without_names_there_is_a_budget_of_every_size():
+    assert BudgetSet.parse(None, PLAN).names == (
+        *("sa0", "sa1:8", "sa2:2,16", "sa3:2,8,16"),
+    )
+    assert BudgetSet.parse(None, LayerPlan.build(3, cross=(1,))).names == ("sa0",)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("", "Unknown budget ''"),
+        ("none,,all", "Unknown budget ''"),
+        ("none,most", "Unknown budget 'most': write 'none', 'all' or"),
+        ("sa2:8,none", "'sa2:8' says 2 SELF layers but lists 1"),
+        ("sa1:8,16", "A budget of 16 SELF layers does not fit: this network has 3"),
+        ("sa2:8,9,all", r"'sa2:8,9' switches on layers \[9\]"),
+        ("all,every", r"\['sa3:2,8,16'\] are listed more than once"),
+        ("none,@gone.json", r"gone\.json holds no budgets .*visor_jax\.sweep"),
+    ],
+)
+def test_wrong_lists_are_refused_with_the_remedy(names, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetSet.parse(names, PLAN)
 
 
 @given(st.permutations(["sa0", "sa1:2", "sa2:2,16", "all"]))

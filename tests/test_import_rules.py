@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
     "plan": (*LAYERS_0_TO_4, "training"),
     "settings": _BELOW_THE_TASKS,
-    "tasks": (*_BELOW_THE_TASKS, "settings", "commands"),
+    "tasks": (*_BELOW_THE_TASKS, "settings"),
     "commands": _BELOW_THE_TASKS,
 }
 _BELOW_COMMANDS = tuple(MAY_IMPORT)
@@ -216,6 +216,36 @@ def conditionals(tree: ast.AST) -> list[int]:
     return lines + [0 for name in _imports(tree) if name.endswith(wanted)]
 
 
+def exits(tree: ast.AST) -> list[int]:
+    """Returns the lines that end the process, or say that it is to end."""
+    calls = ("sys.exit", "os._exit", "exit", "quit")
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) in calls)
+        or (isinstance(node, ast.Raise) and "SystemExit" in ast.unparse(node))
+    ] + [0 for name in _imports(tree) if name in ("sys.exit", "os._exit")]
+
+
+def lacks_of_a_command(tree: ast.Module) -> list[str]:
+    """Returns what every command has, from its docstring to its start, and this not."""
+    functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
+    started = [ast.unparse(n) for n in tree.body if _runs(ast.Module([n], []))]
+    wanted = {
+        "a docstring with its usage": "python -m visor_jax."
+        in (ast.get_docstring(tree) or ""),
+        "define_flags()": "define_flags" in functions
+        and not functions["define_flags"].args.args,
+        "main(arguments)": "main" in functions
+        and [a.arg for a in functions["main"].args.args] == ["arguments"],
+        "its start": started
+        == [
+            "if __name__ == '__main__':\n    define_flags()\n    command_line.run(main)"
+        ],
+    }
+    return [name for name, there in wanted.items() if not there]
+
+
 def _third_party(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in _imports(_tree(path))}
 
@@ -251,6 +281,8 @@ def test_imports_point_down_only():
         ("evals.harness", "training.state"),
         ("settings.read", "tasks.run"),
         ("tasks.run", "train"),
+        ("tasks.policy", "commands.command_line"),
+        ("settings.read", "commands.command_line"),
         ("train", "evaluate"),
         ("timing.engine", "flops.__main__"),
         ("convert.data", "convert.verify"),
@@ -301,6 +333,48 @@ def test_config_dicts_stop_at_settings_and_commands():
     for path in _users("ml_collections"):
         name = _name(path)
         assert _below(name, ("settings", "commands")) or _is_command(name, trees), name
+
+
+def test_flags_are_read_and_processes_ended_by_commands_alone():
+    trees = {_name(p): _tree(p) for p in _modules(PACKAGE)}
+    library = {
+        name: tree
+        for name, tree in trees.items()
+        if not _below(name, ("commands",)) and not _is_command(name, trees)
+    }
+    assert len(library) > 100
+    # A watchdog beside a native call that never returns: there is nobody to raise to.
+    allowed = {"runtime.processes"}
+    assert {name for name, tree in library.items() if exits(tree)} == allowed
+    assert not [n for n, t in library.items() if "absl.flags" in set(_imports(t))]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "sys.exit(2)",
+        "def f():\n    raise SystemExit",
+        "raise SystemExit(1)",
+        "os._exit(0)",
+        "from sys import exit as leave",
+    ],
+)
+def test_a_planted_exit_is_found(source):
+    assert exits(ast.parse(source))
+
+
+def test_all_commands_are_built_alike():
+    trees = {_name(p): _tree(p) for p in _modules(PACKAGE)}
+    commands = {name: tree for name, tree in trees.items() if _is_command(name, trees)}
+    assert len(commands) >= 16
+    lacking = {name: lacks_of_a_command(tree) for name, tree in commands.items()}
+    assert not {name: found for name, found in lacking.items() if found}
+
+
+def test_a_command_that_is_built_otherwise_is_found():
+    start = "if __name__ == '__main__':\n    main()"
+    other = "def define_flags(parser): ...\ndef main(argv): ...\n"
+    assert len(lacks_of_a_command(ast.parse(other + start))) == 4
 
 
 def test_config_files_import_no_library():

@@ -28,6 +28,7 @@ from visor_jax.evals.pages.policy_choices import page_logits
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
+from visor_jax.runtime.user_error import UserError
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.tasks import policy, policy_data
@@ -261,23 +262,22 @@ def test_a_network_that_reads_no_pages_is_refused(tmp_path):
         read_settings(configure(tmp_path))
 
 
-def test_what_does_not_split_over_the_devices_is_refused(network, tmp_path, capsys):
+def test_what_does_not_split_over_the_devices_is_refused(network, tmp_path):
     config = configure(network)
     config.scores.batch_size = 6
-    with pytest.raises(SystemExit):
+    complaint = r"scores\.batch_size=6 does not split over the 8"
+    with pytest.raises(UserError, match=complaint):
         prepare(run_of(config, tmp_path, mesh=mesh_of(8, 1, 1)))
-    assert "scores.batch_size=6 does not split over the 8" in capsys.readouterr().err
 
 
-def test_a_cache_that_cannot_be_written_is_named(network, tmp_path, capsys):
+def test_a_cache_that_cannot_be_written_is_named(network, tmp_path):
     (tmp_path / "file").write_text("")
     for key in ("scores", "data"):
         config = configure(network)
         config[key].cache = str(tmp_path / "file/cache")
-        with pytest.raises(SystemExit):
+        remedy = rf"give another place, --config\.{key}\.cache=DIRECTORY"
+        with pytest.raises(UserError, match=remedy):
             prepare(run_of(config, tmp_path))
-        error = capsys.readouterr().err
-        assert f"give another place, --config.{key}.cache=DIRECTORY" in error
 
 
 def test_a_step_outside_a_workdir_leaves_its_surroundings_alone(network, tmp_path):

@@ -222,6 +222,7 @@ def _main() -> None:
         os.dup2(file, number)
     jax.config.update("jax_num_cpu_devices", command["devices"])
     sys.argv = ["visor_jax/train.py", *command["flags"]]
+    train.define_flags()
     command_line.run(train.main)
 
 

@@ -7,14 +7,19 @@ is ordered: the index of a budget is its class in the sampler, policy and report
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
-from visor_jax.layer_plan import LayerPlan
+from visor_jax.layer_plan import LayerKind, LayerPlan
 
 _NAME = re.compile(r"sa(\d+)(?::(\d+(?:,\d+)*))?")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+# In a list with commas: the count says how many of the numbers behind it belong here.
+_FIRST_OF_SEVERAL = re.compile(r"sa([0-9]{1,9}):[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -41,7 +46,9 @@ class Budget:
 
     @classmethod
     def parse(cls, name: str, plan: LayerPlan) -> "Budget":
-        """Returns the budget called `name` ("none", "all", "sa0", "sa2:8,16").
+        """Returns the budget called `name` ("none", "all", "sa0", "sa2:8,16", "2").
+
+        A number n is a budget of n SELF layers, evenly spread over those of the plan.
 
         Raises:
           ValueError: if the name does not parse or names a layer that is not SELF.
@@ -50,11 +57,14 @@ class Budget:
             return cls.none()
         if name == "all":
             return cls.all(plan)
+        if _NUMBER.fullmatch(name):
+            return cls.spread(int(name), plan)
         match = _NAME.fullmatch(name)
         if match is None:
             raise ValueError(
                 f"Unknown budget {name!r}: write 'none', 'all' or e.g. "
-                f"'{cls(plan.self_layers[:2]).name}' (count, then the SELF layers)."
+                f"'{cls(plan.self_layers[:2]).name}' (count, then the SELF layers), or "
+                "how many SELF layers are on."
             )
         layers = tuple(int(i) for i in match[2].split(",")) if match[2] else ()
         if len(layers) != int(match[1]):
@@ -64,6 +74,22 @@ class Budget:
         budget = cls(layers)
         budget.check(plan)
         return budget
+
+    @classmethod
+    def spread(cls, count: int, plan: LayerPlan) -> "Budget":
+        """Returns the budget of `count` SELF layers, evenly spread over the plan's.
+
+        Raises:
+          ValueError: if the plan has fewer SELF layers.
+        """
+        layers = plan.self_layers
+        if count > len(layers):
+            raise ValueError(
+                f"A budget of {count} SELF layers does not fit: this network has "
+                f"{len(layers)}, {list(layers)}."
+            )
+        middles = ((2 * i + 1) * len(layers) // (2 * count) for i in range(count))
+        return cls(tuple(layers[i] for i in middles))
 
     @property
     def name(self) -> str:
@@ -106,12 +132,25 @@ class BudgetSet:
             budget.check(self.plan)
 
     @classmethod
-    def parse(cls, names: Iterable[str], plan: LayerPlan) -> "BudgetSet":
-        """Returns the set with these names; the name "every" stands for all subsets."""
-        budgets: list[Budget] = []
-        for name in names:
-            budgets += _subsets(plan) if name == "every" else [Budget.parse(name, plan)]
-        return cls(plan, tuple(budgets))
+    def parse(cls, names: str | Iterable[str] | None, plan: LayerPlan) -> "BudgetSet":
+        """Returns the set with these names, in their order.
+
+        Beside the names that `Budget.parse` knows: "every", for all subsets, and
+        "@FILE", for those that a sweep found.
+
+        Args:
+          names: one by one, or in one string, separated by commas
+            ("none,sa2:1,5,@file.json,3"); None for 0, 1, 2, ... SELF layers on.
+
+        Raises:
+          ValueError: for a name that does not parse, a file that cannot be read, a
+            budget that does not fit the plan or is there twice.
+        """
+        if names is None:
+            names = map(str, range(len(plan.self_layers) + 1))
+        if isinstance(names, str):
+            names = _split(names)
+        return cls(plan, tuple(b for name in names for b in _named(name, plan)))
 
     def index(self, budget: Budget) -> int:
         """Returns the budget's class. Raises ValueError if it is not in the set."""
@@ -187,38 +226,43 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
     return [Budget(c) for n in sizes for c in itertools.combinations(layers, n)]
 
 
-def parse_budgets(names: str | None, plan: LayerPlan) -> list[Budget]:
-    """Returns the budgets of a comma-separated list; None stands for 0, 1, 2, ...
-
-    Raises:
-      ValueError: for a name that does not parse or does not fit the plan.
-    """
-    if names is None:
-        return [spread(count, plan) for count in range(len(plan.self_layers) + 1)]
-    parts, budgets = names.split(","), []
+def _split(text: str) -> list[str]:
+    """Returns the names of a list with commas; those of a name stay with it."""
+    parts, names = text.split(","), []
     while parts:
-        part = parts.pop(0)
-        listed = re.fullmatch(r"sa(\d+):\d+", part)
-        if listed:
-            others = max(int(listed[1]) - 1, 0)
-            part = ",".join([part, *parts[:others]])
-            parts = parts[others:]
-        number = re.fullmatch(r"[0-9]{1,9}", part)
-        budgets.append(spread(int(part), plan) if number else Budget.parse(part, plan))
-    return budgets
+        name = parts.pop(0)
+        if listed := _FIRST_OF_SEVERAL.fullmatch(name):
+            for _ in range(int(listed[1]) - 1):
+                if not parts or not _NUMBER.fullmatch(parts[0]):
+                    break
+                name += f",{parts.pop(0)}"
+        names.append(name)
+    return names
 
 
-def spread(count: int, plan: LayerPlan) -> Budget:
-    """Returns the budget of `count` SELF layers, evenly spread over those of the plan.
+def _named(name: str, plan: LayerPlan) -> list[Budget]:
+    if name == "every":
+        return _subsets(plan)
+    if name.startswith("@"):
+        return _in_file(Path(name[1:]), plan)
+    return [Budget.parse(name, plan)]
 
-    Raises:
-      ValueError: if the plan has fewer SELF layers.
-    """
-    layers = plan.self_layers
-    if count > len(layers):
+
+def _in_file(file: Path, plan: LayerPlan) -> list[Budget]:
+    """Returns the budgets of a file that `analysis.budget_sweep` wrote."""
+    try:
+        content = json.loads(file.read_text())
+        names = tuple(content["budgets"])
+        kinds = tuple(LayerKind(kind) for kind in content["plan"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"A budget of {count} SELF layers does not fit: this network has "
-            f"{len(layers)}, {list(layers)}."
+            f"{file} holds no budgets ({error}): give a file that "
+            "`python -m visor_jax.sweep` wrote."
+        ) from error
+    if kinds != plan.kinds:
+        raise ValueError(
+            f"The budgets in {file} are of another layer plan: SELF layers "
+            f"{list(LayerPlan(kinds).self_layers)} there, {list(plan.self_layers)} "
+            "in this network."
         )
-    middles = ((2 * i + 1) * len(layers) // (2 * count) for i in range(count))
-    return Budget(tuple(layers[i] for i in middles))
+    return [Budget.parse(name, plan) for name in names]

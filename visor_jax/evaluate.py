@@ -10,7 +10,6 @@ for an oracle. All of them answer the same held-out pages, and their times are m
 in turn.
 """
 
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -147,8 +146,7 @@ def _check(
         )
     names = metadata["budgets"]
     if budgets is not None and _takes_budgets(metadata):
-        # "sa2:1,5" has a comma of its own; names begin with a letter.
-        names = re.split(r",(?=[a-z])", budgets)
+        names = budgets
     try:
         check = check_policy_label if metadata.get("policy") else check_label
         check(metadata["label"])
@@ -245,9 +243,9 @@ def _numbers(texts: Sequence[str] | None) -> list[float] | None:
     return costs
 
 
-def main(argv: Sequence[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Prints the table of the report that it writes."""
-    del argv
+    del arguments
     asked = flags.FLAGS
     with command_line.user_errors():
         costs = _numbers(asked.cost)
@@ -255,14 +253,14 @@ def main(argv: Sequence[str]) -> None:
             asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split, costs
         )
     total = num_passes(networks) * asked.pages
-    arguments = shlex.join(sys.argv[1:])
+    given = shlex.join(sys.argv[1:])
     with Progress(total, description="evaluating", unit="pages") as shown:
         report = _evaluate(
             networks,
             out,
             asked.pages,
             asked.split,
-            f"python -m visor_jax.evaluate {arguments}",
+            f"python -m visor_jax.evaluate {given}",
             lambda done, passes: shown.update(done * total // passes),
             costs,
         )

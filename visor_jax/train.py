@@ -11,6 +11,7 @@ run differ. 1: the run cannot go on. 3: not all processes came. The message says
 
 import contextlib
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from typing import Any
 import jax
 import optax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
-from visor_jax.commands import command_line, process_flags
+from visor_jax.commands import command_line, config_flag, process_flags
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption, Stopped
+from visor_jax.runtime.user_error import as_user_errors, describe
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
@@ -42,16 +44,6 @@ from visor_jax.training.state import TrainState
 from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.warm_start import bring_processing_files
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file, e.g. configs/universal.py[:preset].",
-    lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lives; by default runs/<label>-<preset>-seed<seed>."
-)
-
 _logger = logging.getLogger("visor_jax.train")
 
 # Keys that do not change what a run computes.
@@ -66,8 +58,24 @@ _MAY_DIFFER = (
 _TASKS = {"universal": universal, "policy": policy}
 
 
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
+    )
+    process_flags.define_process_flags()
+
+
 def train(run: Run) -> tuple[TrainState, int, float]:
-    """Returns the last state, the steps done and the seconds of all starts together."""
+    """Returns the last state, the steps done and the seconds of all starts together.
+
+    Raises:
+      UserError: if what the run begins with or reads cannot be used.
+      Stopped: if asked to stop before the first step.
+    """
     began, s = time.monotonic(), run.settings
     optimizer = make_optimizer(s.optimizer, s.loop.steps)
     task = _TASKS[s.task].prepare(run, optimizer)
@@ -112,8 +120,12 @@ def train(run: Run) -> tuple[TrainState, int, float]:
 def start_or_resume(
     run: Run, task: Task, optimizer: optax.GradientTransformation, files: loop.RunFiles
 ) -> TrainState:
-    """Returns the state of the newest checkpoint, or a new one."""
-    with command_line.user_errors():
+    """Returns the state of the newest checkpoint, or a new one.
+
+    Raises:
+      UserError: if the checkpoint is of another run, or `init_from` does not fit.
+    """
+    with as_user_errors():
         abstract = initial_state.abstract_state(
             task.create, optimizer, task.frozen, run.mesh
         )
@@ -137,17 +149,17 @@ def step_programs(
     return programs
 
 
-def prepare_together(config: Any, interruption: Interruption) -> Run:
+def prepare_together(
+    config: ConfigDict, workdir: str | None, interruption: Interruption
+) -> Run:
     """Returns what `prepare` does, once all processes are found to agree.
 
     Raises:
       ValueError: on all processes, if one cannot prepare or prepares something else.
     """
-    if config is None:
-        raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
     run, problem = None, None
     try:
-        run = prepare(config, interruption)
+        run = prepare(config, workdir, interruption)
     except (ValueError, OSError) as error:
         problem = error
     if jax.process_count() > 1:
@@ -156,9 +168,9 @@ def prepare_together(config: Any, interruption: Interruption) -> Run:
         agreement.check_agreement(
             {
                 **run_record.shared_facts(config.to_dict()),
-                "workdir": str(_WORKDIR.value),
+                "workdir": str(workdir),
                 "data": "none" if run is None else run.data_digest(),
-                "error": "none" if problem is None else command_line.describe(problem),
+                "error": "none" if problem is None else describe(problem),
             }
         )
     if problem is not None:
@@ -166,17 +178,25 @@ def prepare_together(config: Any, interruption: Interruption) -> Run:
     return run
 
 
-def prepare(config: Any, interruption: Interruption) -> Run:
-    """Returns the run that the flags ask for.
+def prepare(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str] | None,
+    interruption: Interruption,
+) -> Run:
+    """Returns the run that the configuration describes.
+
+    Args:
+      workdir: where the run lives; None for runs/<label>-<preset>-seed<seed>.
+      interruption: how the run learns that it is to stop.
 
     Raises:
       ValueError: for whatever the user has to mend, before any work.
     """
     chosen = read_settings(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
-    if _WORKDIR.value:
-        layout.check_local(_WORKDIR.value, "--workdir")
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    if workdir:
+        layout.check_local(workdir, "--workdir")
+    workdir = Path(workdir or f"runs/{name}")
     if (workdir / layout.CHECKPOINTS / "0").exists():
         raise ValueError(
             f"{workdir} holds imported weights, not a run: begin with them in another "
@@ -200,14 +220,17 @@ def prepare(config: Any, interruption: Interruption) -> Run:
     return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """Trains what the flags describe. Exits with 1 if the run cannot go on."""
+    del arguments
+    options = flags.FLAGS
     keep_freed_memory()
-    config = _CONFIG.value
     with command_line.user_errors():
-        process_flags.start_processes()
+        process_flags.start_processes(options)
     with Interruption() as interruption:
         with command_line.user_errors():
-            run = prepare_together(config, interruption)
+            config = config_flag.config_of(options)
+            run = prepare_together(config, options.workdir, interruption)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
                 bring_processing_files(
@@ -236,4 +259,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     command_line.run(main)

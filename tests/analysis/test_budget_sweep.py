@@ -15,15 +15,13 @@ from visor_jax import sweep
 from visor_jax.analysis.budget_sweep import (
     ScoredBudget,
     pareto,
-    read_budget_file,
     write_budget_file,
 )
 from visor_jax.analysis.budget_sweep import sweep as search
-from visor_jax.budget import Budget
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.variants import llava_ov_0p5b
-from visor_jax.settings.read import _budget_names
 
 PLAN = LayerPlan.build(6, cross=(0,), self_=(1, 3, 5))
 WIDE = LayerPlan.build(24, cross=(0,), self_=range(1, 13))
@@ -128,16 +126,16 @@ def test_a_file_is_read_back_for_the_same_plan_only(tmp_path):
     file = tmp_path / "budgets/viable.json"
     done = search(PLAN, _additive_of)
     write_budget_file(file, "viable", done, pages=3)
-    names = read_budget_file(file, PLAN)
-    assert names == tuple(each.budget.name for each in done.viable)
+    found = BudgetSet.parse(f"@{file}", PLAN).budgets
+    assert found == tuple(each.budget for each in done.viable)
     assert json.loads(file.read_text())["pages"] == 3
     with pytest.raises(ValueError, match=r"\[1, 3, 5\] there, \[1, 2, 3"):
-        read_budget_file(file, WIDE)
+        BudgetSet.parse(f"@{file}", WIDE)
     file.write_text("{}")
     with pytest.raises(ValueError, match="holds no budgets"):
-        read_budget_file(file, PLAN)
+        BudgetSet.parse(f"@{file}", PLAN)
     with pytest.raises(ValueError, match="holds no budgets"):
-        read_budget_file(tmp_path / "gone.json", PLAN)
+        BudgetSet.parse(f"@{tmp_path / 'gone.json'}", PLAN)
 
 
 def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
@@ -174,7 +172,5 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
         assert each["easy"] == pytest.approx(
             sum(tasks[t] for t in ("colour", "ring", "half", "square")) / 4
         )
-    plan = CONFIG.plan
-    found = _budget_names((f"@{file}", "none"), plan)
-    assert found[:-1] == tuple(content["budgets"])
-    assert found[-1] == "none"
+    found = BudgetSet.parse((f"@{file}",), CONFIG.plan)
+    assert found.names == tuple(content["budgets"])

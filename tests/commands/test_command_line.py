@@ -11,7 +11,7 @@ import logging, time
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
-from visor_jax import command_line
+from visor_jax.commands import command_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write.", required=True)

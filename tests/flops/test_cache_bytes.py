@@ -3,10 +3,11 @@
 import jax
 import pytest
 
+from tests import own_flags
 from tests.flops import abstract_model
 from tests.flops.test_program import ODD_CONFIGS
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.flops.__main__ import main
+from visor_jax.flops import __main__ as command
 from visor_jax.flops.cache_bytes import cache_bytes
 from visor_jax.models.variants import dense, llava_ov_0p5b, mini
 
@@ -52,7 +53,7 @@ def test_the_published_size_at_the_largest_image():
 
 
 def test_the_command_prints_all_budgets_and_dense(capsys):
-    main(["--variant=mini", "--image_tokens=144", "--cache"])
+    own_flags.call(command, "--variant=mini", "--image_tokens=144", "--cache")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-5:]] == [
         *("sa0", "sa1:3", "sa2:1,5", "sa3:1,3,5"),
@@ -65,5 +66,5 @@ def test_impossible_lengths_and_options(capsys):
     with pytest.raises(ValueError, match="image_tokens=-1"):
         cache_bytes(mini(), Budget.none(), text_slots=1, image_tokens=-1)
     with pytest.raises(SystemExit):
-        main(["--cache", "--json"])
+        own_flags.call(command, "--cache", "--json")
     assert "--json" in capsys.readouterr().err

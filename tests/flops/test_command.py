@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from visor_jax.budget import Budget, parse_budgets, spread
-from visor_jax.flops.__main__ import known_crops, main
+from tests import own_flags
+from visor_jax.budget import Budget
+from visor_jax.flops import __main__ as command
+from visor_jax.flops.__main__ import known_crops
 from visor_jax.flops.account import account, savings
 from visor_jax.flops.table import COLUMNS
 from visor_jax.models.variants import llava_ov_0p5b, mini
@@ -16,7 +18,7 @@ from visor_jax.models.variants import llava_ov_0p5b, mini
 def test_table_has_a_row_per_budget_and_dense_and_says_what_it_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    main(["--variant=mini"])
+    own_flags.call(command, "--variant=mini")
     printed = capsys.readouterr().out
     assert "1 multiply-add = 2 FLOPs" in printed
     assert "Not counted: other elementwise" in printed
@@ -29,7 +31,8 @@ def test_table_has_a_row_per_budget_and_dense_and_says_what_it_counts(
 
 
 def test_json_holds_the_accounts_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--variant=mini", "--budgets=sa1:3", "--logit_positions=all", "--json"])
+    arguments = ("--budgets=sa1:3", "--logit_positions=all", "--json")
+    own_flags.call(command, "--variant=mini", *arguments)
     (table,) = json.loads(capsys.readouterr().out)["tables"]
     measured = account(mini(), Budget((3,)), text_tokens=100, image_tokens=144, crops=1)
     row = table["rows"][0]
@@ -52,14 +55,13 @@ def test_json_holds_the_accounts_figures(capsys: pytest.CaptureFixture[str]) -> 
         ("--image_tokens=100", "say how many with --crops"),
         ("--image_tokens=144 --crops=1,2", "2 numbers for 1 image"),
         ("--logit_positions=101", "exceeds text_tokens=100"),
-        ("--colour=red", "unrecognized arguments"),
     ],
 )
 def test_bad_values_end_with_one_line_and_code_2(
     arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["--variant=mini", *arguments.split()])
+        own_flags.call(command, "--variant=mini", *arguments.split())
     assert exit_.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -67,19 +69,24 @@ def test_bad_values_end_with_one_line_and_code_2(
     assert printed.err.count("\n") == 1
 
 
-def test_budget_lists_mix_names_and_numbers() -> None:
-    plan = mini().plan
-    found = parse_budgets("none,sa2:1,5,1,all", plan)
-    assert [b.name for b in found] == ["sa0", "sa2:1,5", "sa1:3", "sa3:1,3,5"]
-    assert parse_budgets(None, plan) == [spread(n, plan) for n in range(4)]
-
-
-def test_spread_budgets_have_their_size_and_reach_over_the_depth() -> None:
-    plan = llava_ov_0p5b().plan
-    budgets = [spread(n, plan) for n in range(8)]
-    assert [len(b.self_layers) for b in budgets] == list(range(8))
-    assert budgets[2].self_layers == (5, 17)
-    assert budgets[7] == Budget.all(plan)
+@pytest.mark.parametrize(
+    ("arguments", "code", "printed"),
+    [
+        (("--help",), 0, "--logit_positions"),
+        (("--variant=mini", "--budgets=none"), 0, "sa0"),
+        (("--colour=red",), 2, "error: Unknown command line flag 'colour'"),
+        (("--budgets=4", "--variant=mini"), 2, "error: A budget of 4 SELF layers"),
+    ],
+)
+def test_the_module_is_a_command(
+    arguments: tuple[str, ...], code: int, printed: str
+) -> None:
+    started = [sys.executable, "-m", "visor_jax.flops", *arguments]
+    done = subprocess.run(started, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert printed in (done.stderr if code else done.stdout)
+    assert (done.stdout == "") == (code == 2)
+    assert done.stderr.count("\n") == (code == 2)
 
 
 def test_crops_of_known_pictures() -> None:
@@ -89,5 +96,12 @@ def test_crops_of_known_pictures() -> None:
 
 
 def test_nothing_of_jax_is_loaded() -> None:
-    code = "import sys, visor_jax.flops.__main__; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = (
+        "import sys; from absl import flags; from visor_jax.flops import __main__ as m;"
+        "m.define_flags(); m.main(flags.FLAGS(['flops', '--budgets=none,1,all']));"
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

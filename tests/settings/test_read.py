@@ -1,6 +1,7 @@
 """Configurations: every file builds, every mistake is named before any work."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from configs import dedicated, dense, stage_a, stage_b, universal
 from tests import tiny
+from visor_jax.models.variants import mini
 from visor_jax.models.vlm import VLM
 from visor_jax.settings.read import read_settings
 from visor_jax.tasks.trained_parameters import trained_shapes
@@ -104,6 +106,19 @@ def test_a_label_that_no_report_knows_is_refused_before_training():
     config = universal.get_config()
     config.label = "mine"
     with pytest.raises(ValueError, match=r"'mine'.*'stage:<name>'"):
+        read_settings(config)
+
+
+def test_budgets_of_a_sweep_are_those_of_its_file(tmp_path):
+    file = tmp_path / "viable.json"
+    plan = [kind.value for kind in mini().plan.kinds]
+    file.write_text(json.dumps({"plan": plan, "budgets": ["sa1:3", "sa2:1,5"]}))
+    config = universal.get_config()
+    config.budgets = (f"@{file}", "none")
+    config.budget_phases = ((1.0, {"any": 1.0}),)
+    assert read_settings(config).budgets.names == ("sa1:3", "sa2:1,5", "sa0")
+    file.write_text("{}")
+    with pytest.raises(ValueError, match=r"viable\.json holds no budgets"):
         read_settings(config)
 
 

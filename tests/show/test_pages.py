@@ -1,11 +1,12 @@
 from PIL import Image
 
+from tests import own_flags
 from visor_jax.show import pages
 
 
 def test_viewer_writes_a_sheet_and_prints_a_row(tmp_path, capsys):
     out = tmp_path / "sheet.png"
-    pages.main([f"--out={out}", "--seed=1", "--count=2", "--split=test"])
+    own_flags.call(pages, f"--out={out}", "--seed=1", "--count=2", "--split=test")
     with Image.open(out) as sheet:
         assert sheet.width > 2 * 3 * 96
     printed = capsys.readouterr().out

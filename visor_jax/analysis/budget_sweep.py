@@ -6,13 +6,12 @@ well; the two extremes always are (VISOR, arXiv 2603.23495; the criterion is our
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.layer_plan import LayerPlan
 from visor_jax.runtime import atomic_write
 
 # Subsets of one size that the guided search goes on from.
@@ -133,7 +132,7 @@ def pareto(
 
 
 def write_budget_file(file: Path, name: str, done: Sweep, **facts: Any) -> None:
-    """Writes the viable budgets, which `@file` in a configuration's budgets reads.
+    """Writes the viable budgets, which `@FILE` in a list of budgets reads.
 
     Args:
       facts: how they were found, for the record.
@@ -158,27 +157,3 @@ def write_budget_file(file: Path, name: str, done: Sweep, **facts: Any) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write.write_json(file, content)
-
-
-def read_budget_file(file: Path, plan: LayerPlan) -> tuple[str, ...]:
-    """Returns the names of the budgets in a file of `write_budget_file`.
-
-    Raises:
-      ValueError: if it cannot be read, or its budgets are of another plan.
-    """
-    try:
-        content = json.loads(file.read_text())
-        names = tuple(content["budgets"])
-        kinds = tuple(LayerKind(kind) for kind in content["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} holds no budgets ({error}): give a file that "
-            "`python -m visor_jax.sweep` wrote."
-        ) from error
-    if kinds != plan.kinds:
-        raise ValueError(
-            f"The budgets in {file} are of another layer plan: SELF layers "
-            f"{list(LayerPlan(kinds).self_layers)} there, {list(plan.self_layers)} "
-            "in this network."
-        )
-    return names

@@ -16,6 +16,9 @@ from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import COMPUTE_DTYPES
 
+# `--help` lists these flags with those of the command that asks for them.
+flags.disclaim_key_flags()
+
 
 def define_network_flags() -> None:
     """Declares which network answers, and in what form it is read."""

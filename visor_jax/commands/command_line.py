@@ -13,32 +13,28 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from visor_jax.runtime.user_error import UserError, as_user_errors, describe
+
 FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
 # Raised by absl and ml_collections for flags and config overrides they cannot use.
 _FLAG_ERRORS = (flags.Error, AttributeError, LookupError, TypeError, ValueError)
-_INPUT_ERRORS = (
-    ValueError,
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    FileExistsError,
-)
 
 
 def run(main: Callable[[list[str]], object]) -> NoReturn:
     """Parses the flags, calls `main` with what is left of argv, and exits.
 
     Unusable flags (absl's and ml_collections config files and overrides) and stray
-    arguments end with one line on stderr and exit code 2; so does what `user_errors`
-    catches inside `main`. Any other exception keeps its traceback.
+    arguments end with one line on stderr and exit code 2; so does a `UserError`, from
+    wherever inside `main`. Any other exception keeps its traceback.
     """
     _quieten_libraries()
     try:
         app.run(main, flags_parser=_parse_flags)
+    except UserError as error:
+        fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -49,13 +45,14 @@ def run(main: Callable[[list[str]], object]) -> NoReturn:
 def user_errors() -> Iterator[None]:
     """Turns errors about what the user gave into `error: ...` and exit code 2.
 
-    For the part of a program that reads inputs and builds objects. Catches ValueError
-    and the OSErrors of files that are absent, not readable or of the wrong kind.
+    For the part of `main` that reads inputs and builds objects; catches what
+    `as_user_errors` does, and what library code says is the user's mistake.
     """
     try:
-        yield
-    except _INPUT_ERRORS as error:
-        fail(describe(error))
+        with as_user_errors():
+            yield
+    except UserError as error:
+        fail(str(error))
 
 
 def fail(message: str, code: int = USER_ERROR) -> NoReturn:
@@ -63,13 +60,6 @@ def fail(message: str, code: int = USER_ERROR) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def describe(error: BaseException) -> str:
-    """Returns the text of an exception; file errors begin with the file."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).strip() or type(error).__name__
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -9,45 +9,51 @@ every process is told, by flags or by the environment:
 
 import logging
 import os
+from typing import Any
 
 import jax
 from absl import flags
 
 from visor_jax.runtime import processes
 
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    None,
-    "Whether this is one of several processes; by default if Slurm, Open MPI or GKE "
-    "started several, or a coordinator is given. On a TPU pod it has to be said.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where no cluster says it."
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes there are."
-)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-_START_TIMEOUT = flags.DEFINE_integer(
-    "start_timeout", 300, "Seconds to wait for all processes at the start."
-)
+# `--help` lists these flags with those of the command that asks for them.
+flags.disclaim_key_flags()
 
 _logger = logging.getLogger("visor_jax.commands.process_flags")
 
 
-def start_processes() -> None:
+def define_process_flags() -> None:
+    """Declares how a process finds the others."""
+    flags.DEFINE_bool(
+        "distributed",
+        None,
+        "Whether this is one of several processes; by default if Slurm, Open MPI or "
+        "GKE started several, or a coordinator is given. On a TPU pod it has to be "
+        "said.",
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where no cluster says it."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_integer(
+        "start_timeout", 300, "Seconds to wait for all processes at the start."
+    )
+
+
+def start_processes(options: Any) -> None:
     """Makes this one of the run's processes, if flags or a launcher say that it is.
 
     Raises:
       ValueError: if they leave open who the others are.
     """
     given = processes.ProcessSettings(
-        coordinator=_COORDINATOR.value or os.environ.get("VISOR_COORDINATOR"),
-        count=_number(_NUM_PROCESSES, "VISOR_NUM_PROCESSES"),
-        index=_number(_PROCESS_ID, "VISOR_PROCESS_ID"),
-        timeout_s=_START_TIMEOUT.value,
+        coordinator=options.coordinator or os.environ.get("VISOR_COORDINATOR"),
+        count=_number(options.num_processes, "VISOR_NUM_PROCESSES"),
+        index=_number(options.process_id, "VISOR_PROCESS_ID"),
+        timeout_s=options.start_timeout,
     )
-    wanted = _DISTRIBUTED.value
+    wanted = options.distributed
     if wanted is None:
         started_by_launcher = processes.is_one_of_several(os.environ)
         wanted = given.coordinator is not None or started_by_launcher
@@ -60,10 +66,10 @@ def start_processes() -> None:
         logging.getLogger("visor_jax").setLevel(logging.WARNING)
 
 
-def _number(flag: flags.FlagHolder, variable: str) -> int | None:
+def _number(given: int | None, variable: str) -> int | None:
     text = os.environ.get(variable)
-    if flag.value is not None or text is None:
-        return flag.value
+    if given is not None or text is None:
+        return given
     if not text.isdecimal():
         raise ValueError(f"The environment has {variable}={text!r}: give a number.")
     return int(text)

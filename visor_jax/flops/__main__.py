@@ -5,17 +5,18 @@
     python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=7353 --cache
 
 A budget is a name ("none", "all", "sa2:8,14") or a number n: n SELF layers, evenly
-spread over those of the plan. Budgets are separated by commas; the count in "sa2:8,14"
-says how many of the numbers after it belong to it.
+spread over those of the plan; "every" are all subsets. Budgets are separated by commas;
+the count in "sa2:8,14" says how many of the numbers after it belong to it.
 """
 
-import argparse
 import json
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any
 
-from visor_jax.budget import parse_budgets
+from absl import flags
+
+from visor_jax.budget import BudgetSet
+from visor_jax.commands import command_line
 from visor_jax.flops import cache_bytes
 from visor_jax.flops.table import HEADER, Table, tabulate
 from visor_jax.models.config import VisionConfig, VLMConfig
@@ -30,66 +31,55 @@ ANYRES_IMAGE_TOKENS = (729, 2929, 7353)
 ANYRES_PATCHES = 729
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the tables. Raises SystemExit with code 2 and one line for bad values."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("variant", DEFAULT_VARIANTS, "Networks, separated by commas.")
+    flags.DEFINE_string(
+        "image_tokens",
+        None,
+        "Image tokens after tiling, separated by commas; default: 729,2929,7353 where "
+        "the tower has 27 x 27 patches, else one crop.",
+    )
+    flags.DEFINE_string("text_tokens", "100", "Text tokens of the prompt.")
+    flags.DEFINE_string(
+        "crops",
+        None,
+        "Crops per image, one number or one per entry of --image_tokens; default: "
+        "known for 729, 1485, 2929, 7353 and whole crops.",
+    )
+    flags.DEFINE_string(
+        "budgets", None, "Names or numbers of SELF layers on; default: 0, 1, 2, ..."
+    )
+    flags.DEFINE_string(
+        "logit_positions",
+        "1",
+        "Text positions with logits: 1 (default, all that a generation needs), more, "
+        "or 'all' (training, evaluation).",
+    )
+    flags.DEFINE_bool(
+        "cache",
+        False,
+        "Bytes of the KV cache instead; --text_tokens are then its text slots.",
+    )
+    flags.DEFINE_bool("json", False, "Print one JSON object, plain FLOPs.")
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the tables. A user's mistake ends with code 2."""
+    del arguments
+    options = flags.FLAGS
+    with command_line.user_errors():
         if options.cache:
             print("\n\n".join([cache_bytes.HEADER, *_cache_tables(options)]))
             return
         tables = _tables(options)
-    except ValueError as error:
-        parser.error(str(error))
     if options.json:
         print(json.dumps({"counts": HEADER, "tables": [t.to_dict() for t in tables]}))
     else:
         print("\n\n".join([HEADER, *map(str, tables)]))
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line (and exit code 2), without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m visor_jax.flops",
-        description="What every budget costs and saves, in FLOPs.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--variant", default=DEFAULT_VARIANTS, help="networks, separated by commas")
-    add(
-        "--image_tokens",
-        help="image tokens after tiling, separated by commas; default: "
-        "729,2929,7353 where the tower has 27 x 27 patches, else one crop",
-    )
-    add("--text_tokens", default="100", help="text tokens of the prompt")
-    add(
-        "--crops",
-        help="crops per image, one number or one per entry of --image_tokens; "
-        "default: known for 729, 1485, 2929, 7353 and whole crops",
-    )
-    add("--budgets", help="names or numbers of SELF layers on; default: 0, 1, 2, ...")
-    add(
-        "--logit_positions",
-        default="1",
-        help="text positions with logits: 1 (default, all that a generation needs), "
-        "more, or 'all' (training, evaluation)",
-    )
-    add(
-        "--cache",
-        action="store_true",
-        help="bytes of the KV cache instead; --text_tokens are then its text slots",
-    )
-    add("--json", action="store_true", help="print one JSON object, plain FLOPs")
-    return parser
-
-
-def _tables(options: argparse.Namespace) -> list[Table]:
+def _tables(options: Any) -> list[Table]:
     text_tokens = _whole_number("text_tokens", options.text_tokens, least=1)
     logit_positions = None
     if options.logit_positions != "all":
@@ -97,7 +87,7 @@ def _tables(options: argparse.Namespace) -> list[Table]:
     tables = []
     for name in options.variant.split(","):
         config = variant(name)
-        budgets = parse_budgets(options.budgets, config.plan)
+        budgets = BudgetSet.parse(options.budgets, config.plan).budgets
         for image_tokens, crops in _images(options, config):
             table = tabulate(
                 name,
@@ -112,7 +102,7 @@ def _tables(options: argparse.Namespace) -> list[Table]:
     return tables
 
 
-def _cache_tables(options: argparse.Namespace) -> list[str]:
+def _cache_tables(options: Any) -> list[str]:
     if options.json:
         raise ValueError("--cache prints tables only: leave --json out.")
     text_slots = _whole_number("text_tokens", options.text_tokens, least=1)
@@ -120,7 +110,7 @@ def _cache_tables(options: argparse.Namespace) -> list[str]:
         cache_bytes.cache_table(
             name,
             config,
-            parse_budgets(options.budgets, config.plan),
+            BudgetSet.parse(options.budgets, config.plan).budgets,
             text_slots=text_slots,
             image_tokens=image_tokens,
         )
@@ -130,7 +120,7 @@ def _cache_tables(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def _images(options: argparse.Namespace, config: VLMConfig) -> list[tuple[int, int]]:
+def _images(options: Any, config: VLMConfig) -> list[tuple[int, int]]:
     """Returns (image tokens, crops) of every image that is asked for."""
     vision = config.vision
     if options.image_tokens is not None:
@@ -179,4 +169,5 @@ def _whole_number(option: str, text: str, least: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    command_line.run(main)

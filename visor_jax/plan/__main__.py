@@ -15,16 +15,16 @@ and the CPU's computes bfloat16 products in float32.
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.traverse_util
 import jax
 import optax
 from absl import flags
-from ml_collections import config_flags
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.commands import command_line
+from visor_jax.commands import command_line, config_flag
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.models.vision.siglip import crops_at_once
@@ -193,20 +193,30 @@ def read_mesh(text: str | None, configured: MeshSettings) -> tuple[int, int, int
 
 
 def read_plan(
-    run: UniversalSettings, sizes: tuple[int, int, int], *, simulated: bool
+    run: UniversalSettings, sizes: tuple[int, int, int], options: Any
 ) -> Plan:
     """Returns the plan that the flags ask for. Raises ValueError for bad values."""
+    names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    simulated = options.compile
+    mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
+    return Plan(run=run, mesh=mesh, shape=read_shape(run, options))
+
+
+def read_shape(run: UniversalSettings, options: Any) -> BatchShape:
+    """Returns the largest batch of the run, but for the lengths that the flags give."""
     bucket = largest_bucket(run)
-    shape = BatchShape(
-        rows=_given(_BATCH_SIZE, run.data.batch_size),
-        crops=_given(_CROPS, bucket.crops),
-        image_tokens=_given(_IMAGE_TOKENS, bucket.image_tokens),
-        text_tokens=_given(_TEXT_TOKENS, bucket.text_tokens),
+
+    def given(name: str, otherwise: int) -> int:
+        value = getattr(options, name)
+        return otherwise if value is None else value
+
+    return BatchShape(
+        rows=given("batch_size", run.data.batch_size),
+        crops=given("crops", bucket.crops),
+        image_tokens=given("image_tokens", bucket.image_tokens),
+        text_tokens=given("text_tokens", bucket.text_tokens),
         corners=bucket.corners,
     )
-    names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
-    mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
-    return Plan(run=run, mesh=mesh, shape=shape)
 
 
 def describe(plan: Plan) -> str:
@@ -223,26 +233,39 @@ def describe(plan: Plan) -> str:
     )
 
 
-def _given(flag: flags.FlagHolder, otherwise: int) -> int:
-    return otherwise if flag.value is None else flag.value
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_string(
+        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "Rows of the global batch; default: the configuration's."
+    )
+    flags.DEFINE_integer("crops", None, "Of a row; default: largest bucket.")
+    flags.DEFINE_integer("image_tokens", None, "Of a row, likewise.")
+    flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
+    flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
+    flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
 
 
-def _main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """Prints the plan, and with --compile what the compiler says."""
+    del arguments
+    options = flags.FLAGS
     with command_line.user_errors():
-        if _CONFIG.value is None:
-            raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
-        run = read_settings(_CONFIG.value, data_needed=False)
+        run = read_settings(config_flag.config_of(options), data_needed=False)
         if run.task != "universal":
             raise ValueError(f"task={run.task!r}: only universal training is planned.")
-        sizes = read_mesh(_MESH.value, run.mesh)
+        sizes = read_mesh(options.mesh, run.mesh)
         # Whatever accelerator there is stays free.
         jax.config.update("jax_platforms", "cpu")
-        if _COMPILE.value:
+        if options.compile:
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))
         devices = (
-            [accelerator(_DEVICE.value)] if _DEVICE.value else ACCELERATORS.values()
+            [accelerator(options.device)] if options.device else ACCELERATORS.values()
         )
-        plan = read_plan(run, sizes, simulated=_COMPILE.value)
+        plan = read_plan(run, sizes, options)
         state = plan.state()
     columns = {ANY_BUDGET: plan.bytes(state, None)}
     for budget in (run.budgets.smallest, run.budgets.largest):
@@ -250,7 +273,7 @@ def _main(_: list[str]) -> None:
     needed = columns[ANY_BUDGET].total
     print(f"{describe(plan)}\n\n{step_table(columns)}\n")
     print(f"{device_table(needed, devices)}\n\n{FOOTNOTE}")
-    if _COMPILE.value:
+    if options.compile:
         reserved = plan.reserved(state)
         print(
             f"\nthe CPU's compiler reserves {reserved / 1e9:.3f} GB; the plan is "
@@ -259,18 +282,5 @@ def _main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, e.g. configs/universal.py:llava_ov_0p5b."
-    )
-    _MESH = flags.DEFINE_string(
-        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
-    )
-    _BATCH_SIZE = flags.DEFINE_integer(
-        "batch_size", None, "Rows of the global batch; default: the configuration's."
-    )
-    _CROPS = flags.DEFINE_integer("crops", None, "Of a row; default: largest bucket.")
-    _IMAGE_TOKENS = flags.DEFINE_integer("image_tokens", None, "Of a row, likewise.")
-    _TEXT_TOKENS = flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
-    _DEVICE = flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
-    _COMPILE = flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
-    command_line.run(_main)
+    define_flags()
+    command_line.run(main)

@@ -4,38 +4,23 @@ The only reader of ConfigDict. Every key must be known and every value must make
 before any work starts: an unknown key is an error that names the keys there are.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from visor_jax.analysis.budget_sweep import read_budget_file
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.stored_network import newest_network
-from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.evals.report.report import check_label, check_policy_label
-from visor_jax.layer_plan import LayerPlan
-from visor_jax.policy.network import PolicyConfig
-from visor_jax.policy.score_cache import ScoreSettings
 from visor_jax.runtime.processes import PLATFORMS
-from visor_jax.settings.model_settings import ModelSettings
 from visor_jax.settings.run_settings import (
     PolicySettings,
     RunSettings,
     UniversalSettings,
 )
-from visor_jax.sharding.mesh import MeshSettings
-from visor_jax.training.loop import LoopSettings
+from visor_jax.settings.sections import SECTIONS, Sections, build, check_keys
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
-from visor_jax.training.objectives.policy_objective import PolicyObjective
-from visor_jax.training.objectives.tower_pretraining import TowerSettings
-from visor_jax.training.objectives.universal_step import ObjectiveSettings
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
-from visor_jax.training.parameter_groups import ParameterGroup
-
-T = TypeVar("T")
 
 
 def read_settings(
@@ -76,20 +61,20 @@ def _check_tokenizer(run: RunSettings) -> None:
 
 def _universal(fields: dict[str, Any]) -> UniversalSettings:
     own = {"model", "budgets", "budget_phases", "objective", "tower"}
-    _check_keys(
+    check_keys(
         fields, _SHARED | own | {"init_from"}, required=_SHARED | own, where="config"
     )
     check_label(fields["label"])
-    model = _build(ModelSettings, fields["model"], "model").build()
-    names = _budget_names(fields["budgets"], model.plan)
-    budgets = BudgetSet.parse(names, model.plan)
-    shared = _shared(fields)
+    sections = SECTIONS["universal"]
+    model = build(sections, "model", fields["model"]).build()
+    budgets = BudgetSet.parse(fields["budgets"], model.plan)
+    shared = _shared(sections, fields)
     phases = tuple(
         SchedulePhase(end, weights) for end, weights in fields["budget_phases"]
     )
     tower = fields["tower"]
     if tower is not None:
-        tower = _build(TowerSettings, tower, "tower")
+        tower = build(sections, "tower", tower)
     init_from = fields.get("init_from")
     if init_from is not None and tower is not None and tower.steps:
         raise ValueError(
@@ -101,7 +86,7 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
         model=model,
         budgets=budgets,
         schedule=BudgetSchedule(budgets, phases, shared["loop"].steps),
-        objective=_build(ObjectiveSettings, fields["objective"], "objective"),
+        objective=build(sections, "objective", fields["objective"]),
         tower=tower,
         init_from=init_from,
     )
@@ -109,8 +94,9 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
 
 def _policy(fields: dict[str, Any]) -> PolicySettings:
     own = {"budgets", "policy", "objective", "scores", "init_from"}
-    _check_keys(fields, _SHARED | own, required=_SHARED | own, where="config")
-    init_from, shared = fields["init_from"], _shared(fields)
+    check_keys(fields, _SHARED | own, required=_SHARED | own, where="config")
+    sections = SECTIONS["policy"]
+    init_from, shared = fields["init_from"], _shared(sections, fields)
     if not init_from:
         raise ValueError(
             "A policy needs a trained network: add --config.init_from=WORKDIR of a "
@@ -129,7 +115,7 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
     model, trained = stored.config, stored.budgets.names
     if data.kind == PAGES:
         check_reads_pages(model, stored.metadata.get("preset", "unknown"))
-    names = _budget_names(fields["budgets"] or trained, model.plan)
+    names = fields["budgets"] or trained
     budgets = BudgetSet.parse(names, model.plan)
     untrained = sorted(set(budgets.names) - set(trained))
     if untrained:
@@ -147,9 +133,9 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
         model=model,
         budgets=budgets,
         init_from=init_from,
-        policy=_build(PolicyConfig, policy, "policy"),
-        objective=_build(PolicyObjective, fields["objective"], "objective"),
-        scores=_build(ScoreSettings, fields["scores"], "scores"),
+        policy=build(sections, "policy", policy),
+        objective=build(sections, "objective", fields["objective"]),
+        scores=build(sections, "scores", fields["scores"]),
     )
 
 
@@ -160,77 +146,41 @@ _SHARED = {
 }
 
 
-def _shared(fields: dict[str, Any]) -> dict[str, Any]:
+def _shared(sections: Sections, fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of `RunSettings` that every task reads alike."""
-    loop = _build(LoopSettings, fields["loop"], "loop")
-    optimizer = _optimizer(fields["optimizer"])
+    loop = build(sections, "loop", fields["loop"])
+    optimizer = _optimizer(sections, fields["optimizer"])
     make_optimizer(optimizer, loop.steps)
     return {
         **{name: fields[name] for name in ("task", "preset", "label", "seed")},
-        "data": _data(fields["data"], fields["seed"]),
+        "data": _data(sections, fields["data"], fields["seed"]),
         "optimizer": optimizer,
         "loop": loop,
         "platform": _platform(fields["platform"]),
-        "mesh": _build(MeshSettings, fields["mesh"], "mesh"),
+        "mesh": build(sections, "mesh", fields["mesh"]),
         "evaluation_pages": _at_least_one(
             fields["evaluation_pages"], "evaluation_pages"
         ),
     }
 
 
-def _optimizer(fields: dict[str, Any]) -> OptimizerSettings:
+def _optimizer(sections: Sections, fields: dict[str, Any]) -> OptimizerSettings:
     groups = {
-        name: _build(ParameterGroup, group, f"optimizer.groups.{name}")
+        name: build(sections, f"optimizer.groups.{name}", group)
         for name, group in fields.get("groups", {}).items()
     }
-    return _build(OptimizerSettings, {**fields, "groups": groups}, "optimizer")
+    return build(sections, "optimizer", {**fields, "groups": groups})
 
 
-def _budget_names(names: Sequence[str], plan: LayerPlan) -> tuple[str, ...]:
-    """Returns the names, with "@file" replaced by the budgets of a sweep's file."""
-    expanded: list[str] = []
-    for name in names:
-        if name.startswith("@"):
-            expanded += read_budget_file(Path(name[1:]), plan)
-        else:
-            expanded.append(name)
-    return tuple(expanded)
-
-
-def _data(fields: dict[str, Any], seed: int) -> DataSettings:
+def _data(sections: Sections, fields: dict[str, Any], seed: int) -> DataSettings:
     fields = dict(fields)
     pages = fields.pop("pages", None)
     if pages is not None:
         pages = {**pages, "seed": seed, "batch_size": fields.get("batch_size")}
         if "phases" in pages:
             pages["phases"] = tuple((end, weights) for end, weights in pages["phases"])
-        pages = _build(PageDataSettings, pages, "data.pages")
-    return _build(DataSettings, {**fields, "pages": pages}, "data")
-
-
-def _build(cls: type[T], fields: Mapping[str, Any], where: str) -> T:
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    required = [
-        name
-        for name, f in known.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    _check_keys(fields, tuple(known), required=required, where=where)
-    try:
-        return cls(**fields)
-    except TypeError as error:
-        raise ValueError(f"{where}: a value has the wrong type ({error}).") from error
-
-
-def _check_keys(fields, known, *, required, where: str) -> None:
-    unknown = sorted(set(fields) - set(known))
-    missing = sorted(set(required) - set(fields))
-    if unknown:
-        raise ValueError(
-            f"Unknown keys {unknown} in {where}: it takes {sorted(known)}."
-        )
-    if missing:
-        raise ValueError(f"{where} lacks the keys {missing}.")
+        pages = build(sections, "data.pages", pages)
+    return build(sections, "data", {**fields, "pages": pages})
 
 
 def _platform(name: str) -> str:

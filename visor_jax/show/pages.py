@@ -5,12 +5,11 @@
 draws a sheet of pages with their facts and prints one packed training row.
 """
 
-import argparse
-from collections.abc import Sequence
-
 import numpy as np
+from absl import flags
 from PIL import Image, ImageDraw
 
+from visor_jax.commands import command_line
 from visor_jax.data.pages.packing import TextRow
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.pool.facts import PageFacts
@@ -77,19 +76,26 @@ def describe_row(page: int, row: TextRow) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, help="PNG file of the sheet")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=8, help="pages on the sheet")
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    options = parser.parse_args(argv)
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("out", None, "PNG file of the sheet.", required=True)
+    flags.DEFINE_integer("seed", 0, "Of the pages and the questions.")
+    flags.DEFINE_integer("count", 8, "Pages on the sheet.", lower_bound=1)
+    flags.DEFINE_enum("split", "train", SPLITS, "Handwriting of the pages.")
+
+
+def main(arguments: list[str]) -> None:
+    """Saves the sheet and prints the row."""
+    del arguments
+    options = flags.FLAGS
     pool = make_pool(options.split, options.count, seed=options.seed)
-    draw_sheet(pool).save(options.out)
+    with command_line.user_errors():
+        draw_sheet(pool).save(options.out)
     print(f"{len(pool)} pages of split {options.split!r}: {options.out}")
     settings = PageDataSettings(pool_size=options.count, seed=options.seed)
     print(describe_row(*PageQuestions(pool, settings, steps=1)[0]))
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    command_line.run(main)

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 from PIL import Image
 
-from visor_jax.commands import command_line
+from visor_jax.commands import command_line, config_flag
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
@@ -108,11 +107,19 @@ def picture(sample: Sample, images: ImageSettings) -> Image.Image:
     return sheet
 
 
-def _main(_: list[str]) -> None:
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("sample", 0, "Number of the sample.")
+    flags.DEFINE_string("out", None, "Picture of the crops, e.g. tiles.png.")
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the sample that the flags name, and saves its picture if they ask."""
+    del arguments
+    options = flags.FLAGS
     with command_line.user_errors():
-        if _CONFIG.value is None:
-            raise ValueError("--config=FILE is needed, as for training.")
-        run = read_settings(_CONFIG.value)
+        run = read_settings(config_flag.config_of(options))
         if run.data.kind != CONVERSATIONS:
             raise ValueError(
                 f"The data of this configuration are {run.data.kind!r}, not converted: "
@@ -124,17 +131,13 @@ def _main(_: list[str]) -> None:
                 cache=Path(run.data.cache or temporary),
                 interruption=Interruption(),
             )
-        text, sample = describe(data, _SAMPLE.value)
+        text, sample = describe(data, options.sample)
         print(text)
-        if _OUT.value:
-            picture(sample, data.processor.chat.images).save(_OUT.value)
-            print(f"\n{sample.num_crops} crops: {_OUT.value}")
+        if options.out:
+            picture(sample, data.processor.chat.images).save(options.out)
+            print(f"\n{sample.num_crops} crops: {options.out}")
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, as for training."
-    )
-    _SAMPLE = flags.DEFINE_integer("sample", 0, "Number of the sample.")
-    _OUT = flags.DEFINE_string("out", None, "Picture of the crops, e.g. tiles.png.")
-    command_line.run(_main)
+    define_flags()
+    command_line.run(main)

@@ -14,13 +14,13 @@ import optax
 
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout
-from visor_jax.commands import command_line
 from visor_jax.data.settings import PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
 from visor_jax.tasks import policy_data, training_data
@@ -42,10 +42,11 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
     """Returns the task with the network's scores at hand, if its objective reads them.
 
     Raises:
+      UserError: if the network, the data or the folders cannot be used.
       Stopped: if asked to stop meanwhile; the next start goes on from there.
     """
     s = _settings(run)
-    with command_line.user_errors():
+    with as_user_errors():
         if jax.process_count() > 1:
             raise ValueError(
                 "A policy trains on one process: start it on one host alone."

@@ -17,7 +17,6 @@ import numpy as np
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.stored_network import read_newest
-from visor_jax.commands import command_line
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import LONGEST_QUESTION
@@ -37,6 +36,7 @@ from visor_jax.policy.score_cache import (
 from visor_jax.policy.scores import ScoredSamples, score_batch
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.progress import Progress
+from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Run
@@ -165,6 +165,7 @@ def policy_questions(run: Run, cache: Path) -> PolicyQuestions:
       cache: folder for drawn pages, or for measured lengths.
 
     Raises:
+      UserError: if the data or the processor cannot be used.
       Stopped: if asked to stop meanwhile.
     """
     pages = run.settings.data.kind == PAGES
@@ -214,7 +215,7 @@ def _of_conversations(run: Run, cache: Path) -> PolicyQuestions:
             data=dataclasses.replace(s.data, batch_size=s.scores.batch_size),
             loop=dataclasses.replace(s.loop, steps=s.scores.batches),
         )
-    with command_line.user_errors():
+    with as_user_errors():
         data = open_conversations(s, cache=cache, interruption=run.interruption)
     if s.objective.kind == BLENDED:
         batches = training_data.TrainingData(

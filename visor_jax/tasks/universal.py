@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import optax
 
-from visor_jax.commands import command_line
 from visor_jax.data.settings import CONVERSATIONS, PAGES
 from visor_jax.evals.pages.benchmark import EvaluationSet
 from visor_jax.evals.report.report import ReportFacts, report_run
@@ -17,6 +16,7 @@ from visor_jax.evals.report.rows import RunFacts
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
+from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Params, Run, Task
@@ -31,6 +31,7 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
     """Returns the task with its data at hand and its tower trained.
 
     Raises:
+      UserError: if the data or the processor cannot be used.
       Stopped: if asked to stop meanwhile.
     """
     s = _settings(run)
@@ -87,8 +88,12 @@ def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
 
 
 def _conversations(run: Run) -> training_data.TrainingData:
-    """Returns the batches of converted data; leaves a record of them in the workdir."""
-    with command_line.user_errors():
+    """Returns the batches of converted data; leaves a record of them in the workdir.
+
+    Raises:
+      UserError: if the data cannot be used.
+    """
+    with as_user_errors():
         data = open_conversations(
             run.settings, cache=run.cache, interruption=run.interruption
         )

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array
 
-from visor_jax.budget import Budget, parse_budgets, spread
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.pool import make_pool
@@ -233,16 +233,13 @@ def _choices(
     model: VisorModel, options: Any
 ) -> tuple[PolicyRouter | None, Sequence[Budget]]:
     """Returns the policy, if it is asked, and the budgets that are timed."""
-    plan = model.config.plan
     if model.policy is not None and options.budgets is None:
         cost = 0.0 if options.cost is None else options.cost
         return PolicyRouter(model.policy, model.budgets, cost), model.budgets.budgets
     if options.cost is not None:
         why = "--budgets leaves it out" if model.policy else "this checkpoint has none"
         raise ValueError(f"--cost={options.cost:g} is for a policy, and {why}.")
-    if options.budgets is not None:
-        return None, parse_budgets(options.budgets, plan)
-    return None, [spread(n, plan) for n in range(len(plan.self_layers) + 1)]
+    return None, BudgetSet.parse(options.budgets, model.config.plan).budgets
 
 
 def define_flags() -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from visor_jax.batch import Batch
-from visor_jax.commands import command_line
+from visor_jax.commands import command_line, config_flag
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.models.vlm import VLM
@@ -107,20 +106,29 @@ def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
     return (time.perf_counter() - began) / len(batches)
 
 
-def _main(_: list[str]) -> None:
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("batches", 20, "Timed batches.")
+    flags.DEFINE_list("readers", ["0", "1", "2"], "Numbers of workers.")
+    flags.DEFINE_bool("step", False, "Time the training step, too.")
+
+
+def main(arguments: list[str]) -> None:
+    """Prints a line for every number of workers."""
+    del arguments
+    options = flags.FLAGS
     keep_freed_memory()
-    count = _BATCHES.value
+    count = options.batches
     with command_line.user_errors():
-        if _CONFIG.value is None:
-            raise ValueError("--config=FILE is needed, as for training.")
-        run = read_settings(_CONFIG.value)
+        run = read_settings(config_flag.config_of(options))
         if run.task != "universal" or run.data.kind != CONVERSATIONS:
             raise ValueError("Only training on converted data can be timed here.")
         if count < 1:
             raise ValueError(f"--batches={count} must be at least 1.")
-        if _STEP.value:
+        if options.step:
             check_groups(run)
-        readers = [int(number) for number in _READERS.value]
+        readers = [int(number) for number in options.readers]
         with tempfile.TemporaryDirectory() as temporary:
             data = open_conversations(
                 run,
@@ -130,7 +138,7 @@ def _main(_: list[str]) -> None:
     size = run.data.batch_size
     print(f"{machine_description()}, {size} rows a batch, mean of {count} batches")
     step = None
-    if _STEP.value:
+    if options.step:
         step = seconds_per_step(run, list(itertools.islice(data.batches(), count)))
         print(f"{1e3 * step:.0f} ms a training step")
     print("workers  first s  ms/batch  samples/s   share")
@@ -146,10 +154,5 @@ def _main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, as for training."
-    )
-    _BATCHES = flags.DEFINE_integer("batches", 20, "Timed batches.")
-    _READERS = flags.DEFINE_list("readers", ["0", "1", "2"], "Numbers of workers.")
-    _STEP = flags.DEFINE_bool("step", False, "Time the training step, too.")
-    command_line.run(_main)
+    define_flags()
+    command_line.run(main)

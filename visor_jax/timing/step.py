@@ -12,10 +12,9 @@ import time
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from visor_jax.budget import Budget
-from visor_jax.commands import command_line
+from visor_jax.commands import command_line, config_flag
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
@@ -88,18 +87,25 @@ def forward_flops(run: UniversalSettings, budget: Budget) -> int:
     return counted.end_to_end
 
 
-def _main(_: list[str]) -> None:
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("steps", 20, "Timed steps at each budget.")
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table of times and FLOPs."""
+    del arguments
+    options = flags.FLAGS
     keep_freed_memory()
     with command_line.user_errors():
-        if _CONFIG.value is None:
-            raise ValueError("--config=FILE is needed, e.g. configs/universal.py.")
-        run = read_settings(_CONFIG.value)
+        run = read_settings(config_flag.config_of(options))
         if run.task != "universal" or run.data.kind != "pages":
             raise ValueError(
                 "Only universal training on data that it draws itself can be timed."
             )
         check_groups(run)
-    times = step_times(run, _STEPS.value)
+    times = step_times(run, options.steps)
     print(f"{machine_description()}, batch {run.data.batch_size}, median of steps")
     print(f"{'budget':<12} {'ms/step':>8} {'ratio':>6} {'GFLOP':>8} {'ratio':>6}")
     slowest, dearest = max(times.values()), forward_flops(run, run.budgets.largest)
@@ -113,8 +119,5 @@ def _main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, e.g. configs/universal.py."
-    )
-    _STEPS = flags.DEFINE_integer("steps", 20, "Timed steps at each budget.")
-    command_line.run(_main)
+    define_flags()
+    command_line.run(main)

@@ -1,0 +1,26 @@
+"""Calls a command's `main` inside the test's process, which has flags of its own."""
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+
+from absl import flags
+
+
+def call(command: ModuleType, *arguments: str) -> None:
+    """Calls `main` with these flags; what a shell would see of it is left as it was."""
+    with defined(command):
+        command.main(flags.FLAGS([command.__name__, *arguments]))
+
+
+@contextlib.contextmanager
+def defined(command: ModuleType) -> Iterator[None]:
+    """Inside, this process has the command's flags."""
+    before = set(flags.FLAGS)
+    command.define_flags()
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()

@@ -14,8 +14,9 @@ from tests.evals.small import CONFIG
 from tests.tiny import params_of
 from visor_jax import evaluate
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import load_checkpoint
+from visor_jax.evals import checkpoints
 from visor_jax.evaluate import evaluate_checkpoints
+from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 
@@ -90,11 +91,11 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
     done, read = [], []
 
-    def load_once(path):
+    def open_once(path):
         read.append(path)
-        return load_checkpoint(path)
+        return open_network(path)
 
-    monkeypatch.setattr(evaluate, "load_checkpoint", load_once)
+    monkeypatch.setattr(checkpoints, "open_network", open_once)
     report = evaluate_checkpoints(
         [run, other, only],
         out=str(tmp_path / "merged"),
@@ -112,7 +113,8 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     for group, spread in first["spread"].items():
         if group in dedicated["accuracy"]:
             assert spread["values"][0] == dedicated["accuracy"][group]
-    assert done == [(1, 2), (2, 2)]
+    # Two pages of ten questions, one network after the other.
+    assert done == [(20, 40), (40, 40)]
 
 
 def test_what_are_no_seeds_is_refused_before_any_network_runs(run, params, tmp_path):

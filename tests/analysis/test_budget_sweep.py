@@ -143,7 +143,7 @@ def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
     def read(path):
         raise AssertionError("parameters were read")
 
-    monkeypatch.setattr(sweep, "load_checkpoint", read)
+    monkeypatch.setattr(sweep, "open_network", read)
     workdir = page_run.save(tmp_path / "run", {"a": np.zeros(1)})
     with pytest.raises(ValueError, match="limit=1"):
         sweep.sweep_checkpoint(str(workdir), limit=1)

@@ -8,7 +8,7 @@ an image that is hard to read is hard for all of them.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from visor_jax.batch import Batch
 from visor_jax.data.prompts.request import Request
@@ -53,6 +53,7 @@ class PackedBatch:
     lengths: PromptLengths
 
 
+@runtime_checkable
 class Benchmark(Protocol):
     """Questions with references.
 

@@ -14,8 +14,9 @@ from tests.evals.small import CONFIG
 from tests.tiny import params_of
 from visor_jax import evaluate
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.stored_network import StoredNetwork
+from visor_jax.evals import checkpoints
 from visor_jax.evaluate import evaluate_checkpoints
+from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 
@@ -93,13 +94,11 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
     done, read = [], []
 
-    read_params = StoredNetwork.read_params
+    def open_once(path):
+        read.append(path)
+        return open_network(path)
 
-    def read_once(stored):
-        read.append(str(stored.step.parents[1]))
-        return read_params(stored)
-
-    monkeypatch.setattr(StoredNetwork, "read_params", read_once)
+    monkeypatch.setattr(checkpoints, "open_network", open_once)
     report = evaluate_checkpoints(
         [run, other, only],
         out=str(tmp_path / "merged"),
@@ -117,7 +116,8 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     for group, spread in first["spread"].items():
         if group in dedicated["accuracy"]:
             assert spread["values"][0] == dedicated["accuracy"][group]
-    assert done == [(1, 2), (2, 2)]
+    # Two pages of ten questions, one network after the other.
+    assert done == [(20, 40), (40, 40)]
 
 
 def test_what_are_no_seeds_is_refused_before_any_network_runs(run, params, tmp_path):

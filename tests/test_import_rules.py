@@ -302,6 +302,32 @@ def test_a_planted_arrow_that_points_up_is_found(module, imported):
     assert found == {f"{module} must not import {imported}"}
 
 
+def pages_in_reports(graph: Graph) -> list[str]:
+    """Returns where the harness or a report knows of pages: any benchmark is one."""
+    return [
+        f"{name} must not import {i}"
+        for name, imported in graph.items()
+        if _below(name, ("evals.report", "evals.harness"))
+        for i in sorted(imported)
+        if "pages" in i.split(".")
+    ]
+
+
+def test_harness_and_reports_know_no_pages():
+    assert not pages_in_reports(_graph())
+
+
+@pytest.mark.parametrize("module", ["evals.harness", "evals.report.rows"])
+@pytest.mark.parametrize(
+    "imported", ["evals.pages.benchmark", "data.pages.questions", "data.pages"]
+)
+def test_pages_planted_in_a_report_are_found(module, imported):
+    graph = _graph()
+    assert module in graph
+    planted = graph | {module: {*graph[module], imported}}
+    assert pages_in_reports(planted) == [f"{module} must not import {imported}"]
+
+
 def test_no_module_imports_itself_round_a_corner():
     graph = _graph()
     assert module_cycle(graph) is None

@@ -23,8 +23,9 @@ from tests.policy_run import (
 from tests.tolerances import GRADIENT, REORDERED
 from visor_jax import train
 from visor_jax.data.pages.questions import TASK_NAMES
-from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
-from visor_jax.evals.pages.policy_choices import page_logits
+from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark
+from visor_jax.evals.pages.policy_choices import policy_logits
+from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
@@ -97,13 +98,7 @@ def test_load_opens_it_as_the_network(network, opened):
 def test_the_report_has_what_the_policy_chooses_at_inference(trained, opened):
     """Against the library: every question on its own, as a user would ask it."""
     report = json.loads((trained / "report/policy.json").read_text())
-    asked = EvaluationSet.make(PAGES)
-    questions = asked.questions(PAGES)
-    requests = [
-        visor_jax.Request(question.text, page)
-        for page, row in zip(asked.pool.pages, questions, strict=True)
-        for question in row
-    ]
+    requests = [example.request for example in PageBenchmark.make(PAGES).examples()]
     for row in report["auto"]:
         chosen = opened.choose(requests, cost=row["preference"])
         costs = np.array([report["costs"][budget.name] for budget in chosen])
@@ -215,10 +210,10 @@ def test_a_mesh_trains_and_asks_the_same_policy_as_one_device(
     # The policy of one device, asked on the mesh.
     data, fsdp, tensor = sizes
     mesh = MeshSettings(data=data, fsdp=fsdp, tensor=tensor)
-    asked = EvaluationSet.make(PAGES)
+    asked = PageBenchmark.make(PAGES)
     found = [
-        page_logits(model.vlm, model.params, model.policy, asked)
-        for model in (opened, visor_jax.load(trained, mesh=mesh))
+        policy_logits(network, asked)
+        for network in (open_network(trained), open_network(trained, mesh=mesh))
     ]
     np.testing.assert_allclose(found[1], found[0], **REORDERED)
 

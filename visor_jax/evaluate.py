@@ -19,37 +19,28 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.restore import read_metadata
-from visor_jax.checkpoints.stored_network import StoredNetwork, read_newest
 from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.handwriting import split_id
-from visor_jax.evals.checkpoints import Member, Network, check_members
-from visor_jax.evals.harness import Progress as Callback
-from visor_jax.evals.networks import evaluate_networks, num_passes
-from visor_jax.evals.pages.benchmark import EvaluationSet, check_reads_pages
-from visor_jax.evals.report.report import (
-    ReportFacts,
-    check_label,
-    check_policy_label,
-    write_report,
+from visor_jax.data.pages.questions import TASK_NAMES
+from visor_jax.evals.checkpoints import (
+    EvaluatedCheckpoint,
+    check_description,
+    check_replicates,
+    read_checkpoint,
+    takes_budgets,
 )
-from visor_jax.evals.report.rows import RunFacts
+from visor_jax.evals.harness import Progress as Callback
+from visor_jax.evals.networks import evaluate_networks, num_budgets
+from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
+from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
-from visor_jax.models.config import VLMConfig
-from visor_jax.models.vlm import VLM
-from visor_jax.policy.score_cache import digest_of_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
 
 PAGES = 1024
 # Cost preferences at which a policy is tried.
 COSTS = (0.0, 5.0, 10.0)
-
-_FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
-# What runs of different seeds must have in common to be averaged; "settings" are those
-# of training, where the checkpoint says them.
-_RECIPE = ("model", "budgets", "preset", "train_steps", "settings", "policy")
 
 
 def evaluate_checkpoints(
@@ -70,7 +61,7 @@ def evaluate_checkpoints(
       out: folder of the report; None for `<first path>/report`.
       budgets: comma-separated names for the universal networks; None for their own.
       command: that makes the report again, for the record.
-      progress: called with (forward passes done, all).
+      progress: called with (answers so far, of how many).
       costs: preferences at which policies are tried (`policy.choose`); None for 0, 5
         and 10.
 
@@ -78,8 +69,9 @@ def evaluate_checkpoints(
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
-    networks, folder = _prepare(paths, out, pages, budgets, split, costs)
-    return _evaluate(networks, folder, pages, split, command, progress, costs)
+    checkpoints, folder = _prepare(paths, out, pages, budgets, split, costs)
+    report, _ = _evaluate(checkpoints, folder, pages, split, command, progress, costs)
+    return report
 
 
 def _prepare(
@@ -89,8 +81,8 @@ def _prepare(
     budgets: str | None,
     split: str,
     costs: Sequence[float] | None,
-) -> tuple[list[Network], Path]:
-    """Returns the networks, each read once, and the folder of the report."""
+) -> tuple[list[EvaluatedCheckpoint], Path]:
+    """Returns the checkpoints, each read once, and the folder of the report."""
     split_id(split)
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
@@ -101,13 +93,17 @@ def _prepare(
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
     described = [read_metadata(path) for path in paths]
     for path, metadata in zip(paths, described, strict=True):
-        _check(path, metadata, budgets)
+        config, _ = check_description(path, metadata, budgets)
+        try:
+            check_reads_pages(config, metadata["preset"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     _check_options(described, budgets, costs)
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    networks = [_read(path, budgets) for path in paths]
-    check_members([network.member for network in networks])
-    return networks, folder
+    checkpoints = [read_checkpoint(path, budgets) for path in paths]
+    check_replicates([checkpoint.replicate for checkpoint in checkpoints])
+    return checkpoints, folder
 
 
 def _check_options(
@@ -116,7 +112,7 @@ def _check_options(
     costs: Sequence[float] | None,
 ) -> None:
     """Raises ValueError for options that no checkpoint can do anything with."""
-    if budgets is not None and not any(map(_takes_budgets, described)):
+    if budgets is not None and not any(map(takes_budgets, described)):
         raise ValueError(
             f"--budgets={budgets} is for universal networks, and there is none here: "
             "leave it out."
@@ -129,82 +125,26 @@ def _check_options(
         )
 
 
-def _takes_budgets(metadata: Mapping[str, Any]) -> bool:
-    # A policy knows the budgets that it was trained for.
-    return metadata["label"] == "universal" and not metadata.get("policy")
-
-
-def _check(
-    path: str, metadata: Mapping[str, Any], budgets: str | None
-) -> tuple[VLMConfig, BudgetSet]:
-    """Returns the sizes of a checkpoint's network and the budgets to try it at."""
-    lacking = [k for k in ("model", "budgets", "label", *_FACTS) if k not in metadata]
-    if lacking:
-        raise ValueError(
-            f"{path}: the checkpoint does not say its {', '.join(lacking)}: it was not "
-            "written by `python -m visor_jax.train`."
-        )
-    names = metadata["budgets"]
-    if budgets is not None and _takes_budgets(metadata):
-        names = budgets
-    try:
-        check = check_policy_label if metadata.get("policy") else check_label
-        check(metadata["label"])
-        config = VLMConfig.from_dict(metadata["model"])
-        check_reads_pages(config, metadata["preset"])
-        return config, BudgetSet.parse(names, config.plan)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _read(path: str, budgets: str | None) -> Network:
-    """Returns what a checkpoint holds, description and parameters of the same step."""
-    return read_newest(path, lambda stored: _network(path, stored, budgets))
-
-
-def _network(path: str, stored: StoredNetwork, budgets: str | None) -> Network:
-    metadata = stored.metadata
-    config, budget_set = _check(path, metadata, budgets)
-    params, policy = stored.read_params(), stored.read_policy()
-    return Network(
-        member=Member(
-            path=path,
-            label=metadata["label"] if policy is None else "universal",
-            seed=metadata["seed"],
-            network=digest_of_arrays(params),
-            recipe={key: metadata.get(key) for key in _RECIPE},
-            policy=None if policy is None else metadata["label"],
-        ),
-        model=VLM(config),
-        params=params,
-        budgets=budget_set,
-        facts=RunFacts(
-            checkpoint=path,
-            git_commit=metadata.get("git_commit", "unknown"),
-            **{name: metadata[name] for name in _FACTS},
-        ),
-        policy=policy,
-    )
-
-
 def _evaluate(
-    networks: Sequence[Network],
+    checkpoints: Sequence[EvaluatedCheckpoint],
     out: Path,
     pages: int,
     split: str,
     command: str,
     progress: Callback | None,
     costs: Sequence[float] | None,
-) -> dict[str, Any]:
-    evaluation_set = EvaluationSet.make(pages, split=split)
+) -> tuple[dict[str, Any], str]:
+    """Returns the content of report.json and the table to print."""
+    benchmark = PageBenchmark.make(pages, split=split)
     costs = COSTS if costs is None else costs
     evaluated = evaluate_networks(
-        networks, evaluation_set, costs=costs, progress=progress
+        checkpoints, benchmark, costs=costs, progress=progress
     )
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
     )
-    return write_report(evaluated, evaluation_set, made, out)
+    report = write_report(evaluated, benchmark, made, out)
+    return report, table_text(report["rows"], evaluated[0].predictions)
 
 
 def define_flags() -> None:
@@ -249,22 +189,22 @@ def main(arguments: list[str]) -> None:
     asked = flags.FLAGS
     with command_line.user_errors():
         costs = _numbers(asked.cost)
-        networks, out = _prepare(
+        checkpoints, out = _prepare(
             asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split, costs
         )
-    total = num_passes(networks) * asked.pages
+    total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
     with Progress(total, description="evaluating", unit="pages") as shown:
-        report = _evaluate(
-            networks,
+        _, table = _evaluate(
+            checkpoints,
             out,
             asked.pages,
             asked.split,
             f"python -m visor_jax.evaluate {given}",
-            lambda done, passes: shown.update(done * total // passes),
+            lambda done, _: shown.update(done // len(TASK_NAMES)),
             costs,
         )
-    print(table_text(report["rows"]))
+    print(table)
     print(f"\nreport: {out / 'report.md'}")
 
 

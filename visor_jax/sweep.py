@@ -25,19 +25,14 @@ from visor_jax.analysis.budget_sweep import (
 )
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.stored_network import (
-    StoredNetwork,
     newest_network,
-    read_newest,
 )
 from visor_jax.commands import command_line
-from visor_jax.evals.harness import BudgetResult, evaluate_budgets
-from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet, check_reads_pages
+from visor_jax.evals.harness import predict
+from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
+from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.pictures import tasks_by_budget
-from visor_jax.evals.report.rows import PromptLengths
-from visor_jax.evals.statistics import group_score
-from visor_jax.flops.account import account
-from visor_jax.models.config import VLMConfig
-from visor_jax.models.vlm import VLM
+from visor_jax.inference.loading.open_network import open_network
 from visor_jax.runtime.progress import Progress
 
 
@@ -80,62 +75,43 @@ def sweep_checkpoint(
     check_search(config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
     folder.mkdir(parents=True, exist_ok=True)
-    asked = EvaluationSet.make(pages, split=split)
-    model, params = VLM(config), read_newest(checkpoint, StoredNetwork.read_params)
-    lengths = PromptLengths.of(asked)
-    results: dict[Budget, BudgetResult] = {}
+    benchmark = PageBenchmark.make(pages, split=split)
+    network = open_network(checkpoint)
 
     def evaluate(budgets: Sequence[Budget]) -> list[ScoredBudget]:
         chosen = BudgetSet(config.plan, tuple(budgets))
-        total = len(chosen) * asked.num_batches
-        with Progress(total, description="evaluating", unit="batches") as shown:
-            found = evaluate_budgets(
-                model, params, chosen, asked, progress=lambda n, _: shown.update(n)
+        total = len(chosen) * len(benchmark)
+        with Progress(total, description="evaluating", unit="answers") as shown:
+            found = predict(
+                network, benchmark, chosen, progress=lambda n, _: shown.update(n)
             )
-        results.update({result.budget: result for result in found})
-        return [_scored(config, result, lengths) for result in found]
+        return [_scored(found, budget) for budget in chosen]
 
     done = sweep(config.plan, evaluate, limit=limit, margin=margin)
     file = folder / f"{name}.json"
     facts = {"checkpoint": checkpoint, "split": split, "pages": pages}
     write_budget_file(file, name, done, **facts)
     by_cost = sorted(done.scored, key=lambda each: each.cost)
-    tasks_by_budget(
-        [_row(results[each.budget]) for each in by_cost], folder / f"{name}.png"
-    )
+    tasks_by_budget([_row(each) for each in by_cost], GROUPS, folder / f"{name}.png")
     return done, file
 
 
-def _scored(
-    config: VLMConfig, result: BudgetResult, lengths: PromptLengths
-) -> ScoredBudget:
-    groups = {
-        group: group_score(
-            result.correct[:, [result.task_names.index(name) for name in names]]
-        ).value
-        for group, names in GROUPS.items()
-    }
-    cost = account(
-        config,
-        result.budget,
-        text_tokens=lengths.text_tokens,
-        image_tokens=lengths.image_tokens,
-        crops=lengths.crops,
-        logit_positions=1,
-    )
+def _scored(found: Predictions, budget: Budget) -> ScoredBudget:
+    scores = {name: score.value for name, score in found.scores_at(budget).items()}
+    groups = {group: scores[group] for group in found.groups}
     return ScoredBudget(
-        budget=result.budget,
-        cost=cost.llm_prefill,
+        budget=budget,
+        cost=found.mean_flops(budget)["llm_prefill"],
         score=sum(groups.values()) / len(groups),
-        details={**groups, "tasks": result.accuracy},
+        details={**groups, "tasks": {task: scores[task] for task in found.tasks}},
     )
 
 
-def _row(result: BudgetResult) -> dict[str, Any]:
+def _row(scored: ScoredBudget) -> dict[str, Any]:
     return {
         "model": "universal",
-        "budget": result.budget.name,
-        "tasks": result.accuracy,
+        "budget": scored.budget.name,
+        "tasks": scored.details["tasks"],
     }
 
 

@@ -19,7 +19,6 @@ from visor_jax.analysis.budget_sweep import (
 )
 from visor_jax.analysis.budget_sweep import sweep as search
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.variants import llava_ov_0p5b
 
@@ -142,7 +141,7 @@ def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
     def read(stored):
         raise AssertionError("parameters were read")
 
-    monkeypatch.setattr(StoredNetwork, "read_params", read)
+    monkeypatch.setattr(sweep, "open_network", read)
     workdir = page_run.save(tmp_path / "run", {"a": np.zeros(1)})
     with pytest.raises(ValueError, match="limit=1"):
         sweep.sweep_checkpoint(str(workdir), limit=1)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.benchmark import PageBenchmark
 
 
 @pytest.fixture(scope="session")
-def evaluation_set() -> EvaluationSet:
+def benchmark() -> PageBenchmark:
     # Five pages in batches of three: the last batch has a row that only fills it up.
-    return EvaluationSet.make(5, batch_size=3)
+    return PageBenchmark.make(5, batch_size=3)

@@ -1,12 +1,18 @@
 """A network for pages that compiles in a moment, and results made up for reports."""
 
+import jax
 import numpy as np
 
+from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
-from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.questions import QUESTIONS
+from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.pages.words import EOS, PROMPT_END, TOKEN_ID
+from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS, PageBenchmark
+from visor_jax.evals.recorder import Recorder
 from visor_jax.evals.report.rows import EvaluatedRun, RunFacts
-from visor_jax.evals.statistics import Answers
+from visor_jax.inference.loading.network import Network
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
     AdapterConfig,
@@ -37,35 +43,57 @@ CONFIG = VLMConfig(
 BUDGETS = BudgetSet.parse(["none", "all"], CONFIG.plan)
 
 
+def answering_params(seed: int = 0) -> dict:
+    """Returns parameters of `CONFIG` with which every prompt is answered by one word.
+
+    Which of the answers' words depends on the page and the question, so that some are
+    right. The final norm turns two features round: one goes from ":" to words, one from
+    words to the end.
+    """
+    params = jax.tree.map(np.array, params_of(CONFIG, seed)["params"])
+    decoder = params["language_model"]
+    table = decoder["embed_tokens"]["embedding"]
+    words = sorted({TOKEN_ID[word] for q in QUESTIONS for word in q.words})
+    table[:, :2] = 0
+    table[TOKEN_ID[PROMPT_END], :2] = -4, 0
+    table[words, :2] = 3, -5
+    table[TOKEN_ID[EOS], :2] = -4, 5
+    decoder["norm"]["scale"][:2] = -1
+    return params
+
+
+def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:
+    """Returns a network of `CONFIG`, as one that was read from a checkpoint."""
+    return Network(
+        config=CONFIG,
+        params=params,
+        budgets=budgets,
+        reader=page_reader(page_tokenizer()),
+        metadata={},
+        **fields,
+    )
+
+
 def made_up_run(
-    evaluation_set: EvaluationSet, label: str, *, seed: int = 0, right: float = 0.7
+    benchmark: PageBenchmark, label: str, *, seed: int = 0, right: float = 0.7
 ) -> EvaluatedRun:
     """Returns a run whose answers are right with the given probability."""
     config = dense(CONFIG) if label == "dense" else CONFIG
     names = ["none", "all"] if label == "universal" else [label.partition(":")[2]]
     budgets = BudgetSet.parse([name or "all" for name in names], config.plan)
     rng = np.random.default_rng(seed)
-    pages, tasks = len(evaluation_set.pool), len(evaluation_set.task_names)
-    results = []
-    for budget in budgets:
-        correct = rng.random(pages * tasks) < right
-        answers = Answers(
-            pages=np.repeat(np.arange(pages), tasks),
-            tasks=np.tile(np.arange(tasks), pages),
-            predicted=np.where(correct, 4, 5),
-            targets=np.full(pages * tasks, 4),
-            correct=correct,
-        )
-        results.append(
-            BudgetResult(
-                budget=budget, answers=answers, task_names=evaluation_set.task_names
-            )
-        )
+    recorder = Recorder(config, budgets, benchmark)
+    examples = list(benchmark.examples())
+    numbers = [recorder.ask(example) for example in examples]
+    for row in range(len(budgets)):
+        correct = (rng.random(len(examples)) < right).tolist()
+        for number, example, is_right in zip(numbers, examples, correct, strict=True):
+            answer = example.references[0] if is_right else "bar"
+            recorder.answer(number, example, row, answer, PROMPT_LENGTHS)
     return EvaluatedRun(
         label=label,
         facts=RunFacts(preset="mini", seed=seed, train_steps=100, wall_clock_s=61.0),
         network=f"{label} {seed}",
-        config=config,
-        results=tuple(results),
-        ms_per_sample={budget.name: 1.0 + seed for budget in budgets},
+        predictions=recorder.predictions(),
+        ms_per_sample={budget: 1.0 + seed for budget in budgets},
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from visor_jax.evals.checkpoints import Member, check_members
+from visor_jax.evals.checkpoints import Replicate, check_replicates
 
 RECIPE = {
     "train_steps": 100,
@@ -12,29 +12,29 @@ RECIPE = {
 }
 
 
-def network(seed: int, **changes) -> Member:
+def network(seed: int, **changes) -> Replicate:
     described = {"path": f"u{seed}", "label": "universal", "seed": seed}
     described |= {"network": f"n{seed}", "recipe": {"train_steps": 9}}
-    return Member(**{**described, **changes})
+    return Replicate(**{**described, **changes})
 
 
-def policy(seed: int, **changes) -> Member:
+def policy(seed: int, **changes) -> Replicate:
     own = {"path": f"p{seed}", "policy": "policy:a", "recipe": RECIPE}
     return network(seed, **{**own, **changes})
 
 
 def test_seeds_of_one_thing_may_be_averaged():
-    check_members([network(0), network(1), policy(0), policy(1)])
-    check_members([policy(0), policy(1)])
+    check_replicates([network(0), network(1), policy(0), policy(1)])
+    check_replicates([policy(0), policy(1)])
     # Two policies of one network, trained with different seeds.
-    check_members([network(0), policy(0), policy(1, network="n0")])
+    check_replicates([network(0), policy(0), policy(1, network="n0")])
     # Other labels stand beside them.
     dense = network(0, label="dense", path="d", network="other", recipe={})
-    check_members([network(0), policy(0), policy(0, policy="policy:b"), dense])
+    check_replicates([network(0), policy(0), policy(0, policy="policy:b"), dense])
 
 
 @pytest.mark.parametrize(
-    ("members", "message"),
+    ("replicates", "message"),
     [
         (
             [
@@ -68,12 +68,12 @@ def test_seeds_of_one_thing_may_be_averaged():
         ),
     ],
 )
-def test_what_is_no_seed_is_refused(members, message):
+def test_what_is_no_seed_is_refused(replicates, message):
     with pytest.raises(ValueError, match=message):
-        check_members(members)
+        check_replicates(replicates)
 
 
-def test_a_member_is_shown_by_its_policy():
+def test_a_checkpoint_is_shown_by_its_policy():
     assert network(0).shown_as == "universal"
     assert policy(0).shown_as == "policy:a"
     assert dataclasses.replace(policy(0), policy=None).shown_as == "universal"

@@ -1,133 +1,166 @@
+"""Asking a network: packed, one at a time, by the engine; and how long it takes."""
+
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.evals import small
 from tests.evals.small import BUDGETS, CONFIG
-from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.batches import single_question_batch
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.evals import timing
-from visor_jax.evals.harness import evaluate_budgets, predict
+from visor_jax.evals.harness import next_tokens, predict
+from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS, PageBenchmark
 from visor_jax.models.variants import dense
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.scores import score_batch
 
 MODEL = VLM(CONFIG)
 
 
-@pytest.fixture(scope="module")
-def params():
-    return params_of(CONFIG)["params"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneByOne(PageBenchmark):
+    """The same questions, asked as a user would ask them."""
+
+    def packed(self):
+        return None
 
 
 @pytest.fixture(scope="module")
-def results(params, evaluation_set):
-    return evaluate_budgets(MODEL, params, BUDGETS, evaluation_set)
+def network():
+    return small.network(small.answering_params())
 
 
-def test_every_page_answers_every_task_and_guesses(results, evaluation_set):
-    assert [r.budget.name for r in results] == ["sa0", "sa1:1"]
-    for result in results:
-        assert result.correct.shape == (5, 10)
-        assert not np.isnan(result.correct).any()
-        assert list(result.accuracy) == list(evaluation_set.task_names)
-        # Chance is 36 % on easy tasks, and the end must be right as well.
-        assert np.mean(list(result.accuracy.values())) < 0.4
-    assert (results[0].answers.predicted != results[1].answers.predicted).any()
+@pytest.fixture(scope="module")
+def predictions(network, benchmark):
+    return predict(network, benchmark)
 
 
-def test_targets_are_the_answers(results, evaluation_set):
-    words = evaluation_set.tokenizer.convert_ids_to_tokens(
-        results[0].answers.targets.tolist()
-    )
-    asked = evaluation_set.questions(5)
-    assert words == [question.answer for page in asked for question in page]
+def test_every_page_answers_every_task_at_every_budget(predictions, benchmark):
+    assert predictions.budgets == BUDGETS.budgets
+    examples = list(benchmark.examples())
+    assert list(predictions.ids) == [example.id for example in examples]
+    assert [len(row) for row in predictions.answers] == [50, 50]
+    assert predictions.answers[0] != predictions.answers[1]
+    for row, scores in zip(predictions.answers, predictions.main_scores, strict=True):
+        right = [(e.references[0],) == (a,) for e, a in zip(examples, row, strict=True)]
+        assert scores.tolist() == right
+        # Of few pages, but some are right and more are wrong.
+        assert 0 < sum(right) < 25
+    assert predictions.mean_lengths() == dataclasses.asdict(PROMPT_LENGTHS)
 
 
-def test_packed_answers_equal_one_question_at_a_time(results, params, evaluation_set):
+def test_packed_answers_equal_one_question_at_a_time(network, predictions, benchmark):
     """The naive way: greedy decoding of two tokens, each question on its own."""
-    end = evaluation_set.tokenizer.eos_token_id
-    for result in results[1:]:
-        gates = result.budget.gates(CONFIG.plan)
-        predicted, correct = [], []
-        for page, questions in enumerate(evaluation_set.questions(5)):
-            pages = np.repeat(evaluation_set.pool.pages[page : page + 1], 10, axis=0)
-            batch = single_question_batch(
-                pages,
-                [question.text for question in questions],
-                evaluation_set.tokenizer,
-                text_length=8,
-            )
-            rows, length = np.arange(10), batch.text_mask.sum(axis=1)
-            first = np.asarray(predict(MODEL, params, batch, gates))[rows, length - 1]
-            batch.tokens[rows, length] = first
-            batch.text_mask[rows, length] = True
-            batch.text_segments[rows, length] = 1
-            batch.text_positions[rows, length] = (
-                batch.text_positions[rows, length - 1] + 1
-            )
-            second = np.asarray(predict(MODEL, params, batch, gates))[rows, length]
-            right = [question.answer for question in questions]
-            right = evaluation_set.tokenizer.convert_tokens_to_ids(right)
-            predicted += first.tolist()
-            correct += ((first == right) & (second == end)).tolist()
-        assert predicted == result.answers.predicted.tolist()
-        assert correct == result.answers.correct.tolist()
+    tokenizer = page_tokenizer()
+    words, examples = tokenizer.convert_ids_to_tokens, list(benchmark.examples())
+    batch = single_question_batch(
+        np.stack([example.request.images[0] for example in examples]),
+        [example.request.prompt for example in examples],
+        tokenizer,
+        text_length=8,
+    )
+    rows, length = np.arange(50), batch.text_mask.sum(axis=1)
+    for budget, answers in zip(BUDGETS, predictions.answers, strict=True):
+        gates, asked = budget.gates(CONFIG.plan), jax.tree.map(np.copy, batch)
+        first = np.asarray(next_tokens(MODEL, network.params, asked, gates))
+        first = first[rows, length - 1]
+        asked.tokens[rows, length] = first
+        asked.text_mask[rows, length] = True
+        asked.text_segments[rows, length] = 1
+        asked.text_positions[rows, length] = asked.text_positions[rows, length - 1] + 1
+        second = np.asarray(next_tokens(MODEL, network.params, asked, gates))
+        ends = second[rows, length] == tokenizer.eos_token_id
+        for example, answer, word, end in zip(
+            examples, answers, words(first.tolist()), ends.tolist(), strict=True
+        ):
+            right = word == example.references[0]
+            if word == tokenizer.eos_token:
+                assert answer == ""
+            elif not right or end:
+                assert answer == word
+            else:
+                # The word is right and the end is not: more than the word.
+                assert answer.startswith(f"{word} ")
 
 
-def test_static_gates_predict_what_traced_gates_do(params, evaluation_set):
-    batch = jax.device_put(next(evaluation_set.batches()).batch)
+def test_scores_are_those_that_policies_learn_from(network, predictions, benchmark):
+    """Right or wrong by tokens there, by the metric of the text here."""
+    parts = [
+        score_batch(MODEL, network.params, asked.batch, BUDGETS).correct
+        for asked in benchmark.packed()
+    ]
+    np.testing.assert_array_equal(
+        np.concatenate(parts).T, predictions.main_scores.astype(bool)
+    )
+
+
+def test_the_engine_answers_what_packed_rows_say(network, predictions, benchmark):
+    asked = OneByOne(pool=benchmark.pool)
+    found = predict(network, asked)
+    assert found.ids == predictions.ids
+    # Of wrong ones the packed rows know the beginning only.
+    for written, packed in zip(found.answers, predictions.answers, strict=True):
+        assert all(w.startswith(p) for w, p in zip(written, packed, strict=True))
+    np.testing.assert_array_equal(found.main_scores, predictions.main_scores)
+    assert not any(error for row in found.errors for error in row)
+    # Each with the length of its own question.
+    words = [len(e.request.prompt.split()) for e in benchmark.examples()]
+    assert (found.lengths["text_tokens"] <= np.array(words) + 1).all()
+    assert len(set(found.lengths["text_tokens"].tolist())) > 1
+
+
+def test_static_gates_predict_what_traced_gates_do(network, benchmark):
+    batch = jax.device_put(next(benchmark.packed()).batch)
 
     @jax.jit
     def traced(gates):
-        logits = MODEL.apply({"params": params}, batch, gates).logits
+        logits = MODEL.apply({"params": network.params}, batch, gates).logits
         return jnp.argmax(logits, axis=-1)
 
     for budget in BUDGETS:
         gates = budget.gates(CONFIG.plan)
-        static = np.asarray(predict(MODEL, params, batch, gates))
+        static = np.asarray(next_tokens(MODEL, network.params, batch, gates))
         other = np.asarray(traced(jnp.asarray(gates)))
         np.testing.assert_array_equal(static[batch.text_mask], other[batch.text_mask])
 
 
-def test_progress_counts_batches_and_budgets(params, evaluation_set):
+def test_progress_counts_answers(network, benchmark):
     seen = []
-    evaluate_budgets(
-        MODEL, params, BUDGETS, evaluation_set, progress=lambda *done: seen.append(done)
-    )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    predict(network, benchmark, progress=lambda *done: seen.append(done))
+    # Rows of three pages, then of two, at one budget after the other.
+    assert seen == [(30, 100), (60, 100), (80, 100), (100, 100)]
 
 
-def test_budgets_of_another_plan_are_refused(params, evaluation_set):
+def test_budgets_of_another_plan_are_refused(network, benchmark):
     other = BudgetSet.parse(["all"], dense(CONFIG).plan)
     with pytest.raises(ValueError, match="are of a plan"):
-        evaluate_budgets(MODEL, params, other, evaluation_set)
+        predict(network, benchmark, other)
+    with pytest.raises(ValueError, match="are of a plan"):
+        timing.prefill_programs(network, other, timing.prompts(network, benchmark, 1))
 
 
-def test_timed_program_predicts_the_same_word(params, results, evaluation_set):
-    programs = timing.budget_programs(
-        MODEL, params, BUDGETS, evaluation_set, batch_size=5
-    )
-    for result in results:
-        logits = np.asarray(programs[result.budget.name]())
-        # Page i is asked its task i.
-        places = np.arange(5) * 10 + np.arange(5)
-        expected = result.answers.predicted[places]
-        np.testing.assert_array_equal(logits.argmax(axis=-1), expected)
-    times = timing.time_budgets(
-        MODEL, params, BUDGETS, evaluation_set, batch_size=5, runs=2
-    )
-    assert list(times) == ["sa0", "sa1:1"]
+def test_the_timed_program_predicts_the_same_word(network, predictions, benchmark):
+    batch = timing.prompts(network, benchmark, 12)
+    assert batch.tokens.shape == (12, PROMPT_LENGTHS.text_tokens)
+    programs = timing.prefill_programs(network, BUDGETS, batch)
+    assert list(programs) == list(BUDGETS)
+    for program, answers in zip(programs.values(), predictions.answers, strict=True):
+        prefilled = program()
+        words = page_tokenizer().convert_ids_to_tokens(
+            prefilled.logits.argmax(axis=-1).tolist()
+        )
+        # Row i is asked task i about page i; pages and tasks begin again.
+        said = [answers[(i % 5) * 10 + i % 10] for i in range(12)]
+        assert [word == "<eos>" or word for word in words] == [
+            not answer or answer.split(" ")[0] for answer in said
+        ]
+        # What decoding goes on from is made as well.
+        assert prefilled.cache is not None
+    times = timing.milliseconds_per_row(programs, batch_size=12, runs=2)
+    assert list(times) == list(BUDGETS)
     assert min(times.values()) > 0
-
-
-def test_programs_take_turns():
-    calls = []
-
-    def program(name):
-        return lambda: calls.append(name) or jnp.zeros(())
-
-    timing.time_programs({n: program(n) for n in "ab"}, runs=2, warm_up=1)
-    assert "".join(calls) == "ababab"
-    with pytest.raises(ValueError, match="runs=0"):
-        timing.time_programs({}, runs=0)

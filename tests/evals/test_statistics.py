@@ -5,73 +5,87 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visor_jax.batch import Batch
-from visor_jax.data.pages.batches import EvaluationBatch
-from visor_jax.evals.pages.packed_answers import read_answers
 from visor_jax.evals.statistics import (
     Z95,
-    Answers,
-    correct_table,
+    ScoreTable,
     group_score,
+    scores_by_name,
     spread,
     task_score,
     wilson_interval,
 )
 
 
-def _asked() -> EvaluationBatch:
-    """Two rows of two questions; each answer is one word and the end (1)."""
-    segments = np.array([[1, 1, 1, 2, 2, 2, 0]] * 2, np.int32)
-    task_ids = np.full(segments.shape, -1, np.int32)
-    task_ids[:, 1], task_ids[:, 4] = 0, 1
-    targets = np.array([[9, 5, 1, 9, 6, 1, 0], [9, 7, 1, 9, 8, 1, 0]], np.int32)
-    empty = np.zeros((2, 1))
-    batch = Batch(
-        pixels=empty,
-        image_token_index=empty,
-        image_positions=empty,
-        image_mask=empty,
-        tokens=targets,
-        text_positions=segments,
-        text_segments=segments,
-        text_mask=segments > 0,
-        targets=targets,
-        loss_mask=np.isin(np.arange(7), (1, 2, 4, 5))[None].repeat(2, 0),
+def once(table) -> ScoreTable:
+    """Returns (clusters, tasks) scores of one example each; NaN was not asked."""
+    table = np.atleast_2d(table)
+    asked = ~np.isnan(table)
+    return ScoreTable(sums=np.where(asked, table, 0.0), counts=asked.astype(int))
+
+
+def column(values) -> ScoreTable:
+    """Returns the scores of one task."""
+    return once(np.asarray(values, float)[:, None])
+
+
+def test_a_table_adds_up_what_is_asked_about_a_cluster():
+    table = ScoreTable.of(
+        np.array([1.0, 0.5, np.nan, 0.25, 1.0]),
+        np.array([0, 0, 0, 1, 1]),
+        np.array([0, 0, 1, 1, 1]),
     )
-    return EvaluationBatch(batch, task_ids, np.array([3, 8], np.int32))
+    np.testing.assert_array_equal(table.sums, [[1.5, 0], [0, 1.25]])
+    # A score of NaN does not count.
+    np.testing.assert_array_equal(table.counts, [[2, 0], [0, 2]])
+    np.testing.assert_array_equal(table.accuracies, [0.75, 0.625])
+    np.testing.assert_array_equal(table.of_tasks([1]).sums, [[0], [1.25]])
 
 
-def _predict(asked, *mistakes):
-    """Returns one-hot logits' argmax: the targets, but for mistakes at (row, place)."""
-    logits = np.eye(10)[asked.batch.targets]
-    for row, place in mistakes:
-        logits[row, place] = np.eye(10)[2]
-    return logits.argmax(-1).astype(np.int32)
+def test_scores_have_the_names_of_groups_and_tasks():
+    table = once([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    groups = {"both": ("c", "b"), "one": ("a",)}
+    found = scores_by_name([table], ("a", "b", "c"), groups)
+    assert {name: score.value for name, score in found.items()} == {
+        **{"both": 0.5, "one": 1.0},
+        **{"a": 1.0, "b": 0.5, "c": 0.5},
+    }
 
 
-def test_all_places_of_an_answer_must_be_right():
-    asked = _asked()
-    # A wrong word; a wrong end; and a wrong place that is not scored.
-    answers = read_answers(_predict(asked, (0, 1), (1, 5), (1, 0)), asked)
-    assert answers.pages.tolist() == [3, 3, 8, 8]
-    assert answers.tasks.tolist() == [0, 1, 0, 1]
-    assert answers.correct.tolist() == [False, True, True, False]
-    assert answers.predicted.tolist() == [2, 6, 7, 8]
-    assert answers.targets.tolist() == [5, 6, 7, 8]
+def _unequal_clusters(rng):
+    """Returns (scores, clusters) of 40 images with one to five questions each."""
+    sizes = rng.integers(1, 6, 40)
+    clusters = np.repeat(np.arange(40), sizes)
+    easy = rng.normal(0, 0.2, 40)[clusters]
+    return np.clip(0.5 + easy + rng.normal(0, 0.1, len(clusters)), 0, 1), clusters
 
 
-def test_rows_that_fill_up_do_not_count():
-    asked = _asked()
-    asked.task_ids[1] = -1
-    asked.batch.loss_mask[1] = False
-    assert len(read_answers(_predict(asked), asked)) == 2
+def test_several_questions_about_a_cluster_vary_together():
+    """Against drawing whole clusters again and again."""
+    rng = np.random.default_rng(0)
+    scores, clusters = _unequal_clusters(rng)
+    table = ScoreTable.of(scores, clusters, np.zeros(len(scores), int))
+    means = []
+    for _ in range(2000):
+        drawn = rng.integers(0, 40, 40)
+        picked = np.concatenate([scores[clusters == c] for c in drawn])
+        means.append(picked.mean())
+    found = task_score(table)
+    assert found.value == pytest.approx(scores.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(Z95 * np.std(means), rel=0.1)
+    # Taken for questions that have nothing to do with each other they seem too sure.
+    apart = ScoreTable.of(scores, np.arange(len(scores)), np.zeros(len(scores), int))
+    narrow = group_score(apart)
+    assert found.high - found.low > 1.3 * (narrow.high - narrow.low)
 
 
-def test_table_of_pages_and_tasks():
-    answers = read_answers(_predict(_asked(), (0, 1)), _asked())
-    np.testing.assert_array_equal(correct_table(answers, 2), [[0, 1], [1, 1]])
-    with pytest.raises(ValueError, match="more than once"):
-        correct_table(Answers.join([answers, answers]), 2)
+def test_a_question_repeated_in_its_cluster_makes_nothing_surer():
+    rng = np.random.default_rng(1)
+    scores, clusters = _unequal_clusters(rng)
+    tasks = np.zeros(len(scores), int)
+    one = group_score(ScoreTable.of(scores, clusters, tasks))
+    twice = ScoreTable.of(*(np.repeat(x, 2) for x in (scores, clusters, tasks)))
+    two = group_score(twice)
+    assert (two.low, two.high) == pytest.approx((one.low, one.high))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +118,7 @@ def test_group_is_the_mean_over_tasks_with_the_error_of_page_means():
     rng = np.random.default_rng(0)
     hard_page = rng.random((4000, 1)) < 0.5
     table = np.where(hard_page, rng.random((4000, 6)) < 0.5, 1.0)
-    score = group_score(table)
+    score = group_score(once(table))
     assert score.value == pytest.approx(table.mean())
     error = table.mean(axis=1).std(ddof=1) / math.sqrt(len(table))
     half = (score.high - score.low) / 2
@@ -115,10 +129,10 @@ def test_group_is_the_mean_over_tasks_with_the_error_of_page_means():
 
 
 def test_perfect_scores_keep_an_interval():
-    score = group_score(np.ones((100, 4)))
+    score = group_score(once(np.ones((100, 4))))
     assert (score.value, score.high) == (1.0, 1.0)
     assert 0.95 < score.low < 1.0
-    assert task_score(np.array([1.0, np.nan, 0.0])).value == 0.5
+    assert task_score(column([1.0, np.nan, 0.0])).value == 0.5
 
 
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
@@ -130,11 +144,11 @@ def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
         page = rng.normal(0, 0.1, (1, pages, 1))
         seed = rng.normal(0, 0.04, (3, 1, 1))
         tables = (rng.random((3, pages, 6)) < truth + page + seed).astype(float)
-        score = group_score(*tables)
+        score = group_score(*map(once, tables))
         kept["group"] += score.low <= truth <= score.high
-        score = task_score(*tables[..., 0])
+        score = task_score(*map(column, tables[..., 0]))
         kept["task"] += score.low <= truth <= score.high
-        score = group_score(tables.mean(axis=0))
+        score = group_score(once(tables.mean(axis=0)))
         kept["pages alone"] += score.low <= truth <= score.high
     share = {name: count / trials for name, count in kept.items()}
     # 95 % but for the approximate degrees of freedom (93 to 98 % in 3000 trials), and
@@ -146,7 +160,7 @@ def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
 
 
 def test_with_many_pages_the_interval_is_students():
-    tables = [np.full((10**6, 1), value) for value in (0.70, 0.74, 0.78)]
+    tables = [once(np.full((10**6, 1), value)) for value in (0.70, 0.74, 0.78)]
     score = group_score(*tables)
     half = 4.302653 * 0.04 / math.sqrt(3)
     assert score.value == pytest.approx(0.74)
@@ -157,11 +171,13 @@ def test_with_many_pages_the_interval_is_students():
 
 
 def test_equal_seeds_say_no_more_than_their_pages():
-    table = np.random.default_rng(0).random((50, 4)).round()
+    table = once(np.random.default_rng(0).random((50, 4)).round())
     assert group_score(table, table).value == group_score(table).value
     one, two = group_score(table), group_score(table, table)
     assert two.high - two.low >= 0.99 * (one.high - one.low)
-    assert task_score(np.ones(9), np.ones(9)) == task_score(np.ones(9))
+    assert task_score(column(np.ones(9)), column(np.ones(9))) == task_score(
+        column(np.ones(9))
+    )
 
 
 def test_spread_is_that_of_a_sample():

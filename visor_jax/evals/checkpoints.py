@@ -1,8 +1,9 @@
-"""Which runs may share a row of a report: those that differ in their seed alone.
+"""Checkpoints to evaluate: reads them, and says which may share a row of a report.
 
-A mean over seeds says something only if nothing but the seed differs, and only if no
-network is in it twice. What a policy chooses stands beside its network's budgets only
-if both are means over the same networks.
+A row of several networks is a mean over replicates: networks that were trained alike
+but for their seed. That mean says something only if nothing but the seed differs, and
+only if no network is in it twice. What a policy chooses stands beside its network's
+budgets only if both are means over the same networks.
 """
 
 import dataclasses
@@ -10,15 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from visor_jax.budget import BudgetSet
+from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.evals.report.rows import RunFacts
-from visor_jax.models.vlm import VLM
-from visor_jax.policy.network import Policy
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.loading.open_network import open_network
+from visor_jax.models.config import VLMConfig
+from visor_jax.policy.score_cache import digest_of_arrays
 
-Params = Any
+_FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
+# What replicates must have in common; "settings" are those of training, where the
+# checkpoint says them.
+_RECIPE = ("model", "budgets", "preset", "train_steps", "settings", "policy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Member:
+class Replicate:
     """What a report has to know of a checkpoint before it averages anything.
 
     path: as the user gave it. label: its network's. seed: of the run's training.
@@ -39,27 +46,106 @@ class Member:
         return self.label if self.policy is None else self.policy
 
 
-def check_members(members: Sequence[Member]) -> None:
-    """Does nothing if the members of every row are seeds of one thing.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluatedCheckpoint:
+    """A checkpoint that was read and may be evaluated.
+
+    replicate: what it may be averaged with. budgets: to evaluate it at.
+    """
+
+    replicate: Replicate
+    network: Network
+    budgets: BudgetSet
+    facts: RunFacts
+
+
+def takes_budgets(metadata: Mapping[str, Any]) -> bool:
+    """Returns whether a checkpoint may be evaluated at other budgets than its own."""
+    # A policy knows the budgets that it was trained for.
+    return metadata["label"] == "universal" and not metadata.get("policy")
+
+
+def check_description(
+    path: str, metadata: Mapping[str, Any], budgets: str | None
+) -> tuple[VLMConfig, BudgetSet]:
+    """Returns the sizes of a checkpoint's network and the budgets to try it at.
+
+    Args:
+      budgets: comma-separated names for universal networks; None for their own.
+
+    Raises:
+      ValueError: for a checkpoint that no report can show.
+    """
+    lacking = [k for k in ("model", "budgets", "label", *_FACTS) if k not in metadata]
+    if lacking:
+        raise ValueError(
+            f"{path}: the checkpoint does not say its {', '.join(lacking)}: it was not "
+            "written by `python -m visor_jax.train`."
+        )
+    names = metadata["budgets"]
+    if budgets is not None and takes_budgets(metadata):
+        names = budgets
+    try:
+        check = check_policy_label if metadata.get("policy") else check_label
+        check(metadata["label"])
+        config = VLMConfig.from_dict(metadata["model"])
+        return config, BudgetSet.parse(names, config.plan)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_checkpoint(path: str, budgets: str | None) -> EvaluatedCheckpoint:
+    """Returns what a checkpoint holds, description and parameters of the same step.
+
+    Args:
+      budgets: comma-separated names for universal networks; None for their own.
+
+    Raises:
+      ValueError: if it cannot be read, or shown in a report.
+    """
+    network = open_network(path)
+    metadata, policy = network.metadata, network.policy
+    _, chosen = check_description(path, metadata, budgets)
+    return EvaluatedCheckpoint(
+        replicate=Replicate(
+            path=path,
+            label=metadata["label"] if policy is None else "universal",
+            seed=metadata["seed"],
+            network=digest_of_arrays(network.params),
+            recipe={key: metadata.get(key) for key in _RECIPE},
+            policy=None if policy is None else metadata["label"],
+        ),
+        network=network,
+        budgets=chosen,
+        facts=RunFacts(
+            checkpoint=path,
+            git_commit=metadata.get("git_commit", "unknown"),
+            **{name: metadata[name] for name in _FACTS},
+        ),
+    )
+
+
+def check_replicates(replicates: Sequence[Replicate]) -> None:
+    """Does nothing if what would share a row differs in its seed alone.
 
     Raises:
       ValueError: if runs of one label differ in more than the seed, if a network counts
         twice, or if a policy's networks are not those of the fixed budgets.
     """
-    by_label: dict[str, list[Member]] = {}
-    for member in members:
-        by_label.setdefault(member.shown_as, []).append(member)
+    by_label: dict[str, list[Replicate]] = {}
+    for replicate in replicates:
+        by_label.setdefault(replicate.shown_as, []).append(replicate)
     for label, alike in by_label.items():
         for other in alike[1:]:
             _check_recipe(label, alike[0], other)
         _check_repeated(label, alike)
     for label, alike in by_label.items():
         if alike[0].policy is not None:
-            _check_networks(label, alike, members)
+            _check_networks(label, alike, replicates)
 
 
-def _check_recipe(label: str, first: Member, other: Member) -> None:
-    one, two = (dict(_flat(member.recipe)) for member in (first, other))
+def _check_recipe(label: str, first: Replicate, other: Replicate) -> None:
+    one, two = (dict(_flat(each.recipe)) for each in (first, other))
     differing = [
         f"{key} ({one.get(key, 'not said')} and {two.get(key, 'not said')})"
         for key in sorted(one.keys() | two.keys())
@@ -73,25 +159,25 @@ def _check_recipe(label: str, first: Member, other: Member) -> None:
         )
 
 
-def _check_repeated(label: str, alike: Sequence[Member]) -> None:
-    seen: dict[tuple[Any, ...], Member] = {}
-    for member in alike:
+def _check_repeated(label: str, alike: Sequence[Replicate]) -> None:
+    seen: dict[tuple[Any, ...], Replicate] = {}
+    for replicate in alike:
         # A network may have several policies, but each is trained with its own seed.
-        key = (member.network, member.policy and member.seed)
+        key = (replicate.network, replicate.policy and replicate.seed)
         if key in seen:
             raise ValueError(
-                f"{seen[key].path} and {member.path}, both {label!r}, are the same: it "
-                "would count twice in their mean. Leave one out."
+                f"{seen[key].path} and {replicate.path}, both {label!r}, are the same: "
+                "it would count twice in their mean. Leave one out."
             )
-        seen[key] = member
+        seen[key] = replicate
 
 
 def _check_networks(
-    label: str, alike: Sequence[Member], members: Sequence[Member]
+    label: str, alike: Sequence[Replicate], replicates: Sequence[Replicate]
 ) -> None:
     """Raises ValueError unless the policies' networks are those of the fixed rows."""
-    own = {member.network for member in alike}
-    beside = {m.network: m.path for m in members if m.label == alike[0].label}
+    own = {each.network for each in alike}
+    beside = {r.network: r.path for r in replicates if r.label == alike[0].label}
     lacking = sorted(path for network, path in beside.items() if network not in own)
     if lacking:
         raise ValueError(
@@ -107,19 +193,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
-    """A checkpoint that was read and may be evaluated.
-
-    params: of the network alone. member: what it may be averaged with.
-    policy: the one in the checkpoint, None if there is none.
-    """
-
-    member: Member
-    model: VLM
-    params: Params
-    budgets: BudgetSet
-    facts: RunFacts
-    policy: Policy | None = None

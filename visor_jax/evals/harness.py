@@ -1,8 +1,13 @@
-"""Runs a network at every budget over every question of an evaluation set."""
+"""Asks a network every question of a benchmark at every budget.
+
+Packed questions are answered by one pass over their rows, right answers included
+(`evals.packed_answers`); others by the engine, which reads an image once for all
+budgets and questions about it.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -11,43 +16,73 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from visor_jax.batch import Batch
-from visor_jax.budget import Budget, BudgetSet
-from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.evals.pages.packed_answers import read_answers
-from visor_jax.evals.statistics import Answers, correct_table
+from visor_jax.budget import BudgetSet
+from visor_jax.data.prompts.request import Request
+from visor_jax.evals.benchmark import (
+    Benchmark,
+    Example,
+    PackedBatch,
+    PromptLengths,
+)
+from visor_jax.evals.packed_answers import AnswerIndices
+from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.recorder import Recorder
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.routing.router import HostRouter
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 
 Params = Any
-# Called with (units done, units in all).
+# Called with (answers so far, of how many).
 Progress = Callable[[int, int], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BudgetResult:
-    """What the network answered at one budget; `task_names` numbers the tasks."""
+def predict(
+    network: Network,
+    benchmark: Benchmark,
+    budgets: BudgetSet | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Returns the network's answers to all examples at every budget.
 
-    budget: Budget
-    answers: Answers
-    task_names: tuple[str, ...]
+    Args:
+      budgets: any of the network's plan; None for those that it was trained for.
+      progress: called now and then with (answers so far, of how many).
 
-    @property
-    def self_layers_on(self) -> int:
-        return len(self.budget.self_layers)
+    Raises:
+      ValueError: if the budgets are of another plan than the network, or if the
+        benchmark has no example that can be read.
+    """
+    budgets = network.budgets if budgets is None else budgets
+    check_plan(network.config, budgets)
+    recorder = Recorder(network.config, budgets, benchmark)
+    packed = benchmark.packed()
+    if packed is None:
+        answered = _generate(network, benchmark, budgets, recorder)
+    else:
+        answered = _read_packed(network, packed, budgets, recorder)
+    done, total = 0, len(benchmark) * len(budgets)
+    for count in answered:
+        done += count
+        if progress is not None:
+            progress(done, total)
+    return recorder.predictions()
 
-    @property
-    def correct(self) -> np.ndarray:
-        """(pages, tasks) float: 1 right, 0 wrong."""
-        return correct_table(self.answers, len(self.task_names))
 
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """{task: accuracy}"""
-        means = np.nanmean(self.correct, axis=0)
-        return dict(zip(self.task_names, means.tolist(), strict=True))
+def check_plan(config: VLMConfig, budgets: BudgetSet) -> None:
+    """Raises ValueError unless the budgets were made for the network's plan."""
+    if budgets.plan != config.plan:
+        raise ValueError(
+            f"The budgets are of a plan with SELF layers {budgets.plan.self_layers} of "
+            f"{budgets.plan.num_layers}, the model has {config.plan.self_layers} "
+            f"of {config.plan.num_layers}."
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "gates"))
-def predict(
+def next_tokens(
     model: VLM, params: Params, batch: Batch, gates: tuple[bool, ...]
 ) -> Int[Array, "B T"]:
     """Returns the most likely next token at every place, int32.
@@ -59,49 +94,64 @@ def predict(
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
-def evaluate_budgets(
-    model: VLM,
-    params: Params,
+def _read_packed(
+    network: Network,
+    packed: Iterable[PackedBatch],
     budgets: BudgetSet,
-    evaluation_set: EvaluationSet,
-    *,
-    progress: Progress | None = None,
-) -> list[BudgetResult]:
-    """Returns the answers at every budget, in the order of the set.
-
-    Args:
-      progress: called after every batch and budget with (forward passes done, all).
-
-    Raises:
-      ValueError: if the budgets are of another plan than the model.
-    """
-    check_plan(model, budgets)
+    recorder: Recorder,
+) -> Iterator[int]:
+    """Records the answers of all rows; yields how many after every pass."""
+    model, reader = VLM(network.config), network.reader
     gates = [budget.gates(budgets.plan) for budget in budgets]
-    parts: list[list[Answers]] = [[] for _ in gates]
-    done, total = 0, evaluation_set.num_batches * len(gates)
-    for asked in evaluation_set.batches():
+
+    @functools.cache
+    def text_of(tokens: tuple[int, ...]) -> str:
+        # A wrong token counts, whatever it is: none is skipped.
+        return reader.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    for asked in packed:
+        indices = AnswerIndices.of(asked.batch)
+        numbers = [recorder.ask(example) for example in asked.examples]
         batch = jax.device_put(asked.batch)
-        for part, gate in zip(parts, gates, strict=True):
-            predicted = np.asarray(predict(model, params, batch, gate))
-            part.append(read_answers(predicted, asked))
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    return [
-        BudgetResult(
-            budget=budget,
-            answers=Answers.join(part),
-            task_names=evaluation_set.task_names,
-        )
-        for budget, part in zip(budgets, parts, strict=True)
-    ]
+        for row, gate in enumerate(gates):
+            predicted = np.asarray(next_tokens(model, network.params, batch, gate))
+            found = indices.answers(predicted, reader.eos_ids)
+            for number, example, tokens in zip(
+                numbers, asked.examples, found, strict=True
+            ):
+                recorder.answer(number, example, row, text_of(tokens), asked.lengths)
+            yield len(numbers)
 
 
-def check_plan(model: VLM, budgets: BudgetSet) -> None:
-    """Raises ValueError unless the budgets were made for the model's plan."""
-    if budgets.plan != model.config.plan:
-        raise ValueError(
-            f"The budgets are of a plan with SELF layers {budgets.plan.self_layers} of "
-            f"{budgets.plan.num_layers}, the model has {model.config.plan.self_layers} "
-            f"of {model.config.plan.num_layers}."
+def _generate(
+    network: Network,
+    benchmark: Benchmark,
+    budgets: BudgetSet,
+    recorder: Recorder,
+) -> Iterator[int]:
+    """Records the answers as the engine finishes them; yields 1 after each."""
+    reader = network.reader
+    if benchmark.new_tokens is not None:
+        reader = dataclasses.replace(reader, new_tokens=benchmark.new_tokens)
+    # By the request that is being answered: its example, number and budget.
+    asked: dict[int, tuple[Example, int, int]] = {}
+
+    def requests() -> Iterator[Request]:
+        for example in benchmark.examples():
+            number = recorder.ask(example)
+            for row in range(len(budgets)):
+                request = dataclasses.replace(example.request)
+                asked[id(request)] = example, number, row
+                yield request
+
+    router = HostRouter(budgets.budgets, lambda request: asked[id(request)][2])
+    engine = Engine(VLM(network.config), network.params, reader, router)
+    for answer in engine.answers(requests()):
+        example, number, row = asked.pop(id(answer.request))
+        lengths = PromptLengths(
+            text_tokens=answer.text_tokens,
+            image_tokens=answer.image_tokens,
+            crops=answer.crops,
         )
+        recorder.answer(number, example, row, answer.text, lengths, answer.error)
+        yield 1

@@ -1,4 +1,4 @@
-"""Evaluates several networks on the same pages, each of them once.
+"""Evaluates several networks on the same benchmark, each of them once.
 
 A policy's checkpoint holds the network that it chooses for. Where that network is
 there in its own right, or has another policy, answers and times are shared.
@@ -6,121 +6,119 @@ there in its own right, or has another policy, answers and times are shared.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals import timing
-from visor_jax.evals.checkpoints import Network
-from visor_jax.evals.harness import BudgetResult, Progress, evaluate_budgets
-from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.evals.pages.policy_choices import page_logits, policy_choices
+from visor_jax.evals.benchmark import Benchmark
+from visor_jax.evals.checkpoints import EvaluatedCheckpoint
+from visor_jax.evals.harness import Progress, predict
+from visor_jax.evals.pages.policy_choices import (
+    policy_choices,
+    policy_logits,
+)
+from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.evals.report.rows import EvaluatedRun
-from visor_jax.models.vlm import VLM
-
-Params = Any
+from visor_jax.inference.loading.network import Network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Work:
     """What is to be done for one set of parameters: all budgets that are asked for."""
 
-    model: VLM
-    params: Params
+    network: Network
     budgets: BudgetSet
 
 
 def evaluate_networks(
-    networks: Sequence[Network],
-    evaluation_set: EvaluationSet,
+    checkpoints: Sequence[EvaluatedCheckpoint],
+    benchmark: Benchmark,
     *,
     costs: Sequence[float],
     progress: Progress | None = None,
 ) -> list[EvaluatedRun]:
-    """Returns the answers, times and choices of all networks, in their order.
+    """Returns the answers, times and choices of all checkpoints, in their order.
 
     Args:
       costs: preferences at which policies are tried (`policy.choose`).
-      progress: called with (forward passes done, all).
+      progress: called with (answers so far, of how many).
     """
-    work = _distinct(networks)
-    total = sum(len(w.budgets) for w in work.values()) * evaluation_set.num_batches
-    results: dict[tuple[str, str], BudgetResult] = {}
-    programs: dict[tuple[str, str], timing.Program] = {}
+    work = _distinct(checkpoints)
+    total = num_budgets(checkpoints) * len(benchmark)
+    predictions: dict[str, Predictions] = {}
+    programs: dict[tuple[str, Budget], timing.Program] = {}
     done = 0
 
-    def shown(passes: int, _: int) -> None:
+    def shown(answers: int, _: int) -> None:
         if progress is not None:
-            progress(done + passes, total)
+            progress(done + answers, total)
 
     for key, each in work.items():
-        asked = each.model, each.params, each.budgets, evaluation_set
-        for result in evaluate_budgets(*asked, progress=shown):
-            results[key, result.budget.name] = result
-        for name, program in timing.budget_programs(*asked).items():
-            programs[key, name] = program
-        done += len(each.budgets) * evaluation_set.num_batches
-    seconds = timing.time_programs(programs)
+        predictions[key] = predict(
+            each.network, benchmark, each.budgets, progress=shown
+        )
+        prompts = timing.prompts(each.network, benchmark)
+        timed = timing.prefill_programs(each.network, each.budgets, prompts)
+        programs |= {(key, budget): program for budget, program in timed.items()}
+        done += len(each.budgets) * len(benchmark)
+    times = timing.milliseconds_per_row(programs)
     return [
-        _evaluated(network, results, seconds, evaluation_set, costs)
-        for network in networks
+        _evaluated(checkpoint, predictions, times, benchmark, costs)
+        for checkpoint in checkpoints
     ]
 
 
-def num_passes(networks: Sequence[Network]) -> int:
-    """Returns how often `evaluate_networks` runs every page through a network."""
-    return sum(len(each.budgets) for each in _distinct(networks).values())
+def num_budgets(checkpoints: Sequence[EvaluatedCheckpoint]) -> int:
+    """Returns how often `evaluate_networks` has every question answered."""
+    return sum(len(each.budgets) for each in _distinct(checkpoints).values())
 
 
-def _distinct(networks: Sequence[Network]) -> dict[str, _Work]:
+def _distinct(checkpoints: Sequence[EvaluatedCheckpoint]) -> dict[str, _Work]:
     """Returns the work for each set of parameters."""
     budgets: dict[str, dict[Budget, None]] = {}
     first: dict[str, Network] = {}
-    for network in networks:
-        key = network.member.network
-        first.setdefault(key, network)
-        budgets.setdefault(key, {}).update(dict.fromkeys(network.budgets))
+    for checkpoint in checkpoints:
+        key = checkpoint.replicate.network
+        first.setdefault(key, checkpoint.network)
+        budgets.setdefault(key, {}).update(dict.fromkeys(checkpoint.budgets))
     return {
         key: _Work(
-            model=network.model,
-            params=network.params,
-            budgets=BudgetSet(network.model.config.plan, tuple(budgets[key])),
+            network=network,
+            budgets=BudgetSet(network.config.plan, tuple(budgets[key])),
         )
         for key, network in first.items()
     }
 
 
 def _evaluated(
-    network: Network,
-    results: Mapping[tuple[str, str], BudgetResult],
-    seconds: Mapping[tuple[str, str], float],
-    evaluation_set: EvaluationSet,
+    checkpoint: EvaluatedCheckpoint,
+    predictions: Mapping[str, Predictions],
+    times: Mapping[tuple[str, Budget], float],
+    benchmark: Benchmark,
     costs: Sequence[float],
 ) -> EvaluatedRun:
-    member, names = network.member, network.budgets.names
-    mine = tuple(results[member.network, name] for name in names)
+    replicate = checkpoint.replicate
+    mine = predictions[replicate.network].at(checkpoint.budgets)
     return EvaluatedRun(
-        label=member.label,
-        facts=network.facts,
-        network=member.network,
-        config=network.model.config,
-        results=mine,
-        ms_per_sample={
-            name: 1e3 * seconds[member.network, name] / timing.BATCH for name in names
-        },
-        policy=_choices(network, mine, evaluation_set, costs),
+        label=replicate.label,
+        facts=checkpoint.facts,
+        network=replicate.network,
+        predictions=mine,
+        ms_per_sample={b: times[replicate.network, b] for b in checkpoint.budgets},
+        policy=_choices(checkpoint, mine, benchmark, costs),
     )
 
 
 def _choices(
-    network: Network,
-    results: Sequence[BudgetResult],
-    evaluation_set: EvaluationSet,
+    checkpoint: EvaluatedCheckpoint,
+    predictions: Predictions,
+    benchmark: Benchmark,
     costs: Sequence[float],
 ) -> PolicyChoices | None:
     """Returns what the checkpoint's policy chooses; None if it has none."""
-    policy = network.policy
+    policy = checkpoint.network.policy
     if policy is None:
         return None
-    logits = page_logits(network.model, network.params, policy, evaluation_set)
-    return policy_choices(network.member.shown_as, logits, policy, results, costs)
+    logits = policy_logits(checkpoint.network, benchmark)
+    label = checkpoint.replicate.shown_as
+    return policy_choices(label, logits, policy, predictions, costs)

@@ -1,15 +1,4 @@
-"""Which packed answers are right, and how sure an accuracy is.
-
-An answer is right if the most likely token is the target at ALL places where the answer
-is predicted (its words and the end), given the question and the right answer before
-that place. This equals greedy decoding being exactly right. If every place is right,
-greedy decoding writes the right words one after another, so that what it sees is what
-teacher forcing shows. If some place is wrong, greedy decoding is right up to the first
-of them, sees the same there, and makes the same mistake.
-
-    words      bar  B  :  4            targets    B  :  4  <eos>
-    loss_mask  0    0  1  1            predicted  1  2  4  <eos>   right: 4 and <eos>
-"""
+"""How sure an accuracy is: scores by cluster and task, means with their intervals."""
 
 import dataclasses
 import math
@@ -18,36 +7,50 @@ from typing import Any
 
 import numpy as np
 import scipy.special
+from jaxtyping import Float, Int
 
 # Standard normal quantile of a two-sided 95 % interval.
 Z95 = 1.959963984540054
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
-    """One element per question, in the order of pages and then of tasks.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreTable:
+    """The scores of one network, in 0..1, by what was asked about and what was asked.
 
-    pages, tasks: (n,) indices of the page in its pool and of the task.
-    predicted, targets: (n,) token id of the first word of the answer.
-    correct: (n,) bool, whether the whole answer and its end are right.
+    sums: of the scores of a cluster's examples of a task. counts: how many there are.
     """
 
-    pages: np.ndarray
-    tasks: np.ndarray
-    predicted: np.ndarray
-    targets: np.ndarray
-    correct: np.ndarray
+    sums: Float[np.ndarray, "clusters tasks"]
+    counts: Int[np.ndarray, "clusters tasks"]
 
     @classmethod
-    def join(cls, parts: Sequence["Answers"]) -> "Answers":
-        """Returns the answers of all parts, one after another."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(
-            **{n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
-        )
+    def of(
+        cls,
+        scores: Float[np.ndarray, "n"],
+        clusters: Int[np.ndarray, "n"],
+        tasks: Int[np.ndarray, "n"],
+    ) -> "ScoreTable":
+        """Returns the table of examples with these numbers of cluster and task.
 
-    def __len__(self) -> int:
-        return len(self.correct)
+        A score of NaN does not count.
+        """
+        shape = clusters.max() + 1, tasks.max() + 1
+        sums, counts = np.zeros(shape), np.zeros(shape, int)
+        there = ~np.isnan(scores)
+        places = clusters[there], tasks[there]
+        np.add.at(sums, places, scores[there])
+        np.add.at(counts, places, 1)
+        return cls(sums=sums, counts=counts)
+
+    def of_tasks(self, tasks: Sequence[int]) -> "ScoreTable":
+        """Returns the table of some of the tasks."""
+        tasks = list(tasks)
+        return ScoreTable(sums=self.sums[:, tasks], counts=self.counts[:, tasks])
+
+    @property
+    def accuracies(self) -> Float[np.ndarray, "tasks"]:
+        """The mean score of every task."""
+        return self.sums.sum(axis=0) / self.counts.sum(axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,66 +62,79 @@ class Score:
     high: float
 
 
-def correct_table(answers: Answers, num_tasks: int) -> np.ndarray:
-    """Returns (pages, tasks) float: 1 right, 0 wrong, NaN not asked.
+def task_score(*networks: ScoreTable) -> Score:
+    """Returns the mean score of one task, with its interval (see `_score`).
 
-    Raises:
-      ValueError: if a page was asked the same task twice.
-    """
-    pages, row = np.unique(answers.pages, return_inverse=True)
-    table = np.full((len(pages), num_tasks), np.nan)
-    table[row, answers.tasks] = answers.correct
-    if np.count_nonzero(~np.isnan(table)) != len(answers):
-        raise ValueError("A page was asked the same task more than once.")
-    return table
-
-
-def task_score(*networks: np.ndarray) -> Score:
-    """Returns the accuracy on one task, with its interval (see `_score`).
-
-    The variance over pages of a mean over networks is taken to be that of one network,
-    which is the careful choice.
+    The variance over clusters of a mean over networks is taken to be that of one
+    network, which is the careful choice; so is that of right and wrong answers for
+    scores between them, which vary less. Clusters with several examples of the task are
+    taken as a whole, as in `group_score`.
 
     Args:
-      *networks: (pages,) of each network that was trained alike, on the same pages.
+      *networks: of each network that was trained alike, on the same examples; one task.
     """
-    asked = ~np.isnan(networks[0])
-    values = [float(correct[asked].mean()) for correct in networks]
-    mean, pages = float(np.mean(values)), int(asked.sum())
-    return _score(values, mean * (1 - mean) / pages, pages)
+    counts = networks[0].counts
+    if counts.max() > 1:
+        return group_score(*networks)
+    values = [float(table.accuracies[0]) for table in networks]
+    mean, asked = float(np.mean(values)), int(counts.sum())
+    return _score(values, mean * (1 - mean) / asked, asked)
 
 
-def group_score(*networks: np.ndarray) -> Score:
+def group_score(*networks: ScoreTable) -> Score:
     """Returns the unweighted mean over tasks, with its interval (see `_score`).
 
-    All tasks are asked about the same pages, and a page that is hard to read is hard
-    for several of them, so the page is the unit that varies. A page's influence is
-    d_p = mean over tasks t of (correct_pt - accuracy_t) / n_t, and
-    se^2 = P/(P-1) * sum over pages of d_p^2 (the linearised cluster estimator; with
-    every task asked on every page it is the usual standard error of the page means).
+    Several tasks are asked about one cluster (a page, an image), and one that is hard
+    to read is hard for all of them, so the cluster is the unit that varies. The
+    influence of a cluster with scores x is
+
+        d_c = mean over tasks t of sum over x_ct of (x - accuracy_t) / n_t,
+
+    and se^2 = C/(C-1) * sum over clusters of d_c^2 (the linearised cluster estimator;
+    with every task asked once about every cluster it is the usual standard error of
+    the clusters' means).
 
     Args:
-      *networks: (pages, tasks of the group) of each network that was trained alike.
+      *networks: of each network that was trained alike, on the same examples.
     """
-    correct = np.mean(networks, axis=0)
-    asked = ~np.isnan(correct)
+    sums = np.mean([table.sums for table in networks], axis=0)
+    asked = networks[0].counts
     counts = asked.sum(axis=0)
-    accuracy = np.where(asked, correct, 0.0).sum(axis=0) / counts
-    influence = np.where(asked, correct - accuracy, 0.0) / counts
-    per_page = influence.mean(axis=1)
-    pages = len(per_page)
-    variance = float(np.sum(per_page**2)) * pages / max(pages - 1, 1)
-    values = [float(np.nanmean(table, axis=0).mean()) for table in networks]
-    return _score(values, variance, pages)
+    accuracy = sums.sum(axis=0) / counts
+    influence = (sums - asked * accuracy) / counts
+    per_cluster = influence.mean(axis=1)
+    clusters = int(asked.any(axis=1).sum())
+    variance = float(np.sum(per_cluster**2)) * clusters / max(clusters - 1, 1)
+    values = [float(table.accuracies.mean()) for table in networks]
+    return _score(values, variance, clusters)
 
 
-def _score(values: Sequence[float], of_pages: float, pages: int) -> Score:
+def scores_by_name(
+    tables: Sequence[ScoreTable],
+    tasks: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> dict[str, Score]:
+    """Returns the score of every group, then of every task.
+
+    Args:
+      tables: of networks that were trained alike. tasks: names of their columns.
+    """
+    scores = {}
+    for group, names in groups.items():
+        columns = [tasks.index(name) for name in names]
+        scores[group] = group_score(*(table.of_tasks(columns) for table in tables))
+    for column, name in enumerate(tasks):
+        scores[name] = task_score(*(table.of_tasks([column]) for table in tables))
+    return scores
+
+
+def _score(values: Sequence[float], of_clusters: float, clusters: int) -> Score:
     """Returns the mean of the networks' accuracies with a 95 % interval.
 
-    Of one network: how sure its accuracy is given that other pages might have been
-    asked. Of several: how sure their mean is given that and other training seeds,
+    Of one network: how sure its accuracy is given that others might have been asked
+    about. Of several: how sure their mean is given that and other training seeds,
 
-        se^2 = variance over pages + (variance between networks) / their number,
+        se^2 = variance over clusters + (variance between networks) / their number,
 
     with the quantile of Student's t at the degrees of freedom of Welch (1947) and
     Satterthwaite (1946); in trials with three seeds it holds the truth 93 to 98 times
@@ -126,16 +142,16 @@ def _score(values: Sequence[float], of_pages: float, pages: int) -> Score:
     this se, since a symmetric one fails near 100 %.
 
     Args:
-      of_pages: variance of the mean over pages.
+      of_clusters: variance of the mean over clusters.
     """
     value, count = float(np.mean(values)), len(values)
     between = float(np.var(values, ddof=1)) / count if count > 1 else 0.0
-    variance, quantile = of_pages + between, Z95
+    variance, quantile = of_clusters + between, Z95
     if variance <= 1e-18:
-        # Nothing varies: say no more than the number of pages allows.
-        return Score(value, *wilson_interval(value, pages))
+        # Nothing varies: say no more than the number of clusters allows.
+        return Score(value, *wilson_interval(value, clusters))
     if count > 1:
-        parts = of_pages**2 / max(pages - 1, 1) + between**2 / (count - 1)
+        parts = of_clusters**2 / max(clusters - 1, 1) + between**2 / (count - 1)
         quantile = float(scipy.special.stdtrit(variance**2 / parts, 0.975))
     size = value * (1 - value) / variance
     return Score(value, *wilson_interval(value, size, quantile))

@@ -1,120 +1,86 @@
-"""Measures how long a forward pass takes at each budget.
+"""Measures how long a prefill takes at each budget.
 
-Timed is the prefill of one question per page as at inference: vision tower, projector,
-decoder, and the logits at each prompt's last word; from arrays on the device to logits
-on the device, compilation and data loading apart. Programs take turns, so that whatever
-else the machine does meets all of them alike, and the median is reported.
+Timed is what answering begins with, by the library's own prefill: vision tower,
+projector, decoder, the cache that decoding goes on from, and the logits at each
+prompt's last token; from arrays on the device to arrays on the device, compilation and
+data loading apart. Programs take turns, and the median is reported (`stopwatch`).
 """
 
 import functools
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
-from visor_jax.budget import BudgetSet
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.buckets import Bucket
+from visor_jax.evals.benchmark import Benchmark, clusters_of
 from visor_jax.evals.harness import check_plan
-from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.models.vlm import VLM, begin_batch
+from visor_jax.inference.generation.prefill import Prefilled, prefill
+from visor_jax.inference.loading.network import Network
+from visor_jax.models.vlm import VLM
+from visor_jax.runtime.stopwatch import median_seconds
 
-Params = Any
-Program = Callable[[], Array]
+Program = Callable[[], Prefilled]
 
 BATCH = 32
 RUNS = 15
 WARM_UP = 2
 
 
-def describe(batch_size: int = BATCH, runs: int = RUNS) -> str:
+def describe(
+    cluster_name: str = "page", batch_size: int = BATCH, runs: int = RUNS
+) -> str:
     """Returns one sentence that says what `ms_per_sample` is."""
     return (
-        f"Time per page of a prefill of {batch_size} pages with one question each "
-        "(vision tower, projector, decoder, logits at the last word), median of "
-        f"{runs} runs after warm-up, budgets taking turns; compilation and data "
-        "loading not included."
+        f"Time per {cluster_name} of a prefill of {batch_size} {cluster_name}s with "
+        "one question each (vision tower, projector, decoder, logits at the last "
+        f"word), median of {runs} runs after warm-up, budgets taking turns; "
+        "compilation and data loading not included."
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
-def last_logits(
-    model: VLM, params: Params, batch: Batch, gates: tuple[bool, ...]
-) -> Float[Array, "B W"]:
-    """Returns the logits of the word that follows each prompt."""
+def prompts(network: Network, benchmark: Benchmark, batch_size: int = BATCH) -> Batch:
+    """Returns one question about each of the first images, padded to the longest.
 
-    def forward(module: VLM) -> Array:
-        done, _ = module.run(begin_batch(module, batch), gates)
-        last = jnp.sum(batch.text_mask, axis=1) - 1
-        return module.logits(done.text, last[:, None])[:, 0]
+    The questions about an image take turns from image to image. With fewer images than
+    rows they are used again.
+    """
+    clusters = clusters_of(benchmark, batch_size)
+    samples = []
+    for row in range(batch_size):
+        cluster = clusters[row % len(clusters)]
+        request = cluster[row % len(cluster)].request
+        samples.append(network.reader.sample(request, room=1))
+    shape = Bucket(
+        crops=max(1, *(sample.num_crops for sample in samples)),
+        image_tokens=max(1, *(sample.num_image_tokens for sample in samples)),
+        text_tokens=max(1, *(sample.num_text_tokens for sample in samples)),
+        corners=max(1, *(sample.slots.corners for sample in samples)),
+    )
+    return network.reader.buckets.batch(samples, shape)
 
-    return model.apply({"params": params}, method=forward)
 
-
-def budget_programs(
-    model: VLM,
-    params: Params,
-    budgets: BudgetSet,
-    evaluation_set: EvaluationSet,
-    *,
-    batch_size: int = BATCH,
-) -> dict[str, Program]:
-    """Returns {budget name: a call that runs the prefill once}.
+def prefill_programs(
+    network: Network, budgets: BudgetSet, batch: Batch
+) -> dict[Budget, Program]:
+    """Returns {budget: a call that runs the prefill of these prompts once}.
 
     Raises:
-      ValueError: if the budgets are of another plan than the model.
+      ValueError: if the budgets are of another plan than the network.
     """
-    check_plan(model, budgets)
-    batch = jax.device_put(evaluation_set.prompts(batch_size))
+    check_plan(network.config, budgets)
+    model, batch = VLM(network.config), jax.device_put(batch)
     return {
-        budget.name: functools.partial(
-            last_logits, model, params, batch, budget.gates(budgets.plan)
-        )
+        budget: functools.partial(prefill, model, network.params, batch, budget)
         for budget in budgets
     }
 
 
-def time_programs(
-    programs: Mapping[Any, Program], *, runs: int = RUNS, warm_up: int = WARM_UP
+def milliseconds_per_row(
+    programs: dict[Any, Program], *, batch_size: int = BATCH, runs: int = RUNS
 ) -> dict[Any, float]:
-    """Returns the median seconds of each program, which run in turn.
-
-    Raises:
-      ValueError: for fewer than one run.
-    """
-    if runs < 1:
-        raise ValueError(f"{runs=} must be at least 1.")
-    for _ in range(warm_up):
-        for program in programs.values():
-            jax.block_until_ready(program())
-    seconds: dict[Any, list[float]] = {name: [] for name in programs}
-    for _ in range(runs):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in seconds.items()}
-
-
-def time_budgets(
-    model: VLM,
-    params: Params,
-    budgets: BudgetSet,
-    evaluation_set: EvaluationSet,
-    *,
-    batch_size: int = BATCH,
-    runs: int = RUNS,
-) -> dict[str, float]:
-    """Returns {budget name: milliseconds per page}; see the module for what is timed.
-
-    Raises:
-      ValueError: if the budgets are of another plan than the model.
-    """
-    programs = budget_programs(
-        model, params, budgets, evaluation_set, batch_size=batch_size
-    )
-    seconds = time_programs(programs, runs=runs)
+    """Returns the median time of each program, in milliseconds per row of its batch."""
+    seconds = median_seconds(programs, runs=runs, warm_up=WARM_UP)
     return {name: 1e3 * each / batch_size for name, each in seconds.items()}

@@ -14,8 +14,9 @@ import optax
 
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout
+from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.data.settings import PAGES
-from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
@@ -195,10 +196,10 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     if s.data.kind != PAGES:
         print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
         return
-    evaluation_set = _evaluation_set(run)
+    benchmark = _benchmark(run)
     params = dict(state.params)
     policy = params.pop(PARAMS)
-    samples, tasks = _test_scores(run, params, evaluation_set)
+    samples, tasks = _test_scores(run, params, benchmark)
     logits_of = jax.jit(functools.partial(policy_logits, s.policy))
     logits = logits_of(policy, samples.features)
     table = write_policy_report(
@@ -223,19 +224,19 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'policy.json'}")
 
 
-def _evaluation_set(run: Run) -> EvaluationSet:
+def _benchmark(run: Run) -> PageBenchmark:
     """Returns the test's pages in batches that split over the devices."""
     pages, parts = _settings(run).evaluation_pages, samples_split(run.mesh)
-    found = EvaluationSet.make(pages, cache_dir=_cache_folder(run))
+    found = PageBenchmark.make(pages, cache_dir=_cache_folder(run))
     rows = math.ceil(found.batch_size / parts) * parts
     return dataclasses.replace(found, batch_size=rows)
 
 
 def _test_scores(
-    run: Run, backbone: Params, evaluation_set: EvaluationSet
+    run: Run, backbone: Params, benchmark: PageBenchmark
 ) -> tuple[ScoredSamples, np.ndarray]:
     """Returns the scores of the test's questions, and the task of each."""
-    asked = list(evaluation_set.batches())
+    asked = list(benchmark.packed())
     samples = _scores(
         run,
         backbone,
@@ -243,5 +244,6 @@ def _test_scores(
         total=len(asked),
         description="evaluating",
     )
-    task_ids = np.concatenate([each.task_ids for each in asked])
-    return samples, task_ids[samples.rows, samples.slots]
+    # Samples stand in the order of examples: row by row, segments ascending.
+    examples = (example for each in asked for example in each.examples)
+    return samples, np.array([TASK_NAMES.index(each.task) for each in examples])

@@ -23,7 +23,7 @@ from visor_jax.data.pages.questions import LONGEST_QUESTION
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.training_batches import train_iterator
 from visor_jax.data.settings import PAGES
-from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import relative_costs
 from visor_jax.policy.network import PARAMS, PolicyConfig, new_policy
@@ -174,12 +174,11 @@ def policy_questions(run: Run, cache: Path) -> PolicyQuestions:
 
 def page_costs(settings: PolicySettings) -> np.ndarray:
     """Returns the budgets' relative costs for a question about a page."""
-    prompt = EvaluationSet.make(1).prompts(1)
     return relative_costs(
         settings.model,
         settings.budgets,
-        text_tokens=prompt.tokens.shape[1],
-        image_tokens=prompt.image_positions.shape[1],
+        text_tokens=PROMPT_LENGTHS.text_tokens,
+        image_tokens=PROMPT_LENGTHS.image_tokens,
     )
 
 

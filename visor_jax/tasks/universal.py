@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import optax
 
+from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.settings import CONVERSATIONS, PAGES
-from visor_jax.evals.pages.benchmark import EvaluationSet
+from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.report.report import ReportFacts, report_run
 from visor_jax.evals.report.rows import RunFacts
+from visor_jax.inference.loading.network import Network
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
@@ -122,13 +125,18 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
 
 def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
     s = run.settings
-    evaluation_set = EvaluationSet.make(s.evaluation_pages, cache_dir=run.cache)
-    passes = evaluation_set.num_batches * len(s.budgets)
-    with Progress(passes, description="evaluating", unit="batches") as bar:
+    benchmark = PageBenchmark.make(s.evaluation_pages, cache_dir=run.cache)
+    network = Network(
+        config=s.model,
+        params=params,
+        budgets=s.budgets,
+        reader=page_reader(page_tokenizer()),
+        metadata={},
+    )
+    total = len(benchmark) * len(s.budgets)
+    with Progress(total, description="evaluating", unit="answers") as bar:
         table = report_run(
-            run.model,
-            params,
-            s.budgets,
+            network,
             label=s.label,
             facts=RunFacts(
                 preset=s.preset,
@@ -143,7 +151,7 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
                 machine=machine_description(),
                 command=f"python -m visor_jax.train {shlex.join(sys.argv[1:])}",
             ),
-            evaluation_set=evaluation_set,
+            benchmark=benchmark,
             out=out,
             progress=lambda done, _: bar.update(done),
         )

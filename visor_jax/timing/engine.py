@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from visor_jax.inference.visor_model import VisorModel
 from visor_jax.policy.features import PolicyFeatures
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
+from visor_jax.runtime.stopwatch import take_turns
 
 MIXED = "mixed"
 # The policy's choices, by an engine that is told them.
@@ -134,25 +134,24 @@ def engine_times(
         # First, so that there is something to be told.
         with_policy = model.engine(asked, config=config, images_kept=0)
         engines = {AUTO: with_policy, TOLD: plain} | engines
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
     shares: dict[str, dict[str, int]] = {}
-    for round_number in range(repeats + 1):
-        for name in list(engines)[:: -1 if round_number % 2 else 1]:
-            ruled.rule = rules.get(name, ruled.rule)
-            took, shares[name] = _timed(engines[name], requests)
-            seconds[name].append(took)
-    return {n: Timed(tuple(s[1:]), dict(shares[n])) for n, s in seconds.items()}
+
+    def answer(name: str) -> None:
+        ruled.rule = rules.get(name, ruled.rule)
+        shares[name] = _answer_all(engines[name], requests)
+
+    programs = {name: functools.partial(answer, name) for name in engines}
+    seconds = take_turns(programs, runs=repeats, there_and_back=True)
+    return {n: Timed(tuple(s), dict(shares[n])) for n, s in seconds.items()}
 
 
-def _timed(engine: Engine, requests: Sequence[Request]) -> tuple[float, dict[str, int]]:
-    """Returns the seconds of answering all, and how many each budget answered."""
-    began = time.perf_counter()
+def _answer_all(engine: Engine, requests: Sequence[Request]) -> dict[str, int]:
+    """Returns how many of the requests each budget answered."""
     answers = engine.answer_all(requests)
-    seconds = time.perf_counter() - began
     wrong = [answer.error for answer in answers if answer.error]
     if wrong:
         raise ValueError(f"{len(wrong)} questions failed: {wrong[0]}")
-    return seconds, collections.Counter(answer.budget.name for answer in answers)
+    return collections.Counter(answer.budget.name for answer in answers)
 
 
 def policy_cost(times: Mapping[str, Timed]) -> float:

@@ -7,10 +7,10 @@ are timed in turn, on random data of the configuration's shapes. Beside the time
 the FLOPs of the forward pass: where conditionals really skip, the ratios agree roughly.
 """
 
-import statistics
-import time
+import functools
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from visor_jax.budget import Budget
@@ -20,6 +20,7 @@ from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
+from visor_jax.runtime.stopwatch import median_seconds
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
@@ -28,6 +29,7 @@ from visor_jax.training import initial_state
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
+from visor_jax.training.state import TrainState
 
 _WARM_UP = 3
 
@@ -63,16 +65,14 @@ def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
         model, optimizer, frozen, batch, seed=run.seed, num_budgets=count
     )
     first_step = {smallest: 0, largest: run.loop.steps - 1}
-    seconds: dict[Budget, list[float]] = {smallest: [], largest: []}
-    for turn in range(_WARM_UP + steps):
-        for budget, number in first_step.items():
-            state = state.replace(step=jax.numpy.asarray(number, jax.numpy.int32))
-            jax.block_until_ready(state)
-            began = time.perf_counter()
-            state = jax.block_until_ready(step(state, batch))
-            if turn >= _WARM_UP:
-                seconds[budget].append(time.perf_counter() - began)
-    return {budget: statistics.median(times) for budget, times in seconds.items()}
+
+    def train(number: int) -> TrainState:
+        nonlocal state
+        state = step(state.replace(step=jnp.asarray(number, jnp.int32)), batch)
+        return state
+
+    programs = {b: functools.partial(train, n) for b, n in first_step.items()}
+    return median_seconds(programs, runs=steps, warm_up=_WARM_UP)
 
 
 def forward_flops(run: UniversalSettings, budget: Budget) -> int:

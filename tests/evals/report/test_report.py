@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evals.small import BUDGETS, CONFIG, made_up_run
+from tests.evals.small import BUDGETS, made_up_run
+from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.report.pictures import _spread_out
 from visor_jax.evals.report.report import (
     ReportFacts,
@@ -13,7 +14,7 @@ from visor_jax.evals.report.report import (
     check_policy_label,
     write_report,
 )
-from visor_jax.evals.report.rows import PromptLengths, make_rows
+from visor_jax.evals.report.rows import make_rows
 from visor_jax.evals.report.tables import budget_name, table_text
 
 MADE = ReportFacts(git_commit="abc", machine="2 x CPU", command="make report")
@@ -34,17 +35,17 @@ ROW = {
 FLOPS = {"tower", "projector", "llm_prefill", "decode_per_token"}
 
 
-def _all_kinds(evaluation_set):
+def _all_kinds(benchmark):
     return [
-        made_up_run(evaluation_set, "universal", seed=0, right=0.6),
-        made_up_run(evaluation_set, "dense", right=0.9),
-        made_up_run(evaluation_set, "universal", seed=1, right=0.8),
-        made_up_run(evaluation_set, "dedicated:sa0"),
+        made_up_run(benchmark, "universal", seed=0, right=0.6),
+        made_up_run(benchmark, "dense", right=0.9),
+        made_up_run(benchmark, "universal", seed=1, right=0.8),
+        made_up_run(benchmark, "dedicated:sa0"),
     ]
 
 
-def test_report_keeps_its_contract_and_writes_every_file(evaluation_set, tmp_path):
-    written = write_report(_all_kinds(evaluation_set), evaluation_set, MADE, tmp_path)
+def test_report_keeps_its_contract_and_writes_every_file(benchmark, tmp_path):
+    written = write_report(_all_kinds(benchmark), benchmark, MADE, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report == written
     assert [key for key in report if key in TOP] == TOP
@@ -52,7 +53,7 @@ def test_report_keeps_its_contract_and_writes_every_file(evaluation_set, tmp_pat
     for row in report["rows"]:
         assert {k: type(row[k]) for k in ROW} == ROW
         assert set(row["accuracy"]) == {"easy", "hard"}
-        assert list(row["tasks"]) == list(row["n"]) == list(evaluation_set.task_names)
+        assert list(row["tasks"]) == list(row["n"]) == list(TASK_NAMES)
         assert set(row["n"].values()) == {5}
         assert set(row["flops"]) == FLOPS
         for name, (low, high) in row["intervals"].items():
@@ -75,8 +76,8 @@ def test_report_keeps_its_contract_and_writes_every_file(evaluation_set, tmp_pat
         assert said in text
 
 
-def test_rows_follow_models_and_budgets(evaluation_set):
-    rows = build_report(_all_kinds(evaluation_set), evaluation_set, MADE)["rows"]
+def test_rows_follow_models_and_budgets(benchmark):
+    rows = build_report(_all_kinds(benchmark), MADE)["rows"]
     assert [(r["model"], r["budget"], r["self_layers_on"]) for r in rows] == [
         ("universal", "sa0", 0),
         ("universal", "sa1:1", 1),
@@ -88,11 +89,10 @@ def test_rows_follow_models_and_budgets(evaluation_set):
     assert rows[0]["llm_saving"] > rows[0]["end_to_end_saving"] > 1.0
 
 
-def test_seeds_become_means_with_spread(evaluation_set):
-    lengths = PromptLengths.of(evaluation_set)
-    runs = [made_up_run(evaluation_set, "universal", seed=s) for s in (3, 4)]
-    single = [make_rows([run], lengths)[0] for run in runs]
-    merged = make_rows(runs, lengths)[0]
+def test_seeds_become_means_with_spread(benchmark):
+    runs = [made_up_run(benchmark, "universal", seed=s) for s in (3, 4)]
+    single = [make_rows([run])[0] for run in runs]
+    merged = make_rows(runs)[0]
     assert merged["seeds"] == [3, 4]
     assert "spread" not in single[0]
     for group in ("easy", "hard"):
@@ -100,7 +100,7 @@ def test_seeds_become_means_with_spread(evaluation_set):
         assert merged["accuracy"][group] == pytest.approx(np.mean(values))
         assert merged["spread"][group]["values"] == pytest.approx(values)
         assert merged["spread"][group]["std"] == pytest.approx(np.std(values, ddof=1))
-    for task in evaluation_set.task_names:
+    for task in TASK_NAMES:
         values = [row["tasks"][task] for row in single]
         assert merged["tasks"][task] == pytest.approx(np.mean(values))
     assert merged["ms_per_sample"] == pytest.approx(4.5)
@@ -120,18 +120,18 @@ def test_a_policy_is_called_one(label):
         check_policy_label(label)
 
 
-def test_printed_table_is_aligned_and_fits(evaluation_set):
-    report = build_report(_all_kinds(evaluation_set), evaluation_set, MADE)
-    lines = table_text(report["rows"]).splitlines()
+def test_printed_table_is_aligned_and_fits(benchmark):
+    runs = _all_kinds(benchmark)
+    report = build_report(runs, MADE)
+    lines = table_text(report["rows"], runs[0].predictions).splitlines()
     assert max(map(len, lines)) <= 100
     assert len({len(line) for line in lines[:5]}) == 1
     assert lines[0].split()[:3] == ["model", "budget", "SELF"]
     assert "±" in lines[1]
     assert "±" not in lines[3]
-    alone = build_report(
-        [made_up_run(evaluation_set, "universal")], evaluation_set, MADE
-    )
-    assert "model" not in table_text(alone["rows"]).splitlines()[0]
+    alone = build_report(runs[:1], MADE)
+    text = table_text(alone["rows"], runs[0].predictions)
+    assert "model" not in text.splitlines()[0]
 
 
 def test_long_budget_names_are_shortened():
@@ -148,15 +148,3 @@ def test_labels_are_spread_out_and_keep_their_order():
     assert placed[0] >= 0.0
     assert placed[-1] <= 100.0
     assert abs(np.mean(placed[:3]) - 10.1) < 1e-9
-
-
-def test_questions_and_prompts_are_those_of_the_tasks(evaluation_set):
-    (first, *_) = evaluation_set.questions(2)
-    assert [question.task for question in first] == list(evaluation_set.task_names)
-    assert first[0].text == "page colour"
-    prompts = evaluation_set.prompts(7)
-    assert prompts.tokens.shape == (7, 6)
-    assert PromptLengths.of(evaluation_set) == PromptLengths(
-        text_tokens=6, image_tokens=144, crops=1
-    )
-    assert CONFIG.vision.num_patches == 144

@@ -106,11 +106,18 @@ def _evaluation_batches(
         yield EvaluationBatch(batch, task_ids, index)
 
 
-def _every_task(answers: np.ndarray, seed: int, page: int) -> TextRow:
+def questions_of_page(page: int, *, seed: int = 0) -> np.ndarray:
+    """Returns which question of each task `evaluation_batches` asks about a page.
+
+    (tasks,) indices in `QUESTIONS`, in the order of tasks.
+    """
     first = np.searchsorted(QUESTION_TASK, np.arange(len(TASK_NAMES)))
     choices = np.bincount(QUESTION_TASK)
-    draw = np.random.default_rng([seed, page]).integers(0, choices)
-    questions = first + draw
+    return first + np.random.default_rng([seed, page]).integers(0, choices)
+
+
+def _every_task(answers: np.ndarray, seed: int, page: int) -> TextRow:
+    questions = questions_of_page(page, seed=seed)
     return pack_row(questions, answers[questions], EVALUATION_LENGTH)
 
 

@@ -1,45 +1,47 @@
-"""The held-out pages and questions that networks are compared on.
+"""Pages as a benchmark: the held-out pages and questions that networks are compared on.
 
-One `EvaluationSet` serves all networks of a report: the same pages, the same questions,
-whatever seed a network was trained with.
+One benchmark serves all networks of a report: the same pages, the same questions,
+whatever seed a network was trained with. Every page is asked every task once.
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from visor_jax.batch import Batch
-from visor_jax.data.pages.batches import (
-    EvaluationBatch,
-    evaluation_batches,
-    single_question_batch,
-)
+from visor_jax.data.pages.batches import evaluation_batches, questions_of_page
+from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, answer_table
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE, RECIPE_VERSION
 from visor_jax.data.pages.pool.pool import PagePool, Progress, make_pool
-from visor_jax.data.pages.questions import EASY, HARD, LONGEST_QUESTION, TASK_NAMES
-from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.pages.questions import (
+    EASY,
+    HARD,
+    LONGEST_QUESTION,
+    QUESTION_TASK,
+    QUESTIONS,
+    TASK_NAMES,
+)
+from visor_jax.data.pages.words import TOKENS
+from visor_jax.data.prompts.request import Request
+from visor_jax.evals.benchmark import Example, PackedBatch, PromptLengths
+from visor_jax.evals.metrics.exact_match import exact_match
 from visor_jax.models.config import VLMConfig
 
 # Of the pages and of the choice of questions, for every network alike.
 EVALUATION_SEED = 0
 GROUPS: dict[str, tuple[str, ...]] = {"easy": EASY, "hard": HARD}
-
-
-@dataclasses.dataclass(frozen=True)
-class AskedQuestion:
-    """One question about a page, in words."""
-
-    task: str
-    text: str
-    answer: str
+# Of a question on its own; shorter ones are padded to the longest. LONGEST_QUESTION
+# counts the answer too.
+PROMPT_LENGTHS = PromptLengths(
+    text_tokens=LONGEST_QUESTION - 1, image_tokens=NUM_IMAGE_TOKENS, crops=1
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSet:
+class PageBenchmark:
     """Pages that are asked every task once.
 
     batch_size: pages in one forward pass; all batches have the same shape.
@@ -47,7 +49,9 @@ class EvaluationSet:
 
     pool: PagePool
     batch_size: int = 64
-    task_names: tuple[str, ...] = TASK_NAMES
+    name: str = "pages"
+    cluster_name: str = "page"
+    new_tokens: int | None = None
 
     @classmethod
     def make(
@@ -58,8 +62,8 @@ class EvaluationSet:
         batch_size: int = 64,
         cache_dir: str | os.PathLike | None = None,
         progress: Progress | None = None,
-    ) -> "EvaluationSet":
-        """Returns the set with the first `pages` pages of a split.
+    ) -> "PageBenchmark":
+        """Returns the benchmark with the first `pages` pages of a split.
 
         Raises:
           ValueError: for an unknown split, or sizes below 1.
@@ -71,14 +75,18 @@ class EvaluationSet:
         )
         return cls(pool=pool, batch_size=min(batch_size, pages))
 
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the pages' words, a Hugging Face one."""
-        return page_tokenizer()
+    @property
+    def split(self) -> str:
+        """Whose handwriting it is: "train", "policy" or "test"."""
+        return self.pool.split
 
     @property
-    def num_batches(self) -> int:
-        return -(-len(self.pool) // self.batch_size)
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Easy tasks need a glance, hard ones a digit or a bar at a place."""
+        return GROUPS
+
+    def __len__(self) -> int:
+        return len(self.pool) * len(TASK_NAMES)
 
     def identity(self) -> dict[str, Any]:
         """Returns JSON values that say which questions about which pages these are."""
@@ -90,56 +98,43 @@ class EvaluationSet:
             "batch_size": self.batch_size,
         }
 
-    def batches(self) -> Iterator[EvaluationBatch]:
+    def examples(self) -> Iterator[Example]:
+        """Yields the questions page by page, each page's in the order of tasks."""
+        for page in range(len(self.pool)):
+            yield from self._about(page)
+
+    def score(self, example: Example, answer: str) -> dict[str, float]:
+        """Returns whether the answer is the one word that is right."""
+        return {"exact_match": exact_match(answer, example.references)}
+
+    def packed(self) -> Iterator[PackedBatch]:
         """Yields all pages; the reading loss's labels are left out."""
         for asked in evaluation_batches(
             self.pool, self.batch_size, seed=EVALUATION_SEED
         ):
-            yield asked._replace(batch=asked.batch.replace(image_labels=None))
-
-    def questions(self, pages: int) -> list[list[AskedQuestion]]:
-        """Returns, for each of the first pages, its questions in the order of tasks."""
-        head = dataclasses.replace(self.pool, pages=self.pool.pages[:pages])
-        head = dataclasses.replace(head, facts=self.pool.facts[:pages])
-        (asked,) = evaluation_batches(head, len(head), seed=EVALUATION_SEED)
-        return [self._questions_of_row(asked, row) for row in range(len(head))]
-
-    def _questions_of_row(
-        self, asked: EvaluationBatch, row: int
-    ) -> list[AskedQuestion]:
-        batch, words = asked.batch, self.tokenizer.convert_ids_to_tokens
-        questions = []
-        for place in np.flatnonzero(asked.task_ids[row] >= 0):
-            same = batch.text_segments[row] == batch.text_segments[row, place]
-            text = batch.tokens[row, :place][same[:place]]
-            questions.append(
-                AskedQuestion(
-                    task=self.task_names[asked.task_ids[row, place]],
-                    text=" ".join(words(text.tolist())),
-                    answer=words(int(batch.targets[row, place])),
-                )
+            # -1 is a row that only fills up.
+            pages = asked.page_index[asked.page_index >= 0].tolist()
+            yield PackedBatch(
+                batch=asked.batch.replace(image_labels=None),
+                examples=tuple(e for page in pages for e in self._about(page)),
+                lengths=PROMPT_LENGTHS,
             )
-        return questions
 
-    def prompts(self, count: int) -> Batch:
-        """Returns `count` pages with one question each, as at inference.
+    @functools.cached_property
+    def _answers(self) -> np.ndarray:
+        return answer_table(self.pool.facts)
 
-        The tasks take turns; shorter prompts are padded to the longest question there
-        is. With fewer pages than that, pages are used again.
-        """
-        pages = np.resize(np.arange(len(self.pool)), count)
-        questions = self.questions(min(count, len(self.pool)))
-        texts = [
-            questions[page][i % len(self.task_names)].text
-            for i, page in enumerate(pages)
-        ]
-        # LONGEST_QUESTION counts the answer too.
-        return single_question_batch(
-            self.pool.pages[pages],
-            texts,
-            self.tokenizer,
-            text_length=LONGEST_QUESTION - 1,
-        )
+    def _about(self, page: int) -> Iterator[Example]:
+        cluster = f"{self.split}-{page}"
+        for question in questions_of_page(page, seed=EVALUATION_SEED).tolist():
+            task = TASK_NAMES[QUESTION_TASK[question]]
+            yield Example(
+                id=f"{cluster}-{task}",
+                task=task,
+                cluster=cluster,
+                request=Request(QUESTIONS[question].text, [self.pool.pages[page]]),
+                references=(TOKENS[self._answers[page, question]],),
+            )
 
 
 def check_reads_pages(config: VLMConfig, preset: str) -> None:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visor_jax.evals.pages import examples
-from visor_jax.evals.pages.benchmark import GROUPS
-from visor_jax.evals.report import pictures
+from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report import examples, pictures
 from visor_jax.evals.report.tables import (
     budget_name,
     layers_on,
@@ -19,36 +18,46 @@ Report = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def report_text(report: Report) -> str:
-    """Returns the whole of report.md."""
+def report_text(report: Report, asked: Predictions) -> str:
+    """Returns the whole of report.md.
+
+    Args:
+      asked: any of the predictions that the report is made of.
+    """
+    rows, name = report["rows"], asked.benchmark.cluster_name
     parts = [
         "# Accuracy and cost at every budget",
-        _summary(report),
+        _summary(asked),
         f"![Accuracy against FLOPs]({pictures.ACCURACY_VS_FLOPS})",
         "## Budgets",
-        _budget_table(report["rows"]),
-        *_against_controls(report["rows"]),
-        *_seed_section(report["rows"]),
+        _budget_table(rows, name),
+        *_against_controls(rows),
+        *_seed_section(rows),
         "## Tasks",
         f"![Accuracy by task and budget]({pictures.TASKS_BY_BUDGET})",
-        _task_table(report["rows"]),
+        _task_table(rows, asked.groups),
         "## Examples",
-        f"![Pages, questions and answers at every budget]({examples.EXAMPLES})",
+        f"![{name.capitalize()}s, questions and answers at every budget]"
+        f"({examples.EXAMPLES})",
         "## What is counted",
-        _counting(report),
+        _counting(report, asked),
         "## How this was made",
         _origin(report),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(report: Report) -> str:
-    data, tasks = report["data"], report["rows"][0]["tasks"]
+def _summary(asked: Predictions) -> str:
+    name, clusters = asked.benchmark.cluster_name, asked.num_clusters
+    what = f"{clusters} held-out {name}s (split `{asked.benchmark.split}`)"
+    if asked.asks_every_task_once:
+        what += f", each asked {len(asked.tasks)} tasks once."
+    else:
+        what += f", {len(asked.ids)} questions of {len(asked.tasks)} tasks about them."
     return (
-        f"{data['pages']} held-out pages (split `{data['split']}`), each asked "
-        f"{len(tasks)} tasks once. A budget names the SELF layers that are on "
+        f"{what} A budget names the SELF layers that are on "
         "(`sa2:1,3`: two of them, layers 1 and 3). Accuracies in per cent with 95 % "
-        "intervals; FLOPs and milliseconds per page."
+        f"intervals; FLOPs and milliseconds per {name}."
     )
 
 
@@ -74,14 +83,19 @@ def _with_interval(row: Row, group: str) -> str:
     return f"{mean} ({_percent(low)}–{_percent(high)})"
 
 
-def _budget_table(rows: Sequence[Row]) -> str:
-    header = ["model", "budget", "seeds", "SELF on", *GROUPS]
+def _groups(rows: Sequence[Row]) -> list[str]:
+    return list(rows[0]["accuracy"])
+
+
+def _budget_table(rows: Sequence[Row], name: str) -> str:
+    groups = _groups(rows)
+    header = ["model", "budget", "seeds", "SELF on", *groups]
     lines = [
         [
             *name,
             str(len(row["seeds"])),
             layers_on(row),
-            *(_with_interval(row, group) for group in GROUPS),
+            *(_with_interval(row, group) for group in groups),
             f"{row['flops']['llm_prefill'] / 1e6:,.1f}",
             f"{row['llm_saving']:.2f}x",
             f"{row['end_to_end_saving']:.2f}x",
@@ -90,20 +104,20 @@ def _budget_table(rows: Sequence[Row]) -> str:
         for name, row in zip(_names(rows), rows, strict=True)
     ]
     header += ["LLM MFLOP", "LLM saving", "end-to-end saving", "ms"]
-    return _table(header, lines, left=2) + "\n\n" + _budget_notes(rows)
+    return _table(header, lines, left=2) + "\n\n" + _budget_notes(rows, name)
 
 
-def _budget_notes(rows: Sequence[Row]) -> str:
+def _budget_notes(rows: Sequence[Row], name: str) -> str:
     notes = []
     if any(len(row["seeds"]) == 1 for row in rows):
         notes.append(
-            "Intervals of one seed: this network's accuracy, had other pages been "
+            f"Intervals of one seed: this network's accuracy, had other {name}s been "
             "asked; how another seed would turn out, they do not say."
         )
     if any(len(row["seeds"]) > 1 for row in rows):
         notes.append(
-            "Intervals of several seeds: the mean's, over pages and training seeds "
-            "(variance over pages plus variance between seeds, Student's t)."
+            f"Intervals of several seeds: the mean's, over {name}s and training seeds "
+            f"(variance over {name}s plus variance between seeds, Student's t)."
         )
     if any(row["ms_is"] == "predicted" for row in rows):
         notes.append(
@@ -114,10 +128,10 @@ def _budget_notes(rows: Sequence[Row]) -> str:
     return " ".join(notes)
 
 
-def _task_table(rows: Sequence[Row]) -> str:
+def _task_table(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> str:
     names = list(rows[0]["tasks"])
-    group_of = {task: g for g, tasks in GROUPS.items() for task in tasks}
-    header = ["model", "budget", *(f"{n} ({group_of[n]})" for n in names)]
+    group_of = {task: f" ({g})" for g, tasks in groups.items() for task in tasks}
+    header = ["model", "budget", *(n + group_of.get(n, "") for n in names)]
     lines = [
         [*name, *(_percent(v) for v in row["tasks"].values())]
         for name, row in zip(_names(rows), rows, strict=True)
@@ -145,9 +159,9 @@ def _against_controls(rows: Sequence[Row]) -> list[str]:
     pairs += [(largest, row) for row in rows if row["model"] == "dense"]
     if not pairs:
         return []
-    lines = []
+    lines, groups = [], _groups(rows)
     for ours, control in pairs:
-        gaps = [ours["accuracy"][g] - control["accuracy"][g] for g in GROUPS]
+        gaps = [ours["accuracy"][g] - control["accuracy"][g] for g in groups]
         lines.append(
             [
                 f"`{budget_name(ours)}`",
@@ -156,7 +170,7 @@ def _against_controls(rows: Sequence[Row]) -> list[str]:
                 f"{control['ms_per_sample'] / ours['ms_per_sample']:.2f}x",
             ]
         )
-    header = ["universal at", "control", *(f"{g}, points" for g in GROUPS), "speed-up"]
+    header = ["universal at", "control", *(f"{g}, points" for g in groups), "speed-up"]
     text = "Universal network minus control, in points of accuracy."
     return [
         "## Against the controls",
@@ -173,13 +187,13 @@ def _seed_section(rows: Sequence[Row]) -> list[str]:
     lines = []
     for name, row in zip(_names(several), several, strict=True):
         line = [*name, ", ".join(map(str, row["seeds"]))]
-        for group in GROUPS:
+        for group in _groups(rows):
             spread = row["spread"][group]
             values = ", ".join(_percent(v) for v in spread["values"])
             mean = _percent(row["accuracy"][group])
             line.append(f"{mean} ± {100 * spread['std']:.1f} ({values})")
         lines.append(line)
-    header = ["model", "budget", "seeds", *GROUPS]
+    header = ["model", "budget", "seeds", *_groups(rows)]
     text = (
         "Rows above are means over training seeds. Here: mean ± standard deviation of "
         "the seeds (each seed)."
@@ -187,16 +201,13 @@ def _seed_section(rows: Sequence[Row]) -> list[str]:
     return ["## Seeds", text, _table(header, lines, left=3)]
 
 
-def _counting(report: Report) -> str:
+def _counting(report: Report, asked: Predictions) -> str:
     lengths, flops = report["lengths"], report["rows"][0]["flops"]
+    name = asked.benchmark.cluster_name
     return "\n\n".join(
         [
-            "An answer is right if all its tokens and its end are, as greedy decoding "
-            "would write them. `easy` and `hard` are unweighted means over their "
-            "tasks; their intervals take the page as the unit that varies (all tasks "
-            "are asked about the same pages), those of tasks the question. All are "
-            "Wilson's, of the sample size that has the same variance.",
-            f"FLOPs of one page with {lengths['image_tokens']} image tokens and a "
+            _what_is_right(asked),
+            f"FLOPs of one {name} with {lengths['image_tokens']} image tokens and a "
             f"prompt of {lengths['text_tokens']} text tokens, logits at the last one. "
             f"Tower {flops['tower'] / GIGA:.4f} GFLOP and projector "
             f"{flops['projector'] / GIGA:.4f} GFLOP come before the LLM at every "
@@ -205,6 +216,32 @@ def _counting(report: Report) -> str:
             report["timing"],
         ]
     )
+
+
+def _what_is_right(asked: Predictions) -> str:
+    name, groups = asked.benchmark.cluster_name, [f"`{g}`" for g in asked.groups]
+    if asked.asks_every_task_once:
+        why = f"(all tasks are asked about the same {name}s), those of tasks the "
+        why += "question."
+    else:
+        why = f"(questions about one {name} go together)."
+    are, their = ("are", "their") if len(groups) > 1 else ("is the", "its")
+    means = "unweighted means" if len(groups) > 1 else "unweighted mean"
+    return (
+        f"{_metric(asked)} {' and '.join(groups)} {are} {means} over {their} "
+        f"tasks; {their} intervals take the {name} as the unit that varies {why} All "
+        "are Wilson's, of the sample size that has the same variance."
+    )
+
+
+def _metric(asked: Predictions) -> str:
+    (name, *_) = asked.scores
+    if name == "exact_match":
+        return (
+            "An answer is right if all its tokens and its end are, as greedy decoding "
+            "would write them."
+        )
+    return f"Accuracies are means of `{name}`, of what greedy decoding writes."
 
 
 def _origin(report: Report) -> str:

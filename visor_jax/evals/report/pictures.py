@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from visor_jax.evals.pages.benchmark import GROUPS
 from visor_jax.evals.report import style
 from visor_jax.evals.report.tables import budget_name, model_name
 
@@ -26,27 +26,37 @@ _LEGEND = {
 
 
 def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
-    """Draws easy (above) and hard (below) accuracy against relative LLM FLOPs."""
+    """Draws every group's accuracy against relative LLM FLOPs, the last one largest."""
+    groups = list(rows[0]["accuracy"])
+    *above, last = groups
     drawing = style.figure(8.4, 6.4)
-    easy, hard = drawing.subplots(2, 1, sharex=True, height_ratios=[1, 3])
+    panels = drawing.subplots(
+        len(groups), 1, sharex=True, squeeze=False, height_ratios=[1] * len(above) + [3]
+    )[:, 0]
     drawing.subplots_adjust(left=0.085, right=0.98, top=0.86, bottom=0.09, hspace=0.12)
-    for axes, group in ((easy, "easy"), (hard, "hard")):
+    for axes, group in zip(panels, groups, strict=True):
         style.plain_axes(axes)
         _points(axes, rows, group)
-        _pareto_line(axes, [r for r in rows if model_name(r) == "universal"], group)
+        universal = [r for r in rows if model_name(r) == "universal"]
+        _pareto_line(axes, universal, group)
         axes.set_ylabel(f"{group}, % right", fontsize=10)
-    easy.set_ylim(*_limits(rows, "easy", least=6.0))
-    hard.set_ylim(*_limits(rows, "hard", least=20.0))
-    hard.set_xlim(0, 108)
-    hard.set_xlabel("LLM prefill FLOPs, % of the dense network", fontsize=10)
+        axes.set_ylim(*_limits(rows, group, least=20.0 if group == last else 6.0))
+    lowest = panels[-1]
+    lowest.set_xlim(0, 108)
+    lowest.set_xlabel("LLM prefill FLOPs, % of the dense network", fontsize=10)
     # On either side, where there is room for each.
-    _labels(hard, [r for r in rows if model_name(r) != "policy"], "hard", side=1)
-    _labels(hard, [r for r in rows if model_name(r) == "policy"], "hard", side=-1)
+    _labels(lowest, [r for r in rows if model_name(r) != "policy"], last, side=1)
+    _labels(lowest, [r for r in rows if model_name(r) == "policy"], last, side=-1)
+    _title_and_legend(drawing, lowest)
+    style.save(drawing, file)
+
+
+def _title_and_legend(drawing: Figure, axes: Axes) -> None:
     title = {"fontsize": 13, "weight": "bold"}
     drawing.text(0.085, 0.955, "Accuracy against LLM FLOPs", **title)
     note = {"fontsize": 8.5, "color": style.GREY, "ha": "right"}
     drawing.text(0.98, 0.957, "bars: 95 % intervals, as in the table", **note)
-    handles, names = hard.get_legend_handles_labels()
+    handles, names = axes.get_legend_handles_labels()
     drawing.legend(
         handles,
         names,
@@ -58,13 +68,17 @@ def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
         columnspacing=1.4,
         handletextpad=0.4,
     )
-    style.save(drawing, file)
 
 
-def _relative(row: Row, group: str = "hard") -> float:
-    """Returns the LLM FLOPs of a group's questions, % of the dense network's."""
+def _relative(row: Row, group: str | None = None) -> float:
+    """Returns the LLM FLOPs of a group's questions, % of the dense network's.
+
+    Args:
+      group: None for the last one.
+    """
     if "by_group" not in row:
         return 100 / row["llm_saving"]
+    group = list(row["by_group"])[-1] if group is None else group
     dense = row["flops"]["llm_prefill"] * row["llm_saving"]
     return 100 * row["by_group"][group]["llm_prefill"] / dense
 
@@ -196,9 +210,11 @@ def _reach(
     return start, start + length
 
 
-def tasks_by_budget(rows: Sequence[Row], file: Path) -> None:
+def tasks_by_budget(
+    rows: Sequence[Row], groups: Mapping[str, Sequence[str]], file: Path
+) -> None:
     """Draws a heat map: one row per model and budget, one column per task."""
-    names = [task for group in GROUPS.values() for task in group]
+    names = [task for group in groups.values() for task in group]
     values = np.array([[100 * row["tasks"][n] for n in names] for row in rows])
     drawing = style.figure(0.72 * len(names) + 3.1, 0.36 * len(rows) + 1.75)
     axes = drawing.subplots()
@@ -212,7 +228,7 @@ def tasks_by_budget(rows: Sequence[Row], file: Path) -> None:
     axes.set_yticks(range(len(rows)), labels, fontsize=9)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    _dividers(axes, rows)
+    _dividers(axes, rows, groups)
     bar = drawing.colorbar(image, ax=axes, pad=0.015, fraction=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
@@ -223,10 +239,12 @@ def tasks_by_budget(rows: Sequence[Row], file: Path) -> None:
     style.save(drawing, file)
 
 
-def _dividers(axes: Axes, rows: Sequence[Row]) -> None:
+def _dividers(
+    axes: Axes, rows: Sequence[Row], groups: Mapping[str, Sequence[str]]
+) -> None:
     """Separates groups of tasks, which it names, and models."""
     start = 0
-    for group, names in GROUPS.items():
+    for group, names in groups.items():
         middle = start + (len(names) - 1) / 2
         axes.annotate(
             group,

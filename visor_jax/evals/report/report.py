@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visor_jax.budget import BudgetSet
 from visor_jax.evals import timing
-from visor_jax.evals.harness import Params, Progress, evaluate_budgets
-from visor_jax.evals.pages import examples
-from visor_jax.evals.pages.benchmark import EvaluationSet
-from visor_jax.evals.report import markdown, pictures
-from visor_jax.evals.report.rows import EvaluatedRun, PromptLengths, RunFacts, make_rows
+from visor_jax.evals.benchmark import Benchmark
+from visor_jax.evals.harness import Progress, predict
+from visor_jax.evals.report import examples, markdown, pictures
+from visor_jax.evals.report.rows import EvaluatedRun, RunFacts, make_rows
 from visor_jax.evals.report.tables import table_text
-from visor_jax.models.vlm import VLM
+from visor_jax.inference.loading.network import Network
 from visor_jax.runtime import atomic_write
 
 REPORT_JSON, REPORT_MD = "report.json", "report.md"
@@ -42,9 +40,7 @@ class ReportFacts:
     command: str
 
 
-def build_report(
-    runs: Sequence[EvaluatedRun], evaluation_set: EvaluationSet, made: ReportFacts
-) -> dict[str, Any]:
+def build_report(runs: Sequence[EvaluatedRun], made: ReportFacts) -> dict[str, Any]:
     """Returns the content of report.json.
 
     Raises:
@@ -52,9 +48,9 @@ def build_report(
     """
     if not runs:
         raise ValueError("A report needs at least one run.")
-    lengths = PromptLengths.of(evaluation_set)
     now = datetime.datetime.now(datetime.UTC)
-    first = runs[0].facts
+    first, asked = runs[0].facts, runs[0].predictions
+    cluster_name = asked.benchmark.cluster_name
     return {
         "preset": first.preset,
         "git_commit": made.git_commit,
@@ -62,15 +58,15 @@ def build_report(
         "wall_clock_s": first.wall_clock_s,
         "train_steps": first.train_steps,
         "seeds": sorted({run.facts.seed for run in runs}),
-        "rows": make_rows(runs, lengths),
+        "rows": make_rows(runs),
         "command": made.command,
         "time": now.isoformat(timespec="seconds"),
         "data": {
-            "split": evaluation_set.pool.split,
-            "pages": len(evaluation_set.pool),
+            "split": asked.benchmark.split,
+            f"{cluster_name}s": asked.num_clusters,
         },
-        "lengths": dataclasses.asdict(lengths),
-        "timing": timing.describe(),
+        "lengths": asked.mean_lengths(),
+        "timing": timing.describe(cluster_name),
         "runs": [
             {
                 "model": run.label if run.policy is None else run.policy.label,
@@ -84,63 +80,63 @@ def build_report(
 
 def write_report(
     runs: Sequence[EvaluatedRun],
-    evaluation_set: EvaluationSet,
+    benchmark: Benchmark,
     made: ReportFacts,
     out: str | os.PathLike,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing all files into folder `out`.
 
+    Args:
+      benchmark: whose first pictures are shown with their questions and answers.
+
     Raises:
       ValueError: as `build_report`.
     """
-    report = build_report(runs, evaluation_set, made)
-    out = Path(out)
+    report = build_report(runs, made)
+    out, rows, asked = Path(out), report["rows"], runs[0].predictions
     out.mkdir(parents=True, exist_ok=True)
-    pictures.accuracy_vs_flops(report["rows"], out / pictures.ACCURACY_VS_FLOPS)
-    pictures.tasks_by_budget(report["rows"], out / pictures.TASKS_BY_BUDGET)
-    examples.draw(runs, evaluation_set, out / examples.EXAMPLES)
-    atomic_write.write_text(out / REPORT_MD, markdown.report_text(report))
+    pictures.accuracy_vs_flops(rows, out / pictures.ACCURACY_VS_FLOPS)
+    pictures.tasks_by_budget(rows, asked.groups, out / pictures.TASKS_BY_BUDGET)
+    examples.draw(runs, benchmark, out / examples.EXAMPLES)
+    atomic_write.write_text(out / REPORT_MD, markdown.report_text(report, asked))
     # Last: whoever finds report.json finds everything else.
     atomic_write.write_json(out / REPORT_JSON, report)
     return report
 
 
 def report_run(
-    model: VLM,
-    params: Params,
-    budgets: BudgetSet,
+    network: Network,
     *,
     label: str,
     facts: RunFacts,
     made: ReportFacts,
-    evaluation_set: EvaluationSet,
+    benchmark: Benchmark,
     out: str | os.PathLike,
     progress: Progress | None = None,
 ) -> str:
     """Returns the table to print, after evaluating one network and writing its report.
 
     Args:
-      label: "universal", "dense" or "dedicated:<budget>".
+      label: "universal", "dense", "dedicated:<budget>" or "stage:<name>".
       out: folder of the report.
-      progress: called with (forward passes done, all).
+      progress: called with (answers so far, of how many).
 
     Raises:
-      ValueError: for another label, or budgets of another plan.
+      ValueError: for another label.
     """
     check_label(label)
-    results = evaluate_budgets(
-        model, params, budgets, evaluation_set, progress=progress
-    )
+    predictions = predict(network, benchmark, progress=progress)
+    prompts = timing.prompts(network, benchmark)
+    programs = timing.prefill_programs(network, network.budgets, prompts)
     run = EvaluatedRun(
         label=label,
         facts=facts,
         network=facts.checkpoint,
-        config=model.config,
-        results=tuple(results),
-        ms_per_sample=timing.time_budgets(model, params, budgets, evaluation_set),
+        predictions=predictions,
+        ms_per_sample=timing.milliseconds_per_row(programs),
     )
-    report = write_report([run], evaluation_set, made, out)
-    return table_text(report["rows"])
+    report = write_report([run], benchmark, made, out)
+    return table_text(report["rows"], predictions)
 
 
 def check_policy_label(label: str) -> None:

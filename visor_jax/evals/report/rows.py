@@ -1,9 +1,10 @@
-"""The rows of a report: one per model and budget, several seeds averaged.
+"""The rows of a report: one per model and budget, replicates averaged.
 
 A row says what its model scored, what a forward pass costs and how long it took. Rows
-of one model and budget from several training seeds become one row of means: "spread"
-says how the seeds differ, "intervals" how sure the mean is. Rows of one network have
-intervals over held-out pages, rows of several over pages and seeds (`evals.scoring`).
+of one model and budget from replicates (networks that differ in their training seed
+alone) become one row of means: "spread" says how they differ, "intervals" how sure the
+mean is. Rows of one network have intervals over what was asked about, rows of several
+over that and seeds (`evals.statistics`).
 """
 
 import dataclasses
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from visor_jax.evals.harness import BudgetResult
-from visor_jax.evals.pages.benchmark import GROUPS, EvaluationSet
-from visor_jax.evals.report.policy_rows import PolicyChoices, PolicyMember, policy_rows
-from visor_jax.evals.statistics import Score, group_score, spread, task_score
-from visor_jax.flops.account import account, savings
-from visor_jax.models.config import VLMConfig
+from visor_jax.budget import Budget
+from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report.policy_rows import (
+    PolicyChoices,
+    PolicyReplicate,
+    policy_rows,
+)
+from visor_jax.evals.statistics import scores_by_name, spread
 
 Row = dict[str, Any]
 
@@ -43,31 +46,13 @@ class RunFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptLengths:
-    """The lengths that FLOPs are counted for, those of the timed prefill."""
-
-    text_tokens: int
-    image_tokens: int
-    crops: int
-
-    @classmethod
-    def of(cls, evaluation_set: EvaluationSet) -> "PromptLengths":
-        """Returns the lengths of the set's prompts."""
-        batch = evaluation_set.prompts(1)
-        return cls(
-            text_tokens=batch.tokens.shape[1],
-            image_tokens=batch.image_positions.shape[1],
-            crops=batch.pixels.shape[1],
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluatedRun:
     """One trained network with its answers and times.
 
-    label: "universal", "dense" or "dedicated:<budget>", also of a policy's network.
+    label: "universal", "dense", "dedicated:<budget>" or "stage:<name>", also of a
+    policy's network.
     network: stands for the parameters; the same for a network and for its policies.
-    ms_per_sample: {budget name: milliseconds per page}, measured.
+    ms_per_sample: milliseconds per prompt at each budget, measured.
     policy: what the policy of a checkpoint chose, None if it has none; `facts` are then
     those of the policy.
     """
@@ -75,106 +60,81 @@ class EvaluatedRun:
     label: str
     facts: RunFacts
     network: str
-    config: VLMConfig
-    results: tuple[BudgetResult, ...]
-    ms_per_sample: Mapping[str, float]
+    predictions: Predictions
+    ms_per_sample: Mapping[Budget, float]
     policy: PolicyChoices | None = None
 
 
-Member = tuple[EvaluatedRun, BudgetResult]
-
-
-def make_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
+def make_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
     """Returns one row per model and budget, in the order in which they first appear.
 
-    Which runs may share a row, `evals.members` checks.
+    Which runs may share a row, `evals.checkpoints` checks.
     """
-    members: dict[tuple[str, str], dict[str, Member]] = {}
+    replicates: dict[tuple[str, Budget], dict[str, EvaluatedRun]] = {}
     # The network of a policy is one that was trained before: it counts once, with the
     # facts of its own training where they are known.
     for run in sorted(runs, key=lambda run: run.policy is not None):
-        for result in run.results:
-            of_row = members.setdefault((run.label, result.budget.name), {})
-            of_row.setdefault(run.network, (run, result))
+        for budget in run.predictions.budgets:
+            of_row = replicates.setdefault((run.label, budget), {})
+            of_row.setdefault(run.network, run)
     order = list(dict.fromkeys(run.label for run in runs))
-    keys = sorted(members, key=lambda key: order.index(key[0]))
-    fixed = [_row(list(members[key].values()), lengths) for key in keys]
-    return [*fixed, *_policy_rows(runs, lengths)]
+    keys = sorted(replicates, key=lambda key: order.index(key[0]))
+    fixed = [_row(list(replicates[key].values()), key[1]) for key in keys]
+    return [*fixed, *_policy_rows(runs)]
 
 
-def _policy_rows(runs: Sequence[EvaluatedRun], lengths: PromptLengths) -> list[Row]:
-    members: dict[str, list[PolicyMember]] = {}
+def _policy_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
+    replicates: dict[str, list[PolicyReplicate]] = {}
     for run in runs:
         if run.policy is not None:
-            member = PolicyMember(
+            replicate = PolicyReplicate(
                 chosen=run.policy,
-                fixed=[_row([(run, result)], lengths) for result in run.results],
-                correct=[result.correct for result in run.results],
+                fixed=[_row([run], budget) for budget in run.predictions.budgets],
+                predictions=run.predictions,
                 seed=run.facts.seed,
             )
-            members.setdefault(run.policy.label, []).append(member)
-    if not members:
-        return []
-    names = runs[0].results[0].task_names
-    return [
-        row for each in members.values() for row in policy_rows(each, _scores, names)
+            replicates.setdefault(run.policy.label, []).append(replicate)
+    return [row for each in replicates.values() for row in policy_rows(each)]
+
+
+def _row(runs: Sequence[EvaluatedRun], budget: Budget) -> Row:
+    """Returns the row of replicates at one budget."""
+    asked = runs[0].predictions
+    at_budget = [run.predictions.budgets.index(budget) for run in runs]
+    tables = [
+        run.predictions.table(run.predictions.main_scores[row])
+        for run, row in zip(runs, at_budget, strict=True)
     ]
-
-
-def _row(members: Sequence[Member], lengths: PromptLengths) -> Row:
-    (run, result), budget = members[0], members[0][1].budget
-    tables = [each.correct for _, each in members]
-    mean = _scores(tables, result.task_names)
-    asked = np.sum(~np.isnan(tables[0]), axis=0).tolist()
-    times = [member.ms_per_sample[budget.name] for member, _ in members]
+    mean = scores_by_name(tables, asked.tasks, asked.groups)
+    times = [run.ms_per_sample[budget] for run in runs]
+    counts = tables[0].counts.sum(axis=0).tolist()
     row = {
-        "model": run.label,
+        "model": runs[0].label,
         "budget": budget.name,
-        "self_layers_on": result.self_layers_on,
-        "accuracy": {g: mean[g].value for g in GROUPS},
-        "tasks": {t: mean[t].value for t in result.task_names},
-        "n": dict(zip(result.task_names, asked, strict=True)),
-        **_costs(run.config, result, lengths),
+        "self_layers_on": len(budget.self_layers),
+        "accuracy": {g: mean[g].value for g in asked.groups},
+        "tasks": {t: mean[t].value for t in asked.tasks},
+        "n": dict(zip(asked.tasks, counts, strict=True)),
+        **_costs(asked.mean_flops(budget)),
         "ms_per_sample": float(np.mean(times)),
         "ms_is": "measured",
         "intervals": {name: [s.low, s.high] for name, s in mean.items()},
-        "seeds": [member.facts.seed for member, _ in members],
+        "seeds": [run.facts.seed for run in runs],
     }
-    if len(members) > 1:
-        each = [_scores([table], result.task_names) for table in tables]
+    if len(runs) > 1:
+        each = [scores_by_name([t], asked.tasks, asked.groups) for t in tables]
         values = {name: [scores[name].value for scores in each] for name in mean}
         row["spread"] = spread({**values, "ms_per_sample": times})
     return row
 
 
-def _scores(
-    tables: Sequence[np.ndarray], task_names: Sequence[str]
-) -> dict[str, Score]:
-    """Returns the score of every group and of every task."""
-    scores = {}
-    for group, names in GROUPS.items():
-        columns = [task_names.index(name) for name in names]
-        scores[group] = group_score(*(table[:, columns] for table in tables))
-    for column, name in enumerate(task_names):
-        scores[name] = task_score(*(table[:, column] for table in tables))
-    return scores
-
-
-def _costs(
-    config: VLMConfig, result: BudgetResult, lengths: PromptLengths
-) -> dict[str, Any]:
-    cost = account(
-        config, result.budget, **dataclasses.asdict(lengths), logit_positions=1
-    )
-    saved = savings(cost)
+def _costs(flops: Mapping[str, int | float]) -> dict[str, Any]:
+    """Returns the FLOPs of a prompt, and what they save against the dense network."""
+    flops = dict(flops)
+    dense, prefill = flops.pop("dense_llm_prefill"), flops["llm_prefill"]
+    before = flops["tower"] + flops["projector"]
     return {
-        "flops": {
-            "tower": cost.tower.total,
-            "projector": cost.projector,
-            "llm_prefill": cost.llm_prefill,
-            # The first token after the prompt.
-            "decode_per_token": cost.decode_per_token(lengths.text_tokens + 1),
-        },
-        "llm_saving": saved.llm_saving,
-        "end_to_end_saving": saved.end_to_end_saving,
+        "flops": flops,
+        "llm_saving": dense / prefill,
+        "end_to_end_saving": (before + dense) / (before + prefill),
     }

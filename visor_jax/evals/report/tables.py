@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visor_jax.evals.predictions import Predictions
 from visor_jax.flops.table import aligned
 
 WIDTH = 100
@@ -24,7 +25,7 @@ def model_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def milliseconds(row: Mapping[str, Any]) -> str:
-    """Returns the time per page, like "0.55", or "≈0.55" if it is predicted."""
+    """Returns the time per prompt, like "0.55", or "≈0.55" if it is predicted."""
     mark = "≈" if row["ms_is"] == "predicted" else ""
     return f"{mark}{row['ms_per_sample']:.2f}"
 
@@ -53,22 +54,33 @@ def percent(row: Mapping[str, Any], group: str) -> str:
     return text
 
 
-def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def what_was_asked(asked: Predictions) -> str:
+    """Returns like "1024 held-out pages, every task once a page"."""
+    name, clusters = asked.benchmark.cluster_name, asked.num_clusters
+    if asked.asks_every_task_once:
+        return f"{clusters} held-out {name}s, every task once a {name}"
+    return f"{len(asked.ids)} questions about {clusters} held-out {name}s"
+
+
+def table_text(rows: Sequence[Mapping[str, Any]], asked: Predictions) -> str:
     """Returns two tables, budgets against cost and budgets against tasks.
 
     At most `WIDTH` columns with the ten tasks of the embedded benchmark.
+
+    Args:
+      asked: any of the predictions that the rows are made of.
     """
     several = len({row["model"] for row in rows}) > 1
-    header = ["budget", "SELF on", "easy %", "hard %", "LLM saving", "end-to-end"]
-    costs = [[*header, "ms/page"]]
+    groups, name = list(asked.groups), asked.benchmark.cluster_name
+    header = ["budget", "SELF on", *(f"{group} %" for group in groups)]
+    costs = [[*header, "LLM saving", "end-to-end", f"ms/{name}"]]
     tasks = [["budget", *rows[0]["tasks"]]]
     for row in rows:
         costs.append(
             [
                 budget_name(row),
                 layers_on(row),
-                percent(row, "easy"),
-                percent(row, "hard"),
+                *(percent(row, group) for group in groups),
                 f"{row['llm_saving']:.2f}x",
                 f"{row['end_to_end_saving']:.2f}x",
                 milliseconds(row),
@@ -80,7 +92,7 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     if several:
         names = ["model", *model_names(rows)]
         costs, tasks = _beside(names, costs), _beside(names, tasks)
-    lines = [*aligned(costs), "", *aligned(tasks), "", *_notes(rows)]
+    lines = [*aligned(costs), "", *aligned(tasks), "", *_notes(rows, asked)]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -93,14 +105,15 @@ def _beside(names: list[str], table: list[list[str]]) -> list[list[str]]:
     ]
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    pages = max(max(row["n"].values()) for row in rows)
+def _notes(rows: Sequence[Mapping[str, Any]], asked: Predictions) -> list[str]:
+    groups, name = " and ".join(asked.groups), asked.benchmark.cluster_name
+    several = len(asked.groups) > 1
+    means = "are means over their tasks" if several else "is the mean over its tasks"
     notes = [
-        f"{pages} held-out pages, every task once a page; easy and hard are means over "
-        "their tasks.",
+        f"{what_was_asked(asked)}; {groups} {means}.",
         "Savings are FLOPs of the dense network / FLOPs: the LLM's prefill alone, and "
         "end to end",
-        "with tower and projector. ms/page: a prefill with one question, on this "
+        f"with tower and projector. ms/{name}: a prefill with one question, on this "
         "machine.",
     ]
     if any(row["ms_is"] == "predicted" for row in rows):

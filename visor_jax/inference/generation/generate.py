@@ -1,9 +1,7 @@
 """From a batch of prompts to tokens, and how long that takes."""
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ from visor_jax.inference.generation.prefill import (
 )
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.stopwatch import median_seconds
 
 Params = Any
 # No token has this id, so that decoding never ends early.
@@ -181,17 +180,8 @@ def measure_latency(
             pad_id=0,
         )
 
+    seconds = median_seconds({"prefill": prefilled, "decode": decoded}, runs=repeats)
     return Latency(
-        prefill=_milliseconds(prefilled, repeats),
-        per_token=_milliseconds(decoded, repeats) / (count - 1),
+        prefill=1000 * seconds["prefill"],
+        per_token=1000 * seconds["decode"] / (count - 1),
     )
-
-
-def _milliseconds(run: Callable[[], Any], repeats: int) -> float:
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)

@@ -1,0 +1,131 @@
+"""Collects answers as they come, in any order, and makes `Predictions` of them."""
+
+import functools
+
+import numpy as np
+
+from visor_jax.budget import BudgetSet
+from visor_jax.evals.benchmark import Benchmark, Example, PromptLengths
+from visor_jax.evals.predictions import (
+    FLOPS,
+    LENGTHS,
+    BenchmarkFacts,
+    Predictions,
+)
+from visor_jax.flops.account import account
+from visor_jax.models.config import VLMConfig
+
+
+class Recorder:
+    """The answers of one network so far, scored and with what they cost."""
+
+    def __init__(
+        self, config: VLMConfig, budgets: BudgetSet, benchmark: Benchmark
+    ) -> None:
+        """Takes whose answers they are, at which budgets, and to what."""
+        self._config, self._budgets = config, budgets
+        self._benchmark = benchmark
+        self._asked: list[tuple[str, str, str]] = []
+        self._lengths: dict[int, PromptLengths] = {}
+        # By budget and example; empty until there is an answer.
+        self._answers: list[list[str]] = [[] for _ in budgets]
+        self._errors: list[list[str | None]] = [[] for _ in budgets]
+        self._scores: list[list[tuple[float, ...]]] = [[] for _ in budgets]
+        self._metrics: tuple[str, ...] = ()
+
+    def ask(self, example: Example) -> int:
+        """Returns the number of an example that will be answered at every budget."""
+        self._asked.append((example.id, example.task, example.cluster))
+        for row in range(len(self._budgets)):
+            self._answers[row].append("")
+            self._errors[row].append(None)
+            self._scores[row].append(())
+        return len(self._asked) - 1
+
+    def answer(
+        self,
+        number: int,
+        example: Example,
+        budget: int,
+        answer: str,
+        lengths: PromptLengths,
+        error: str | None = None,
+    ) -> None:
+        """Scores the answer to an example; one with an error counts as wrong.
+
+        Args:
+          number: of `ask`. budget: its place in the set.
+          lengths: of the prompt that its FLOPs are counted for.
+        """
+        scores = self._benchmark.score(example, answer)
+        if error is not None:
+            scores = dict.fromkeys(scores, 0.0)
+        self._answers[budget][number] = answer
+        self._errors[budget][number] = error
+        self._metrics = tuple(scores)
+        self._scores[budget][number] = tuple(scores.values())
+        if error is None:
+            self._lengths[number] = lengths
+        else:
+            self._lengths.setdefault(number, lengths)
+
+    def predictions(self) -> Predictions:
+        """Returns the answers, once there are all of them.
+
+        Raises:
+          ValueError: if nothing was asked, or no example could be read.
+        """
+        if not self._asked:
+            raise ValueError(f"Benchmark {self._benchmark.name!r} asks nothing.")
+        lengths = [self._lengths[number] for number in range(len(self._asked))]
+        if not any(each.text_tokens for each in lengths):
+            first = self._errors[0][0]
+            raise ValueError(f"No example could be read; the first: {first}")
+        ids, tasks, clusters = zip(*self._asked, strict=True)
+        return Predictions(
+            benchmark=BenchmarkFacts.of(self._benchmark),
+            budgets=self._budgets.budgets,
+            ids=ids,
+            example_tasks=tasks,
+            example_clusters=clusters,
+            answers=tuple(map(tuple, self._answers)),
+            errors=tuple(map(tuple, self._errors)),
+            scores={
+                name: np.array([[each[i] for each in row] for row in self._scores])
+                for i, name in enumerate(self._metrics)
+            },
+            flops=self._flops(lengths),
+            lengths={
+                name: np.array([getattr(each, name) for each in lengths])
+                for name in LENGTHS
+            },
+        )
+
+    def _flops(self, lengths: list[PromptLengths]) -> dict[str, np.ndarray]:
+        counted = functools.cache(self._flops_of)
+        rows = [
+            [counted(row, each) for each in lengths]
+            for row in range(len(self._budgets))
+        ]
+        columns = np.moveaxis(np.array(rows, np.int64), -1, 0)
+        return dict(zip(FLOPS, columns, strict=True))
+
+    def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
+        if not lengths.text_tokens:
+            return (0,) * len(FLOPS)
+        cost = account(
+            self._config,
+            self._budgets.budgets[budget],
+            text_tokens=lengths.text_tokens,
+            image_tokens=lengths.image_tokens,
+            crops=lengths.crops,
+            logit_positions=1,
+        )
+        return (
+            cost.tower.total,
+            cost.projector,
+            cost.llm_prefill,
+            # The first token after the prompt.
+            cost.decode_per_token(lengths.text_tokens + 1),
+            cost.dense().llm_prefill,
+        )

@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from configs import universal
 from tests.training_processes import (
     FLAGS,
     ROOT,
@@ -22,6 +24,9 @@ from tests.training_processes import (
     last_step,
     wait_until,
 )
+from visor_jax import train
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.training import run_record
 
 STEPS = 24
 FLAGS = (
@@ -183,6 +188,40 @@ def test_groups_that_leave_parameters_out_are_refused_before_any_work(
     assert "  projector: '^(projector/|image_newline$)'" in ended.err
     assert "Traceback" not in ended.err
     assert not workdir.exists()
+
+
+def test_a_run_is_prepared_from_values_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, interruption = universal.get_config(), Interruption()
+    run = train.prepare(config, tmp_path / "run", interruption)
+    assert run.workdir == tmp_path / "run"
+    assert run.interruption is interruption
+    assert run.settings.loop.steps == config.loop.steps
+    config.label, config.seed = "dedicated:none", 3
+    run = train.prepare(config, None, interruption)
+    assert run.workdir == Path("runs/dedicated-none-mini-seed3")
+    # Nothing is written before the run begins.
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_cannot_be_prepared_from_is_named(tmp_path):
+    imported = tmp_path / "imported"
+    (imported / "checkpoints/0").mkdir(parents=True)
+    other = run_record.write_run_record(
+        tmp_path / "other", universal.get_config().to_dict() | {"seed": 7}
+    )
+    assert other["config"]["seed"] == 7
+    config = universal.get_config()
+    for workdir, complaint in (
+        (imported, r"imported weights.*--config\.init_from="),
+        ("gs://bucket/run", "--workdir"),
+        (tmp_path / "other", "seed: 7 -> 0"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            train.prepare(config, workdir, Interruption())
+    config.data.batch_size = 12
+    with pytest.raises(ValueError, match="batch_size=12 does not split over the 8"):
+        train.prepare(config, tmp_path / "run", Interruption())
 
 
 def test_the_module_is_a_command():

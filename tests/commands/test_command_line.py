@@ -12,10 +12,12 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 from visor_jax.commands import command_line
+from visor_jax.runtime.user_error import as_user_errors
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write.", required=True)
-_DO = flags.DEFINE_enum("do", "", ["", "value", "file", "bug", "wait"], "What happens.")
+_WHAT = ["", "value", "file", "bug", "library", "wait"]
+_DO = flags.DEFINE_enum("do", "", _WHAT, "What happens.")
 
 def main(argv):
     with command_line.user_errors():
@@ -24,6 +26,9 @@ def main(argv):
         if _DO.value == "file":
             open(_WORKDIR.value + "/nothing.txt")
         config = _CONFIG.value
+    if _DO.value == "library":
+        with as_user_errors():
+            raise ValueError("data.cache=/x cannot be written to")
     if _DO.value == "bug":
         raise ValueError("a bug")
     if _DO.value == "wait":
@@ -105,6 +110,7 @@ def test_good_flags_run_and_only_our_messages_are_on_stderr(program):
         ((*GOOD, "workdir=x"), "unexpected arguments ['workdir=x']"),
         ((*GOOD, "--do=value"), "batch_size=0 must be at least 1"),
         ((*GOOD, "--do=file"), "w/nothing.txt: No such file or directory"),
+        ((*GOOD, "--do=library"), "data.cache=/x cannot be written to"),
     ],
 )
 def test_mistake_is_one_line_and_exit_code_2(program, arguments, expected):

@@ -1,0 +1,39 @@
+"""Flags that several commands share: declared when a command asks for them."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def output_of(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "shared"),
+    [
+        ("visor_jax.generate", ("--checkpoint", "--budget", "--seed")),
+        ("visor_jax.train", ("--workdir", "--config", "--coordinator")),
+    ],
+)
+def test_help_lists_them_with_the_commands_own(command, shared):
+    printed = output_of(command, "--help")
+    for name in shared:
+        assert f"  {name}:" in printed, printed
+
+
+def test_importing_commands_declares_none_of_them():
+    code = (
+        "import sys; from absl import flags; before = set(flags.FLAGS);"
+        "import visor_jax.train, visor_jax.generate, visor_jax.plan.__main__;"
+        "added = set(flags.FLAGS) - before; print(sorted(added))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = {"config", "workdir", "checkpoint", "budget", "mesh", "coordinator"}
+    assert not ours & set(eval(done.stdout))

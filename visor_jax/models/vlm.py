@@ -191,9 +191,9 @@ class VLM(nn.Module):
     def logits(
         self,
         text: TokenStream,
-        indices: Int[Array, "..."] | None = None,
+        indices: Int[Array, "*asked"] | None = None,
         rows: Int[Array, "Q"] | None = None,
-    ) -> Float[Array, "... W"]:
+    ) -> Float[Array, "*asked W"]:
         """Returns float32 logits of the text stream that left the last layer.
 
         Over a real vocabulary, those of a whole prompt cost about as much as the layers

@@ -17,9 +17,10 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.budget_groups import PendingRows, RowPart, program_rows
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, image_shape
-from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS, ImageKeys
+from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.generation.decode_step import DecodeState
+from visor_jax.inference.generation.prefill_parts import ImageKeys
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 Place = tuple[Budget, Bucket]

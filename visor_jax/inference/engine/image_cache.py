@@ -13,8 +13,8 @@ import numpy as np
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.budget_groups import program_rows
 from visor_jax.inference.engine.packed_prompts import PromptRow, image_shape
-from visor_jax.inference.engine.program_shapes import EncodedImage
 from visor_jax.inference.engine.programs import Programs
+from visor_jax.inference.generation.prefill_parts import EncodedImage
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 # Of a batch, in the order of the program's arguments.

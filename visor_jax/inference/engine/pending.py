@@ -15,8 +15,9 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.budget_groups import BudgetGroups, PendingRows
 from visor_jax.inference.engine.packed_prompts import PromptRow, row_arrays
-from visor_jax.inference.engine.program_shapes import PENDING, EncodedImage
+from visor_jax.inference.engine.program_shapes import PENDING
 from visor_jax.inference.engine.programs import Programs
+from visor_jax.inference.generation.prefill_parts import EncodedImage
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,11 +31,13 @@ from visor_jax.inference.engine.packed_prompts import (
 )
 from visor_jax.inference.engine.slots import Admission, free_slots
 from visor_jax.inference.generation.decode_step import DecodeState, Rules
-from visor_jax.models.decoder.decoder import DecoderState
-from visor_jax.models.decoder.kv_cache import KeyValues
-from visor_jax.models.vision.image_tokens import ImageTokens
+from visor_jax.inference.generation.prefill_parts import (
+    EncodedImage,
+    ImageKeys,
+    encode_images,
+    prefill_trunk,
+)
 from visor_jax.models.vlm import VLM
-from visor_jax.ops.masks import TokenTags
 from visor_jax.runtime.device_cache import num_bytes_of
 
 Params = Any
@@ -46,24 +47,9 @@ Array = Any
 # may find: their tokens, and their keys and values.
 SLOTS, PENDING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
 
-# Keys and values of one image in some layers, None where a layer has none; of one row.
-ImageKeys = tuple[KeyValues | None, ...]
-
-
-@flax.struct.dataclass
-class EncodedImage:
-    """What every prompt about an image begins with.
-
-    tokens: of one row. keys: of the layers that run alike at every budget, where they
-    depend on no position.
-    """
-
-    tokens: ImageTokens
-    keys: ImageKeys
-
 
 class ProgramShapes:
-    """Shapes and numbers by budget and bucket, and what programs are made of."""
+    """Shapes and numbers by budget and bucket; only `new_slots` makes arrays."""
 
     def __init__(
         self,
@@ -160,36 +146,6 @@ class ProgramShapes:
             self._row(bucket),
         )
 
-    def encoded(
-        self, params: Params, pixels: Array, index: Array, weights: Array, mask: Array
-    ) -> EncodedImage:
-        """Returns images as every prompt about them finds them; a row each."""
-
-        def encode(module: VLM) -> EncodedImage:
-            tokens = module.encode_image(pixels, index, weights, mask)
-            # Keys that depend on the image's place are made where it has one.
-            nowhere = jnp.zeros(mask.shape, jnp.int32)
-            tags = TokenTags(nowhere, nowhere, mask)
-            return EncodedImage(tokens, module.image_keys(tokens, tags))
-
-        return self.model.apply({"params": params}, method=encode)
-
-    def trunk(
-        self, params: Params, rows: RowArrays, images: Sequence[EncodedImage]
-    ) -> DecoderState:
-        """Returns rows after the layers that all budgets share; an image for each."""
-        image = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
-        tokens = jnp.asarray(rows.tokens)
-
-        def run(module: VLM) -> DecoderState:
-            begun = module.begin(
-                tokens, rows.text, image.tokens, rows.image, remember=True
-            )
-            stop = module.config.plan.trunk_length
-            return module.run(begun, None, stop=stop, image_keys=image.keys)[0]
-
-        return self.model.apply({"params": params}, method=run)
-
     def admission(
         self,
         requests: Sequence[tuple[int, int, int, int, int, int]],
@@ -209,7 +165,8 @@ class ProgramShapes:
     def abstract_image(self, bucket: Bucket) -> EncodedImage:
         """Returns the shapes of an encoded image."""
         arguments = self.pixels(image_shape(bucket), 1)
-        return jax.eval_shape(self.encoded, self._params, *arguments)
+        encode = functools.partial(encode_images, self.model)
+        return jax.eval_shape(encode, self._params, *arguments)
 
     def abstract_keys(self, budget: Budget, bucket: Bucket) -> ImageKeys:
         """Returns the shapes of an image's keys and values behind the trunk."""
@@ -234,8 +191,10 @@ class ProgramShapes:
     def _row_shapes(self, bucket: Bucket) -> PendingRows:
         """Returns the shapes of one row that waits."""
         rows, image = self.empty_rows(bucket, 1), self.abstract_image(bucket)
-        trunk = jax.eval_shape(self.trunk, self._params, rows, [image])
-        return PendingRows(jax.eval_shape(lambda: jnp.asarray(rows.tokens)), trunk)
+        arguments = jax.tree.map(jnp.asarray, (rows.tokens, rows.text, rows.image))
+        through = functools.partial(prefill_trunk, self.model)
+        trunk = jax.eval_shape(through, self._params, *arguments, [image])
+        return PendingRows(jax.eval_shape(lambda: arguments[0]), trunk)
 
     def _slots_bytes(self, budget: Budget, bucket: Bucket) -> int:
         return num_bytes_of(self.abstract_slots(budget, bucket))

@@ -23,16 +23,17 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.budget_groups import PendingRows
 from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays, image_shape
-from visor_jax.inference.engine.program_shapes import (
-    EncodedImage,
-    ImageKeys,
-    ProgramShapes,
-)
+from visor_jax.inference.engine.program_shapes import ProgramShapes
 from visor_jax.inference.engine.slots import Admission, admit, decode_turn
 from visor_jax.inference.generation.decode_step import DecodeState
+from visor_jax.inference.generation.prefill_parts import (
+    EncodedImage,
+    ImageKeys,
+    encode_images,
+    prefill_rest,
+    prefill_trunk,
+)
 from visor_jax.inference.routing.router import Router, features_of
-from visor_jax.models.decoder.decoder import DecoderState
-from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 
 Params = Any
@@ -63,9 +64,8 @@ class Programs:
         def run(
             params: Params, pixels: Array, index: Array, weights: Array, mask: Array
         ) -> tuple[EncodedImage, ...]:
-            arguments = (pixels, index, weights, mask)
-            encoded = self.shapes.encoded(params, *arguments)
-            return one_by_one(encoded, images)
+            arguments = (params, pixels, index, weights, mask)
+            return one_by_one(encode_images(self.model, *arguments), images)
 
         return self._get(
             ("encode", shape, images),
@@ -88,7 +88,8 @@ class Programs:
             images: tuple[EncodedImage, ...],
             places: Array,
         ) -> tuple[PendingRows, Array]:
-            trunk = self.shapes.trunk(params, rows, images)
+            arguments = (jnp.asarray(rows.tokens), rows.text, rows.image, images)
+            trunk = prefill_trunk(self.model, params, *arguments)
             new = PendingRows(rows.tokens, trunk)
             pending = jax.tree.map(
                 lambda old, x: old.at[places].set(x, mode="drop"), pending, new
@@ -127,7 +128,8 @@ class Programs:
             key: Array,
         ) -> tuple[DecodeState, tuple[ImageKeys, ...]]:
             group = jax.tree.map(lambda x: x[places], pending)
-            logits, cache = self._rest(params, group.trunk, gates, admission)
+            arguments = (group.trunk, gates, admission.row, admission.last)
+            logits, cache = prefill_rest(self.model, params, *arguments)
             new = (admission, logits, group.tokens, cache)
             made = tuple(layer.image for layer in cache.layers[behind:])
             images = one_by_one(made, rows if keeps else 0)
@@ -160,7 +162,8 @@ class Programs:
         ) -> DecodeState:
             group = jax.tree.map(lambda x: x[places], pending)
             together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
-            logits, cache = self._rest(params, group.trunk, gates, admission, together)
+            arguments = (group.trunk, gates, admission.row, admission.last, together)
+            logits, cache = prefill_rest(self.model, params, *arguments)
             new = (admission, logits, group.tokens, cache)
             return admit(slots, *new, self.shapes.rules, key)
 
@@ -234,27 +237,6 @@ class Programs:
         """Returns free slots on the device."""
         count = self.shapes.slots(budget, bucket)
         return self.shapes.new_slots(budget, bucket, count)
-
-    def _rest(
-        self,
-        params: Params,
-        trunk: DecoderState,
-        gates: tuple[bool, ...],
-        admission: Admission,
-        image_keys: ImageKeys | None = None,
-    ) -> tuple[Array, KVCache]:
-        """Returns the logits behind each question, and the cache of their rows.
-
-        image_keys: of the layers behind the trunk, where they are at hand.
-        """
-
-        def run(module: VLM) -> tuple[Array, KVCache]:
-            start = module.config.plan.trunk_length
-            done, _ = module.run(trunk, gates, start=start, image_keys=image_keys)
-            logits = module.logits(done.text, admission.last, admission.row)
-            return logits, done.cache()
-
-        return self.model.apply({"params": params}, method=run)
 
     def _gates(self, budget: Budget) -> tuple[bool, ...]:
         return budget.gates(self.model.config.plan)

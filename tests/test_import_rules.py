@@ -342,14 +342,16 @@ def test_packages_form_no_cycle():
 
 
 def test_torch_only_in_verify_and_the_parity_tests():
-    # Runs the reference beside the network here; that is what the command is for.
-    assert _users("torch") <= {PACKAGE / "convert/verify.py"}
+    # They run the reference beside the network: its answers, and its times on a card.
+    reference = ("convert/verify.py", "timing/accelerator/torch_reference.py")
+    assert _users("torch") <= {PACKAGE / each for each in reference}
     users = {p for p in _modules(ROOT / "tests") if "torch" in _third_party(p)}
     assert all(p.is_relative_to(ROOT / "tests/parity") for p in users)
 
 
 def test_transformers_only_where_files_of_hugging_face_are_read():
-    allowed = ("data", "checkpoints/hf", "convert/verify.py")
+    reference = ("convert/verify.py", "timing/accelerator/torch_reference.py")
+    allowed = ("data", "checkpoints/hf", *reference)
     for path in _users("transformers"):
         assert any(path.is_relative_to(PACKAGE / each) for each in allowed), path
 

@@ -79,7 +79,7 @@ class Shape:
 def _tags(rows: int, first: int, count: int) -> TokenTags:
     order = jnp.broadcast_to(first + jnp.arange(count, dtype=jnp.int32), (rows, count))
     return TokenTags(
-        positions=order,
+        order=order,
         segments=jnp.zeros_like(order),
         valid=jnp.ones_like(order, bool),
     )

@@ -17,8 +17,8 @@ from visor_jax.data.pages.questions import QUESTIONS
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import Sizes
-from visor_jax.inference.routing.router import HostChooser
+from visor_jax.inference.engine.engine_config import EngineConfig
+from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import mini
 from visor_jax.models.vlm import VLM
@@ -77,17 +77,17 @@ def _engine(
 ) -> tuple[Engine, list[Callable[[Request], int]]]:
     """Returns an engine, and the list whose one rule says which budget is whose."""
     rule: list[Callable[[Request], int]] = [lambda _: 0]
-    chooser = HostChooser(budgets, lambda request: rule[0](request))
+    router = HostRouter(budgets, lambda request: rule[0](request))
     reader = page_reader(page_tokenizer())
-    sizes = Sizes(
+    wanted = EngineConfig(
         rows=rows,
-        waiting=4 * rows,
-        slots=max(2 * rows, Sizes.questions_per_row),
+        pending=4 * rows,
+        slots=max(2 * rows, EngineConfig.requests_per_row),
         images_at_once=rows,
         new_tokens=reader.new_tokens,
     )
     params = network.random_params(config)
-    engine = Engine(VLM(config), params, reader, chooser, sizes=sizes, images_kept=0)
+    engine = Engine(VLM(config), params, reader, router, config=wanted, images_kept=0)
     return engine, rule
 
 

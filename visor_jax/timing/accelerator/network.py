@@ -21,6 +21,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.variants import llava_ov_0p5b, llava_ov_7b, mini
+from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
 
@@ -115,7 +116,7 @@ def _tags(rows: int, first: int | Array, count: int) -> TokenTags:
     """Returns the tags of tokens one after the other, seen by all that come later."""
     order = jnp.broadcast_to(first + jnp.arange(count, dtype=jnp.int32), (rows, count))
     return TokenTags(
-        positions=order,
+        order=order,
         segments=jnp.zeros_like(order),
         valid=jnp.ones_like(order, bool),
     )
@@ -128,7 +129,10 @@ def tower(of: Size) -> Callable[[Params, Array], Array]:
     def run(params: Params, pixels: Array) -> Array:
         index = jnp.arange(of.image_tokens, dtype=jnp.int32)
         index = jnp.broadcast_to(index, (pixels.shape[0], of.image_tokens))
-        return model.apply({"params": params}, pixels, index, method=VLM.image_tokens)
+        arguments = (pixels, index)
+        return model.apply(
+            {"params": params}, *arguments, method=VLM.encode_image
+        ).hidden
 
     return run
 
@@ -146,10 +150,16 @@ def prefill(
     """Returns (params, prompts) -> last logits (B, 1, W) and cache; decoder alone."""
 
     def of_model(model: VLM, given: Prompts) -> tuple[Array, KVCache]:
-        decoder = model.language_model
-        text = decoder.embed(given.tokens, given.text_tags)
-        image = decoder.stream(given.image, given.image_tags)
-        return model.prefill_rest(decoder.prefix(text, image), gates)
+        begun = model.begin(
+            given.tokens,
+            given.text_tags,
+            ImageTokens(given.image),
+            given.image_tags,
+            remember=True,
+        )
+        done, _ = model.run(begun, gates)
+        last = jnp.full((given.tokens.shape[0], 1), given.tokens.shape[1] - 1)
+        return model.logits(done.text, last), done.cache()
 
     def run(params: Params, given: Prompts) -> tuple[Array, KVCache]:
         return VLM(config).apply({"params": params}, given, method=of_model)
@@ -225,10 +235,10 @@ def training_batch(of: Size, *, rows: int) -> Batch:
     return Batch(
         pixels=pixels(of, rows=rows),
         image_token_index=jnp.broadcast_to(index, (rows, of.image_tokens)),
-        image_positions=given.image_tags.positions,
+        image_positions=given.image_tags.order,
         image_mask=given.image_tags.valid,
         tokens=given.tokens,
-        text_positions=given.text_tags.positions,
+        text_positions=given.text_tags.order,
         text_segments=given.text_tags.segments,
         text_mask=given.text_tags.valid,
         targets=given.tokens,

@@ -162,7 +162,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "budgets",
         None,
-        "Budgets of universal networks, such as 'none,sa2:1,5,all' or 'every'; "
+        "Budgets of universal networks, such as 'none,sa2:1,5,all', 'every' or '@FILE' "
+        "of a sweep; "
         "default: those they were trained with.",
     )
     flags.DEFINE_list(

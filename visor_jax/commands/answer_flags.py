@@ -33,7 +33,9 @@ def define_network_flags() -> None:
 def define_answer_flags() -> None:
     """Declares the budget, the length of answers, and how their tokens are drawn."""
     flags.DEFINE_string(
-        "budget", None, "'none', 'all', 'sa1:3', ..., 'auto'; default: most."
+        "budget",
+        None,
+        "'none', 'all', 'sa1:3', ..., how many SELF layers, or 'auto'; default: most.",
     )
     flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
     flags.DEFINE_integer(

@@ -162,7 +162,7 @@ def score_batch(
 def _trunk(
     params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
 ) -> tuple[DecoderState, PolicyFeatures]:
-    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    trunk = model.apply({"params": params}, batch, remember=True, method=run_trunk)
     return trunk, policy_features(trunk, slots)
 
 

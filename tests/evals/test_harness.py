@@ -32,7 +32,7 @@ class OneByOne(PageBenchmark):
 
 @pytest.fixture(scope="module")
 def network():
-    return small.network(small.answering_params())
+    return small.network(small.answering_params(2))
 
 
 @pytest.fixture(scope="module")

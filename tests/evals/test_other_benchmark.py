@@ -78,7 +78,7 @@ def test_answers_are_those_of_the_library(network, predictions):
     )
     for budget, answers in zip(predictions.budgets, predictions.answers, strict=True):
         asked = [example.request for example in Tints().examples()]
-        expected = model.generate_all(asked, budget, max_new_tokens=2)
+        expected = model.generate_all(asked, budget, batch_size=16, max_new_tokens=2)
         assert list(answers) == expected
         # There is something to tell apart.
         assert len(set(answers)) > 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import NEWLINE, Slots
+from visor_jax.data.images.patch_index import NEWLINE, PatchIndex
 from visor_jax.data.prompts.processor import Reader
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
@@ -67,11 +67,11 @@ class _Processor:
         )
         return Sample(crops=crops, slots=slots, layout=layout)
 
-    def _image(self, images) -> tuple[np.ndarray, Slots]:
+    def _image(self, images) -> tuple[np.ndarray, PatchIndex]:
         side = self.config.vision.image_size
         if not images:
             empty = np.zeros((0,), np.int32)
-            return np.zeros((0, side, side, 3), np.float32), Slots(empty, None, 0)
+            return np.zeros((0, side, side, 3), np.float32), PatchIndex(empty, None, 0)
         (picture,) = images
         if picture.seed < 0:
             raise ValueError("Cannot read the image: it is damaged.")
@@ -81,7 +81,7 @@ class _Processor:
         index = rng.integers(0, patches, picture.tokens).astype(np.int32)
         if self.config.image_newline:
             index[-1] = NEWLINE
-        return crops, Slots(index, None, picture.crops)
+        return crops, PatchIndex(index, None, picture.crops)
 
 
 def reader(

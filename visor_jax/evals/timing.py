@@ -57,7 +57,7 @@ def prompts(network: Network, benchmark: Benchmark, batch_size: int = BATCH) -> 
         crops=max(1, *(sample.num_crops for sample in samples)),
         image_tokens=max(1, *(sample.num_image_tokens for sample in samples)),
         text_tokens=max(1, *(sample.num_text_tokens for sample in samples)),
-        corners=max(1, *(sample.slots.corners for sample in samples)),
+        corners=max(1, *(sample.patch_index.corners for sample in samples)),
     )
     return network.reader.buckets.batch(samples, shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 from visor_jax.checkpoints.hf.read_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import square_slots, video_slots
+from visor_jax.data.images.patch_index import square_patch_index, video_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.chat_template import IMAGE, VIDEO, built_in
 from visor_jax.data.prompts.processor import Reader, Tokenizer
@@ -174,6 +174,6 @@ def _buckets(settings: ImageSettings, config: VLMConfig, *, pad_id: int) -> Buck
         settings,
         pad_id=pad_id,
         text_tokens=(*texts, most),
-        max_images=most // square_slots(settings).count,
-        max_frames=most // video_slots(1, settings).count,
+        max_images=most // square_patch_index(settings).count,
+        max_frames=most // video_patch_index(1, settings).count,
     )

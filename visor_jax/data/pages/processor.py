@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.images.patch_index import PatchIndex
 from visor_jax.data.images.read_image import read_square_image
 from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
@@ -66,7 +66,7 @@ class PageProcessor:
         raster = np.arange(NUM_IMAGE_TOKENS, dtype=np.int32)
         return Sample(
             crops=normalise(page[None])[0],
-            slots=Slots(raster, None, 1),
+            patch_index=PatchIndex(raster, None, 1),
             layout=Layout(
                 tokens=tokens,
                 text_positions=NUM_IMAGE_TOKENS

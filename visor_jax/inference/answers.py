@@ -53,7 +53,7 @@ class Answer:
         cls,
         request: PreparedRequest,
         budget: Budget,
-        written: Int[np.ndarray, "new"],
+        written: Int[np.ndarray, "U"],
         reader: Reader,
         *,
         encoded: bool,

@@ -17,6 +17,7 @@ from tests import tiny
 from tests.inference import tiny_reader
 from tests.inference.engine.tiny_engine import BUDGETS, CONFIG, MODEL, PARAMS, engine
 from tests.inference.prompts import extended
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.inference.engine.slots import free_slots
 from visor_jax.inference.generation.decode_step import Rules, used_tokens, with_token
 from visor_jax.inference.generation.generate import generate, stream
@@ -127,6 +128,7 @@ def some_state(sampling):
     state = free_slots(
         CONFIG,
         BUDGETS[0].gates(CONFIG.plan),
+        KEEP_ALL,
         rules,
         slots=5,
         text_slots=9,

@@ -1,6 +1,7 @@
 """A network for pages that compiles in a moment, and results made up for reports."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.tiny import params_of
@@ -59,7 +60,7 @@ def answering_params(seed: int = 0) -> dict:
     table[words, :2] = 3, -5
     table[TOKEN_ID[EOS], :2] = -4, 5
     decoder["norm"]["scale"][:2] = -1
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
 
 def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:

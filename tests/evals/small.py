@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.questions import QUESTIONS
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.pages.words import EOS, PROMPT_END, TOKEN_ID
@@ -69,7 +69,7 @@ def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:
         config=CONFIG,
         params=params,
         budgets=budgets,
-        reader=page_reader(page_tokenizer()),
+        processor=page_processor(page_tokenizer()),
         metadata={},
         **fields,
     )

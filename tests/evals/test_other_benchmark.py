@@ -74,7 +74,7 @@ def predictions(network):
 
 def test_answers_are_those_of_the_library(network, predictions):
     model = VisorModel(
-        network.config, network.params, network.budgets, network.reader, {}
+        network.config, network.params, network.budgets, network.processor, {}
     )
     for budget, answers in zip(predictions.budgets, predictions.answers, strict=True):
         asked = [example.request for example in Tints().examples()]

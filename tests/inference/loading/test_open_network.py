@@ -163,9 +163,9 @@ def test_the_data_of_the_run_say_how_it_is_asked(run, half, tmp_path):
         workdir = page_run.save(tmp_path / kind, params, **saved)
         if kind == "conversations":
             tiny_llava.tokenizer().save_pretrained(workdir / "tokenizer")
-        kinds[kind] = type(visor_jax.load(workdir).reader.processor)
+        kinds[kind] = type(visor_jax.load(workdir).processor.prompts)
     for name, path in (("unsaid", run), ("import", half[1])):
-        kinds[name] = type(visor_jax.load(path).reader.processor)
+        kinds[name] = type(visor_jax.load(path).processor.prompts)
     assert kinds == {
         "pages": PageProcessor,
         "conversations": ChatProcessor,

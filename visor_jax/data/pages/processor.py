@@ -18,7 +18,7 @@ from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.tokenizer import encode_question
 from visor_jax.data.prompts.chat_template import Message, check_messages, media
-from visor_jax.data.prompts.processor import Reader, Tokenizer
+from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.request import Images, Videos, image_list, video_list
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
@@ -109,12 +109,12 @@ def _count(messages: Sequence[Message], kind: str) -> int:
     return sum(part["type"] == kind for content in contents for part in content)
 
 
-def page_reader(tokenizer: Tokenizer) -> Reader:
-    """Returns the reader of a network of the embedded benchmark."""
-    processor = PageProcessor(tokenizer=tokenizer)
-    return Reader(
-        processor=processor,
-        buckets=processor.buckets(),
+def page_processor(tokenizer: Tokenizer) -> Processor:
+    """Returns the processor of a network of the embedded benchmark."""
+    prompts = PageProcessor(tokenizer=tokenizer)
+    return Processor(
+        prompts=prompts,
+        buckets=prompts.buckets(),
         eos_ids=(tokenizer.eos_token_id,),
         pad_id=tokenizer.pad_token_id,
         new_tokens=_NEW_TOKENS,

@@ -196,8 +196,7 @@ class VLM(nn.Module):
     ) -> Float[Array, "*asked W"]:
         """Returns float32 logits of the text stream that left the last layer.
 
-        Over a real vocabulary, those of a whole prompt cost about as much as the layers
-        do: ask for those that are needed.
+        Those of a whole prompt cost about as much as the layers do.
 
         Args:
           indices: (B, R) tokens of each row; with rows: (X,), a token and its row each;
@@ -205,6 +204,8 @@ class VLM(nn.Module):
         """
         hidden = text.hidden
         if rows is not None:
+            if indices is None:
+                raise ValueError("Rows alone say no token: give an index for each.")
             hidden = hidden[rows, indices][:, None]
         elif indices is not None:
             hidden = jnp.take_along_axis(hidden, indices[..., None], axis=1)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Float
 
-from visor_jax.ops.kernels import plain
 from visor_jax.ops.kernels.blockwise import BlockwiseKernel
 from visor_jax.ops.kernels.kernel import Kernel, KeyPart
 from visor_jax.ops.kernels.plain import PlainKernel
@@ -87,9 +86,11 @@ def current_platform() -> str:
 def writes_scores(queries: int, keys: int, *, kernel: str = AUTO) -> bool:
     """Returns whether attention of these lengths keeps all of its scores.
 
-    For formulas of memory: `AUTO` is what every platform has, and no kernel of one
-    platform alone writes scores.
+    For formulas of memory; with `AUTO`, of float32 values on the current platform.
     """
-    if kernel == AUTO:
-        return queries * keys <= plain.LONGEST_PLAIN
-    return KERNELS[check_kernel(kernel)].writes_scores
+    if kernel != AUTO:
+        return KERNELS[check_kernel(kernel)].writes_scores
+    query, key = (
+        jax.ShapeDtypeStruct((1, length, 1, 8), "float32") for length in (queries, keys)
+    )
+    return KERNELS[chosen(query, [KeyPart(key, key, None)])].writes_scores

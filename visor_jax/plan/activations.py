@@ -24,6 +24,7 @@ values, mixed values, the MLP's four arrays. Attention in blocks keeps no scores
 import dataclasses
 
 from visor_jax.budget import Budget
+from visor_jax.layer_plan import LayerKind
 from visor_jax.models.config import DecoderConfig, VLMConfig
 from visor_jax.ops.attention import writes_scores
 
@@ -116,15 +117,16 @@ def kept_by_layer(
     traced = budget is None and kind.is_gated
     is_on = not kind.is_gated or traced or layer in budget.self_layers
     refined = image if kind.refines_image and is_on else 0
+    seen = image if _sees_in_itself(kind) and is_on else 0
     whole = config.remat == "none" or (config.remat == "gated" and not kind.is_gated)
     if not whole:
         inputs = text + refined
         # One set for each branch.
         inputs += text + image if traced else 0
         return size * batch.rows * inputs * config.decoder.width
-    kept = _bytes_of_layer(config, batch, text + refined)
+    kept = _bytes_of_layer(config, batch, queries=text + refined, keys=text + seen)
     if traced:
-        kept += _bytes_of_layer(config, batch, text)
+        kept += _bytes_of_layer(config, batch, queries=text, keys=text)
     if kind.has_adapter:
         kept += _adapter_bytes(config, batch)
     return kept
@@ -137,7 +139,8 @@ def worked_on_layer(config: VLMConfig, batch: DeviceBatch, layer: int) -> int:
     """
     kind, text = config.plan.kinds[layer], batch.text_tokens
     tokens = text + (batch.image_tokens if kind.refines_image else 0)
-    worked = _bytes_of_layer(config, batch, tokens)
+    keys = text + (batch.image_tokens if _sees_in_itself(kind) else 0)
+    worked = _bytes_of_layer(config, batch, queries=tokens, keys=keys)
     if kind.has_adapter:
         worked += _adapter_bytes(config, batch)
     # The gradients of gate, up and product, and of a few streams.
@@ -165,8 +168,15 @@ def logits_bytes(decoder: DecoderConfig, batch: DeviceBatch, *, tensor: int) -> 
     return 4 * LOGITS_COPIES * numbers
 
 
-def _bytes_of_layer(config: VLMConfig, batch: DeviceBatch, tokens: int) -> int:
-    numbers, scores = decoder_layer_numbers(config, queries=tokens, keys=tokens)
+def _sees_in_itself(kind: LayerKind) -> bool:
+    """Returns whether the layer's own attention sees the image, not an adapter."""
+    return kind.sees_image and not kind.has_adapter
+
+
+def _bytes_of_layer(
+    config: VLMConfig, batch: DeviceBatch, *, queries: int, keys: int
+) -> int:
+    numbers, scores = decoder_layer_numbers(config, queries=queries, keys=keys)
     size = BYTES[config.compute_dtype]
     return batch.rows * (size * numbers + 4 * scores)
 

@@ -5,8 +5,17 @@ import dataclasses
 import pytest
 
 from tests.inference import tiny_processor
-from tests.inference.engine.tiny_engine import CONFIG, check, engine, scripted
+from tests.inference.engine.tiny_engine import (
+    CONFIG,
+    alone,
+    check,
+    engine,
+    scripted,
+)
+from tests.inference.tiny_processor import Picture
 from tests.models.decoder.every_second import EverySecond, reducers
+from tests.models.decoder.looking import MostLookedAt
+from visor_jax.data.prompts.request import Request
 from visor_jax.models.decoder.token_reducer import PositionRule
 from visor_jax.models.vlm import VLM
 
@@ -22,6 +31,23 @@ def test_answers_are_those_of_each_request_alone(reducer):
     check(found, requests, asked.router, model=model)
     whole = engine(scripted()).answer_all(requests)
     assert [x.tokens for x in found] != [x.tokens for x in whole]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_questions_about_one_image_keep_what_each_looks_at(stage):
+    """...inside the trunk and behind it: no image K/V pass from one to the next."""
+    model = VLM(CONFIG, MostLookedAt(PositionRule.RENUMBER, stage))
+    picture = Picture(seed=3, crops=2, tokens=12)
+    requests = [
+        Request(f"{3 * i} <image> {7 * i % 11} {i}", [picture]) for i in range(6)
+    ]
+    asked = engine(scripted(), model=model)
+    found = asked.answer_all(requests)
+    check(found, requests, asked.router, model=model)
+    # One after another, as the turns of a conversation come.
+    found = [asked.answer_all([request])[0] for request in requests]
+    for answer, request in zip(found, requests, strict=True):
+        assert answer.tokens == alone(request, answer.budget, model=model)
 
 
 def test_who_reads_the_question_gets_a_row_of_its_own():

@@ -203,9 +203,10 @@ class ProgramShapes:
         return num_bytes_of(self.abstract_pending(bucket))
 
     def _keeps_keys(self, budget: Budget, bucket: Bucket) -> bool:
-        trunk, stages = self.model.config.plan.trunk_length, self.model.reducer.stages
-        if any(stage >= trunk for stage in stages):
-            # Text needs the image's own stream to know what is left of it.
+        trunk, reducer = self.model.config.plan.trunk_length, self.model.reducer
+        if reducer.reads_text or any(stage >= trunk for stage in reducer.stages):
+            # What is left of the image depends on the question, or is known only where
+            # the image's own stream goes through the layers.
             return False
         size = num_bytes_of(self.abstract_keys(budget, bucket))
         return self._keep_images and 0 < size <= self.share(IMAGE_KEYS)

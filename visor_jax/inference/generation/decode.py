@@ -51,10 +51,9 @@ def decode(
     Raises:
       ValueError: for no token or more than the cache has room for, or missing keys.
     """
-    _check(prefilled, max_new_tokens, pad_id, sampling, row_keys)
-    rules = Rules.of(eos_id, pad_id, sampling)
-    # Where nothing is drawn, keys must not make a program of their own.
-    row_keys = None if sampling.is_greedy else row_keys
+    rules, row_keys = _rules(
+        prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys
+    )
     limit = np.int32(max_new_tokens)
     tokens = _decode(params, prefilled, rules, row_keys, limit, model=model)
     return tokens[:, :max_new_tokens]
@@ -77,10 +76,9 @@ def decode_stream(
     budget, shapes and sampling, whatever `max_new_tokens` is. Arguments and errors are
     those of `decode`; errors are raised here, before the first token is asked for.
     """
-    _check(prefilled, max_new_tokens, pad_id, sampling, row_keys)
-    rules = Rules.of(eos_id, pad_id, sampling)
-    # Where nothing is drawn, keys must not make a program of their own.
-    row_keys = None if sampling.is_greedy else row_keys
+    rules, row_keys = _rules(
+        prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys
+    )
     state = _begin(prefilled, rules, row_keys, np.int32(max_new_tokens))
     return _tokens_of(model, params, state, rules)
 
@@ -99,13 +97,15 @@ def _tokens_of(
             return
 
 
-def _check(
+def _rules(
     prefilled: Prefilled,
     max_new_tokens: int,
+    eos_id: EndTokens,
     pad_id: int,
     sampling: Sampling,
     row_keys: Key[Array, "B"] | None,
-) -> None:
+) -> tuple[Rules, Key[Array, "B"] | None]:
+    """Returns the rules, checked, and the keys that these draws need."""
     most = prefilled.spare + 1
     if not 1 <= max_new_tokens <= most:
         raise ValueError(
@@ -119,6 +119,9 @@ def _check(
             f"{pad_id=} and also_used={sampling.also_used} must lie in the vocabulary "
             f"of {vocabulary} tokens."
         )
+    # Where nothing is drawn, keys must not make a program of their own.
+    keys = None if sampling.is_greedy else row_keys
+    return Rules.of(eos_id, pad_id, sampling), keys
 
 
 @functools.partial(jax.jit, static_argnames="model")

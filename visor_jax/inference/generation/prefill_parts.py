@@ -80,11 +80,11 @@ def prefill_rest(
     params: Params,
     trunk: DecoderState,
     gates: tuple[bool, ...],
-    rows: Int[Array, "Q"],
-    indices: Int[Array, "Q"],
+    rows: Int[Array, "X"],
+    indices: Int[Array, "X"],
     image_keys: ImageKeys | None = None,
-) -> tuple[Float[Array, "Q W"], KVCache]:
-    """Returns the logits at Q tokens, and the cache of all rows.
+) -> tuple[Float[Array, "X W"], KVCache]:
+    """Returns the logits at X tokens, and the cache of all rows.
 
     Args:
       rows, indices: of each token whose logits are wanted.

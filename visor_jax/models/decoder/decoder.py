@@ -133,38 +133,57 @@ class Decoder(nn.Module):
           State, {captured layer: image stream after it}.
 
         Raises:
-          ValueError: for traced gates where layers remember; what they hold depends on
-            the budget.
+          ValueError: for traced gates where layers remember, since what they hold
+            depends on the budget; without gates if a budget switches one of the layers.
         """
-        gate_of = self._gate_of_layer(gates, remembers=state.caches is not None)
         stop = self.config.plan.num_layers if stop is None else stop
-        image_is_fixed = past is not None or image_keys is not None
+        gate_of = self._gate_of_layer(gates, start, stop, state.caches is not None)
         captured = {}
         for index in range(start, stop):
             if past is None:
                 state = self._reduced(index, state, reducer)
-            is_read = not image_is_fixed and (
+            is_read = (past is None and image_keys is None) and (
                 self.config.plan.image_is_read_after(index, gate_of.values())
                 or max(capture, default=-1) >= index
             )
-            on, off = self.ways[index].when_on(is_read), self.ways[index].off
-            gate, layer = gate_of.get(index, True), self.layers[index]
+            gate = gate_of.get(index, True)
             if state.caches is None:
-                again = self._is_computed_again(index)
-                on, off = _streams_of(on, again), _streams_of(off, again)
-                text, image = gated(gate, on, off, layer, state.text, state.image)
-                state = state.replace(text=text, image=image)
+                state = self._without_memory(index, gate, state, is_read)
             else:
                 keys = None if image_keys is None else image_keys[index - start]
                 known = _past_of_layer(index, state, past, keys)
-                text = self._at_positions(index, state.text, past)
-                text, image, new = gated(gate, on, off, layer, text, state.image, known)
-                new = _with_places(new, index, state, past, reducer)
-                caches = (*state.caches, new)
-                state = state.replace(text=text, image=image, caches=caches)
+                state = self._remembered(index, gate, state, is_read, known, past)
+                state = _with_places(index, state, past, reducer)
             if index in capture:
                 captured[index] = state.image
         return state, captured
+
+    def _without_memory(
+        self, index: int, gate: Gate, state: DecoderState, is_read: bool
+    ) -> DecoderState:
+        """Returns the state behind a layer of which nothing but the streams is kept."""
+        again = self._is_computed_again(index)
+        on = _streams_of(self.ways[index].when_on(is_read), again)
+        off = _streams_of(self.ways[index].off, again)
+        streams = (state.text, state.image)
+        text, image = gated(gate, on, off, self.layers[index], *streams)
+        return state.replace(text=text, image=image)
+
+    def _remembered(
+        self,
+        index: int,
+        gate: bool,
+        state: DecoderState,
+        is_read: bool,
+        known: Past,
+        past: KVCache | None,
+    ) -> DecoderState:
+        """Returns the state behind a layer, with what the layer remembers."""
+        on, off = self.ways[index].when_on(is_read), self.ways[index].off
+        text = self._at_positions(index, state.text, past)
+        operands = (self.layers[index], text, state.image, known)
+        text, image, new = gated(gate, on, off, *operands)
+        return state.replace(text=text, image=image, caches=(*state.caches, new))
 
     def _reduced(
         self, index: int, state: DecoderState, reducer: TokenReducer
@@ -203,10 +222,15 @@ class Decoder(nn.Module):
         return remat == "layer" or gated_alone
 
     def _gate_of_layer(
-        self, gates: Gates | None, *, remembers: bool
+        self, gates: Gates | None, start: int, stop: int, remembers: bool
     ) -> dict[int, Gate]:
         layers = self.config.plan.self_layers
         if gates is None:
+            switched = [i for i in layers if start <= i < stop]
+            if switched:
+                raise ValueError(
+                    f"A budget switches the layers {switched} on or off: give gates."
+                )
             return dict.fromkeys(layers, False)
         if remembers and not is_static(gates):
             raise ValueError(
@@ -232,20 +256,18 @@ def _past_of_layer(
 
 
 def _with_places(
-    new: LayerCache,
-    index: int,
-    state: DecoderState,
-    past: KVCache | None,
-    reducer: TokenReducer,
-) -> LayerCache:
-    """Returns what a layer remembers, with where its tokens stand if not as before."""
+    index: int, state: DecoderState, past: KVCache | None, reducer: TokenReducer
+) -> DecoderState:
+    """Returns the state with where the newest cache's tokens stand, if elsewhere."""
+    *others, new = state.caches
     if past is not None:
         old = past.layers[index]
-        return new.replace(image_tags=old.image_tags, shift=old.shift)
-    differs = is_reduced(reducer, index) and new.image is not None
-    return new.replace(
-        image_tags=_tags(state.image) if differs else None, shift=state.shift
-    )
+        tags, shift = old.image_tags, old.shift
+    else:
+        differs = is_reduced(reducer, index) and new.image is not None
+        tags, shift = _tags(state.image) if differs else None, state.shift
+    new = new.replace(image_tags=tags, shift=shift)
+    return state.replace(caches=(*others, new))
 
 
 def _streams_of(

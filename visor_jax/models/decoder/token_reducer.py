@@ -149,7 +149,8 @@ def renumbered(
 
     A token's position is the number of tokens before it that it may see: what its order
     would be if what was dropped had never been there. Segments that are packed in a row
-    are counted apart.
+    are counted apart; all of them begin behind the images, so that text comes nearer by
+    the same distance in each, which is what new tokens have to know of the row.
     """
     both = image.tags.concat(text.tags)
 

@@ -12,8 +12,8 @@ from visor_jax import axes
 PACKAGE = Path(axes.__file__).parent
 # A letter stands before its meaning, two spaces between them.
 LETTERS = re.findall(r"(?<!\S)([A-Z])  (?=\w)", axes.__doc__)
-# Sizes (3), names in small letters (tile), either out of a batch of them (*B).
-_LOCAL = re.compile(r"\d+|[a-z_]+|\{[a-z_]+\}")
+# Any number of axes (...), sizes (3), names in small letters (taps).
+_LOCAL = re.compile(r"\.{3}|\d+|[a-z_]+|\{[a-z_]+\}")
 
 
 def shapes(tree: ast.AST) -> Iterator[str]:

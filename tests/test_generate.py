@@ -13,7 +13,7 @@ from PIL import Image
 import visor_jax
 from tests.inference import page_run
 from visor_jax import generate
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "largest digit row 1"
@@ -102,13 +102,13 @@ def test_plain_output_is_the_answer(workdir, parse, capsys):
 
 
 def test_the_prompt_is_read_once(workdir, parse, capsys, monkeypatch):
-    read, sample = [], Reader.sample
+    read, sample = [], Processor.sample
 
     def counted(self, request, **options):
         read.append(request.prompt)
         return sample(self, request, **options)
 
-    monkeypatch.setattr(Reader, "sample", counted)
+    monkeypatch.setattr(Processor, "sample", counted)
     generate.main(parse([*_arguments(workdir), "--json"]))
     assert read == [QUESTION]
     capsys.readouterr()

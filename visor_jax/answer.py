@@ -152,7 +152,7 @@ def _requests(options: Any) -> list[RequestEntry]:
 
 
 def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
-    count = options.max_new_tokens or model.reader.new_tokens
+    count = options.max_new_tokens or model.processor.new_tokens
     config = dataclasses.replace(
         EngineConfig(new_tokens=count),
         rows=options.rows,
@@ -207,7 +207,7 @@ def _buckets(engine: Engine, options: Any) -> list[Bucket]:
         None if values is None else {_whole_number(value) for value in values}
         for values in (options.crops, options.text_tokens)
     )
-    every = engine.reader.buckets.all
+    every = engine.processor.buckets.all
     chosen = [
         bucket
         for bucket in every

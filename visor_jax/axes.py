@@ -8,7 +8,7 @@ one thing:
     P  patches of one crop         Q  queries (any stream)  N  query heads
     S  SELF layers of the plan     M  keys (any stream)     K  key/value heads
     L  decoder layers              W  vocabulary            G  N / K: heads of a group
-    E  vision tower width          U  new tokens            H  width of one head
+    E  vision tower width          U  tokens of an answer   H  width of one head
     R  prompts of one row          X  prompts of all rows   Z  end tokens
     A  supervised tokens of a row
 

@@ -14,7 +14,7 @@ from tests.data.tiny_llava import image_settings, question, random_image
 from tests.tolerances import REORDERED
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import anyres_slots, num_anyres_tokens
+from visor_jax.data.images.patch_index import anyres_patch_index, num_anyres_tokens
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
@@ -72,7 +72,7 @@ def test_forty_sizes_compile_no_more_programs_than_there_are_buckets():
 def test_padding_and_company_change_nothing():
     """Samples in buckets of their own, and two by two in the largest one."""
     samples = [sample(10, 12, "?"), sample(14, 28, "Why is it?"), sample(40, 40)]
-    assert [s.slots.corners for s in samples] == [1, 1, 4]
+    assert [s.patch_index.corners for s in samples] == [1, 1, 4]
     large = ladder().all[-1]
     pairs = [ladder().batch(pair, large) for pair in (samples[:2], samples[1:])]
     for row, one in enumerate(samples):
@@ -128,8 +128,8 @@ def test_groups_keep_their_order_and_fill_up_without_loss():
 @given(st.integers(1, 6000), st.integers(1, 6000))
 def test_the_ladder_holds_an_image_of_any_size(height, width):
     settings = ImageSettings()
-    crops = anyres_slots(height, width, settings).crops
-    corners = anyres_slots(height, width, settings).corners
+    crops = anyres_patch_index(height, width, settings).crops
+    corners = anyres_patch_index(height, width, settings).corners
     tokens = num_anyres_tokens(height, width, settings)
     assert any(
         bucket.crops >= crops
@@ -165,7 +165,7 @@ def test_text_several_images_and_videos_have_buckets():
     both = PROCESSOR.prompt(
         question(images=1, videos=1), images=images[:1], videos=[images]
     )
-    slots = anyres_slots(9, 20, SETTINGS)
+    slots = anyres_patch_index(9, 20, SETTINGS)
     assert both.num_crops == slots.crops + 3
     assert both.num_image_tokens == slots.count + 13
 

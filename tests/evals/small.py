@@ -1,11 +1,12 @@
 """A network for pages that compiles in a moment, and results made up for reports."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.questions import QUESTIONS
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.pages.words import EOS, PROMPT_END, TOKEN_ID
@@ -59,7 +60,7 @@ def answering_params(seed: int = 0) -> dict:
     table[words, :2] = 3, -5
     table[TOKEN_ID[EOS], :2] = -4, 5
     decoder["norm"]["scale"][:2] = -1
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
 
 def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:
@@ -68,7 +69,7 @@ def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:
         config=CONFIG,
         params=params,
         budgets=budgets,
-        reader=page_reader(page_tokenizer()),
+        processor=page_processor(page_tokenizer()),
         metadata={},
         **fields,
     )

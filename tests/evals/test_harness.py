@@ -32,7 +32,7 @@ class OneByOne(PageBenchmark):
 
 @pytest.fixture(scope="module")
 def network():
-    return small.network(small.answering_params())
+    return small.network(small.answering_params(2))
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,12 @@ def test_the_engine_answers_what_packed_rows_say(network, predictions, benchmark
     asked = OneByOne(pool=benchmark.pool)
     found = predict(network, asked)
     assert found.ids == predictions.ids
-    # Of wrong ones the packed rows know the beginning only.
+    # Of wrong ones the packed rows know the beginning only; padding that was written
+    # counts there, and is no text here.
     for written, packed in zip(found.answers, predictions.answers, strict=True):
-        assert all(w.startswith(p) for w, p in zip(written, packed, strict=True))
+        begun = [answer.replace("<pad>", "").strip() for answer in packed]
+        assert all(w.startswith(p) for w, p in zip(written, begun, strict=True))
+        assert any(begun)
     np.testing.assert_array_equal(found.main_scores, predictions.main_scores)
     assert not any(error for row in found.errors for error in row)
     # Each with the length of its own question.

@@ -74,11 +74,11 @@ def predictions(network):
 
 def test_answers_are_those_of_the_library(network, predictions):
     model = VisorModel(
-        network.config, network.params, network.budgets, network.reader, {}
+        network.config, network.params, network.budgets, network.processor, {}
     )
     for budget, answers in zip(predictions.budgets, predictions.answers, strict=True):
         asked = [example.request for example in Tints().examples()]
-        expected = model.generate_all(asked, budget, max_new_tokens=2)
+        expected = model.generate_all(asked, budget, batch_size=16, max_new_tokens=2)
         assert list(answers) == expected
         # There is something to tell apart.
         assert len(set(answers)) > 1

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _inputs(image: np.ndarray) -> dict[str, torch.Tensor]:
-    count = golden_prompt.sample(image).slots.count
+    count = golden_prompt.sample(image).patch_index.count
     ids: list[int] = []
     for token in golden_prompt.TOKENS:
         ids += [token] * (count if token == small.IMAGE else 1)

@@ -21,7 +21,6 @@ from visor_jax.training.optimizer import (
     merge,
     split_frozen,
 )
-from visor_jax.training.parameter_groups import latest_rates
 
 # With a head of its own, as at 7B.
 PARAMS = tiny.params_of(tiny.NETWORKS["untied"])["params"]
@@ -112,7 +111,8 @@ def test_every_group_moves_at_its_own_rate_and_the_state_says_which():
         for path in paths:
             np.testing.assert_allclose(moved[path], expected[path], **REORDERED)
     # The third step is the first after the warm-up: every rate is at its peak.
-    assert latest_rates(state) == pytest.approx(
+    rates = {name: float(rate) for name, rate in state[-1].rates.items()}
+    assert rates == pytest.approx(
         {"vision_tower": 0.01, "projector": 0.2, "language_model": 0.5, "adapters": 2}
     )
 

@@ -40,14 +40,12 @@ _BESIDE_THE_NETWORK = ("reading_heads", POLICY)
 class StoredNetwork:
     """A network as a step directory holds it; arrays are read when they are asked for.
 
-    step: that directory. metadata: all that its run recorded. budgets: what the network
-    was trained for, in class order.
+    step: that directory. metadata: all that its run recorded.
     """
 
     step: epath.Path
     metadata: dict[str, Any]
     config: VLMConfig
-    budgets: BudgetSet
 
     @classmethod
     def of(cls, step: epath.Path) -> "StoredNetwork":
@@ -60,12 +58,16 @@ class StoredNetwork:
         metadata = layout.read_step_metadata(step)
         try:
             config = VLMConfig.from_dict(metadata["model"])
-            budgets = BudgetSet.parse(metadata["budgets"], config.plan)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{step} does not describe a network of this version: {error}"
             ) from error
-        return cls(step=step, metadata=metadata, config=config, budgets=budgets)
+        return cls(step=step, metadata=metadata, config=config)
+
+    @functools.cached_property
+    def budgets(self) -> BudgetSet:
+        """What the network was trained for, in class order."""
+        return BudgetSet.parse(self.metadata["budgets"], self.config.plan)
 
     @property
     def source(self) -> Mapping[str, Any] | None:

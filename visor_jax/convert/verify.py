@@ -28,7 +28,7 @@ from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.convert.logit_comparison import Answer, Comparison, compare
 from visor_jax.data.images.read_image import read_image
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.stop_tokens import cut_at_end
@@ -114,14 +114,16 @@ def verify(
     jax.config.update("jax_default_matmul_precision", "highest")
     model = load(checkpoint, dtype="float32")
     pictures = _pictures(images, config.vision.image_size)
-    cases = _cases(model.reader, pictures, prompts or [DEFAULT_PROMPT], max_new_tokens)
+    cases = _cases(
+        model.processor, pictures, prompts or [DEFAULT_PROMPT], max_new_tokens
+    )
     ours = {
         name: _our_answer(model, case, max_new_tokens) for name, case in cases.items()
     }
-    reader = model.reader
+    processor = model.processor
     # One after the other: two copies of a large network may not fit.
     del model
-    theirs = reference_answers(folder, reader, cases, max_new_tokens)
+    theirs = reference_answers(folder, processor, cases, max_new_tokens)
     return [compare(name, ours[name], theirs[name]) for name in cases]
 
 
@@ -151,7 +153,7 @@ def _pictures(files: Sequence[str] | None, size: int) -> dict[str, np.ndarray]:
 
 
 def _cases(
-    reader: Reader,
+    processor: Processor,
     pictures: dict[str, np.ndarray],
     prompts: Sequence[str],
     max_new_tokens: int,
@@ -162,7 +164,7 @@ def _cases(
     return {
         f"{name}, {prompt!r}": Case(
             pictures=group,
-            sample=reader.sample(Request(prompt, group), room=max_new_tokens),
+            sample=processor.sample(Request(prompt, group), room=max_new_tokens),
         )
         for name, group in groups.items()
         for prompt in prompts
@@ -170,24 +172,24 @@ def _cases(
 
 
 def _our_answer(model: VisorModel, case: Case, count: int) -> Answer:
-    batch = model.reader.batch(case.sample)
+    batch = model.processor.batch(case.sample)
     tokens = generate.generate(
         model.vlm,
         model.params,
         batch,
         model.budget(),
         max_new_tokens=count,
-        eos_id=model.reader.eos_ids,
-        pad_id=model.reader.pad_id,
+        eos_id=model.processor.eos_ids,
+        pad_id=model.processor.pad_id,
     )
     return Answer(
         logits=model.logits_of(batch)[0][batch.text_mask[0]],
-        tokens=cut_at_end(np.asarray(tokens), model.reader.eos_ids)[0],
+        tokens=cut_at_end(np.asarray(tokens), model.processor.eos_ids)[0],
     )
 
 
 def reference_answers(
-    folder: Path, reader: Reader, cases: dict[str, Case], count: int
+    folder: Path, processor: Processor, cases: dict[str, Case], count: int
 ) -> dict[str, Answer]:
     """Returns what transformers makes of every case, in float32."""
     import torch
@@ -199,7 +201,7 @@ def reference_answers(
     image_token = model.config.image_token_id
     answered = {}
     for name, case in cases.items():
-        inputs = _reference_inputs(reader, case, image_token)
+        inputs = _reference_inputs(processor, case, image_token)
         length = inputs["input_ids"].shape[1]
         with torch.no_grad():
             logits = model(**inputs).logits[0].float().numpy()
@@ -207,23 +209,25 @@ def reference_answers(
                 **inputs,
                 do_sample=False,
                 max_new_tokens=count,
-                eos_token_id=list(reader.eos_ids),
-                pad_token_id=reader.pad_id,
+                eos_token_id=list(processor.eos_ids),
+                pad_token_id=processor.pad_id,
             )
         is_text = inputs["input_ids"][0].numpy() != image_token
         answered[name] = Answer(
             logits=logits[is_text],
-            tokens=cut_at_end(written[:, length:].numpy(), reader.eos_ids)[0],
+            tokens=cut_at_end(written[:, length:].numpy(), processor.eos_ids)[0],
         )
     return answered
 
 
-def _reference_inputs(reader: Reader, case: Case, image_token: int) -> dict[str, Any]:
+def _reference_inputs(
+    processor: Processor, case: Case, image_token: int
+) -> dict[str, Any]:
     """Returns one prompt for transformers, with pixels of its own making."""
     import torch
     from transformers import LlavaOnevisionImageProcessorPil
 
-    settings, layout = reader.processor.images, case.sample.layout
+    settings, layout = processor.prompts.images, case.sample.layout
     processor = LlavaOnevisionImageProcessorPil(
         size={"height": settings.tile_size, "width": settings.tile_size},
         image_mean=list(settings.mean),

@@ -6,8 +6,8 @@ from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import (
     CORNERS,
     resized_shape,
-    square_slots,
-    video_slots,
+    square_patch_index,
+    video_patch_index,
 )
 
 # A bucket holds at most so many times the crops of the bucket below it.
@@ -24,11 +24,11 @@ def ladder_shapes(
         for none.
     """
     shapes = {(1, 1, 1), *_image_rungs(settings)}
-    per_image = square_slots(settings).count
+    per_image = square_patch_index(settings).count
     for images in _doubling(2, max_images):
         shapes.add((images, images * per_image, 1))
     for frames in _doubling(8, max_frames):
-        shapes.add((frames, video_slots(frames, settings).count, CORNERS))
+        shapes.add((frames, video_patch_index(frames, settings).count, CORNERS))
     return shapes
 
 

@@ -48,7 +48,7 @@ class Bucket:
             sample.num_crops <= self.crops
             and sample.num_image_tokens <= self.image_tokens
             and sample.num_text_tokens <= self.text_tokens
-            and sample.slots.corners <= self.corners
+            and sample.patch_index.corners <= self.corners
         )
 
 
@@ -147,8 +147,8 @@ class Buckets:
         raise ValueError(
             f"No bucket holds a sample of {sample.num_crops} crops, "
             f"{sample.num_image_tokens} image tokens and {sample.num_text_tokens} text "
-            f"tokens ({sample.slots.corners} patches per token); the buckets go up to "
-            f"{most}: add one, or give less."
+            f"tokens ({sample.patch_index.corners} patches per token); the buckets go "
+            f"up to {most}: add one, or give less."
         )
 
     def batches(
@@ -209,19 +209,20 @@ class Buckets:
 
     def image_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
         """Returns the image fields of a `Batch`, padded, without a batch axis."""
-        slots, length = sample.slots, bucket.image_tokens
+        patches, length = sample.patch_index, bucket.image_tokens
         if bucket.corners > 1:
-            slots = slots.with_corners()
+            patches = patches.with_corners()
         newline = bucket.crops * self._settings.patches_per_crop
-        index = np.where(slots.index == NEWLINE, newline, slots.index).astype(np.int32)
+        index = np.where(patches.index == NEWLINE, newline, patches.index)
+        index = index.astype(np.int32)
         fields = {
             "pixels": _padded(sample.crops, bucket.crops),
             "image_token_index": _padded(index, length),
             "image_positions": _padded(sample.layout.image_positions, length),
-            "image_mask": np.arange(length) < slots.count,
+            "image_mask": np.arange(length) < patches.count,
         }
-        if slots.weights is not None:
-            fields["image_token_weights"] = _padded(slots.weights, length)
+        if patches.weights is not None:
+            fields["image_token_weights"] = _padded(patches.weights, length)
         return fields
 
     def _text_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:

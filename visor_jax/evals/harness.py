@@ -101,13 +101,13 @@ def _read_packed(
     recorder: Recorder,
 ) -> Iterator[int]:
     """Records the answers of all rows; yields how many after every pass."""
-    model, reader = VLM(network.config), network.reader
+    model, processor = VLM(network.config), network.processor
     gates = [budget.gates(budgets.plan) for budget in budgets]
 
     @functools.cache
     def text_of(tokens: tuple[int, ...]) -> str:
         # A wrong token counts, whatever it is: none is skipped.
-        return reader.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     for asked in packed:
         indices = AnswerIndices.of(asked.batch)
@@ -115,7 +115,7 @@ def _read_packed(
         batch = jax.device_put(asked.batch)
         for row, gate in enumerate(gates):
             predicted = np.asarray(next_tokens(model, network.params, batch, gate))
-            found = indices.answers(predicted, reader.eos_ids)
+            found = indices.answers(predicted, processor.eos_ids)
             for number, example, tokens in zip(
                 numbers, asked.examples, found, strict=True
             ):
@@ -130,9 +130,9 @@ def _generate(
     recorder: Recorder,
 ) -> Iterator[int]:
     """Records the answers as the engine finishes them; yields 1 after each."""
-    reader = network.reader
+    processor = network.processor
     if benchmark.new_tokens is not None:
-        reader = dataclasses.replace(reader, new_tokens=benchmark.new_tokens)
+        processor = dataclasses.replace(processor, new_tokens=benchmark.new_tokens)
     # By the request that is being answered: its example, number and budget.
     asked: dict[int, tuple[Example, int, int]] = {}
 
@@ -145,7 +145,7 @@ def _generate(
                 yield request
 
     router = HostRouter(budgets.budgets, lambda request: asked[id(request)][2])
-    engine = Engine(VLM(network.config), network.params, reader, router)
+    engine = Engine(VLM(network.config), network.params, processor, router)
     for answer in engine.answers(requests()):
         example, number, row = asked.pop(id(answer.request))
         lengths = PromptLengths(

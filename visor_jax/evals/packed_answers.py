@@ -22,17 +22,17 @@ from visor_jax.batch import Batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerIndices:
-    """Where the answers of N packed questions are predicted, row by row, and the right
+    """Where the answers of X packed questions are predicted, row by row, and the right
     tokens there.
 
     rows: of the batch. indices: of the tokens in their row, in the order of positions;
-    shorter answers are filled up to A, exists: without that. targets: right tokens.
+    shorter answers are filled up to U, exists: without that. targets: right tokens.
     """
 
-    rows: Int[np.ndarray, "N"]
-    indices: Int[np.ndarray, "N A"]
-    exists: Bool[np.ndarray, "N A"]
-    targets: Int[np.ndarray, "N A"]
+    rows: Int[np.ndarray, "X"]
+    indices: Int[np.ndarray, "X U"]
+    exists: Bool[np.ndarray, "X U"]
+    targets: Int[np.ndarray, "X U"]
 
     @classmethod
     def of(cls, batch: Batch) -> "AnswerIndices":

@@ -52,14 +52,14 @@ def prompts(network: Network, benchmark: Benchmark, batch_size: int = BATCH) -> 
     for row in range(batch_size):
         cluster = clusters[row % len(clusters)]
         request = cluster[row % len(cluster)].request
-        samples.append(network.reader.sample(request, room=1))
+        samples.append(network.processor.sample(request, room=1))
     shape = Bucket(
         crops=max(1, *(sample.num_crops for sample in samples)),
         image_tokens=max(1, *(sample.num_image_tokens for sample in samples)),
         text_tokens=max(1, *(sample.num_text_tokens for sample in samples)),
-        corners=max(1, *(sample.slots.corners for sample in samples)),
+        corners=max(1, *(sample.patch_index.corners for sample in samples)),
     )
-    return network.reader.buckets.batch(samples, shape)
+    return network.processor.buckets.batch(samples, shape)
 
 
 def prefill_programs(

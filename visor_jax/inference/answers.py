@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from visor_jax.budget import Budget
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
@@ -53,18 +53,18 @@ class Answer:
         cls,
         request: PreparedRequest,
         budget: Budget,
-        written: Int[np.ndarray, "new"],
-        reader: Reader,
+        written: Int[np.ndarray, "U"],
+        processor: Processor,
         *,
         encoded: bool,
         seconds: float,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
-        (tokens,) = cut_at_end(written[None], reader.eos_ids)
+        (tokens,) = cut_at_end(written[None], processor.eos_ids)
         return cls(
             number=request.number,
             request=request.request,
-            text=reader.text(tokens),
+            text=processor.text(tokens),
             tokens=tuple(tokens),
             steps=len(written) - 1,
             budget=budget,

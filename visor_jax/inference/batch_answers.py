@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.generation import generate
@@ -31,7 +31,7 @@ def batch_logits(
 def answer_samples(
     model: VLM,
     params: Params,
-    reader: Reader,
+    processor: Processor,
     samples: Sequence[Sample],
     budgets: Sequence[Budget],
     *,
@@ -49,11 +49,11 @@ def answer_samples(
       key: of all draws; a sample's own does not depend on which are beside it.
     """
     keys = None if key is None else generate.keys_of_rows(key, len(samples))
-    ends = {"eos_id": reader.eos_ids, "pad_id": reader.pad_id}
+    ends = {"eos_id": processor.eos_ids, "pad_id": processor.pad_id}
     found = [""] * len(samples)
     for chosen in dict.fromkeys(budgets):
         mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
-        for group in reader.buckets.batches(
+        for group in processor.buckets.batches(
             [samples[i] for i in mine], batch_size, whole=False
         ):
             filler = group.batch.size - len(group.rows)
@@ -68,8 +68,8 @@ def answer_samples(
                 sampling=sampling,
                 key=None if keys is None else keys[rows],
             )
-            cut = cut_at_end(np.asarray(tokens), reader.eos_ids)
-            texts = map(reader.text, cut)
+            cut = cut_at_end(np.asarray(tokens), processor.eos_ids)
+            texts = map(processor.text, cut)
             for row, text in zip(rows[: len(group.rows)], texts, strict=False):
                 found[row] = text
     return found

@@ -41,8 +41,8 @@ class VisorModel:
         self.network = network
         self.config, self.params = network.config, network.params
         self.budgets, self.policy = network.budgets, network.policy
-        self.reader, self.metadata = network.reader, network.metadata
-        self.tokenizer = network.reader.tokenizer
+        self.processor, self.metadata = network.processor, network.metadata
+        self.tokenizer = network.processor.tokenizer
         self.vlm = VLM(network.config)
 
     @property
@@ -55,7 +55,7 @@ class VisorModel:
         return BudgetChoice(
             model=self.vlm,
             params=self.params,
-            buckets=self.reader.buckets,
+            buckets=self.processor.buckets,
             budgets=self.budgets,
             policy=self.policy,
         )
@@ -120,11 +120,11 @@ class VisorModel:
         into memory, or to read each only once with "auto", see `engine`.
         """
         count = self._count(max_new_tokens)
-        samples = [self.reader.sample(request, room=count) for request in requests]
+        samples = [self.processor.sample(request, room=count) for request in requests]
         return answer_samples(
             self.vlm,
             self.params,
-            self.reader,
+            self.processor,
             samples,
             self._choice.of_samples(samples, budget, cost),
             batch_size=batch_size,
@@ -166,10 +166,10 @@ class VisorModel:
         Arguments and errors are those of `generate`.
         """
         count = self._count(max_new_tokens)
-        sample = self.reader.sample(request, room=count)
+        sample = self.processor.sample(request, room=count)
         (chosen,) = self._choice.of_samples([sample], budget, cost)
         return ReadPrompt(
-            batch=self.reader.batch(sample), budget=chosen, max_new_tokens=count
+            batch=self.processor.batch(sample), budget=chosen, max_new_tokens=count
         )
 
     def pieces(
@@ -186,12 +186,12 @@ class VisorModel:
             prompt.batch,
             prompt.budget,
             max_new_tokens=prompt.max_new_tokens,
-            eos_id=self.reader.eos_ids,
-            pad_id=self.reader.pad_id,
+            eos_id=self.processor.eos_ids,
+            pad_id=self.processor.pad_id,
             sampling=sampling,
             key=key,
         )
-        return self.reader.pieces(int(token[0]) for token in tokens)
+        return self.processor.pieces(int(token[0]) for token in tokens)
 
     def choose(
         self,
@@ -203,7 +203,7 @@ class VisorModel:
 
         Errors are those of `generate`.
         """
-        samples = [self.reader.sample(request, room=1) for request in requests]
+        samples = [self.processor.sample(request, room=1) for request in requests]
         return self._choice.of_samples(samples, budget, cost)
 
     def engine(
@@ -227,7 +227,7 @@ class VisorModel:
         """
         if budget is None or isinstance(budget, str | Budget):
             budget = self._choice.router(budget, cost)
-        return Engine(self.vlm, self.params, self.reader, budget, **options)
+        return Engine(self.vlm, self.params, self.processor, budget, **options)
 
     def logits(
         self,
@@ -262,7 +262,7 @@ class VisorModel:
         """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
         count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
         request = Request(prompt, images, videos)
-        return self.reader.batch(self.reader.sample(request, room=count))
+        return self.processor.batch(self.processor.sample(request, room=count))
 
     def cost(self, budget: str | Budget | None = None, **lengths: int | None) -> Row:
         """Returns the FLOPs of a budget and what it saves against the dense network.
@@ -294,7 +294,7 @@ class VisorModel:
         )
 
     def _count(self, max_new_tokens: int | None) -> int:
-        count = self.reader.new_tokens if max_new_tokens is None else max_new_tokens
+        count = self.processor.new_tokens if max_new_tokens is None else max_new_tokens
         if count < 1:
             raise ValueError(f"{max_new_tokens=} must be at least 1.")
         return count

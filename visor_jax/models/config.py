@@ -166,7 +166,7 @@ class VLMConfig:
     reading_classes: classes of that loss.
     compute_dtype: activations; parameters stay float32 while training.
     remat: what the backward pass computes again instead of storing it: "layer", every
-      decoder layer and tower block; "gated", SELF layers, because a layer behind a shut
+      decoder layer and tower block; "gated", SELF layers, because a layer behind an off
       gate would otherwise still hand zeros of its activations to the backward pass.
     attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
       (which checks it); "auto" chooses by shapes and platform. The machine's business,

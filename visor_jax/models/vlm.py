@@ -192,7 +192,7 @@ class VLM(nn.Module):
         self,
         text: TokenStream,
         indices: Int[Array, "*asked"] | None = None,
-        rows: Int[Array, "Q"] | None = None,
+        rows: Int[Array, "X"] | None = None,
     ) -> Float[Array, "*asked W"]:
         """Returns float32 logits of the text stream that left the last layer.
 
@@ -200,7 +200,7 @@ class VLM(nn.Module):
         do: ask for those that are needed.
 
         Args:
-          indices: (B, R) tokens of each row; with rows: (Q,), a token and its row each;
+          indices: (B, R) tokens of each row; with rows: (X,), a token and its row each;
             None for all tokens.
         """
         hidden = text.hidden

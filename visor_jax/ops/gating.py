@@ -30,11 +30,11 @@ def gated(
     module: nn.Module,
     *operands: Any,
 ) -> Any:
-    """Returns `on(module, *operands)` if the gate is open, else `off(...)`.
+    """Returns `on(module, *operands)` if the gate is on, else `off(...)`.
 
     Both branches must return the same structure of arrays. While parameters are being
-    created the open branch runs, because it touches all of them. A blending gate needs
-    a leading axis of samples in every float array.
+    created the branch that is on runs, because it touches all of them. A blending gate
+    needs a leading axis of samples in every float array.
     """
     if isinstance(gate, bool):
         return (on if gate else off)(module, *operands)

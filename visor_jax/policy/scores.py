@@ -162,7 +162,8 @@ def score_batch(
 def _trunk(
     params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
 ) -> tuple[DecoderState, PolicyFeatures]:
-    trunk = model.apply({"params": params}, batch, method=run_trunk)
+    # As a prefill does: its operations, so that scores are those of its answers.
+    trunk = model.apply({"params": params}, batch, remember=True, method=run_trunk)
     return trunk, policy_features(trunk, slots)
 
 

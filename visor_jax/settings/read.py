@@ -112,9 +112,10 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")
     check_policy_label(fields["label"])
     stored = newest_network(init_from)
-    model, trained = stored.config, stored.budgets.names
+    model = stored.config
     if data.kind == PAGES:
         check_reads_pages(model, stored.metadata.get("preset", "unknown"))
+    trained = stored.budgets.names
     names = fields["budgets"] or trained
     budgets = BudgetSet.parse(names, model.plan)
     untrained = sorted(set(budgets.names) - set(trained))

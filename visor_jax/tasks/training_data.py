@@ -25,7 +25,7 @@ from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tower_batches import tower_batches
 from visor_jax.data.pages.training_batches import train_iterator
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.settings import DataSettings
 from visor_jax.models.config import VisionConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
@@ -66,16 +66,16 @@ def open_conversations(
       Stopped: if asked to stop meanwhile.
     """
     data, longest = settings.data, settings.model.decoder.max_positions
-    reader = _reader(settings)
+    processor = _reader(settings)
     processor = TrainingProcessor(
-        chat=reader.processor,
+        chat=processor.prompts,
         supervision=data.supervision,
         max_length=min(data.max_length or longest, longest),
     )
     return conversation_data(
         data,
         processor,
-        pad_id=reader.pad_id,
+        pad_id=processor.pad_id,
         steps=settings.loop.steps,
         seed=settings.seed,
         cache=cache,
@@ -83,21 +83,21 @@ def open_conversations(
     )
 
 
-def _reader(settings: RunSettings) -> Reader:
+def _reader(settings: RunSettings) -> Processor:
     source = None
     if settings.init_from is not None:
         source = newest_network(settings.init_from).source
     with _processor_folder(settings) as folder:
-        reader = backbone_of(source).processor(
+        processor = backbone_of(source).processor(
             settings.model, folder, source=source, template=settings.data.template
         )
-    tokens, vocabulary = len(reader.tokenizer), settings.model.decoder.vocab_size
+    tokens, vocabulary = len(processor.tokenizer), settings.model.decoder.vocab_size
     if tokens > vocabulary:
         raise ValueError(
             f"The tokenizer has {tokens} tokens and the network {vocabulary}: they do "
             "not belong together."
         )
-    return reader
+    return processor
 
 
 @contextlib.contextmanager

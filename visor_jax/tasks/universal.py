@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.settings import CONVERSATIONS, PAGES
 from visor_jax.evals.pages.benchmark import PageBenchmark
@@ -130,7 +130,7 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
         config=s.model,
         params=params,
         budgets=s.budgets,
-        reader=page_reader(page_tokenizer()),
+        processor=page_processor(page_tokenizer()),
         metadata={},
     )
     total = len(benchmark) * len(s.budgets)

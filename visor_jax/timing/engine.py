@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> None:
             pending=4 * options.rows,
             slots=max(2 * options.rows, EngineConfig.requests_per_row),
             images_at_once=min(options.rows, EngineConfig.images_at_once),
-            new_tokens=model.reader.new_tokens,
+            new_tokens=model.processor.new_tokens,
         )
         times = engine_times(
             model,

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -177,16 +176,3 @@ def _indented(paths: Iterable[str]) -> list[str]:
         "  " + path.replace("*", ",".join(sorted(numbers, key=int)))
         for path, numbers in layers.items()
     ]
-
-
-def latest_rates(opt_state: Tree) -> dict[str, float]:
-    """Returns the learning rate of the last step by group, from an optimiser's state.
-
-    Raises:
-      ValueError: if the optimiser has no such link.
-    """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, GroupRates))
-    for node in nodes:
-        if isinstance(node, GroupRates):
-            return {name: float(rate) for name, rate in node.rates.items()}
-    raise ValueError("This optimiser's state holds no learning rates by group.")

@@ -108,7 +108,7 @@ def test_a_converted_folder_is_a_mixture_of_one(folder):
         ("sets: []", "lists no data sets"),
         ("datasets: [a-converted]", "entry 1 has no 'path'"),
         ("datasets: [{path: a-converted, share: 2}]", r"unknown keys \['share'\]"),
-        ("datasets: [{path: nowhere}]", r"entry 1 \(nowhere\).*convert_data"),
+        ("datasets: [{path: nowhere}]", r"entry 1 \(nowhere\).*convert\.data"),
         (
             "datasets: [{path: b-converted}, "
             "{path: a-converted, sampling_strategy: 'first:11'}]",

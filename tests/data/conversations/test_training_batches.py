@@ -46,7 +46,7 @@ def test_measured_lengths_are_those_of_the_samples(data):
             "crops": sample.num_crops,
             "image_tokens": sample.num_image_tokens,
             "text_tokens": sample.num_text_tokens,
-            "corners": sample.slots.corners,
+            "corners": sample.patch_index.corners,
             "image_end": positions.max() + 1 if len(positions) else 0,
             "first_trained": trained.min(),
         }

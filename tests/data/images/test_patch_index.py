@@ -21,11 +21,11 @@ from visor_jax.data.images.anyres import anyres_crops
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import (
     NEWLINE,
-    Slots,
-    anyres_slots,
+    PatchIndex,
+    anyres_patch_index,
     num_anyres_tokens,
-    square_slots,
-    video_slots,
+    square_patch_index,
+    video_patch_index,
 )
 
 REAL = ImageSettings()
@@ -49,7 +49,7 @@ def golden():
 @pytest.mark.parametrize("name", packing_cases.image_cases())
 def test_one_image_is_packed_as_in_transformers(golden, name):
     settings, size, patches = packing_cases.image_cases()[name]
-    slots = anyres_slots(*size, settings)
+    slots = anyres_patch_index(*size, settings)
     assert slots.crops == len(patches)
     np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
     if slots.weights is None:
@@ -58,7 +58,7 @@ def test_one_image_is_packed_as_in_transformers(golden, name):
 
 def test_the_cases_hold_resized_and_plain_images():
     corners = {
-        anyres_slots(*size, settings).corners
+        anyres_patch_index(*size, settings).corners
         for settings, size, _ in packing_cases.image_cases().values()
     }
     assert corners == {1, 4}
@@ -67,26 +67,26 @@ def test_the_cases_hold_resized_and_plain_images():
 @pytest.mark.parametrize("name", packing_cases.video_cases())
 def test_videos_are_pooled_as_in_transformers(golden, name):
     settings, patches = packing_cases.video_cases()[name]
-    slots = video_slots(len(patches), settings)
+    slots = video_patch_index(len(patches), settings)
     np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
 
 
 def test_drawn_example():
     """The picture at the top of `image_slots`."""
     wide = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 56),))
-    slots = anyres_slots(20, 40, wide)
+    slots = anyres_patch_index(20, 40, wide)
     rows = [4, 5, 8, 9, NEWLINE, 6, 7, 10, 11, NEWLINE]
     assert slots.index.tolist() == [0, 1, 2, 3, *rows]
 
 
 def test_padding_is_left_out():
     settings = ImageSettings(tile_size=42, patch_size=14, pinpoints=((42, 42),))
-    slots = anyres_slots(10, 40, settings)
+    slots = anyres_patch_index(10, 40, settings)
     rows = [12, 13, 14, NEWLINE]
     assert slots.index.tolist() == [*range(9), *rows]
     # A sliver fills no patch of an even grid: only the whole image is left.
     even = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 28),))
-    assert anyres_slots(1, 90, even).index.tolist() == [0, 1, 2, 3]
+    assert anyres_patch_index(1, 90, even).index.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -99,17 +99,17 @@ def test_padding_is_left_out():
 def test_known_token_counts(width, height, tokens):
     """Counted by running transformers on the published configuration."""
     assert num_anyres_tokens(height, width, REAL) == tokens
-    assert anyres_slots(height, width, REAL).count == tokens
+    assert anyres_patch_index(height, width, REAL).count == tokens
 
 
 @pytest.mark.parametrize(("size", "tiles"), [((384, 224), 1), ((2200, 1700), 30)])
 def test_known_tile_counts(size, tiles):
-    assert anyres_slots(*size, REAL).crops == 1 + tiles
+    assert anyres_patch_index(*size, REAL).crops == 1 + tiles
 
 
 def test_other_token_counts():
-    assert square_slots(REAL).count == 730
-    assert video_slots(32, REAL).count == 32 * 196 + 1
+    assert square_patch_index(REAL).count == 730
+    assert video_patch_index(32, REAL).count == 32 * 196 + 1
 
 
 def hf_count(height, width, settings):
@@ -170,7 +170,7 @@ def test_counts_over_a_sweep_of_sizes():
 @given(st.integers(1, 700), st.integers(1, 700))
 def test_the_index_has_as_many_tokens_as_were_counted(height, width):
     settings = image_settings(tile=16, patch=5, side=4)
-    slots = anyres_slots(height, width, settings)
+    slots = anyres_patch_index(height, width, settings)
     assert slots.count == num_anyres_tokens(height, width, settings)
     crops = anyres_crops(np.zeros((height, width, 3), np.uint8), settings)
     assert slots.crops == len(crops)
@@ -183,14 +183,18 @@ def test_the_index_has_as_many_tokens_as_were_counted(height, width):
 
 def test_parts_follow_each_other():
     settings = image_settings(tile=28)
-    joined = Slots.concat([square_slots(settings)] * 2, settings.patches_per_crop)
+    joined = PatchIndex.concat(
+        [square_patch_index(settings)] * 2, settings.patches_per_crop
+    )
     assert joined.index.tolist() == [0, 1, 2, 3, NEWLINE, 4, 5, 6, 7, NEWLINE]
     assert (joined.crops, joined.corners, joined.count) == (2, 1, 10)
-    video = video_slots(1, settings)
-    mixed = Slots.concat([square_slots(settings), video], settings.patches_per_crop)
+    video = video_patch_index(1, settings)
+    mixed = PatchIndex.concat(
+        [square_patch_index(settings), video], settings.patches_per_crop
+    )
     assert (mixed.crops, mixed.corners, mixed.count) == (2, 4, 7)
     patches = packing_cases.patches_of(2, settings)
     newline = packing_cases.NEWLINE
     expected = [*patches[0], newline, patches[1].mean(axis=0), newline]
     np.testing.assert_allclose(gathered(mixed, patches), expected, **PARITY)
-    assert Slots.concat([], 4).count == 0
+    assert PatchIndex.concat([], 4).count == 0

@@ -7,7 +7,7 @@ import pytest
 
 from tests import tiny, tolerances
 from tests.data.conversations import conversation_set
-from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.images.patch_index import PatchIndex
 from visor_jax.data.prompts.row_packing import packed
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
@@ -28,7 +28,7 @@ def conversation(positions, tokens, images):
 
 def row_of(layout):
     nothing = np.zeros((0, 2, 2, 3), np.float32)
-    return Sample(crops=nothing, slots=Slots.concat([], 1), layout=layout)
+    return Sample(crops=nothing, patch_index=PatchIndex.concat([], 1), layout=layout)
 
 
 # Two tokens before the image, as the module draws it.

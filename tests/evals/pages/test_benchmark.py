@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.questions import QUESTIONS, TASK_NAMES, TASKS
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.evals.pages.benchmark import GROUPS, PROMPT_LENGTHS
@@ -55,8 +55,8 @@ def test_an_answer_is_right_if_it_is_the_word(benchmark):
 
 
 def test_prompts_are_as_long_as_the_longest_question(benchmark):
-    reader = page_reader(page_tokenizer())
-    samples = [reader.sample(e.request, room=1) for e in benchmark.examples()]
+    processor = page_processor(page_tokenizer())
+    samples = [processor.sample(e.request, room=1) for e in benchmark.examples()]
     assert max(s.num_text_tokens for s in samples) == PROMPT_LENGTHS.text_tokens == 6
     for sample in samples:
         assert sample.num_image_tokens == PROMPT_LENGTHS.image_tokens == 144

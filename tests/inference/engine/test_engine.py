@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import (
     BUDGETS,
     CONFIG,
     MODEL,
     PARAMS,
-    READER,
+    PROCESSOR,
     alone,
     check,
     engine,
     scripted,
 )
-from tests.inference.tiny_reader import Picture
+from tests.inference.tiny_processor import Picture
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageEncoder
@@ -38,7 +38,7 @@ def shared_engine():
 
 def test_mixed_budgets_and_sizes_are_answered_as_alone():
     """...more prompts than slots: most are admitted into slots that were freed."""
-    requests = tiny_reader.requests(24)
+    requests = tiny_processor.requests(24)
     found = shared_engine().answer_all(requests)
     check(found, requests, shared_engine().router)
     assert {answer.budget for answer in found} == set(BUDGETS)
@@ -48,7 +48,7 @@ def test_mixed_budgets_and_sizes_are_answered_as_alone():
 
 
 def test_answers_of_unlike_lengths_free_their_slots():
-    requests = tiny_reader.requests(12, seed=1)
+    requests = tiny_processor.requests(12, seed=1)
     limits = [1 + i % 5 for i in range(len(requests))]
     asked = shared_engine()
     numbers = [
@@ -62,7 +62,7 @@ def test_answers_of_unlike_lengths_free_their_slots():
 
 
 def test_requests_that_come_while_others_are_written():
-    requests = tiny_reader.requests(9, seed=2)
+    requests = tiny_processor.requests(9, seed=2)
     asked, found = shared_engine(), []
     for request in requests:
         asked.submit(request)
@@ -130,7 +130,7 @@ def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):
 
 
 def test_a_bad_request_is_an_error_of_its_own():
-    good = tiny_reader.requests(6, seed=4)
+    good = tiny_processor.requests(6, seed=4)
     bad = [
         Request("<image> 5", [Picture(seed=-1, tokens=3)]),
         Request(" ".join(["7"] * 58)),
@@ -152,7 +152,7 @@ def test_a_bad_request_is_an_error_of_its_own():
 
 def test_random_answers_depend_on_the_request_alone():
     sampling = Sampling(temperature=1.5, repetition_penalty=1.3)
-    requests = tiny_reader.requests(4, seed=5)
+    requests = tiny_processor.requests(4, seed=5)
     key = jax.random.key(3)
     asked = engine(fixed(BUDGETS[1]), sampling=sampling, key=key, images_kept=0)
     found = asked.answer_all(requests)
@@ -193,8 +193,8 @@ def test_a_router_decides_by_what_the_shared_layers_made():
     found = engine(Leaning()).answer_all(requests)
     seen = []
     for request, answer in zip(requests, found, strict=True):
-        sample = READER.sample(request, room=5)
-        batch = READER.buckets.batch([sample], tiny_reader.LARGE)
+        sample = PROCESSOR.sample(request, room=5)
+        batch = PROCESSOR.buckets.batch([sample], tiny_processor.LARGE)
         prefix = prefix_of(tiny.on_device(batch))
         last = prefix.text.hidden[0, sample.num_text_tokens - 1]
         seen.append(int((last @ Leaning.params) > 0))

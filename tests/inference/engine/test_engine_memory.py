@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import pytest
 
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import (
     BUDGETS,
     CONFIG,
     ENGINE_CONFIG,
     EOS,
-    READER,
+    PROCESSOR,
     check,
     engine,
     scripted,
@@ -22,13 +22,13 @@ from visor_jax.inference.engine.program_shapes import PENDING, SLOTS
 from visor_jax.inference.routing.router import fixed
 from visor_jax.runtime.device_cache import Held
 
-SMALL, LARGE = tiny_reader.SMALL, tiny_reader.LARGE
-BOTH = tiny_reader.reader(CONFIG, eos_id=EOS, buckets=(SMALL, LARGE))
+SMALL, LARGE = tiny_processor.SMALL, tiny_processor.LARGE
+BOTH = tiny_processor.processor(CONFIG, eos_id=EOS, buckets=(SMALL, LARGE))
 
 
 def with_memory(memory_bytes, router=None, **config):
     config = dataclasses.replace(ENGINE_CONFIG, memory_bytes=memory_bytes, **config)
-    return engine(router or scripted(), reader=BOTH, config=config)
+    return engine(router or scripted(), processor=BOTH, config=config)
 
 
 def nbytes(arrays):
@@ -37,7 +37,7 @@ def nbytes(arrays):
 
 @pytest.mark.parametrize("bucket", [SMALL, LARGE], ids=["small", "large"])
 def test_accounts_are_the_bytes_of_the_arrays(bucket):
-    asked = engine(scripted(), reader=BOTH)
+    asked = engine(scripted(), processor=BOTH)
     shapes, programs = asked.shapes, asked.programs
     for budget in BUDGETS:
         slots = programs.new_slots(budget, bucket)
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_with_its_bytes_and_the_remedy():
     tight = with_memory(int(4.4 * max(room, one / 2)), fixed(BUDGETS[1]))
     with pytest.raises(ValueError, match=r"at 2 crops, 19 image and 20 text tokens"):
         tight.shapes.check(LARGE)
-    large = next(r for r in tiny_reader.requests(9) if len(r.prompt.split()) > 8)
+    large = next(r for r in tiny_processor.requests(9) if len(r.prompt.split()) > 8)
     (answer,) = tight.answer_all([large])
     assert "MB at 2 crops" in answer.error
     assert "allow" in answer.error
@@ -103,12 +103,12 @@ def test_buckets_take_turns_where_only_one_fits():
     config = dataclasses.replace(
         ENGINE_CONFIG, memory_bytes=memory, rows=1, images_at_once=1
     )
-    asked = engine(fixed(BUDGETS[1]), reader=BOTH, config=config, images_kept=0)
+    asked = engine(fixed(BUDGETS[1]), processor=BOTH, config=config, images_kept=0)
     batches, pending = asked.scheduler.decode_batches, asked.scheduler.pending
 
     def at_once():
         """Answers requests of both buckets; returns how many had slots at once."""
-        requests, found, seen = tiny_reader.requests(12, seed=3), [], []
+        requests, found, seen = tiny_processor.requests(12, seed=3), [], []
         for request in requests:
             asked.submit(request)
         while not asked.is_idle:
@@ -163,9 +163,9 @@ def test_a_budget_that_nobody_waits_for_any_more_blocks_nobody():
 
 
 def test_samples_on_the_host_are_bounded_by_their_pixels():
-    requests = tiny_reader.requests(8, seed=4)
+    requests = tiny_processor.requests(8, seed=4)
     asked = with_memory(10**9, pending=8)
-    one = max(READER.sample(r, room=1).crops.nbytes for r in requests)
+    one = max(PROCESSOR.sample(r, room=1).crops.nbytes for r in requests)
     asked.shapes.check(LARGE)
     asked.shapes.check(SMALL)
     asked.shapes.share = lambda part: one

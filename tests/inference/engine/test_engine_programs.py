@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from tests.flops.jaxpr_flops import count_jaxpr_flops
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine import tiny_engine
 from visor_jax.flops import layer_costs
 from visor_jax.flops.account import account
@@ -25,7 +25,7 @@ from visor_jax.models.vlm import VLM
 PLAN = LayerPlan.build(4, cross=(0, 3), self_=(1, 2))
 CONFIG = tiny_engine.CONFIG.replace(plan=PLAN)
 BUDGETS = tuple(tiny.every_budget(CONFIG))
-BUCKET = tiny_reader.LARGE
+BUCKET = tiny_processor.LARGE
 IMAGE = BUCKET.image_tokens
 
 
@@ -33,8 +33,11 @@ IMAGE = BUCKET.image_tokens
 def programs(monkeypatch):
     router = tiny_engine.scripted(BUDGETS)
     params = tiny.params_of(CONFIG)["params"]
-    config, reader = tiny_engine.ENGINE_CONFIG, tiny_reader.reader(CONFIG, eos_id=39)
-    found = Engine(VLM(CONFIG), params, reader, router, config=config).programs
+    config, processor = (
+        tiny_engine.ENGINE_CONFIG,
+        tiny_processor.processor(CONFIG, eos_id=39),
+    )
+    found = Engine(VLM(CONFIG), params, processor, router, config=config).programs
     # Traced, not compiled.
     monkeypatch.setattr(found, "_get", lambda key, trace: trace())
     return found
@@ -127,7 +130,7 @@ def test_an_off_layer_touches_no_image(kind, budget, programs):
 
 
 def test_every_program_has_a_key_and_a_name(programs):
-    keys = programs.all_keys([BUCKET, tiny_reader.SMALL], BUDGETS[:2])
+    keys = programs.all_keys([BUCKET, tiny_processor.SMALL], BUDGETS[:2])
     names = [name_of(key) for key in keys]
     assert len(set(keys)) == len(keys) == 2 * 2 + 2 * 2 + 2 * 2 * 5
     assert len(set(names)) == len(names)

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import BUDGETS, check, engine, scripted
 from visor_jax.inference.routing.router import HostRouter, fixed
 
@@ -13,7 +13,7 @@ from visor_jax.inference.routing.router import HostRouter, fixed
 def asked_again(asked, seed):
     """Asserts that the engine answers other requests as a new one."""
     assert asked.is_idle
-    requests = tiny_reader.requests(5, seed=seed)
+    requests = tiny_processor.requests(5, seed=seed)
     check(asked.answer_all(requests), requests, asked.router)
 
 
@@ -22,7 +22,7 @@ def test_a_stream_that_is_left_takes_its_requests_with_it(way):
     asked, drawn = engine(scripted()), []
 
     def endless():
-        for request in tiny_reader.requests(10**4, seed=20):
+        for request in tiny_processor.requests(10**4, seed=20):
             drawn.append(request)
             yield request
 
@@ -37,7 +37,10 @@ def test_a_stream_that_is_left_takes_its_requests_with_it(way):
 
 def test_what_was_submitted_stays_when_a_stream_is_left():
     asked = engine(scripted())
-    first, second = tiny_reader.requests(6, seed=22), tiny_reader.requests(6, seed=23)
+    first, second = (
+        tiny_processor.requests(6, seed=22),
+        tiny_processor.requests(6, seed=23),
+    )
     numbers = [asked.submit(request) for request in first]
     found = []
     for answer in asked.answers(second):
@@ -54,7 +57,7 @@ def test_what_was_submitted_stays_when_a_stream_is_left():
 
 def test_an_exception_of_the_consumer_or_the_source_leaves_nothing():
     asked = engine(scripted())
-    requests = tiny_reader.requests(6, seed=25)
+    requests = tiny_processor.requests(6, seed=25)
 
     def broken():
         yield from requests
@@ -81,12 +84,12 @@ def failing(error, times):
 def test_an_exception_of_a_router_is_raised_and_leaves_nothing(error):
     asked = engine(failing(error, 1))
     with pytest.raises(type(error)):
-        asked.answer_all(tiny_reader.requests(4, seed=27))
+        asked.answer_all(tiny_processor.requests(4, seed=27))
     asked_again(asked, 28)
 
 
 def test_rows_without_a_budget_are_refused_and_the_others_answered():
-    requests = tiny_reader.requests(6, seed=29)
+    requests = tiny_processor.requests(6, seed=29)
     asked = engine(failing(ValueError("no wish"), 1))
     found = asked.answer_all(requests)
     refused = [answer for answer in found if answer.error]
@@ -103,6 +106,6 @@ def test_a_router_must_give_every_request_one_of_its_budgets(chosen):
             return chosen
 
     asked = engine(Wrong(BUDGETS, lambda request: 0))
-    (answer,) = asked.answer_all(tiny_reader.requests(1))
+    (answer,) = asked.answer_all(tiny_processor.requests(1))
     assert "Wrong chose" in answer.error
     assert "below 2 for each" in answer.error

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests import passes, tiny, tolerances
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine import test_slots
 from tests.inference.engine.test_slots import admission, apply, batch, own_rows, rest
 from tests.inference.engine.tiny_engine import alone, engine, scripted
-from tests.inference.tiny_reader import Picture
+from tests.inference.tiny_processor import Picture
 from visor_jax.data.prompts.request import Request
 
 PLAN, BUDGETS = test_slots.CONFIG.plan, test_slots.BUDGETS
@@ -122,5 +122,5 @@ def test_later_questions_find_an_image_behind_the_same_text(monkeypatch):
 
 def test_nothing_is_kept_where_that_is_wished():
     asked = engine(scripted(), images_kept=0)
-    keys = asked.programs.all_keys([tiny_reader.LARGE], asked.router.budgets)
+    keys = asked.programs.all_keys([tiny_processor.LARGE], asked.router.budgets)
     assert {key[0] for key in keys} == {"encode", "prefill_trunk", "prefill", "decode"}

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import CONFIG, check, engine, scripted
 from tests.models.decoder.every_second import EverySecond, reducers
 from visor_jax.models.decoder.token_reducer import PositionRule
@@ -16,7 +16,7 @@ REDUCERS = reducers(2)
 
 @pytest.mark.parametrize("reducer", REDUCERS, ids=lambda r: r.position_rule.value)
 def test_answers_are_those_of_each_request_alone(reducer):
-    model, requests = VLM(CONFIG, reducer), tiny_reader.requests(12)
+    model, requests = VLM(CONFIG, reducer), tiny_processor.requests(12)
     asked = engine(scripted(), model=model)
     found = asked.answer_all(requests)
     check(found, requests, asked.router, model=model)
@@ -26,7 +26,7 @@ def test_answers_are_those_of_each_request_alone(reducer):
 
 def test_who_reads_the_question_gets_a_row_of_its_own():
     reads = EverySecond(PositionRule.RENUMBER, 2, reads_text=True)
-    model, requests = VLM(CONFIG, reads), tiny_reader.requests(6)
+    model, requests = VLM(CONFIG, reads), tiny_processor.requests(6)
     asked = engine(scripted(), model=model)
     bucket = asked.programs.shapes.buckets.all[-1]
     assert asked.programs.shapes.requests_per_row(bucket) == 1

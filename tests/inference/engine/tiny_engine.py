@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from tests import tiny
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
@@ -32,7 +32,7 @@ PARAMS = tiny.perturbed(tiny.params_of(CONFIG), jax.random.key(7), 0.4)["params"
 BUDGETS = tuple(tiny.every_budget(CONFIG))
 # A token that these prompts' answers do have here and there.
 EOS = 24
-READER = tiny_reader.reader(CONFIG, eos_id=EOS)
+PROCESSOR = tiny_processor.processor(CONFIG, eos_id=EOS)
 # Small, so that slots are freed and filled again and the ring goes round.
 ENGINE_CONFIG = EngineConfig(
     rows=2,
@@ -57,16 +57,16 @@ def engine(
     router,
     *,
     model=MODEL,
-    reader=READER,
+    processor=PROCESSOR,
     config=ENGINE_CONFIG,
     sampling=GREEDY,
     **options,
 ):
     made = Engine(
-        model, PARAMS, reader, router, config=config, sampling=sampling, **options
+        model, PARAMS, processor, router, config=config, sampling=sampling, **options
     )
     keeps = options.get("images_kept", 1) > 0
-    ends = reader.eos_ids, reader.pad_id
+    ends = processor.eos_ids, processor.pad_id
     shared = _COMPILED[model, config, ends, sampling, keeps]
     if sampling != GREEDY or not keeps:
         # Nothing is drawn, nor kept of a budget, before an answer starts.
@@ -87,27 +87,27 @@ def alone(
     budget,
     *,
     model=MODEL,
-    reader=READER,
+    processor=PROCESSOR,
     count=5,
     sampling=GREEDY,
     key=None,
 ):
     """Returns the tokens of a request that is answered by itself."""
-    sample = reader.sample(request, room=count)
+    sample = processor.sample(request, room=count)
     # The largest bucket for all: no more programs than budgets.
-    batch = reader.buckets.batch([sample], reader.buckets.all[-1])
+    batch = processor.buckets.batch([sample], processor.buckets.all[-1])
     tokens = generate(
         model,
         PARAMS,
         batch,
         budget,
         max_new_tokens=count,
-        eos_id=reader.eos_ids,
+        eos_id=processor.eos_ids,
         pad_id=0,
         sampling=sampling,
         key=key,
     )
-    (tokens,) = cut_at_end(np.asarray(tokens), reader.eos_ids)
+    (tokens,) = cut_at_end(np.asarray(tokens), processor.eos_ids)
     return tuple(tokens)
 
 

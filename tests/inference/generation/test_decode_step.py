@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.inference import tiny_reader
+from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import BUDGETS, CONFIG, MODEL, PARAMS, engine
 from tests.inference.prompts import extended
 from visor_jax.inference.engine.slots import free_slots
@@ -22,13 +22,14 @@ from visor_jax.inference.generation.decode_step import Rules, used_tokens, with_
 from visor_jax.inference.generation.generate import generate, stream
 from visor_jax.inference.routing.router import fixed
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
 
 # Some of these answers end at the first token, some later, some never.
 EOS, PAD, NEW = (24, 17, -1), 5, 5
-READER = dataclasses.replace(
-    tiny_reader.reader(CONFIG, eos_id=EOS[0]), eos_ids=EOS, pad_id=PAD
+PROCESSOR = dataclasses.replace(
+    tiny_processor.processor(CONFIG, eos_id=EOS[0]), eos_ids=EOS, pad_id=PAD
 )
-REQUESTS = tiny_reader.requests(6, seed=3)
+REQUESTS = tiny_processor.requests(6, seed=3)
 KEY = jax.random.key(3)
 PENALTY = Sampling(repetition_penalty=1.4, also_used=(3,))
 DRAWS = Sampling(temperature=1.5, top_k=20, repetition_penalty=1.3)
@@ -42,8 +43,8 @@ CASES = {
 
 @functools.cache
 def batch():
-    samples = [READER.sample(request, room=NEW) for request in REQUESTS]
-    return READER.buckets.batch(samples, tiny_reader.LARGE)
+    samples = [PROCESSOR.sample(request, room=NEW) for request in REQUESTS]
+    return PROCESSOR.buckets.batch(samples, tiny_processor.LARGE)
 
 
 def plain_token(logits, before, sampling, key):
@@ -114,7 +115,7 @@ def test_every_way_of_decoding_says_the_same(sampling, budget):
         np.testing.assert_array_equal(alone, expected[rows])
 
     key = None if sampling.is_greedy else KEY
-    asked = engine(fixed(budget), reader=READER, sampling=sampling, key=key)
+    asked = engine(fixed(budget), processor=PROCESSOR, sampling=sampling, key=key)
     for row, answer in enumerate(asked.answer_all(REQUESTS)):
         length = ends[row].argmax() if ends[row].any() else NEW
         assert answer.tokens == tuple(expected[row, :length])
@@ -127,6 +128,7 @@ def some_state(sampling):
     state = free_slots(
         CONFIG,
         BUDGETS[0].gates(CONFIG.plan),
+        KEEP_ALL,
         rules,
         slots=5,
         text_slots=9,

@@ -61,7 +61,7 @@ def test_answers_are_those_of_transformers(models, name, tile):
     requests = [_request(p) for p in prompt_cases.cases()[name, tile]]
     model = models[tile]
     expected = [
-        "".join(model.reader.pieces(golden[f"{name} {tile} {row}"].tolist()))
+        "".join(model.processor.pieces(golden[f"{name} {tile} {row}"].tolist()))
         for row in range(len(requests))
     ]
     assert len("".join(expected)) > 5
@@ -114,7 +114,7 @@ def test_logits_are_of_what_would_be_written_next(model):
     image = random_image(60, 90)
     logits = model.logits(image, "Why?")
     answer = model.generate(image, "Why?", max_new_tokens=1)
-    assert answer == model.reader.text([int(logits[-1].argmax())])
+    assert answer == model.processor.text([int(logits[-1].argmax())])
     assert logits.shape[1] == 320
     assert logits.dtype == np.float32
 
@@ -150,7 +150,7 @@ OWN += "{% endfor %}[bot]"
 
 def test_the_folder_says_which_template(copy, model):
     def template():
-        return visor_jax.load(copy).reader.processor.template
+        return visor_jax.load(copy).processor.prompts.template
 
     assert template() == "qwen_1_5"
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": HUB}))
@@ -158,7 +158,7 @@ def test_the_folder_says_which_template(copy, model):
     (copy / "chat_template.jinja").write_text(OWN)
     own = visor_jax.load(copy)
     image = random_image(30, 40)
-    sample = own.reader.sample(Request("Why?", image), room=1)
+    sample = own.processor.sample(Request("Why?", image), room=1)
     expected = tiny_llava.tokenizer().encode("[user] Why?[bot]")
     assert sample.layout.tokens.tolist() == expected
     with pytest.raises(ValueError, match="Unknown chat template 'llama'"):
@@ -259,6 +259,6 @@ def test_programs_are_few(model):
         list(model.stream(image, "Why?", max_new_tokens=count))
     assert _prefill._cache_size() == before[0]
     assert _step._cache_size() <= before[2] + 1
-    samples = [model.reader.sample(Request("Why?", image), room=1)] * 11
-    groups = model.reader.buckets.batches(samples, 8, whole=False)
+    samples = [model.processor.sample(Request("Why?", image), room=1)] * 11
+    groups = model.processor.buckets.batches(samples, 8, whole=False)
     assert [group.batch.size for group in groups] == [8, 4]

@@ -1,5 +1,6 @@
 """What `load` opens and how: folders that are nearly right, dtypes, meshes, steps."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,10 @@ from tests.data import tiny_llava
 from tests.inference import page_run
 from visor_jax.checkpoints import stored_network
 from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
+from visor_jax.data.pages.processor import PageProcessor
+from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.models.config import VLMConfig
+from visor_jax.models.parameters import parameter_shapes
 from visor_jax.sharding.mesh import MeshSettings, make_mesh
 
 GOLDEN = Path(__file__).parents[2] / "checkpoints/hf/golden"
@@ -146,28 +150,28 @@ def test_a_run_that_began_with_nothing_imported(half, tmp_path):
     assert model.tokenizer.get_vocab() == tiny_llava.tokenizer().get_vocab()
 
 
-def _described(run, folder, **changes):
-    """Returns a copy of a run whose metadata are changed, with a tokenizer."""
-    workdir = shutil.copytree(run, folder)
-    (file,) = workdir.glob("checkpoints/*/metadata/metadata")
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    tiny_llava.tokenizer().save_pretrained(workdir / "tokenizer")
-    return workdir
-
-
 def test_the_data_of_the_run_say_how_it_is_asked(run, half, tmp_path):
     """Whatever the size of the pictures; where nothing is said, the newline tells."""
-    pages = _described(run, tmp_path / "pages", data={"kind": "pages", "seed": 0})
-    chat = _described(run, tmp_path / "chat", data={"kind": "conversations"})
-    imported = _described(half[1], tmp_path / "import")
-    kinds = {
-        path: type(visor_jax.load(path).reader.processor).__name__
-        for path in (run, pages, chat, imported)
+    decoder = dataclasses.replace(page_run.CONFIG.decoder, vocab_size=320)
+    config = page_run.CONFIG.replace(decoder=decoder)
+    params = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), parameter_shapes(config)
+    )
+    kinds = {}
+    for kind in ("pages", "conversations"):
+        saved = {"model": config.to_dict(), "data": {"kind": kind, "seed": 0}}
+        workdir = page_run.save(tmp_path / kind, params, **saved)
+        if kind == "conversations":
+            tiny_llava.tokenizer().save_pretrained(workdir / "tokenizer")
+        kinds[kind] = type(visor_jax.load(workdir).processor.prompts)
+    for name, path in (("unsaid", run), ("import", half[1])):
+        kinds[name] = type(visor_jax.load(path).processor.prompts)
+    assert kinds == {
+        "pages": PageProcessor,
+        "conversations": ChatProcessor,
+        "unsaid": PageProcessor,
+        "import": ChatProcessor,
     }
-    assert list(kinds.values()) == [
-        *("PageProcessor", "PageProcessor"),
-        *("ChatProcessor", "ChatProcessor"),
-    ]
 
 
 def test_the_home_directory_is_meant(folder, monkeypatch):

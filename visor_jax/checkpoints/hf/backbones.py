@@ -11,9 +11,9 @@ from typing import Any
 from visor_jax.checkpoints.hf import read_config
 from visor_jax.checkpoints.hf.keys.key_map import KeyRule
 from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
-from visor_jax.checkpoints.hf.processor_files import chat_reader
+from visor_jax.checkpoints.hf.processor_files import read_processor
 from visor_jax.checkpoints.hf.write_config import to_config_json
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.models.config import VLMConfig
 
 
@@ -24,14 +24,14 @@ class Backbone:
     model_type: in its config.json. read_config: from that object to the dense network,
     its head tied as the object says. write_config: back, from (network, object that it
     was imported with or None, name of the weights' dtype). keys: names of the
-    parameters. processor: of text and pictures, with the arguments of `chat_reader`.
+    parameters. processor: of text and pictures, with the arguments of `read_processor`.
     """
 
     model_type: str
     read_config: Callable[[Mapping[str, Any]], VLMConfig]
     write_config: Callable[[VLMConfig, Mapping[str, Any] | None, str], dict[str, Any]]
     keys: tuple[KeyRule, ...]
-    processor: Callable[..., Reader]
+    processor: Callable[..., Processor]
 
 
 _LLAVA_ONEVISION = Backbone(
@@ -39,7 +39,7 @@ _LLAVA_ONEVISION = Backbone(
     read_config=read_config.to_vlm_config,
     write_config=to_config_json,
     keys=LLAVA_ONEVISION,
-    processor=chat_reader,
+    processor=read_processor,
 )
 BACKBONES: dict[str, Backbone] = {each.model_type: each for each in (_LLAVA_ONEVISION,)}
 # Architectures of other code, with what says the same as transformers would.

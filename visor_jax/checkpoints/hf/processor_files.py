@@ -1,4 +1,4 @@
-"""Makes the reader of a network from the files that lie beside its weights."""
+"""Makes the processor of a network from the files that lie beside its weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 from visor_jax.checkpoints.hf.read_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import square_slots, video_slots
+from visor_jax.data.images.patch_index import square_patch_index, video_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.chat_template import IMAGE, VIDEO, built_in
-from visor_jax.data.prompts.processor import Reader, Tokenizer
+from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.data.prompts.token_layout import placeholder_ids
 from visor_jax.data.prompts.tokenizer import load_tokenizer
@@ -30,14 +30,14 @@ _NEW_TOKENS = 256
 _SIGLIP = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
-def chat_reader(
+def read_processor(
     config: VLMConfig,
     folder: Path,
     *,
     source: Mapping[str, Any] | None = None,
     template: str | None = None,
-) -> Reader:
-    """Returns the reader of a LLaVA-OneVision.
+) -> Processor:
+    """Returns the processor of a LLaVA-OneVision.
 
     Args:
       folder: with the files of its tokenizer and processor.
@@ -54,14 +54,14 @@ def chat_reader(
     eos = _end_of_answer(folder, source or {}, tokenizer)
     _check_places(tokenizer, folder, source or {})
     settings = _image_settings(config, folder, source)
-    processor = ChatProcessor(
+    prompts = ChatProcessor(
         tokenizer=tokenizer,
         images=settings,
         template=template,
         max_length=config.decoder.max_positions,
     )
-    return Reader(
-        processor=processor,
+    return Processor(
+        prompts=prompts,
         buckets=_buckets(settings, config, pad_id=_pad_id(tokenizer, eos)),
         eos_ids=end_tokens(eos),
         pad_id=_pad_id(tokenizer, eos),
@@ -174,6 +174,6 @@ def _buckets(settings: ImageSettings, config: VLMConfig, *, pad_id: int) -> Buck
         settings,
         pad_id=pad_id,
         text_tokens=(*texts, most),
-        max_images=most // square_slots(settings).count,
-        max_frames=most // video_slots(1, settings).count,
+        max_images=most // square_patch_index(settings).count,
+        max_frames=most // video_patch_index(1, settings).count,
     )

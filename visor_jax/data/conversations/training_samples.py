@@ -11,7 +11,7 @@ from jaxtyping import Int32
 
 from visor_jax.data.conversations.raw_sample import Conversation, RawSample
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import anyres_slots, square_slots
+from visor_jax.data.images.patch_index import anyres_patch_index, square_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.chat_template import IMAGE, render
 from visor_jax.data.prompts.sample import Sample
@@ -154,16 +154,16 @@ def _image_lengths(
     """Returns (crops, tokens, patches per token) of each image."""
     if len(sizes) == 1:
         return [_anyres_lengths(*sizes[0], settings)]
-    slots = square_slots(settings)
-    return [(slots.crops, slots.count, slots.corners)] * len(sizes)
+    patch_index = square_patch_index(settings)
+    return [(patch_index.crops, patch_index.count, patch_index.corners)] * len(sizes)
 
 
 @functools.lru_cache(maxsize=2**16)
 def _anyres_lengths(
     height: int, width: int, settings: ImageSettings
 ) -> tuple[int, int, int]:
-    slots = anyres_slots(height, width, settings)
-    return slots.crops, slots.count, slots.corners
+    patch_index = anyres_patch_index(height, width, settings)
+    return patch_index.crops, patch_index.count, patch_index.corners
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ _TOLERATED = 1.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Slots:
+class PatchIndex:
     """The image tokens of a sample, or of one image or video of it.
 
     index: (V,) the patch of each token; or (V, 4) the patches that it is a sum of.
@@ -56,7 +56,7 @@ class Slots:
         """Patches per token: 1 or 4."""
         return 1 if self.weights is None else self.index.shape[1]
 
-    def with_corners(self) -> "Slots":
+    def with_corners(self) -> "PatchIndex":
         """Returns the same tokens as weighted sums; a lone patch has weight 1."""
         if self.weights is not None:
             return self
@@ -64,10 +64,12 @@ class Slots:
         index[:, 0] = self.index
         weights = np.zeros(index.shape, np.float32)
         weights[:, 0] = 1
-        return Slots(index, weights, self.crops)
+        return PatchIndex(index, weights, self.crops)
 
     @classmethod
-    def concat(cls, parts: Sequence["Slots"], patches_per_crop: int) -> "Slots":
+    def concat(
+        cls, parts: Sequence["PatchIndex"], patches_per_crop: int
+    ) -> "PatchIndex":
         """Returns the tokens of all parts, whose crops follow each other."""
         if any(part.weights is not None for part in parts):
             parts = [part.with_corners() for part in parts]
@@ -84,7 +86,7 @@ class Slots:
         )
 
 
-def anyres_slots(height: int, width: int, settings: ImageSettings) -> Slots:
+def anyres_patch_index(height: int, width: int, settings: ImageSettings) -> PatchIndex:
     """Returns the tokens of the only image of a prompt, for the crops of `anyres`."""
     rows, columns = choose_grid(height, width, settings)
     side, per_crop = settings.patches_per_side, settings.patches_per_crop
@@ -94,7 +96,7 @@ def anyres_slots(height: int, width: int, settings: ImageSettings) -> Slots:
     top, left = _margins(height, width, *patches.shape)
     patches = patches[top : len(patches) - top, left : patches.shape[1] - left]
     shape = resized_shape(*patches.shape, settings)
-    base = Slots(np.arange(per_crop, dtype=np.int32), None, 1)
+    base = PatchIndex(np.arange(per_crop, dtype=np.int32), None, 1)
     grid = _with_newlines(patches, shape)
     if grid.weights is not None:
         base = base.with_corners()
@@ -102,17 +104,17 @@ def anyres_slots(height: int, width: int, settings: ImageSettings) -> Slots:
     else:
         weights = None
     index = np.concatenate([base.index, grid.index])
-    return Slots(index, weights, 1 + rows * columns)
+    return PatchIndex(index, weights, 1 + rows * columns)
 
 
-def square_slots(settings: ImageSettings) -> Slots:
+def square_patch_index(settings: ImageSettings) -> PatchIndex:
     """Returns the tokens of one of several images: its patches, then a newline."""
     index = np.arange(settings.patches_per_crop + 1, dtype=np.int32)
     index[-1] = NEWLINE
-    return Slots(index, None, 1)
+    return PatchIndex(index, None, 1)
 
 
-def video_slots(frames: int, settings: ImageSettings) -> Slots:
+def video_patch_index(frames: int, settings: ImageSettings) -> PatchIndex:
     """Returns the tokens of a video: every frame at half size, then one newline."""
     side, half = settings.patches_per_side, math.ceil(settings.patches_per_side / 2)
     patches = np.arange(frames * side * side, dtype=np.int32)
@@ -121,8 +123,8 @@ def video_slots(frames: int, settings: ImageSettings) -> Slots:
     ]
     index = np.concatenate([part.reshape(-1, CORNERS) for part, _ in parts])
     weights = np.concatenate([part.reshape(-1, CORNERS) for _, part in parts])
-    newline = Slots(np.full(1, NEWLINE, np.int32), None, 0).with_corners()
-    return Slots(
+    newline = PatchIndex(np.full(1, NEWLINE, np.int32), None, 0).with_corners()
+    return PatchIndex(
         np.concatenate([index, newline.index]),
         np.concatenate([weights, newline.weights]),
         frames,
@@ -159,16 +161,16 @@ def _margins(height: int, width: int, rows: int, columns: int) -> tuple[int, int
 
 def _with_newlines(
     patches: Int32[np.ndarray, "rows columns"], shape: tuple[int, int]
-) -> Slots:
+) -> PatchIndex:
     """Returns the tokens of the tiles: resized to `shape`, a newline ends each row."""
     ends = np.full((shape[0], 1), NEWLINE, np.int32)
     if shape == patches.shape:
-        return Slots(np.concatenate([patches, ends], axis=1).reshape(-1), None, 0)
+        return PatchIndex(np.concatenate([patches, ends], axis=1).reshape(-1), None, 0)
     index, weights = _resized(patches, shape)
-    end = Slots(ends[:, 0], None, 0).with_corners()
+    end = PatchIndex(ends[:, 0], None, 0).with_corners()
     index = np.concatenate([index, end.index[:, None]], axis=1)
     weights = np.concatenate([weights, end.weights[:, None]], axis=1)
-    return Slots(index.reshape(-1, CORNERS), weights.reshape(-1, CORNERS), 0)
+    return PatchIndex(index.reshape(-1, CORNERS), weights.reshape(-1, CORNERS), 0)
 
 
 def _resized(

@@ -1,4 +1,4 @@
-"""From whatever the caller has as an image to upright RGB pixels; the only reader.
+"""From whatever the caller has as an image to upright RGB pixels; the only processor.
 
 What happens to unusual images, so that nothing is guessed or dropped unseen:
 

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.images.patch_index import PatchIndex
 from visor_jax.data.images.read_image import read_square_image
 from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.tokenizer import encode_question
 from visor_jax.data.prompts.chat_template import Message, check_messages, media
-from visor_jax.data.prompts.processor import Reader, Tokenizer
+from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.request import Images, Videos, image_list, video_list
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
@@ -66,7 +66,7 @@ class PageProcessor:
         raster = np.arange(NUM_IMAGE_TOKENS, dtype=np.int32)
         return Sample(
             crops=normalise(page[None])[0],
-            slots=Slots(raster, None, 1),
+            patch_index=PatchIndex(raster, None, 1),
             layout=Layout(
                 tokens=tokens,
                 text_positions=NUM_IMAGE_TOKENS
@@ -109,12 +109,12 @@ def _count(messages: Sequence[Message], kind: str) -> int:
     return sum(part["type"] == kind for content in contents for part in content)
 
 
-def page_reader(tokenizer: Tokenizer) -> Reader:
-    """Returns the reader of a network of the embedded benchmark."""
-    processor = PageProcessor(tokenizer=tokenizer)
-    return Reader(
-        processor=processor,
-        buckets=processor.buckets(),
+def page_processor(tokenizer: Tokenizer) -> Processor:
+    """Returns the processor of a network of the embedded benchmark."""
+    prompts = PageProcessor(tokenizer=tokenizer)
+    return Processor(
+        prompts=prompts,
+        buckets=prompts.buckets(),
         eos_ids=(tokenizer.eos_token_id,),
         pad_id=tokenizer.pad_token_id,
         new_tokens=_NEW_TOKENS,

@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from visor_jax.data.images.anyres import anyres_crops, frame_crops, square_crops
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import (
-    Slots,
-    anyres_slots,
-    square_slots,
-    video_slots,
+    PatchIndex,
+    anyres_patch_index,
+    square_patch_index,
+    video_patch_index,
 )
 from visor_jax.data.images.read_image import ImageInput, read_image
 from visor_jax.data.prompts.chat_template import (
@@ -123,8 +123,8 @@ class ChatProcessor:
         layout = lay_out(
             pieces,
             self.tokenizer,
-            images=[slots.count for _, slots in pictures],
-            videos=[slots.count for _, slots in films],
+            images=[index.count for _, index in pictures],
+            videos=[index.count for _, index in films],
             supervision=supervision,
             max_length=self.max_length,
             room=room,
@@ -135,8 +135,8 @@ class ChatProcessor:
         empty = np.zeros((0, size, size, 3), np.float32)
         return Sample(
             crops=np.concatenate([crops for crops, _ in ordered] or [empty]),
-            slots=Slots.concat(
-                [slots for _, slots in ordered], self.images.patches_per_crop
+            patch_index=PatchIndex.concat(
+                [index for _, index in ordered], self.images.patches_per_crop
             ),
             layout=layout,
         )
@@ -159,27 +159,27 @@ def _given(
 
 def _image_parts(
     images: Sequence[ImageInput], settings: ImageSettings
-) -> list[tuple[np.ndarray, Slots]]:
+) -> list[tuple[np.ndarray, PatchIndex]]:
     if len(images) == 1:
         pixels = read_image(images[0])
-        slots = anyres_slots(*pixels.shape[:2], settings)
-        return [(anyres_crops(pixels, settings), slots)]
+        patch_index = anyres_patch_index(*pixels.shape[:2], settings)
+        return [(anyres_crops(pixels, settings), patch_index)]
     parts = []
     for number, image in enumerate(images, 1):
         pixels = read_image(image, name=f"image {number} of {len(images)}")
-        parts.append((square_crops([pixels], settings), square_slots(settings)))
+        parts.append((square_crops([pixels], settings), square_patch_index(settings)))
     return parts
 
 
 def _video_parts(
     videos: Sequence[VideoInput], settings: ImageSettings
-) -> list[tuple[np.ndarray, Slots]]:
+) -> list[tuple[np.ndarray, PatchIndex]]:
     parts = []
     for number, video in enumerate(videos, 1):
         frames = [
             read_image(frame, name=f"frame {i} of video {number}")
             for i, frame in enumerate(video, 1)
         ]
-        slots = video_slots(len(frames), settings)
-        parts.append((frame_crops(frames, settings), slots))
+        patch_index = video_patch_index(len(frames), settings)
+        parts.append((frame_crops(frames, settings), patch_index))
     return parts

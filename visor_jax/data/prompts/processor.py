@@ -1,8 +1,8 @@
 """Between a user and a network: messages become samples, tokens become text.
 
-reader = chat_reader(config, folder)  # or page_reader(tokenizer), read_folder.py
-sample = reader.sample(Request("What is this?", images=["photo.jpg"]), room=256)
-batch = reader.batch(sample)
+processor = read_processor(config, folder)  # or page_processor(tokenizer)
+sample = processor.sample(Request("What is this?", images=["photo.jpg"]), room=256)
+batch = processor.batch(sample)
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ Tokenizer = Any
 _INCOMPLETE = "\ufffd"
 
 
-class Processor(Protocol):
-    """`ChatProcessor` or `PageProcessor`."""
+class PromptProcessor(Protocol):
+    """From messages to a sample: `ChatProcessor` or `PageProcessor`."""
 
     tokenizer: Tokenizer
 
@@ -42,13 +42,14 @@ class Processor(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Reader:
+class Processor:
     """Everything about text and pictures that a checkpoint fixes.
 
-    eos_ids: any of them ends an answer. new_tokens: of an answer, by default.
+    prompts: makes samples of messages. eos_ids: any of them ends an answer.
+    new_tokens: of an answer, by default.
     """
 
-    processor: Processor
+    prompts: PromptProcessor
     buckets: Buckets
     eos_ids: tuple[int, ...]
     pad_id: int
@@ -56,7 +57,7 @@ class Reader:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.processor.tokenizer
+        return self.prompts.tokenizer
 
     def sample(self, request: Request, *, room: int) -> Sample:
         """Returns the request as the network takes it.
@@ -68,7 +69,7 @@ class Reader:
           ValueError: for an image that cannot be read, messages of another form, places
             that do not match the images, or a prompt that is too long.
         """
-        return self.processor.prompt(
+        return self.prompts.prompt(
             request.messages(),
             images=request.images,
             videos=request.videos,

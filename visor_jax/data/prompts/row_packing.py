@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visor_jax.data.images.patch_index import Slots
+from visor_jax.data.images.patch_index import PatchIndex
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
 
@@ -75,7 +75,7 @@ def empty_row(tile_size: int) -> Sample:
     nothing = np.zeros(0, np.int32)
     return Sample(
         crops=np.zeros((0, tile_size, tile_size, 3), np.float32),
-        slots=Slots.concat([], 1),
+        patch_index=PatchIndex.concat([], 1),
         layout=Layout(
             tokens=nothing,
             text_positions=nothing,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from visor_jax.data.images.patch_index import (
-    Slots,
+    PatchIndex,
 )
 from visor_jax.data.prompts.token_layout import Layout
 
@@ -16,11 +16,11 @@ class Sample:
     """One conversation as the network takes it, not yet padded.
 
     crops: (C, t, t, 3) of all images and video frames, in the order of the prompt.
-    slots: which patches make the image tokens. layout: both streams of tokens.
+    patch_index: which patches make the image tokens. layout: both streams of tokens.
     """
 
     crops: Float32[np.ndarray, "C t t 3"]
-    slots: Slots
+    patch_index: PatchIndex
     layout: Layout
 
     @property
@@ -29,7 +29,7 @@ class Sample:
 
     @property
     def num_image_tokens(self) -> int:
-        return self.slots.count
+        return self.patch_index.count
 
     @property
     def num_text_tokens(self) -> int:

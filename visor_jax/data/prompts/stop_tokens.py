@@ -14,7 +14,7 @@ def end_tokens(eos_id: EndTokens) -> tuple[int, ...]:
     return tuple(int(token) for token in np.atleast_1d(eos_id))
 
 
-def cut_at_end(tokens: Int[np.ndarray, "B new"], eos_id: EndTokens) -> list[list[int]]:
+def cut_at_end(tokens: Int[np.ndarray, "B U"], eos_id: EndTokens) -> list[list[int]]:
     """Returns each row's tokens up to its end token, which is left out."""
     ends = set(end_tokens(eos_id))
     cut = []

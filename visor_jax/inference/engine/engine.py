@@ -9,7 +9,7 @@ there are any, while other slots go on. Nothing waits for the slowest: a slot is
 when its answer ends, and budgets take turns of a few tokens. An answer depends neither
 on its neighbours nor on their number, and equals that of `generation.generate`.
 
-    engine = Engine(model, params, reader, fixed(budget))
+    engine = Engine(model, params, processor, fixed(budget))
     for answer in engine.answers(requests): ...
 """
 
@@ -25,7 +25,7 @@ from jaxtyping import Array, Key
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.images.read_image import ImageInput
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.decode_batches import DecodeBatches
@@ -56,7 +56,7 @@ class Engine:
         self,
         model: VLM,
         params: Params,
-        reader: Reader,
+        processor: Processor,
         router: Router,
         *,
         config: EngineConfig | None = None,
@@ -68,7 +68,7 @@ class Engine:
         """Compiles nothing yet; see `warm_up`.
 
         Args:
-          config: None for the default, with the reader's number of new tokens.
+          config: None for the default, with the processor's number of new tokens.
           key: for random sampling; a request draws with its `draw` folded in.
           images_kept: encoded images that later requests may find, at most, and keys
             and values of images; 0 for none.
@@ -82,15 +82,15 @@ class Engine:
             budget.check(model.config.plan)
         if key is None and not sampling.is_greedy:
             raise ValueError(f"{sampling} draws at random: give it a key.")
-        self.config = config or EngineConfig(new_tokens=reader.new_tokens)
-        self.reader, self.router = reader, router
+        self.config = config or EngineConfig(new_tokens=processor.new_tokens)
+        self.processor, self.router = processor, router
         self.shapes = ProgramShapes(
             model,
             params,
             router.budgets,
-            reader.buckets,
+            processor.buckets,
             engine_config=self.config,
-            rules=Rules.of(reader.eos_ids, reader.pad_id, sampling),
+            rules=Rules.of(processor.eos_ids, processor.pad_id, sampling),
             keep_images=images_kept > 0,
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
@@ -98,7 +98,7 @@ class Engine:
         key = jax.random.key(0) if key is None else key
         self.scheduler = Scheduler(
             self.programs,
-            reader,
+            processor,
             ImageEncoder(self.programs, kept),
             DecodeBatches(self.programs, key, images_kept=images_kept),
         )
@@ -193,11 +193,12 @@ class Engine:
         """Compiles all programs for these buckets and budgets; returns how many.
 
         Args:
-          buckets: None for all of the reader's. budgets: None for all of the router's.
+          buckets: None for all of the processor's. budgets: None for all of the
+            router's.
           report: gets (done, of, name, seconds) after each.
         """
         keys = self.programs.all_keys(
-            self.reader.buckets.all if buckets is None else buckets,
+            self.processor.buckets.all if buckets is None else buckets,
             self.router.budgets if budgets is None else budgets,
         )
         for done, key in enumerate(keys, 1):

@@ -68,7 +68,9 @@ class PreparedRequest:
             raise ValueError(f"The prompt {what}: put text after it.")
         if not sample.num_image_tokens:
             return cls(number, request, sample, limit, None, b"%d" % number)
-        image = _digest(sample.crops, sample.slots.index, sample.slots.weights)
+        image = _digest(
+            sample.crops, sample.patch_index.index, sample.patch_index.weights
+        )
         shared = _digest(image, layout.tokens[:head], layout.image_positions)
         return cls(number, request, sample, limit, image, shared)
 

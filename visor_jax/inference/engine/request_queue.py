@@ -7,7 +7,7 @@ import time
 from collections.abc import Container, Iterable, Iterator
 
 from visor_jax.data.buckets import Bucket
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow, pack
 from visor_jax.inference.engine.program_shapes import PENDING, ProgramShapes
@@ -42,9 +42,9 @@ class QueuedRequest:
 class RequestQueue:
     """Takes requests from those submitted, then from sources, as room permits."""
 
-    def __init__(self, reader: Reader, shapes: ProgramShapes) -> None:
+    def __init__(self, processor: Processor, shapes: ProgramShapes) -> None:
         """Starts without requests."""
-        self._reader, self._shapes = reader, shapes
+        self._processor, self._shapes = processor, shapes
         self._numbers = itertools.count()
         self._submitted: collections.deque[tuple[int, Request, int]]
         self._submitted = collections.deque()
@@ -109,11 +109,11 @@ class RequestQueue:
 
     def _prepare(self, queued: QueuedRequest) -> PreparedRequest:
         """Returns the request, prepared. Raises ValueError or OSError if it fails."""
-        sample = self._reader.sample(queued.request, room=queued.limit)
+        sample = self._processor.sample(queued.request, room=queued.limit)
         request = PreparedRequest.of(
             queued.number, queued.request, sample, queued.limit
         )
-        self._shapes.check(self._reader.buckets.choose(sample))
+        self._shapes.check(self._processor.buckets.choose(sample))
         return request
 
     def rows(self) -> tuple[Bucket, list[PromptRow]] | None:
@@ -124,7 +124,7 @@ class RequestQueue:
         if not self._prepared:
             return None
         per_row = self._shapes.requests_per_row
-        rows = pack(self._prepared, self._reader.buckets, per_row=per_row)
+        rows = pack(self._prepared, self._processor.buckets, per_row=per_row)
         counts = collections.Counter(row.bucket for row in rows)
         oldest, chosen = rows[0].bucket, max(counts, key=lambda bucket: counts[bucket])
         if self._passed_over >= _PATIENCE or counts[chosen] == counts[oldest]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
 from visor_jax.inference.engine.decode_batches import DecodeBatches
@@ -30,16 +30,16 @@ class Scheduler:
     def __init__(
         self,
         programs: Programs,
-        reader: Reader,
+        processor: Processor,
         images: ImageEncoder,
         decode_batches: DecodeBatches,
     ) -> None:
         """Starts without requests."""
         self.programs, self.shapes = programs, programs.shapes
-        self.reader, self.images = reader, images
-        self.pending = PendingPrompts(programs, reader.pad_id)
+        self.processor, self.images = processor, images
+        self.pending = PendingPrompts(programs, processor.pad_id)
         self.decode_batches = decode_batches
-        self.queue = RequestQueue(reader, self.shapes)
+        self.queue = RequestQueue(processor, self.shapes)
         self.done: list[tuple[Answer, RequestSource | None]] = []
         self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
@@ -150,7 +150,7 @@ class Scheduler:
             request,
             budget,
             written,
-            self.reader,
+            self.processor,
             encoded=number in self._payers,
             seconds=time.perf_counter() - queued.began,
         )

@@ -49,12 +49,12 @@ class Admission:
     count: how many requests there are, before the padding.
     """
 
-    row: Int[Array, "requests"]
-    last: Int[Array, "requests"]
-    segment: Int[Array, "requests"]
-    slot: Int[Array, "requests"]
-    limit: Int[Array, "requests"]
-    draw: Int[Array, "requests"]
+    row: Int[Array, "X"]
+    last: Int[Array, "X"]
+    segment: Int[Array, "X"]
+    slot: Int[Array, "X"]
+    limit: Int[Array, "X"]
+    draw: Int[Array, "X"]
     count: Int[Array, ""]
 
 
@@ -106,7 +106,7 @@ def free_slots(
 def admit(
     slots: DecodeState,
     admission: Admission,
-    logits: Float[Array, "requests W"],
+    logits: Float[Array, "X W"],
     tokens: Int[Array, "rows T"],
     cache: KVCache,
     rules: Rules,

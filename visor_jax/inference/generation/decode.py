@@ -38,7 +38,7 @@ def decode(
     pad_id: int,
     sampling: Sampling = GREEDY,
     row_keys: Key[Array, "B"] | None = None,
-) -> Int[Array, "B new"]:
+) -> Int[Array, "B U"]:
     """Returns the `max_new_tokens` new tokens that follow each prompt.
 
     The end token is part of the answer. One program per budget, shapes and sampling,
@@ -130,7 +130,7 @@ def _decode(
     limit: Int[Array, ""],
     *,
     model: VLM,
-) -> Int[Array, "B new"]:
+) -> Int[Array, "B U"]:
     """Returns up to `limit` tokens, and padding up to what there is room for."""
 
     def goes_on(state: DecodeState) -> Bool[Array, ""]:

@@ -37,7 +37,7 @@ class Rules:
     row gives.
     """
 
-    eos_ids: Int[Array, "A"]
+    eos_ids: Int[Array, "Z"]
     pad_id: Int[Array, ""]
     sampling: Sampling = flax.struct.field(pytree_node=False)
 
@@ -67,7 +67,7 @@ class DecodeState:
     count: Int[Array, "B"]
     limit: Int[Array, "B"]
     finished: Bool[Array, "B"]
-    written: Int[Array, "B new"]
+    written: Int[Array, "B U"]
     keys: Key[Array, "B"] | None
     used: Bool[Array, "B W"] | None
     cache: KVCache

@@ -40,7 +40,7 @@ def generate(
     pad_id: int,
     sampling: Sampling = GREEDY,
     key: Key[Array, "*B"] | None = None,
-) -> Int[Array, "B new"]:
+) -> Int[Array, "B U"]:
     """Returns the `max_new_tokens` new tokens that follow each prompt of a batch.
 
     The end token is part of a row, padding follows it. What a row writes depends on

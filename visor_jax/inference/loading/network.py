@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from visor_jax.budget import BudgetSet
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.network import Policy
 
@@ -19,7 +19,7 @@ Params = Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A network with its parameters, budgets and reader of text and pictures.
+    """A network with its parameters, budgets and processor of text and pictures.
 
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
@@ -29,7 +29,7 @@ class Network:
     config: VLMConfig
     params: Params
     budgets: BudgetSet
-    reader: Reader
+    processor: Processor
     metadata: dict[str, Any]
     policy: Policy | None = None
 

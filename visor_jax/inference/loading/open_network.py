@@ -22,9 +22,9 @@ from visor_jax.checkpoints.stored_network import (
     network_alone,
     read_newest,
 )
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.data.settings import PAGES
 from visor_jax.inference.loading.network import Network
@@ -49,10 +49,10 @@ def open_network(
     else:
         opened = read_newest(path_or_id, lambda stored: _from_checkpoint(stored, how))
     vocabulary = opened.config.decoder.vocab_size
-    if len(opened.reader.tokenizer) > vocabulary:
+    if len(opened.processor.tokenizer) > vocabulary:
         raise ValueError(
             f"{path_or_id} has {vocabulary} output tokens but its tokenizer "
-            f"{len(opened.reader.tokenizer)}: they do not belong together."
+            f"{len(opened.processor.tokenizer)}: they do not belong together."
         )
     return opened
 
@@ -103,7 +103,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     # The cheap things first: errors in them should not wait for the weights.
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
-    reader = found.backbone.processor(
+    processor = found.backbone.processor(
         found.config, folder, source=found.source, template=how.template
     )
     dtype = how.dtype_of([found.dtype])
@@ -114,7 +114,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
         config=_computing_in(found.config, dtype),
         params=read_network(found, dtype=target, mesh=how.mesh),
         budgets=BudgetSet.parse(found.budgets, found.config.plan),
-        reader=reader,
+        processor=processor,
         metadata={"from_hf": folder.as_posix(), "new_parameters": found.new},
     )
 
@@ -122,12 +122,12 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
 def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
-    reader = _reader(stored, how.template)
+    processor = _reader(stored, how.template)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),
         budgets=stored.budgets,
-        reader=reader,
+        processor=processor,
         metadata=stored.metadata,
         policy=stored.read_policy(mesh=how.mesh),
     )
@@ -137,11 +137,11 @@ def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
     return config if dtype is None else config.replace(compute_dtype=dtype)
 
 
-def _reader(stored: StoredNetwork, template: str | None) -> Reader:
+def _reader(stored: StoredNetwork, template: str | None) -> Processor:
     with workdir_files.local_processing_folder(stored.step) as folder:
         if _reads_pages(stored):
             saved = folder.is_dir()
-            return page_reader(load_tokenizer(folder) if saved else page_tokenizer())
+            return page_processor(load_tokenizer(folder) if saved else page_tokenizer())
         processor = backbone_of(stored.source).processor
         return processor(stored.config, folder, source=stored.source, template=template)
 

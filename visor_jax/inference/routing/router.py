@@ -25,7 +25,7 @@ Params = Any
 
 
 def features_of(trunk: DecoderState, last: Int[Array, "B R"]) -> PolicyFeatures:
-    """Returns the features of R requests in each row, one after another: (Q, 1, D).
+    """Returns the features of R requests in each row, one after another: (X, 1, D).
 
     last: the index of each request's last token.
     """
@@ -45,9 +45,9 @@ class Router(Protocol):
     params: Params
 
     def scores(self, params: Params, features: PolicyFeatures) -> Array:
-        """Returns (Q, n) numbers for `choose`; traced. n = 0 if it needs none.
+        """Returns (X, n) numbers for `choose`; traced. n = 0 if it needs none.
 
-        features: of Q requests, (Q, 1, D).
+        features: of X requests, (X, 1, D).
         """
         ...
 
@@ -69,7 +69,7 @@ class HostRouter:
         self._rule = rule
 
     def scores(self, params: Params, features: PolicyFeatures) -> Array:
-        """Returns (Q, 0): nothing on the device is asked."""
+        """Returns (X, 0): nothing on the device is asked."""
         del params
         return jnp.zeros((features.routing.shape[0], 0))
 
@@ -103,7 +103,7 @@ class PolicyRouter:
         self._policy, self._cost = policy, cost
 
     def scores(self, params: Params, features: PolicyFeatures) -> Array:
-        """Returns the policy's logits, (Q, budgets)."""
+        """Returns the policy's logits, (X, budgets)."""
         return policy_logits(self._policy.config, params, features)[:, 0]
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:

@@ -1,8 +1,8 @@
 """Part 6: requests of mixed budgets, against each budget alone.
 
 The decoder is the 0.5B network's; pages and their questions are those of the embedded
-benchmark, whose reader needs no files. expected: what the mixed requests should take by
-each budget's own time; of_expected: that over what they took.
+benchmark, whose processor needs no files. expected: what the mixed requests should take
+by each budget's own time; of_expected: that over what they took.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
-from visor_jax.data.pages.processor import page_reader
+from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.questions import QUESTIONS
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.request import Request
@@ -78,16 +78,18 @@ def _engine(
     """Returns an engine, and the list whose one rule says which budget is whose."""
     rule: list[Callable[[Request], int]] = [lambda _: 0]
     router = HostRouter(budgets, lambda request: rule[0](request))
-    reader = page_reader(page_tokenizer())
+    processor = page_processor(page_tokenizer())
     wanted = EngineConfig(
         rows=rows,
         pending=4 * rows,
         slots=max(2 * rows, EngineConfig.requests_per_row),
         images_at_once=rows,
-        new_tokens=reader.new_tokens,
+        new_tokens=processor.new_tokens,
     )
     params = network.random_params(config)
-    engine = Engine(VLM(config), params, reader, router, config=wanted, images_kept=0)
+    engine = Engine(
+        VLM(config), params, processor, router, config=wanted, images_kept=0
+    )
     return engine, rule
 
 

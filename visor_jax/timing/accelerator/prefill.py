@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from visor_jax.budget import Budget, spread
+from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense
@@ -49,7 +49,8 @@ def plans(size: Size, *, every: bool) -> dict[str, tuple[VLMConfig, Budget]]:
     plan, full = size.config.plan, dense(size.config)
     most = len(plan.self_layers)
     counts = range(most + 1) if every else (0, most // 2, most)
-    budgets = [spread(n, plan) for n in sorted(counts, key=lambda n: 0 < n < most)]
+    ends_first = sorted(counts, key=lambda n: 0 < n < most)
+    budgets = [Budget.spread(n, plan) for n in ends_first]
     found = {"dense": (full, Budget.all(full.plan))}
     return found | {budget.name: (size.config, budget) for budget in budgets}
 

@@ -11,9 +11,10 @@ other numbers are named where they are made.
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from visor_jax.runtime import atomic_write
 
 RESULTS = "results.json"
 TABLE = "results.md"
@@ -45,9 +46,7 @@ class Record:
         """Writes both files as they stand now, each in one step."""
         content = json.dumps(self.as_json(), indent=1) + "\n"
         for name, text in ((RESULTS, content), (TABLE, self.table())):
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_text(text)
-            temporary.replace(folder / name)
+            atomic_write.write_text(folder / name, text)
 
     def as_json(self) -> dict[str, Any]:
         """Returns what the module's docstring shows."""

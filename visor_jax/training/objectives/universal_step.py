@@ -161,7 +161,7 @@ class _Minimised:
         if output.reading_logits:
             layers = self.model.config.plan.self_layers
             is_on = {layer: gates[i] for i, layer in enumerate(layers)}
-            # With every gate shut, what enters the decoder is all that text can read.
+            # With every gate off, what enters the decoder is all that text can read.
             is_on[ENTRY] = ~jnp.any(gates)
             reading = reading_loss(output.reading_logits, batch.image_labels, is_on)
         scored = (output.logits, batch.targets, batch.loss_mask)

@@ -95,7 +95,8 @@ def write_folder(
     """
     step, out = layout.absolute(step), Path(out)
     stored = StoredNetwork.of(step)
-    config, source, budgets = stored.config, stored.source, stored.budgets.names
+    config, source = stored.config, stored.source
+    budgets = tuple(stored.metadata["budgets"])
     arrays = list_arrays(step, layout.PARAMS)
     target = _dtype(arrays, dtype)
     backbone = backbone_of(source)

@@ -1,4 +1,4 @@
-"""A reader of tiny prompts: numbers are tokens, images are random crops by seed.
+"""A processor of tiny prompts: numbers are tokens, images are random crops by seed.
 
 Request("7 3 <image> 5 5 2", [Picture(seed=1, tokens=9)])
 """
@@ -10,8 +10,8 @@ import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import NEWLINE, Slots
-from visor_jax.data.prompts.processor import Reader
+from visor_jax.data.images.patch_index import NEWLINE, PatchIndex
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout
@@ -37,7 +37,7 @@ class _Tokenizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Processor:
+class _Prompts:
     config: VLMConfig
     context: int
     tokenizer: _Tokenizer = dataclasses.field(default_factory=_Tokenizer)
@@ -50,28 +50,28 @@ class _Processor:
         before, place, after = content.partition("<image>")
         if not place:
             before, after = "", before
-        crops, slots = self._image(images)
+        crops, index = self._image(images)
         before, after = (np.array(t.split(), np.int32) for t in (before, after))
         text = len(before) + len(after)
-        if text + slots.count + room > self.context:
+        if text + index.count + room > self.context:
             raise ValueError(f"{text} tokens are too many: shorten the text.")
-        after_image = len(before) + slots.count
+        after_image = len(before) + index.count
         positions = [np.arange(len(before)), after_image + np.arange(len(after))]
         layout = Layout(
             tokens=np.concatenate([before, after]),
             text_positions=np.concatenate(positions).astype(np.int32),
-            image_positions=(len(before) + np.arange(slots.count)).astype(np.int32),
+            image_positions=(len(before) + np.arange(index.count)).astype(np.int32),
             targets=np.zeros(text, np.int32),
             loss_mask=np.zeros(text, bool),
-            media=(("image", 0),) if slots.count else (),
+            media=(("image", 0),) if index.count else (),
         )
-        return Sample(crops=crops, slots=slots, layout=layout)
+        return Sample(crops=crops, patch_index=index, layout=layout)
 
-    def _image(self, images) -> tuple[np.ndarray, Slots]:
+    def _image(self, images) -> tuple[np.ndarray, PatchIndex]:
         side = self.config.vision.image_size
         if not images:
             empty = np.zeros((0,), np.int32)
-            return np.zeros((0, side, side, 3), np.float32), Slots(empty, None, 0)
+            return np.zeros((0, side, side, 3), np.float32), PatchIndex(empty, None, 0)
         (picture,) = images
         if picture.seed < 0:
             raise ValueError("Cannot read the image: it is damaged.")
@@ -81,24 +81,24 @@ class _Processor:
         index = rng.integers(0, patches, picture.tokens).astype(np.int32)
         if self.config.image_newline:
             index[-1] = NEWLINE
-        return crops, Slots(index, None, picture.crops)
+        return crops, PatchIndex(index, None, picture.crops)
 
 
-def reader(
+def processor(
     config: VLMConfig,
     *,
     eos_id: int,
     context: int = 60,
     buckets: Sequence[Bucket] = (LARGE,),
-) -> Reader:
-    """Returns the reader of a network of these sizes."""
+) -> Processor:
+    """Returns the processor of a network of these sizes."""
     settings = ImageSettings(
         tile_size=config.vision.image_size,
         patch_size=config.vision.patch_size,
         pinpoints=((config.vision.image_size,) * 2,),
     )
-    return Reader(
-        processor=_Processor(config, context),
+    return Processor(
+        prompts=_Prompts(config, context),
         buckets=Buckets(buckets, settings, pad_id=0),
         eos_ids=(eos_id,),
         pad_id=0,

@@ -109,7 +109,7 @@ def test_keys_in_parts_are_the_keys_joined(cuts, kernel):
     edges = (0, *cuts, 5)
     parts = []
     for start, stop in itertools.pairwise(edges):
-        of = TokenTags(*(x[:, start:stop] for x in vars(tags).values()))
+        of = jax.tree.map(lambda x: x[:, start:stop], tags)  # noqa: B023
         parts.append(KeyPart(key[:, start:stop], value[:, start:stop], of))
     found = attend(query, parts, tags, kernel=kernel)
     np.testing.assert_allclose(found, expected, **REORDERED)

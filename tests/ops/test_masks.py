@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 
-from visor_jax.ops.masks import TokenTags, mask_bias, sees_shared, visible
+from visor_jax.ops.masks import (
+    MaskForm,
+    TokenTags,
+    form_between,
+    mask_bias,
+    sees_shared,
+    visible,
+)
 
 # The table at the top of the module.
 TABLE = """
@@ -67,3 +74,19 @@ def test_bias_keeps_scores_or_hides_them():
     bias = np.asarray(mask_bias(tokens, tokens)[0])
     np.testing.assert_array_equal(bias == 0, table(TABLE))
     assert (np.exp(bias) == table(TABLE)).all()
+
+
+def test_what_is_known_of_the_mask_of_two_streams():
+    image = tags([2, 3], [0, 0]).replace(form=MaskForm.WHOLE)
+    text = tags([0, 1, 4], [0, 0, 0]).replace(form=MaskForm.CAUSAL)
+    packed = tags([4, 4], [1, 2])
+    both = image.concat(text)
+    assert both.form is text.concat(image).form is MaskForm.CAUSAL
+    assert image.concat(image).form is MaskForm.CAUSAL
+    assert image.concat(packed).form is packed.concat(text).form is MaskForm.TAGS
+    assert form_between(both, both) is form_between(image, image) is MaskForm.CAUSAL
+    assert form_between(packed, packed) is MaskForm.TAGS
+    assert form_between(text, image) is form_between(packed, image) is MaskForm.WHOLE
+    # Text behind the image sees it, and then some of the text.
+    assert form_between(text, both) is form_between(image, text) is MaskForm.TAGS
+    assert text.take(jnp.array([[2, 0]])).form is MaskForm.CAUSAL

@@ -1,8 +1,8 @@
 """Grouped-query dot-product attention with the mask of `visor_jax.ops.masks`.
 
 One mathematics, several kernels (`visor_jax.ops.kernels`). The first of `KERNELS` that
-does not refuse takes the work. Static facts alone decide (shapes, dtypes, platform), so
-a program has one kernel or the other.
+does not refuse takes the work. Static facts alone decide (shapes, dtypes, the form of
+the mask, the platform), so a program has one kernel or the other.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from visor_jax.ops.kernels.blockwise import BlockwiseKernel
+from visor_jax.ops.kernels.cudnn import CudnnKernel
 from visor_jax.ops.kernels.kernel import Kernel, KeyPart
 from visor_jax.ops.kernels.plain import PlainKernel
 from visor_jax.ops.masks import TokenTags
@@ -19,6 +20,7 @@ from visor_jax.ops.masks import TokenTags
 AUTO = "auto"
 # In order of preference.
 KERNELS: dict[str, Kernel] = {
+    "cudnn": CudnnKernel(),
     "plain": PlainKernel(),
     "blockwise": BlockwiseKernel(),
 }
@@ -36,8 +38,8 @@ def attend(
 
     Masked by the tags; without tags every query sees every key. Query head j uses
     key/value head j // (N // K). Scores and softmax are float32 whatever the inputs
-    are. A query that sees no key at all gets a meaningless finite value; the caller
-    must not use it.
+    are. A query that is invalid or sees no key at all gets a meaningless finite value;
+    the caller must not use it.
 
     Args:
       kernel: a name in `KERNELS`, or `AUTO`.

@@ -18,6 +18,8 @@ Because nothing depends on where a token stands in memory, streams can be concat
 in any order and tokens can be dropped by a gather.
 """
 
+import enum
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row without any visible key gives a mean of values, not NaN.
 HIDDEN = -1e30
+
+
+@jax.tree_util.register_static
+class MaskForm(enum.Enum):
+    """What is known of a mask when a program is made, for kernels that read no tags.
+
+    TAGS: nothing. CAUSAL: all tokens are of segment 0, so that order and validity alone
+    decide among them. WHOLE: besides, no token of another stream stands between them,
+    so that one from there sees all of them that are valid, or none.
+    """
+
+    TAGS = "tags"
+    CAUSAL = "causal"
+    WHOLE = "whole"
 
 
 @flax.struct.dataclass
@@ -35,11 +51,14 @@ class TokenTags:
       before whom and never changes, whatever rotary positions a token has.
     segments: (B, T), 0 = seen by every later token, else the token's own group.
     valid: (B, T), False for padding.
+    form: what holds in every row, by the word of who made the tags. Static: tags of
+      unlike forms are unlike pytrees.
     """
 
     order: Int[Array, "B T"]
     segments: Int[Array, "B T"]
     valid: Bool[Array, "B T"]
+    form: MaskForm = flax.struct.field(pytree_node=False, default=MaskForm.TAGS)
 
     def concat(self, other: "TokenTags") -> "TokenTags":
         """Returns the tags of both token lists, `self` first."""
@@ -47,11 +66,28 @@ class TokenTags:
             order=jnp.concatenate([self.order, other.order], axis=1),
             segments=jnp.concatenate([self.segments, other.segments], axis=1),
             valid=jnp.concatenate([self.valid, other.valid], axis=1),
+            form=_form_of_both(self.form, other.form),
         )
 
     def take(self, indices: Int[Array, "B R"]) -> "TokenTags":
         """Returns the tags of the tokens at these indices of each row."""
         return jax.tree.map(lambda x: jnp.take_along_axis(x, indices, axis=1), self)
+
+
+def _form_of_both(one: MaskForm, other: MaskForm) -> MaskForm:
+    known = MaskForm.TAGS not in (one, other)
+    return MaskForm.CAUSAL if known else MaskForm.TAGS
+
+
+def form_between(query: TokenTags, key: TokenTags) -> MaskForm:
+    """Returns what is known of the mask between these queries and keys.
+
+    CAUSAL is said only of queries that are the keys' own tokens, which the same object
+    tells; then WHOLE says no more than that.
+    """
+    if query is key:
+        return _form_of_both(query.form, key.form)
+    return MaskForm.WHOLE if key.form is MaskForm.WHOLE else MaskForm.TAGS
 
 
 def visible(query: TokenTags, key: TokenTags) -> Bool[Array, "B Q M"]:

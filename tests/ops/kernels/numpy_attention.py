@@ -80,6 +80,20 @@ def packed(rng: np.random.Generator, length: int) -> Tokens:
     return Tokens(order, segments, rng.random(order.shape) < 0.9)
 
 
+def unpacked(rng: np.random.Generator, length: int) -> Tokens:
+    """Returns tokens of segment 0 in any order, 10 % of them invalid."""
+    tokens = packed(rng, length)
+    return dataclasses.replace(tokens, segments=np.zeros_like(tokens.segments))
+
+
+def around(rng: np.random.Generator, keys: Tokens, count: int) -> Tokens:
+    """Returns packed tokens of another stream, before and behind all of these."""
+    shape = (BATCH, count)
+    after = rng.random(shape) < 0.7
+    order = np.where(after, keys.order.max() + 1, -1 - count) + np.arange(count)
+    return Tokens(order, rng.integers(0, 3, shape), rng.random(shape) < 0.9)
+
+
 def padded_right(rng: np.random.Generator, length: int) -> Tokens:
     """Returns rows of several lengths, filled up behind."""
     order = np.tile(np.arange(length), (BATCH, 1))

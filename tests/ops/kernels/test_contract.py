@@ -18,8 +18,10 @@ from tests.ops.kernels import numpy_attention
 from tests.ops.kernels.numpy_attention import BATCH, Tokens
 from tests.tolerances import BFLOAT16, GRADIENT, REFERENCE
 from visor_jax.ops.attention import KERNELS, current_platform
-from visor_jax.ops.kernels.kernel import KeyPart
+from visor_jax.ops.kernels.cudnn import cudnn_attend
+from visor_jax.ops.kernels.kernel import KeyPart, joined
 from visor_jax.ops.kernels.plain import plain_attend
+from visor_jax.ops.masks import MaskForm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Case:
     """Tokens that attend to one another.
 
     parts: keys of each part. queries: how many of the tokens ask, all if None. tokens:
-    makes their tags; None for no mask.
+    makes their tags; None for no mask. form: what kernels are told of the mask; if
+    WHOLE, tokens of another stream ask.
     """
 
     parts: tuple[int, ...]
@@ -35,6 +38,7 @@ class Case:
     width: int
     tokens: Callable[[np.random.Generator, int], Tokens] | None
     queries: int | None = None
+    form: MaskForm = MaskForm.TAGS
 
 
 CASES = {
@@ -56,6 +60,28 @@ CASES = {
     ),
     "padded on the left": Case(
         parts=(270, 30), heads=(4, 2), width=72, tokens=numpy_attention.padded_left
+    ),
+    "known to be causal": Case(
+        parts=(301,),
+        heads=(14, 2),
+        width=64,
+        tokens=numpy_attention.unpacked,
+        form=MaskForm.CAUSAL,
+    ),
+    "known to be causal, padded on the left": Case(
+        parts=(296,),
+        heads=(4, 4),
+        width=72,
+        tokens=numpy_attention.padded_left,
+        form=MaskForm.CAUSAL,
+    ),
+    "seen as a whole": Case(
+        parts=(291,),
+        heads=(7, 7),
+        width=128,
+        tokens=numpy_attention.unpacked,
+        queries=130,
+        form=MaskForm.WHOLE,
     ),
     "no mask": Case(parts=(283,), heads=(2, 2), width=72, tokens=None),
     "no mask, in parts": Case(
@@ -94,15 +120,21 @@ def problem(case: Case, dtype: str) -> Problem:
     mask, tokens = np.ones((BATCH, count, keys), bool), None
     if case.tokens is not None:
         tokens = case.tokens(rng, keys)
-        mask = numpy_attention.mask_of(tokens.take(asks), tokens)
+        asked = tokens.take(asks)
+        if case.form is MaskForm.WHOLE:
+            asked = numpy_attention.around(rng, tokens, count)
+        mask = numpy_attention.mask_of(asked, tokens)
+        # What an invalid token gives is nobody's business.
+        mask &= asked.valid[..., None]
     weight = rng.normal(size=query.shape) * mask.any(axis=-1)[..., None, None]
     out, gradients = numpy_attention.attention(query, key, value, mask, weight)
     parts = []
     for start, stop in itertools.pairwise((0, *itertools.accumulate(case.parts))):
         span = np.arange(start, stop)
         tags = None if tokens is None else tokens.take(span).tags
-        parts.append(KeyPart(key[:, start:stop], value[:, start:stop], tags))
-    query_tags = None if tokens is None else tokens.take(asks).tags
+        own = key[:, start:stop], value[:, start:stop]
+        parts.append(KeyPart(*own, tags, case.form))
+    query_tags = None if tokens is None else asked.tags
     return Problem(query, parts, query_tags, weight, out, gradients)
 
 
@@ -137,6 +169,35 @@ def _compare(found, expected, dtype, tolerance) -> None:
         largest, tolerance = np.abs(expected).max(), BFLOAT16
         found, expected = found / largest, expected / largest
     np.testing.assert_allclose(found, expected, **tolerance)
+
+
+def cudnn_elsewhere(query, parts, query_tags):
+    """What `cudnn` makes of tokens and lengths, computed by the compiler of a CPU."""
+    del query_tags
+    return cudnn_attend(query, joined(parts), implementation="xla")
+
+
+@pytest.mark.parametrize(
+    "case", [n for n, c in CASES.items() if c.form is not MaskForm.TAGS or not c.tokens]
+)
+def test_cudnn_is_given_the_right_order_and_lengths(case):
+    check(cudnn_elsewhere, CASES[case])
+
+
+def test_cudnn_takes_a_row_without_any_key():
+    """...in which nobody asks, or an image that is not there."""
+    given = problem(CASES["seen as a whole"], "float32")
+    (part,) = given.parts
+    nothing = part.tags.replace(valid=jnp.zeros_like(part.tags.valid))
+
+    def loss(query, part):
+        return cudnn_elsewhere(query, [part], None).sum()
+
+    for form, query in ((MaskForm.WHOLE, given.query), (MaskForm.CAUSAL, part.key)):
+        empty = part._replace(tags=nothing, form=form)
+        value, gradient = jax.value_and_grad(loss)(query, empty)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -18,7 +18,7 @@ from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.depthwise_conv import depthwise_conv
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
-from visor_jax.ops.masks import TokenTags, sees_shared
+from visor_jax.ops.masks import TokenTags, form_between, sees_shared
 
 
 class CrossAttention(nn.Module):
@@ -73,7 +73,8 @@ class CrossAttention(nn.Module):
             return text.hidden
         asking = self.q_proj(self.text_norm(text.hidden))
         queries = self._split(asking, self.decoder.num_heads)
-        part = KeyPart(image_kv.keys, image_kv.values, image_tags)
+        form = form_between(text.tags, image_tags)
+        part = KeyPart(image_kv.keys, image_kv.values, image_tags, form)
         mixed = attend(queries, [part], text.tags, kernel=self.attention)
         sees_image = sees_shared(text.tags, image_tags)
         merged = mixed.reshape(*mixed.shape[:2], self.decoder.heads_width)

@@ -34,7 +34,7 @@ from visor_jax.models.decoder.token_reducer import (
     renumbered,
 )
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import MaskForm, TokenTags
 from visor_jax.ops.rope import rotary_table
 
 
@@ -57,7 +57,9 @@ class DecoderState:
     def cache(self) -> KVCache:
         """Returns the cache of a prompt that has gone through all layers."""
         length = jnp.asarray(self.text.length, jnp.int32)
-        return KVCache(self.caches, self.text.tags, self.image_tags, length)
+        # Nothing is known of the tokens that are to come.
+        text = self.text.tags.replace(form=MaskForm.TAGS)
+        return KVCache(self.caches, text, self.image_tags, length)
 
 
 class Decoder(nn.Module):

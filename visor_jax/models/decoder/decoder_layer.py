@@ -29,7 +29,7 @@ from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.attention_weights import attention_weights
 from visor_jax.ops.kernels.kernel import KeyPart
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import TokenTags, form_between
 
 
 @flax.struct.dataclass
@@ -172,7 +172,10 @@ class DecoderLayer(nn.Module):
         self, x: TokenStream, normed: TokenStream, *seen: tuple[KeyValues, TokenTags]
     ) -> Float[Array, "B T D"]:
         """Returns x's hidden states after attention over all of `seen` and the MLP."""
-        parts = [KeyPart(kv.keys, kv.values, tags) for kv, tags in seen]
+        parts = [
+            KeyPart(kv.keys, kv.values, tags, form_between(x.tags, tags))
+            for kv, tags in seen
+        ]
         queries = self.self_attn.queries(normed)
         mixed = attend(queries, parts, x.tags, kernel=self.attention)
         hidden = x.hidden + self.self_attn.output(mixed)

@@ -50,7 +50,7 @@ class BlockwiseKernel:
         query_tags: TokenTags | None,
     ) -> Float[Array, "B Q N H"]:
         """Returns `blockwise_attend`."""
-        key, value, tags = joined(parts)
+        key, value, tags, _ = joined(parts)
         return blockwise_attend(query, key, value, query_tags, tags)
 
 

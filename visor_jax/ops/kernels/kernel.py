@@ -11,18 +11,20 @@ from typing import NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import MaskForm, TokenTags
 
 
 class KeyPart(NamedTuple):
     """Some of the keys that queries attend to; tags are None where nothing is masked.
 
-    Not an annotated struct of equal lengths: every part has a length of its own.
+    form: what is known of the mask (`visor_jax.ops.masks.form_between`). Not an
+    annotated struct of equal lengths: every part has a length of its own.
     """
 
     key: Array
     value: Array
     tags: TokenTags | None
+    form: MaskForm = MaskForm.TAGS
 
 
 class Kernel(Protocol):

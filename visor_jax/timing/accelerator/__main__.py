@@ -85,6 +85,8 @@ def measure(folder: Path, names: list[str], *, limit_s: float, tiny: bool) -> Re
     """Returns what the parts measured; the folder has it as well."""
     end = time.monotonic() + limit_s
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS)
+    # cuDNN's calls hold an address, by which no kept program would be found again.
+    os.environ.setdefault("JAX_REMOVE_CUSTOM_PARTITIONING_PTR_FROM_CACHE_KEY", "1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     record = Record()
     with (folder / "log.txt").open("ab") as log:

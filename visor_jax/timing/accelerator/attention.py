@@ -15,7 +15,7 @@ from jaxtyping import Array
 from visor_jax.ops.attention import KERNELS, current_platform
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.kernels.plain import plain_attend
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import MaskForm, TokenTags, form_between
 from visor_jax.timing.accelerator.measure import (
     Deadline,
     Job,
@@ -37,7 +37,7 @@ class Shape:
     """queries, keys, (query heads, key heads), width; what the mask is.
 
     causal: token by token; else every query sees every key. tagged: the network says so
-    by tags; else there is no mask.
+    by tags, and by their form; else there is no mask.
     """
 
     queries: int
@@ -68,20 +68,23 @@ class Shape:
             for key, shape in zip(keys, shapes, strict=True)
         )
 
-    def tags(self) -> tuple[TokenTags | None, TokenTags | None]:
-        """Returns the tags of queries and keys."""
+    def tags(self) -> tuple[TokenTags, ...]:
+        """Returns the tags of queries and keys; one for both if causal, or none."""
         if not self.tagged:
-            return None, None
-        first = 0 if self.causal else self.keys
-        return _tags(self.rows, first, self.queries), _tags(self.rows, 0, self.keys)
+            return ()
+        if self.causal:
+            return (_tags(self.rows, 0, self.keys, MaskForm.CAUSAL),)
+        queries = _tags(self.rows, self.keys, self.queries, MaskForm.CAUSAL)
+        return queries, _tags(self.rows, 0, self.keys, MaskForm.WHOLE)
 
 
-def _tags(rows: int, first: int, count: int) -> TokenTags:
+def _tags(rows: int, first: int, count: int, form: MaskForm) -> TokenTags:
     order = jnp.broadcast_to(first + jnp.arange(count, dtype=jnp.int32), (rows, count))
     return TokenTags(
         order=order,
         segments=jnp.zeros_like(order),
         valid=jnp.ones_like(order, bool),
+        form=form,
     )
 
 
@@ -121,31 +124,30 @@ def rows(*, tiny: bool, deadline: Deadline) -> Iterator[Row]:
 
 
 def _rows(name: str, shape: Shape, deadline: Deadline) -> Iterator[Row]:
-    inputs, (query_tags, key_tags) = shape.inputs(), shape.tags()
-    query, key, value = inputs
-    part = KeyPart(key, value, key_tags)
+    inputs, tags = shape.inputs(), shape.tags()
+    part = _part(*inputs[1:], tags)
     kernels, jobs = {_REFERENCE: _in_float32}, {}
     for kernel, run in KERNELS.items():
         reason = None
         if kernel != "plain":  # It refuses long rows; here it is compared.
-            reason = run.refuses(query, [part], current_platform())
+            reason = run.refuses(inputs[0], [part], current_platform())
         if reason is None:
             kernels[kernel] = run
         else:
             yield {"shape": name, "kernel": kernel, "refused": reason}
     for kernel, run in kernels.items():
         for what, once in (("forward", _forward), ("gradient", _gradient)):
-            step = functools.partial(once, run, query_tags, key_tags)
             count = 1 if kernel == _REFERENCE else _RUNS
-            jobs[what, kernel] = Job(functools.partial(_repeated, step, count), inputs)
+            repeated = functools.partial(_repeated, functools.partial(once, run), count)
+            jobs[what, kernel] = Job(repeated, (tags, *inputs))
     programs = compile_all(jobs, deadline)
     for (what, kernel), program in programs.items():
         row = {"what": what, "shape": name, "kernel": kernel, "rows": shape.rows}
         if isinstance(program, Exception):
             yield row | {"failed": failure(program)}
         elif kernel != _REFERENCE:
-            times = program_times(program, *inputs, deadline=deadline, each=_RUNS)
-            error = _difference(program, programs[what, _REFERENCE], inputs)
+            times = program_times(program, tags, *inputs, deadline=deadline, each=_RUNS)
+            error = _difference(program, programs[what, _REFERENCE], (tags, *inputs))
             flops = shape.flops * (_GRADIENT if what == "gradient" else 1)
             yield row | times | {"flops": flops, "error": error}
 
@@ -159,25 +161,34 @@ def _in_float32(query: Array, parts: list[KeyPart], query_tags: TokenTags | None
         return plain_attend(query.astype(jnp.float32), [part], query_tags)
 
 
-def _forward(run: Callable, query_tags, key_tags, query, key, value) -> tuple:
-    mixed = run(query, [KeyPart(key, value, key_tags)], query_tags)
+def _part(key: Array, value: Array, tags: tuple[TokenTags, ...]) -> KeyPart:
+    if not tags:
+        return KeyPart(key, value, None)
+    return KeyPart(key, value, tags[-1], form_between(tags[0], tags[-1]))
+
+
+def _forward(run: Callable, tags: tuple, query, key, value) -> tuple:
+    query_tags = tags[0] if tags else None
+    mixed = run(query, [_part(key, value, tags)], query_tags)
     return mixed, key, value
 
 
-def _gradient(run: Callable, query_tags, key_tags, *inputs: Array) -> tuple:
+def _gradient(run: Callable, tags: tuple, *inputs: Array) -> tuple:
     weight = jax.random.normal(jax.random.key(1), inputs[0].shape)
 
     def loss(*inputs: Array) -> Array:
-        mixed, _, _ = _forward(run, query_tags, key_tags, *inputs)
+        mixed, _, _ = _forward(run, tags, *inputs)
         return (mixed * weight).sum()
 
     return jax.grad(loss, argnums=(0, 1, 2))(*inputs)
 
 
-def _repeated(step: Callable, count: int, *inputs: Array) -> tuple[tuple, tuple]:
+def _repeated(
+    step: Callable, count: int, tags: tuple, *inputs: Array
+) -> tuple[tuple, tuple]:
     """Returns what the first and the last of `count` steps return."""
-    first = step(*inputs)
-    last = jax.lax.fori_loop(0, count - 1, lambda _, x: step(*x), first)
+    first = step(tags, *inputs)
+    last = jax.lax.fori_loop(0, count - 1, lambda _, x: step(tags, *x), first)
     return first, last
 
 

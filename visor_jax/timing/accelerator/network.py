@@ -23,7 +23,7 @@ from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.variants import llava_ov_0p5b, llava_ov_7b, mini
 from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
-from visor_jax.ops.masks import TokenTags
+from visor_jax.ops.masks import MaskForm, TokenTags
 
 Params = Any
 
@@ -106,19 +106,22 @@ def prompts(of: Size, *, rows: int) -> Prompts:
     shape = (rows, image, decoder.width)
     return Prompts(
         image=jax.random.normal(key, shape, of.config.compute_dtype),
-        image_tags=_tags(rows, 0, image),
+        image_tags=_tags(rows, 0, image, MaskForm.WHOLE),
         tokens=jax.random.randint(key, (rows, text), 0, decoder.vocab_size),
-        text_tags=_tags(rows, image, text),
+        text_tags=_tags(rows, image, text, MaskForm.CAUSAL),
     )
 
 
-def _tags(rows: int, first: int | Array, count: int) -> TokenTags:
+def _tags(
+    rows: int, first: int | Array, count: int, form: MaskForm = MaskForm.TAGS
+) -> TokenTags:
     """Returns the tags of tokens one after the other, seen by all that come later."""
     order = jnp.broadcast_to(first + jnp.arange(count, dtype=jnp.int32), (rows, count))
     return TokenTags(
         order=order,
         segments=jnp.zeros_like(order),
         valid=jnp.ones_like(order, bool),
+        form=form,
     )
 
 
@@ -195,7 +198,7 @@ def filled_cache(of: Size, abstract: KVCache) -> KVCache:
     )
     return cache.replace(
         text=text,
-        image=_tags(rows, 0, of.image_tokens),
+        image=_tags(rows, 0, of.image_tokens, MaskForm.WHOLE),
         length=jnp.int32(of.text_tokens),
     )
 

@@ -130,7 +130,8 @@ def _conversations() -> dict:
     return {
         "kind": "conversations",
         "batch_size": 128,
-        # A folder that convert_data wrote, or a mixture file that lists several.
+        # A folder that visor_jax.convert.data wrote, or a mixture file that lists
+        # several.
         "path": ml_collections.config_dict.placeholder(str),
         "cache": ml_collections.config_dict.placeholder(str),
         # Of tokenizer and images; by default those of `init_from`.

@@ -1,17 +1,17 @@
 """What enters the model: the contract between the data pipeline and the network.
 
 Image and text are two streams from the start. Host code has already removed the image
-placeholder from the text and given both streams the position ids of the interleaved
-sequence, so the device never splices anything and every shape is static.
+placeholder from the text and said of every token where it stands in the interleaved
+sequence (its order), so the device never splices anything and every shape is static.
 
 Several questions about one image share a row. Segment 0 is what all of them see (the
 image, a system prompt); each question has a segment of its own:
 
-    image      positions  0 1 2 3 4 5      segments  0 0 0 0 0 0
-    text       positions  6 7 8  6 7 8 9   segments  1 1 1  2 2 2 2
+    image      order  0 1 2 3 4 5      segments  0 0 0 0 0 0
+    text       order  6 7 8  6 7 8 9   segments  1 1 1  2 2 2 2
 
-A token attends to valid tokens at or before its own position that lie in segment 0 or
-in its own segment (`visor_jax.ops.masks`).
+A token attends to valid tokens that do not come after it and lie in segment 0 or in its
+own segment (`visor_jax.ops.masks`).
 """
 
 from typing import Any
@@ -31,10 +31,11 @@ class Batch:
       by row of each crop; C * P means the learned newline, where the network has one;
       anything under mask False is padding and must be 0. Or (B, V, 4), where a token is
       a weighted sum of patches.
-    image_positions: (B, V) int32, position ids of the interleaved sequence.
+    image_positions: (B, V) int32, the tokens' order: their index in the interleaved
+      sequence. Rotary positions begin as it and may change (`models.decoder.streams`).
     image_mask: (B, V) bool, False for padding.
     tokens: (B, T) int32 input ids, image placeholders removed.
-    text_positions: (B, T) int32.
+    text_positions: (B, T) int32, the tokens' order likewise.
     text_segments: (B, T) int32, 0 = seen by all, 1.. = one packed question each.
     text_mask: (B, T) bool, False for padding.
     targets: (B, T) int32, the token that should follow each input token.

@@ -163,8 +163,7 @@ def define_flags() -> None:
         "budgets",
         None,
         "Budgets of universal networks, such as 'none,sa2:1,5,all', 'every' or '@FILE' "
-        "of a sweep; "
-        "default: those they were trained with.",
+        "of a sweep; default: those they were trained with.",
     )
     flags.DEFINE_list(
         "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."

@@ -19,7 +19,7 @@ from visor_jax.policy.scores import Questions, ScoredSamples, score_batch
 CONFIG = tiny.VISOR
 MODEL, PARAMS = VLM(CONFIG), tiny.params_of(CONFIG)["params"]
 BUDGETS = BudgetSet.parse(["all", "none"], CONFIG.plan)
-PREFIX = jax.jit(functools.partial(MODEL.apply, method=run_trunk))
+TRUNK = jax.jit(functools.partial(MODEL.apply, method=run_trunk))
 # Row 0 has two questions, row 2 has no image; the last row of SAMPLES asks nothing.
 ASKED = ((0, 1), (0, 2), (1, 1), (2, 1))
 
@@ -78,12 +78,12 @@ def test_questions_are_found_by_segment(batch):
 def test_features_are_those_of_the_prompt_alone(batch, scored, pad):
     for i, (row, segment) in enumerate(ASKED):
         prompt = tiny.on_device(alone(batch, row, segment, pad=pad))
-        prefix = PREFIX({"params": PARAMS}, prompt)
-        found = policy_features(prefix)
+        trunk = TRUNK({"params": PARAMS}, prompt)
+        found = policy_features(trunk)
         np.testing.assert_allclose(scored.routing[i], found.routing[0, 0], **REORDERED)
         np.testing.assert_allclose(scored.image[i], found.image[0, 0], **REORDERED)
-        valid = np.asarray(prefix.image.tags.valid[0])
-        hidden = np.asarray(prefix.image.hidden[0])[valid]
+        valid = np.asarray(trunk.image.tags.valid[0])
+        hidden = np.asarray(trunk.image.hidden[0])[valid]
         mean = hidden.mean(axis=0) if valid.any() else np.zeros(hidden.shape[1])
         np.testing.assert_allclose(scored.image[i], mean, **REORDERED)
 

@@ -6,7 +6,7 @@ bucket that occurs, never more than there are buckets:
     sample   5 crops  2929 image tokens   31 text tokens
     bucket   5 crops  3712 image tokens   64 text tokens
 
-Padding changes no result: it is masked, and positions are those of the sample itself.
+Padding changes no result: it is masked, and tokens have the order of the sample itself.
 """
 
 import dataclasses
@@ -127,7 +127,7 @@ class Buckets:
         return self._pad_id
 
     @property
-    def tile_size(self) -> int:
+    def crop_size(self) -> int:
         """Pixels on a side of every crop."""
         return self._settings.tile_size
 

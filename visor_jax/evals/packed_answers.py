@@ -40,7 +40,7 @@ class AnswerIndices:
         rows, columns = np.nonzero(batch.loss_mask)
         segments = np.asarray(batch.text_segments)[rows, columns]
         positions = np.asarray(batch.text_positions)[rows, columns]
-        # By position, not by place: that is what comes first, however a row is laid.
+        # By order, not by index: that is what comes first, however a row is laid.
         order = np.lexsort((positions, segments, rows))
         rows, columns, segments = rows[order], columns[order], segments[order]
         starts = np.flatnonzero(

@@ -1,4 +1,4 @@
-"""Rotary position embedding in Qwen2's half-split layout."""
+"""Rotary position embedding in Qwen's half-split layout."""
 
 import flax.struct
 import jax.numpy as jnp

@@ -7,10 +7,10 @@ Two kinds of memory, in numbers of the compute dtype unless said otherwise:
 
 What is kept, for each policy of `VLMConfig.remat`:
 
-    policy   text token in a layer   image token in an open SELF layer   tower block
-    layer    D, its input            D                                   E, its input
-    gated    all of a layer          D                                   all of it
-    none     all of a layer          all of a layer                      all of it
+    policy   text token in a layer   image token, SELF layer on   tower block
+    layer    D, its input            D                            E, its input
+    gated    all of a layer          D                            all of it
+    none     all of a layer          all of a layer               all of it
 
 A SELF layer behind a traced gate keeps both of its branches, whatever is drawn: one
 program serves every budget, and its memory is that of them all. A conditional also

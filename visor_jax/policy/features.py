@@ -27,18 +27,19 @@ class PolicyFeatures:
 
 
 def policy_features(
-    trunk: DecoderState, slots: Int[Array, "B R"] | None = None
+    trunk: DecoderState, indices: Int[Array, "B R"] | None = None
 ) -> PolicyFeatures:
-    """Returns the features of the prompts that end at these text slots.
+    """Returns the features of the prompts that end at these text tokens.
 
     Args:
       trunk: prompts after the layers that all budgets share (`vlm.run_trunk`).
-      slots: None for one prompt per row, padded on either side: its last valid token.
+      indices: None for one prompt per row, padded on either side: its last valid
+        token.
     """
-    if slots is None:
-        slots = last_valid(trunk.text.tags)[:, None]
+    if indices is None:
+        indices = last_valid(trunk.text.tags)[:, None]
     hidden = trunk.text.hidden.astype(jnp.float32)
-    routing = jnp.take_along_axis(hidden, slots[..., None], axis=1)
+    routing = jnp.take_along_axis(hidden, indices[..., None], axis=1)
     pooled = _pooled(trunk.image)[:, None]
     return PolicyFeatures(routing, jnp.broadcast_to(pooled, routing.shape))
 

@@ -1,7 +1,8 @@
 """The policy: a small network that gives every budget of a set a logit.
 
 It stands beside the frozen backbone and reads its features (`policy.features`). What is
-chosen from the logits is `policy.choose`; where they come from, `training.policy_step`.
+chosen from the logits is `policy.choose`; where they come from,
+`training.objectives.policy_step`.
 """
 
 import dataclasses
@@ -124,7 +125,7 @@ def prompt_logits(
     params: Params,
     policy: Params,
     batch: Batch,
-    slots: Int[Array, "B R"] | None = None,
+    indices: Int[Array, "B R"] | None = None,
     *,
     model: VLM,
     config: PolicyConfig,
@@ -133,10 +134,10 @@ def prompt_logits(
 
     Args:
       params, policy: of the network and of its policy.
-      slots: see `policy_features`.
+      indices: see `policy_features`.
     """
     trunk = model.apply({"params": params}, batch, method=run_trunk)
-    return policy_logits(config, policy, policy_features(trunk, slots))
+    return policy_logits(config, policy, policy_features(trunk, indices))
 
 
 def new_policy(config: PolicyConfig, width: int, key: Array) -> Params:

@@ -65,7 +65,7 @@ def _questions_of_row(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (slots, places, sample of every place)."""
     places = np.flatnonzero(batch.loss_mask[row])
-    # By position, not by place: that is what comes first, however a row is laid out.
+    # By order, not by index: that is what comes first, however a row is laid out.
     places = places[np.argsort(batch.text_positions[row][places], kind="stable")]
     segments = batch.text_segments[row][places]
     _, first, sample = np.unique(segments, return_index=True, return_inverse=True)

@@ -20,7 +20,7 @@ from visor_jax.training.optimizer import OptimizerSettings
 class RunSettings:
     """What a training run is made of, whatever its task.
 
-    platform: what it must run on, see `sharding.processes.check_platform`.
+    platform: what it must run on, see `runtime.processes.check_platform`.
     init_from: checkpoint whose parameters the run begins with (an imported one, or
       another run's); None for new ones.
     """

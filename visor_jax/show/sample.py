@@ -1,7 +1,7 @@
 """`python -m visor_jax.show.sample`: one sample as training sees it.
 
     python -m visor_jax.show.sample --config=configs/universal.py:llava_ov_0p5b \
-        --config.data.path=DIR --config.data.processor=DIR --sample=7 --out=tiles.png
+        --config.data.path=DIR --config.data.processor=DIR --sample=7 --out=crops.png
 
 Prints the text with what is trained in brackets, the lengths, the positions and the
 bucket, and saves a picture of the crops. All settings are those of the run.
@@ -111,7 +111,7 @@ def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     config_flag.define_config_flag()
     flags.DEFINE_integer("sample", 0, "Number of the sample.")
-    flags.DEFINE_string("out", None, "Picture of the crops, e.g. tiles.png.")
+    flags.DEFINE_string("out", None, "Picture of the crops, e.g. crops.png.")
 
 
 def main(arguments: list[str]) -> None:

@@ -31,14 +31,14 @@ from visor_jax.data.images.patch_index import (
 REAL = ImageSettings()
 
 
-def gathered(slots, patches):
+def gathered(found, patches):
     """Returns the tokens that the network makes of the patches of one sample."""
     flat = patches.reshape(-1, patches.shape[-1])
     # Index -1, the newline, reads the last row.
     flat = np.concatenate([flat, packing_cases.NEWLINE[None]])
-    if slots.weights is None:
-        return flat[slots.index]
-    return np.einsum("vkd,vk->vd", flat[slots.index], slots.weights)
+    if found.weights is None:
+        return flat[found.index]
+    return np.einsum("vkd,vk->vd", flat[found.index], found.weights)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def golden():
 @pytest.mark.parametrize("name", packing_cases.image_cases())
 def test_one_image_is_packed_as_in_transformers(golden, name):
     settings, size, patches = packing_cases.image_cases()[name]
-    slots = anyres_patch_index(*size, settings)
-    assert slots.crops == len(patches)
-    np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
-    if slots.weights is None:
-        np.testing.assert_array_equal(gathered(slots, patches), golden[name])
+    found = anyres_patch_index(*size, settings)
+    assert found.crops == len(patches)
+    np.testing.assert_allclose(gathered(found, patches), golden[name], **PARITY)
+    if found.weights is None:
+        np.testing.assert_array_equal(gathered(found, patches), golden[name])
 
 
 def test_the_cases_hold_resized_and_plain_images():
@@ -67,23 +67,23 @@ def test_the_cases_hold_resized_and_plain_images():
 @pytest.mark.parametrize("name", packing_cases.video_cases())
 def test_videos_are_pooled_as_in_transformers(golden, name):
     settings, patches = packing_cases.video_cases()[name]
-    slots = video_patch_index(len(patches), settings)
-    np.testing.assert_allclose(gathered(slots, patches), golden[name], **PARITY)
+    found = video_patch_index(len(patches), settings)
+    np.testing.assert_allclose(gathered(found, patches), golden[name], **PARITY)
 
 
 def test_drawn_example():
-    """The picture at the top of `image_slots`."""
+    """The picture at the top of `patch_index`."""
     wide = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 56),))
-    slots = anyres_patch_index(20, 40, wide)
+    found = anyres_patch_index(20, 40, wide)
     rows = [4, 5, 8, 9, NEWLINE, 6, 7, 10, 11, NEWLINE]
-    assert slots.index.tolist() == [0, 1, 2, 3, *rows]
+    assert found.index.tolist() == [0, 1, 2, 3, *rows]
 
 
 def test_padding_is_left_out():
     settings = ImageSettings(tile_size=42, patch_size=14, pinpoints=((42, 42),))
-    slots = anyres_patch_index(10, 40, settings)
+    found = anyres_patch_index(10, 40, settings)
     rows = [12, 13, 14, NEWLINE]
-    assert slots.index.tolist() == [*range(9), *rows]
+    assert found.index.tolist() == [*range(9), *rows]
     # A sliver fills no patch of an even grid: only the whole image is left.
     even = ImageSettings(tile_size=28, patch_size=14, pinpoints=((28, 28),))
     assert anyres_patch_index(1, 90, even).index.tolist() == [0, 1, 2, 3]
@@ -170,15 +170,15 @@ def test_counts_over_a_sweep_of_sizes():
 @given(st.integers(1, 700), st.integers(1, 700))
 def test_the_index_has_as_many_tokens_as_were_counted(height, width):
     settings = image_settings(tile=16, patch=5, side=4)
-    slots = anyres_patch_index(height, width, settings)
-    assert slots.count == num_anyres_tokens(height, width, settings)
+    found = anyres_patch_index(height, width, settings)
+    assert found.count == num_anyres_tokens(height, width, settings)
     crops = anyres_crops(np.zeros((height, width, 3), np.uint8), settings)
-    assert slots.crops == len(crops)
-    assert slots.index.max() < slots.crops * settings.patches_per_crop
-    if slots.weights is not None:
-        assert (slots.weights >= 0).all()
-        np.testing.assert_allclose(slots.weights.sum(axis=1), 1, **PARITY)
-        assert (slots.index.min(axis=1) >= 0)[slots.index[:, 0] != NEWLINE].all()
+    assert found.crops == len(crops)
+    assert found.index.max() < found.crops * settings.patches_per_crop
+    if found.weights is not None:
+        assert (found.weights >= 0).all()
+        np.testing.assert_allclose(found.weights.sum(axis=1), 1, **PARITY)
+        assert (found.index.min(axis=1) >= 0)[found.index[:, 0] != NEWLINE].all()
 
 
 def test_parts_follow_each_other():

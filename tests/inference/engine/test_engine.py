@@ -23,7 +23,7 @@ from tests.inference.engine.tiny_engine import (
 from tests.inference.tiny_processor import Picture
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.engine_config import EngineConfig
-from visor_jax.inference.engine.image_cache import ImageEncoder
+from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.routing.router import fixed
 from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import run_trunk
@@ -107,11 +107,11 @@ def test_an_image_is_encoded_once():
 
 def test_kept_images_are_bounded(monkeypatch):
     asked = shared_engine()
-    encoder = ImageEncoder(asked.programs, Held(10**6, most=1))
-    monkeypatch.setattr(asked.scheduler, "images", encoder)
+    cache = ImageCache(asked.programs, Held(10**6, most=1))
+    monkeypatch.setattr(asked.scheduler, "images", cache)
     for seed in (1, 2, 2, 1):
         asked.ask_many(Picture(seed=seed, tokens=5), ["7"])
-    assert encoder.images_run == 3
+    assert cache.images_run == 3
 
 
 def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):
@@ -183,7 +183,7 @@ class Leaning:
 
 
 @jax.jit
-def prefix_of(batch):
+def trunk_of(batch):
     return MODEL.apply({"params": PARAMS}, batch, method=run_trunk)
 
 
@@ -195,8 +195,8 @@ def test_a_router_decides_by_what_the_shared_layers_made():
     for request, answer in zip(requests, found, strict=True):
         sample = PROCESSOR.sample(request, room=5)
         batch = PROCESSOR.buckets.batch([sample], tiny_processor.LARGE)
-        prefix = prefix_of(tiny.on_device(batch))
-        last = prefix.text.hidden[0, sample.num_text_tokens - 1]
+        trunk = trunk_of(tiny.on_device(batch))
+        last = trunk.text.hidden[0, sample.num_text_tokens - 1]
         seen.append(int((last @ Leaning.params) > 0))
         assert answer.budget == Leaning.budgets[seen[-1]]
         assert answer.tokens == alone(request, answer.budget)

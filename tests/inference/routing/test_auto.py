@@ -55,7 +55,7 @@ def requests():
 
 
 @jax.jit
-def prefix_of(network, batch):
+def trunk_of(network, batch):
     return VLM(page_run.CONFIG).apply({"params": network}, batch, method=run_trunk)
 
 
@@ -64,8 +64,8 @@ def expected(params, request, cost=0.0):
     page = request.images[0]
     batch = single_question_batch(page, request.prompt, page_tokenizer())
     network = {k: v for k, v in params.items() if k != "policy"}
-    prefix = prefix_of(network, tiny.on_device(batch))
-    features = [prefix.text.hidden[0, -1], prefix.image.hidden[0].mean(axis=0)]
+    trunk = trunk_of(network, tiny.on_device(batch))
+    features = [trunk.text.hidden[0, -1], trunk.image.hidden[0].mean(axis=0)]
     x = np.concatenate([f / np.sqrt(np.mean(np.square(f)) + 1e-12) for f in features])
     layer = params["policy"]["hidden_0"]
     x = np.asarray(jax.nn.gelu(x @ layer["kernel"] + layer["bias"]))

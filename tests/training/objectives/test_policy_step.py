@@ -86,10 +86,10 @@ def true_losses() -> np.ndarray:
 def loss_of_gates(gates):
     """Returns the summed loss of the rows with blended gates (B, S)."""
     batch = questions()
-    prefix = MODEL.apply({"params": BACKBONE}, batch, method=run_trunk)
+    trunk = MODEL.apply({"params": BACKBONE}, batch, method=run_trunk)
 
     def logits_of_text(model):
-        return model.logits(run_rest(model, prefix, gates).text)
+        return model.logits(run_rest(model, trunk, gates).text)
 
     logits = MODEL.apply({"params": BACKBONE}, method=logits_of_text)
     log_probs = jax.nn.log_softmax(logits)

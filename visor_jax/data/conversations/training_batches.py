@@ -129,7 +129,7 @@ class BatchSource:
             except ValueError as error:
                 damaged.append(f"{data.place(row)} cannot be used: {error}")
         if first is None:
-            return empty_row(self._buckets.tile_size)
+            return empty_row(self._buckets.crop_size)
         return packed(first, others)
 
 

@@ -70,11 +70,11 @@ def _segments_of_first(row: Layout, shared: int) -> np.ndarray:
     return (np.arange(len(row.tokens)) >= shared).astype(np.int32)
 
 
-def empty_row(tile_size: int) -> Sample:
+def empty_row(crop_size: int) -> Sample:
     """Returns a row without a token."""
     nothing = np.zeros(0, np.int32)
     return Sample(
-        crops=np.zeros((0, tile_size, tile_size, 3), np.float32),
+        crops=np.zeros((0, crop_size, crop_size, 3), np.float32),
         patch_index=PatchIndex.concat([], 1),
         layout=Layout(
             tokens=nothing,

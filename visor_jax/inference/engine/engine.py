@@ -30,7 +30,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.engine_config import EngineConfig
-from visor_jax.inference.engine.image_cache import ImageEncoder
+from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShapes
 from visor_jax.inference.engine.programs import Programs, name_of
 from visor_jax.inference.engine.scheduler import Scheduler
@@ -99,7 +99,7 @@ class Engine:
         self.scheduler = Scheduler(
             self.programs,
             processor,
-            ImageEncoder(self.programs, kept),
+            ImageCache(self.programs, kept),
             DecodeBatches(self.programs, key, images_kept=images_kept),
         )
 

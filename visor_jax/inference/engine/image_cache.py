@@ -21,7 +21,7 @@ from visor_jax.runtime.device_cache import Held, num_bytes_of
 _FIELDS = ("pixels", "image_token_index", "image_token_weights", "image_mask")
 
 
-class ImageEncoder:
+class ImageCache:
     """Images of rows: from the cache, or by the programs that make them.
 
     images_run: how many images went through the tower so far, fillers not counted.

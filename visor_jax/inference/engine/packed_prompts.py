@@ -4,9 +4,9 @@ What stands before the end of an image (system prompt, text before it) is segmen
 seen by all requests of the row; each request is a segment of its own. The image is
 then encoded, refined and turned into keys and values once for all of them:
 
-    image      positions  1 2 3 4
-    text       positions  0   5 6 7   5 6      segments  0   1 1 1   2 2
-                          user What is this ?  Who ?
+    image      order  1 2 3 4
+    text       order  0   5 6 7   5 6          segments  0   1 1 1   2 2
+                      user What is this ?  Who ?
 
 A row of one request is all segment 0, as a plain batch has it.
 """

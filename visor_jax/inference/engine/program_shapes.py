@@ -176,7 +176,7 @@ class ProgramShapes:
     def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any, Any]:
         """Returns the shapes of pixels, index, weights and mask of so many images."""
         crops, tokens, corners = shape
-        side = self.buckets.tile_size
+        side = self.buckets.crop_size
         index, weights = (images, tokens), None
         if corners > 1:
             index = (*index, CORNERS)

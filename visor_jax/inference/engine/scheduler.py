@@ -10,7 +10,7 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
 from visor_jax.inference.engine.decode_batches import DecodeBatches
-from visor_jax.inference.engine.image_cache import ImageEncoder
+from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow
 from visor_jax.inference.engine.pending import PendingPrompts
 from visor_jax.inference.engine.programs import Programs
@@ -31,7 +31,7 @@ class Scheduler:
         self,
         programs: Programs,
         processor: Processor,
-        images: ImageEncoder,
+        images: ImageCache,
         decode_batches: DecodeBatches,
     ) -> None:
         """Starts without requests."""

@@ -1,13 +1,13 @@
 """Reads the prompt: the logits of the first answer token, and the cache behind them.
 
 Prompts may be padded on either side: what a token sees, and which token of a row is the
-last one, follows from positions and validity alone. Two rows, image positions 0 and 1:
+last one, follows from order and validity alone. Two rows, an image of order 0 and 1:
 
     tokens     what  is   this  .        .    .    hello  :
     valid      1     1    1     0        0    0    1      1
-    positions  2     3    4     0        0    0    2      3
+    order      2     3    4     0        0    0    2      3
     last                  x                               x
-    next token at position 5             at position 4
+    next token of order 5                of order 4
 """
 
 import functools

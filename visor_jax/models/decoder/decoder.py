@@ -5,7 +5,7 @@
                      CROSS  text <- layer(text + adapter(text, image))
                      SELF   on: both <- layer([image; text]); off: as TEXT
 
-With every layer SELF and every gate on this is the unmodified Qwen2 of a LLaVA model.
+With every layer SELF and every gate on this is the unmodified Qwen of a LLaVA model.
 `run` goes through any span of layers, so that a policy can decide after the trunk that
 all budgets share, and analyses can look at the streams between layers. Training,
 prefill, prefill of text alone and decoding are the same loop: they differ in what is at
@@ -63,7 +63,7 @@ class DecoderState:
 
 
 class Decoder(nn.Module):
-    """Qwen2 with VISOR's layer plan. Parameter names follow published checkpoints."""
+    """Qwen with VISOR's layer plan. Parameter names follow published checkpoints."""
 
     config: VLMConfig
 
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(c.decoder.norm_eps)
 
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
-        """Returns the text stream before the first layer (Qwen2 does not scale it)."""
+        """Returns the text stream before the first layer (Qwen does not scale it)."""
         # Every device looks up its columns of the table; nobody gathers the table.
         tokens = nn.with_logical_constraint(tokens, (axes.LOOKUP_BATCH, None))
         hidden = self.embed_tokens(tokens)

@@ -1,4 +1,4 @@
-"""One decoder layer in the ways VISOR runs it, over ordinary Qwen2 weights.
+"""One decoder layer in the ways VISOR runs it, over ordinary Qwen weights.
 
     TEXT                    text <- layer(text)
     CROSS                   text <- layer(text + adapter(text, image))
@@ -55,7 +55,7 @@ LayerResult = tuple[TokenStream, ImageStream, LayerCache]
 
 
 class DecoderLayer(nn.Module):
-    """Qwen2 layer, with a text-to-image adapter if `adapter` is given (CROSS).
+    """Qwen layer, with a text-to-image adapter if `adapter` is given (CROSS).
 
     attention: the kernel's name (`visor_jax.ops.attention`).
     """

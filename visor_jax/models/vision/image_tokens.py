@@ -1,12 +1,12 @@
 """From the projected patches of all crops to the image stream.
 
-The host says by an index which patch stands in which slot; the device only gathers. For
-two crops of four patches, the last one cut to its upper row and closed by a newline:
+The host says by an index which patch makes which image token; the device only gathers.
+Two crops of four patches, the last one cut to its upper row and closed by a newline:
 
     patches  crop 0: 0 1 2 3   crop 1: 4 5 6 7   newline: 8
     index    0 1 2 3  4 5 8
 
-Where the host resizes a grid of patches, a slot is a weighted sum of several:
+Where the host resizes a grid of patches, an image token is a weighted sum of several:
 
     index    [4 5 6 7]   weights  [1/4 1/4 1/4 1/4]   the mean of crop 1
 """

@@ -10,7 +10,8 @@ every valid key of the one lies after every query of the other; for tokens in or
     4-7              x    x    .
     8-11             x    x    x
 
-Positions decide that, so tokens in any order are right; in order they are also fast.
+The tags' order decides that, so tokens may lie in memory as they like; sorted by it
+they are also fast.
 """
 
 from collections.abc import Sequence

@@ -114,7 +114,7 @@ def blended_measure(
         variables = {"params": backbone}
         trunk = model.apply(variables, batch, method=run_trunk)
         trunk = jax.lax.stop_gradient(trunk)
-        features = policy_features(trunk, _routing_slots(batch)[:, None])
+        features = policy_features(trunk, _routing_indices(batch)[:, None])
         logits = policy_logits(policy, params, features)[:, 0]
         choice = straight_through(logits, key, temperature)
 
@@ -135,11 +135,11 @@ def blended_measure(
     return measure
 
 
-def _routing_slots(batch: Batch) -> Int[Array, "B"]:
-    """Returns each row's first supervised place: the last token of its prompt."""
+def _routing_indices(batch: Batch) -> Int[Array, "B"]:
+    """Returns the index of each row's first supervised token, its prompt's last."""
     never = jnp.iinfo(jnp.int32).max
-    positions = jnp.where(batch.loss_mask, batch.text_positions, never)
-    return jnp.argmin(positions, axis=1)
+    order = jnp.where(batch.loss_mask, batch.text_positions, never)
+    return jnp.argmin(order, axis=1)
 
 
 @flax.struct.dataclass

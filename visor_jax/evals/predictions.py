@@ -62,7 +62,8 @@ class Predictions:
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
     the first is the one that accuracies are means of. flops: by `FLOPS`. lengths: by
-    `LENGTHS`, of the prompts that the FLOPs are counted for.
+    `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: `repr` of what
+    dropped image tokens; None if nothing did.
     """
 
     benchmark: BenchmarkFacts
@@ -75,6 +76,7 @@ class Predictions:
     scores: Mapping[str, Float[np.ndarray, "budgets n"]]
     flops: Mapping[str, Int[np.ndarray, "budgets n"]]
     lengths: Mapping[str, Int[np.ndarray, "n"]]
+    reducer: str | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -176,6 +178,8 @@ class Predictions:
             "budgets": {b.name: list(b.self_layers) for b in self.budgets},
         }
         del settings["name"]
+        if self.reducer is not None:
+            settings["reducer"] = self.reducer
         _settings_file(file).write_text(json.dumps(settings, indent=2) + "\n")
         with file.open("w") as stream:
             for line in self.lines():
@@ -189,6 +193,7 @@ class Predictions:
           ValueError: if the lines are not every example at every budget.
         """
         settings = json.loads(_settings_file(file).read_text())
+        reducer = settings.pop("reducer", None)
         budgets = [Budget(tuple(layers)) for layers in settings.pop("budgets").values()]
         groups = {g: tuple(tasks) for g, tasks in settings.pop("groups").items()}
         facts = BenchmarkFacts(
@@ -202,7 +207,12 @@ class Predictions:
         columns = list(by_budget.values())
         if any([x["id"] for x in c] != [x["id"] for x in columns[0]] for c in columns):
             raise ValueError(f"{file} lacks answers: not every budget has every line.")
-        return cls(benchmark=facts, budgets=tuple(budgets), **_columns(columns))
+        return cls(
+            benchmark=facts,
+            budgets=tuple(budgets),
+            reducer=reducer,
+            **_columns(columns),
+        )
 
 
 def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from visor_jax.evals.pages.policy_references import oracle_choice
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.inference.loading.network import Network
-from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose
 from visor_jax.policy.network import Policy, prompt_logits
 
@@ -46,7 +45,7 @@ def policy_logits(
             jax.device_put(asked.batch),
             # All places, so that there is one program; those of no question are left.
             np.tile(np.arange(length), (rows, 1)),
-            model=VLM(network.config),
+            model=network.vlm,
             config=policy.config,
         )
         # The routing token is the prompt's last, where the answer's first is predicted.

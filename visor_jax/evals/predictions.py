@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from visor_jax.budget import Budget
 from visor_jax.evals.benchmark import Benchmark
 from visor_jax.evals.statistics import Score, ScoreTable, scores_by_name
+from visor_jax.runtime import atomic_write
 
 # Of one prompt: before the LLM, in its prefill, for the first token after it, and in
 # the prefill of the dense network of this size, which no budget changes.
@@ -171,7 +172,10 @@ class Predictions:
                 }
 
     def write(self, file: Path) -> None:
-        """Writes the lines, and what they have in common beside them."""
+        """Writes the lines, and what they have in common beside them.
+
+        The lines come last and stand for both: without them nothing was written.
+        """
         settings = {
             "benchmark": self.benchmark.name,
             **dataclasses.asdict(self.benchmark),
@@ -180,10 +184,15 @@ class Predictions:
         del settings["name"]
         if self.reducer is not None:
             settings["reducer"] = self.reducer
-        _settings_file(file).write_text(json.dumps(settings, indent=2) + "\n")
-        with file.open("w") as stream:
-            for line in self.lines():
-                stream.write(json.dumps(line) + "\n")
+        # Settings never stand beside the lines of others.
+        file.unlink(missing_ok=True)
+        atomic_write.write_json(_settings_file(file), settings)
+        atomic_write.write_file(
+            file,
+            lambda stream: stream.writelines(
+                json.dumps(line).encode() + b"\n" for line in self.lines()
+            ),
+        )
 
     @classmethod
     def read(cls, file: Path) -> "Predictions":

@@ -24,7 +24,7 @@ from tests.tolerances import GRADIENT, REORDERED
 from visor_jax import train
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark
-from visor_jax.evals.pages.policy_choices import policy_logits
+from visor_jax.evals.policy_choices import policy_logits
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.variants import llava_ov_0p5b
 from visor_jax.policy.network import PARAMS, PolicyConfig

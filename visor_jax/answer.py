@@ -35,7 +35,7 @@ from visor_jax.inference.files.answer_file import (
 from visor_jax.inference.files.request_file import RequestEntry, read_requests
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.models.config import VLMConfig
+from visor_jax.models.vlm import VLM
 from visor_jax.runtime.compile_cache import keep_programs
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.progress import Progress
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
             began = time.perf_counter()
             count = engine.warm_up(buckets, report=_report_program)
             _say(f"compiled {count} programs in {time.perf_counter() - began:.0f} s")
-        if answers is None or answer_lines(engine, lines, answers, model.config):
+        if answers is None or answer_lines(engine, lines, answers, model.vlm):
             return
     again = "the same command"
     if options.overwrite:
@@ -99,7 +99,7 @@ def answer_lines(
     engine: Engine,
     lines: Sequence[RequestEntry],
     answers: AnswerFile,
-    config: VLMConfig,
+    model: VLM,
 ) -> bool:
     """Returns whether all lines are answered in the file; False if it was stopped.
 
@@ -119,7 +119,7 @@ def answer_lines(
             asked = [line for line in missing if line.request is not None]
             for finished in engine.rounds(line.request for line in asked):
                 for answer in finished:
-                    record = record_of(asked[answer.number], answer, config)
+                    record = record_of(asked[answer.number], answer, model)
                     answers.write(record)
                     budgets[record.get("budget", "error")] += 1
                 bar.update(len(answers.done), errors=answers.failed)

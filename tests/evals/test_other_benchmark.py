@@ -73,9 +73,7 @@ def predictions(network):
 
 
 def test_answers_are_those_of_the_library(network, predictions):
-    model = VisorModel(
-        network.config, network.params, network.budgets, network.processor, {}
-    )
+    model = VisorModel(network)
     for budget, answers in zip(predictions.budgets, predictions.answers, strict=True):
         asked = [example.request for example in Tints().examples()]
         expected = model.generate_all(asked, budget, batch_size=16, max_new_tokens=2)

@@ -157,6 +157,20 @@ def test_an_answer_is_a_line_and_all_come_back(tmp_path):
         Predictions.read(file)
 
 
+def test_a_writer_that_fails_leaves_no_lines(tmp_path, monkeypatch):
+    file, found = tmp_path / "a.jsonl", recorded(("blue",) * 3, ("red",) * 3)
+    found.write(file)
+
+    def stopped(_):
+        yield {"id": "0"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "lines", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        found.write(file)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.settings.json"]
+
+
 def test_some_of_the_budgets(benchmark):
     both = made_up_run(benchmark, "universal").predictions
     (full,) = BUDGETS.budgets[1:]

@@ -57,7 +57,7 @@ def predict(
     """
     budgets = network.budgets if budgets is None else budgets
     check_plan(network.config, budgets)
-    recorder = Recorder(network.config, budgets, benchmark)
+    recorder = Recorder(network.config, budgets, benchmark, network.reducer)
     packed = benchmark.packed()
     if packed is None:
         answered = _generate(network, benchmark, budgets, recorder)
@@ -101,7 +101,7 @@ def _read_packed(
     recorder: Recorder,
 ) -> Iterator[int]:
     """Records the answers of all rows; yields how many after every pass."""
-    model, processor = VLM(network.config), network.processor
+    model, processor = network.vlm, network.processor
     gates = [budget.gates(budgets.plan) for budget in budgets]
 
     @functools.cache
@@ -145,7 +145,7 @@ def _generate(
                 yield request
 
     router = HostRouter(budgets.budgets, lambda request: asked[id(request)][2])
-    engine = Engine(VLM(network.config), network.params, processor, router)
+    engine = Engine(network.vlm, network.params, processor, router)
     for answer in engine.answers(requests()):
         example, number, row = asked.pop(id(answer.request))
         lengths = PromptLengths(

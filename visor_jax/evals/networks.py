@@ -12,9 +12,10 @@ from visor_jax.evals import timing
 from visor_jax.evals.benchmark import Benchmark
 from visor_jax.evals.checkpoints import EvaluatedCheckpoint
 from visor_jax.evals.harness import Progress, predict
-from visor_jax.evals.pages.policy_choices import (
+from visor_jax.evals.policy_choices import (
     policy_choices,
     policy_logits,
+    questions_of_policies,
 )
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
@@ -42,7 +43,13 @@ def evaluate_networks(
     Args:
       costs: preferences at which policies are tried (`policy.choose`).
       progress: called with (answers so far, of how many).
+
+    Raises:
+      ValueError: if there are policies, but no questions that they can be tried on;
+        before any network runs.
     """
+    if any(each.network.policy is not None for each in checkpoints):
+        questions_of_policies(benchmark)
     work = _distinct(checkpoints)
     total = num_budgets(checkpoints) * len(benchmark)
     predictions: dict[str, Predictions] = {}

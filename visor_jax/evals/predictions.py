@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from visor_jax.budget import Budget
 from visor_jax.evals.benchmark import Benchmark
 from visor_jax.evals.statistics import Score, ScoreTable, scores_by_name
+from visor_jax.runtime import atomic_write
 
 # Of one prompt: before the LLM, in its prefill, for the first token after it, and in
 # the prefill of the dense network of this size, which no budget changes.
@@ -62,7 +63,8 @@ class Predictions:
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
     the first is the one that accuracies are means of. flops: by `FLOPS`. lengths: by
-    `LENGTHS`, of the prompts that the FLOPs are counted for.
+    `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: `repr` of what
+    dropped image tokens; None if nothing did.
     """
 
     benchmark: BenchmarkFacts
@@ -75,6 +77,7 @@ class Predictions:
     scores: Mapping[str, Float[np.ndarray, "budgets n"]]
     flops: Mapping[str, Int[np.ndarray, "budgets n"]]
     lengths: Mapping[str, Int[np.ndarray, "n"]]
+    reducer: str | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -169,17 +172,27 @@ class Predictions:
                 }
 
     def write(self, file: Path) -> None:
-        """Writes the lines, and what they have in common beside them."""
+        """Writes the lines, and what they have in common beside them.
+
+        The lines come last and stand for both: without them nothing was written.
+        """
         settings = {
             "benchmark": self.benchmark.name,
             **dataclasses.asdict(self.benchmark),
             "budgets": {b.name: list(b.self_layers) for b in self.budgets},
         }
         del settings["name"]
-        _settings_file(file).write_text(json.dumps(settings, indent=2) + "\n")
-        with file.open("w") as stream:
-            for line in self.lines():
-                stream.write(json.dumps(line) + "\n")
+        if self.reducer is not None:
+            settings["reducer"] = self.reducer
+        # Settings never stand beside the lines of others.
+        file.unlink(missing_ok=True)
+        atomic_write.write_json(_settings_file(file), settings)
+        atomic_write.write_file(
+            file,
+            lambda stream: stream.writelines(
+                json.dumps(line).encode() + b"\n" for line in self.lines()
+            ),
+        )
 
     @classmethod
     def read(cls, file: Path) -> "Predictions":
@@ -189,6 +202,7 @@ class Predictions:
           ValueError: if the lines are not every example at every budget.
         """
         settings = json.loads(_settings_file(file).read_text())
+        reducer = settings.pop("reducer", None)
         budgets = [Budget(tuple(layers)) for layers in settings.pop("budgets").values()]
         groups = {g: tuple(tasks) for g, tasks in settings.pop("groups").items()}
         facts = BenchmarkFacts(
@@ -202,7 +216,12 @@ class Predictions:
         columns = list(by_budget.values())
         if any([x["id"] for x in c] != [x["id"] for x in columns[0]] for c in columns):
             raise ValueError(f"{file} lacks answers: not every budget has every line.")
-        return cls(benchmark=facts, budgets=tuple(budgets), **_columns(columns))
+        return cls(
+            benchmark=facts,
+            budgets=tuple(budgets),
+            reducer=reducer,
+            **_columns(columns),
+        )
 
 
 def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -14,17 +14,22 @@ from visor_jax.evals.predictions import (
 )
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
+from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
 
 
 class Recorder:
     """The answers of one network so far, scored and with what they cost."""
 
     def __init__(
-        self, config: VLMConfig, budgets: BudgetSet, benchmark: Benchmark
+        self,
+        config: VLMConfig,
+        budgets: BudgetSet,
+        benchmark: Benchmark,
+        reducer: TokenReducer = KEEP_ALL,
     ) -> None:
         """Takes whose answers they are, at which budgets, and to what."""
         self._config, self._budgets = config, budgets
-        self._benchmark = benchmark
+        self._benchmark, self._reducer = benchmark, reducer
         self._asked: list[tuple[str, str, str]] = []
         self._lengths: dict[int, PromptLengths] = {}
         # By budget and example; empty until there is an answer.
@@ -85,6 +90,7 @@ class Recorder:
         return Predictions(
             benchmark=BenchmarkFacts.of(self._benchmark),
             budgets=self._budgets.budgets,
+            reducer=None if self._reducer == KEEP_ALL else repr(self._reducer),
             ids=ids,
             example_tasks=tasks,
             example_clusters=clusters,
@@ -113,6 +119,7 @@ class Recorder:
     def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
         if not lengths.text_tokens:
             return (0,) * len(FLOPS)
+        layers = self._config.plan.num_layers
         cost = account(
             self._config,
             self._budgets.budgets[budget],
@@ -120,6 +127,7 @@ class Recorder:
             image_tokens=lengths.image_tokens,
             crops=lengths.crops,
             logit_positions=1,
+            image_lengths=self._reducer.image_lengths(lengths.image_tokens, layers),
         )
         return (
             cost.tower.total,

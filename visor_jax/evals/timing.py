@@ -19,7 +19,6 @@ from visor_jax.evals.benchmark import Benchmark, clusters_of
 from visor_jax.evals.harness import check_plan
 from visor_jax.inference.generation.prefill import Prefilled, prefill
 from visor_jax.inference.loading.network import Network
-from visor_jax.models.vlm import VLM
 from visor_jax.runtime.stopwatch import median_seconds
 
 Program = Callable[[], Prefilled]
@@ -71,7 +70,7 @@ def prefill_programs(
       ValueError: if the budgets are of another plan than the network.
     """
     check_plan(network.config, budgets)
-    model, batch = VLM(network.config), jax.device_put(batch)
+    model, batch = network.vlm, jax.device_put(batch)
     return {
         budget: functools.partial(prefill, model, network.params, batch, budget)
         for budget in budgets

@@ -5,7 +5,7 @@ measured against. `HEADER` says what the figures count: print it with every tabl
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from visor_jax.budget import Budget
@@ -149,24 +149,32 @@ def prompt_cost(
     image_tokens: int | None = None,
     crops: int = 1,
     logit_positions: int | None = 1,
+    image_lengths: Callable[[int, int], Sequence[int]] | None = None,
 ) -> Row:
     """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
 
     Args:
       image_tokens: None for one crop's.
       logit_positions: 1, all that a generation needs; None for all text tokens.
+      image_lengths: what each layer sees of these image tokens, in so many layers
+        (`TokenReducer.image_lengths`); None for all.
 
     Raises:
       ValueError: for an impossible length.
     """
-    patches = config.vision.num_patches
+    if image_tokens is None:
+        image_tokens = config.vision.num_patches
+    seen = None
+    if image_lengths is not None:
+        seen = image_lengths(image_tokens, config.plan.num_layers)
     counted = account(
         config,
         budget,
         text_tokens=text_tokens,
-        image_tokens=patches if image_tokens is None else image_tokens,
+        image_tokens=image_tokens,
         crops=crops,
         logit_positions=logit_positions,
+        image_lengths=seen,
     )
     return Row.of(budget.name, counted)
 

@@ -20,7 +20,6 @@ from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.sampling import GREEDY, Sampling
-from visor_jax.models.vlm import VLM
 
 
 class VisorModel:
@@ -43,7 +42,7 @@ class VisorModel:
         self.budgets, self.policy = network.budgets, network.policy
         self.processor, self.metadata = network.processor, network.metadata
         self.tokenizer = network.processor.tokenizer
-        self.vlm = VLM(network.config)
+        self.vlm = network.vlm
 
     @property
     def fingerprint(self) -> str:
@@ -271,7 +270,8 @@ class VisorModel:
           budget: any of the network's plan, also one it was not trained for.
           **lengths: and errors, see `visor_jax.flops.table.prompt_cost`.
         """
-        return prompt_cost(self.config, self.budgets.of_plan(budget), **lengths)
+        asked, left = self.budgets.of_plan(budget), self.vlm.reducer.image_lengths
+        return prompt_cost(self.config, asked, image_lengths=left, **lengths)
 
     def budget(self, budget: str | Budget | None = None) -> Budget:
         """Returns the budget of that name. See `BudgetSet.find`."""

@@ -7,18 +7,12 @@ import pytest
 
 from visor_jax.evals.pages.policy_references import (
     line_at,
-    oracle_choice,
     random_accuracy,
     task_at,
     task_table,
 )
 
 COSTS = np.array([0.2, 0.5, 1.0, 0.5])
-
-
-def test_the_oracle_takes_the_cheapest_right_budget():
-    correct = np.array([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 1, 1]], bool)
-    assert oracle_choice(correct, COSTS).tolist() == [0, 2, 0, 1]
 
 
 def test_the_line_is_the_best_mixture_of_two_budgets():

@@ -8,7 +8,7 @@ import pytest
 from tests.evals import small
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark
-from visor_jax.evals.pages.policy_choices import policy_choices
+from visor_jax.evals.policy_choices import policy_choices
 from visor_jax.evals.report.markdown import report_text
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.evals.report.report import ReportFacts, build_report

@@ -1,6 +1,7 @@
 """What a policy is compared with: chance, a straight line, task names, an oracle.
 
     oracle   the cheapest budget that answers right, the cheapest of all if none does
+             (`evals.policy_choices`)
     random   draws from the policy's own shares among the easy, or the hard questions:
              same mean cost in each group
     line     the best that mixing fixed budgets at random gives at that cost
@@ -16,14 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from visor_jax.evals.pages.benchmark import GROUPS
-
-
-def oracle_choice(
-    correct: Bool[np.ndarray, "n budgets"], costs: Float[np.ndarray, "budgets"]
-) -> Int[np.ndarray, "n"]:
-    """Returns the class of the cheapest right budget, of the cheapest if none is."""
-    price = np.where(correct, costs, np.inf)
-    return np.where(correct.any(axis=1), price.argmin(axis=1), costs.argmin())
 
 
 def random_accuracy(

@@ -23,11 +23,11 @@ from visor_jax.evals.calibration import calibration, draw_calibration
 from visor_jax.evals.pages.benchmark import GROUPS
 from visor_jax.evals.pages.policy_references import (
     line_at,
-    oracle_choice,
     random_accuracy,
     task_at,
     task_table,
 )
+from visor_jax.evals.policy_choices import oracle_choice
 from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.choose import choose
 from visor_jax.policy.scores import ScoredSamples

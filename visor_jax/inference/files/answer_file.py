@@ -17,7 +17,7 @@ from typing import Any
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.request_file import Id, RequestEntry
-from visor_jax.models.config import VLMConfig
+from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write
 
 # What all answers of a file depend on: JSON values by name.
@@ -159,7 +159,7 @@ def check_apart(source: Path, output: Path) -> None:
         )
 
 
-def record_of(entry: RequestEntry, answer: Answer, config: VLMConfig) -> dict[str, Any]:
+def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]:
     """Returns the line of an answer or of the request's error."""
     if answer.error is not None:
         return error_of(entry, answer.error)
@@ -167,7 +167,7 @@ def record_of(entry: RequestEntry, answer: Answer, config: VLMConfig) -> dict[st
         "id": entry.id,
         "answer": answer.text,
         "budget": answer.budget.name,
-        "flops": flops_of(answer, config),
+        "flops": flops_of(answer, model),
         "ms": round(1000 * answer.seconds, 3),
         "image_reused": bool(answer.crops) and not answer.encoded,
         "request": entry.digest,
@@ -179,19 +179,21 @@ def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
     return {"id": entry.id, "error": reason, "request": entry.digest}
 
 
-def flops_of(answer: Answer, config: VLMConfig) -> dict[str, int]:
+def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     """Returns the FLOPs of an answer at its own lengths, by part.
 
     What it needs by itself, without padding; tower and projector are 0 where the image
     was at hand. What layers made of an image at hand is counted all the same.
     """
+    layers = model.config.plan.num_layers
     cost = account(
-        config,
+        model.config,
         answer.budget,
         text_tokens=answer.text_tokens,
         image_tokens=answer.image_tokens,
         crops=answer.crops if answer.encoded else 0,
         logit_positions=1,
+        image_lengths=model.reducer.image_lengths(answer.image_tokens, layers),
     )
     contexts = range(answer.text_tokens + 1, answer.text_tokens + 1 + answer.steps)
     return {

@@ -12,6 +12,8 @@ import numpy as np
 from visor_jax.budget import BudgetSet
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.models.config import VLMConfig
+from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
+from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
 
 Params = Any
@@ -23,7 +25,7 @@ class Network:
 
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
-    it has none.
+    it has none. reducer: drops image tokens on their way through it.
     """
 
     config: VLMConfig
@@ -32,15 +34,23 @@ class Network:
     processor: Processor
     metadata: dict[str, Any]
     policy: Policy | None = None
+    reducer: TokenReducer = KEEP_ALL
+
+    @functools.cached_property
+    def vlm(self) -> VLM:
+        """The module that computes with `params`, reducer included."""
+        return VLM(self.config, self.reducer)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of all sizes and numbers, the policy's too: 32 hexadecimal digits.
+        """Digest of sizes, numbers, policy and reducer: 32 hexadecimal digits.
 
         Two networks of one fingerprint answer alike. Reads every parameter once, about
         a second for each GB.
         """
         found = hashlib.sha256(json.dumps(self.config.to_dict()).encode())
+        if self.reducer != KEEP_ALL:
+            found.update(repr(self.reducer).encode())
         parts = [self.params, () if self.policy is None else self.policy.params]
         for path, leaf in jax.tree.leaves_with_path(parts):
             values = np.ascontiguousarray(jax.device_get(leaf))

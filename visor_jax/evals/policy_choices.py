@@ -1,19 +1,17 @@
 """What a policy chooses for the examples of a benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from visor_jax.evals.benchmark import Benchmark
+from visor_jax.evals.benchmark import Benchmark, PackedBatch
 from visor_jax.evals.packed_answers import AnswerIndices
-from visor_jax.evals.pages.policy_references import oracle_choice
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.inference.loading.network import Network
-from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose
 from visor_jax.policy.network import Policy, prompt_logits
 
@@ -22,22 +20,31 @@ Params = Any
 _SEED = 0
 
 
+def questions_of_policies(benchmark: Benchmark) -> Iterator[PackedBatch]:
+    """Returns the packed questions on which policies are tried.
+
+    Raises:
+      ValueError: if the benchmark has none.
+    """
+    packed = benchmark.packed()
+    if packed is None:
+        raise ValueError(
+            f"Policies are tried on packed questions only so far, and {benchmark.name} "
+            "has none: leave the policies' checkpoints out."
+        )
+    return packed
+
+
 def policy_logits(
     network: Network, benchmark: Benchmark
 ) -> Float[np.ndarray, "n budgets"]:
     """Returns the logits of the network's policy for every example.
 
     Raises:
-      ValueError: if the benchmark has no packed questions.
+      ValueError: as `questions_of_policies`.
     """
-    packed, policy = benchmark.packed(), network.policy
-    if packed is None:
-        raise ValueError(
-            f"Policies are tried on packed questions only so far, and {benchmark.name} "
-            "has none: leave the policies' checkpoints out."
-        )
-    parts = []
-    for asked in packed:
+    policy, parts = network.policy, []
+    for asked in questions_of_policies(benchmark):
         indices = AnswerIndices.of(asked.batch)
         rows, length = asked.batch.tokens.shape
         found = prompt_logits(
@@ -46,7 +53,7 @@ def policy_logits(
             jax.device_put(asked.batch),
             # All places, so that there is one program; those of no question are left.
             np.tile(np.arange(length), (rows, 1)),
-            model=VLM(network.config),
+            model=network.vlm,
             config=policy.config,
         )
         # The routing token is the prompt's last, where the answer's first is predicted.
@@ -75,6 +82,14 @@ def policy_choices(
     choices["random"] = _random(next(iter(choices.values())), predictions)
     choices["oracle"] = oracle_choice(predictions.main_scores.T == 1, costs)
     return PolicyChoices(label=label, choices=choices)
+
+
+def oracle_choice(
+    correct: Bool[np.ndarray, "n budgets"], costs: Float[np.ndarray, "budgets"]
+) -> Int[np.ndarray, "n"]:
+    """Returns the class of the cheapest right budget, of the cheapest if none is."""
+    price = np.where(correct, costs, np.inf)
+    return np.where(correct.any(axis=1), price.argmin(axis=1), costs.argmin())
 
 
 def _random(

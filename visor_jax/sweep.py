@@ -71,7 +71,7 @@ def sweep_checkpoint(
     """
     stored = newest_network(checkpoint)
     config = stored.config
-    check_reads_pages(config, stored.metadata.get("preset", "unknown"))
+    check_reads_pages(config, stored.metadata)
     check_search(config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ budgets and questions about it.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -123,6 +124,13 @@ def _read_packed(
             yield len(numbers)
 
 
+@dataclasses.dataclass(frozen=True)
+class _RequestAtBudget(Request):
+    """A request that says at which budget of the set it is asked."""
+
+    budget: int = 0
+
+
 def _generate(
     network: Network,
     benchmark: Benchmark,
@@ -133,21 +141,23 @@ def _generate(
     processor = network.processor
     if benchmark.new_tokens is not None:
         processor = dataclasses.replace(processor, new_tokens=benchmark.new_tokens)
-    # By the request that is being answered: its example, number and budget.
-    asked: dict[int, tuple[Example, int, int]] = {}
+    # By the number of the answer that is waited for.
+    asked: dict[int, Example] = {}
+    numbers = itertools.count()
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[_RequestAtBudget]:
         for example in benchmark.examples():
-            number = recorder.ask(example)
+            recorder.ask(example)
             for row in range(len(budgets)):
-                request = dataclasses.replace(example.request)
-                asked[id(request)] = example, number, row
-                yield request
+                asked[next(numbers)] = example
+                yield _RequestAtBudget(**vars(example.request), budget=row)
 
-    router = HostRouter(budgets.budgets, lambda request: asked[id(request)][2])
+    router = HostRouter(budgets.budgets, lambda request: request.budget)
     engine = Engine(network.vlm, network.params, processor, router)
     for answer in engine.answers(requests()):
-        example, number, row = asked.pop(id(answer.request))
+        example = asked.pop(answer.number)
+        # Requests are numbered as they are drawn: budgets in turn.
+        number, row = divmod(answer.number, len(budgets))
         lengths = PromptLengths(
             text_tokens=answer.text_tokens,
             image_tokens=answer.image_tokens,

@@ -25,7 +25,7 @@ from visor_jax.evals.benchmark import (
     PackedBatch,
     PromptLengths,
 )
-from visor_jax.evals.packed_answers import AnswerIndices
+from visor_jax.evals.packed_answers import known_tokens
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.recorder import Recorder
 from visor_jax.inference.engine.engine import Engine
@@ -33,6 +33,7 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.packed_answers import PackedAnswers
 
 Params = Any
 # Called with (answers so far, of how many).
@@ -111,12 +112,12 @@ def _read_packed(
         return processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     for asked in packed:
-        indices = AnswerIndices.of(asked.batch)
+        answers = PackedAnswers.of(asked.batch)
         numbers = [recorder.ask(example) for example in asked.examples]
         batch = jax.device_put(asked.batch)
         for row, gate in enumerate(gates):
             predicted = np.asarray(next_tokens(model, network.params, batch, gate))
-            found = indices.answers(predicted, processor.eos_ids)
+            found = known_tokens(answers, predicted, processor.eos_ids)
             for number, example, tokens in zip(
                 numbers, asked.examples, found, strict=True
             ):

@@ -139,6 +139,8 @@ def test_what_are_no_seeds_is_refused_before_any_network_runs(run, params, tmp_p
             {"model": llava_ov_0p5b().to_dict(), "budgets": ["sa0"]},
             "384-pixel images cannot answer the embedded benchmark",
         ),
+        # Whatever its size: the run says what it was trained on.
+        ({"data": {"kind": "conversations"}}, "it was not trained on its pages"),
     ],
 )
 def test_unusable_descriptions_are_refused(params, tmp_path, changes, expected):

@@ -95,7 +95,7 @@ def _prepare(
     for path, metadata in zip(paths, described, strict=True):
         config, _ = check_description(path, metadata, budgets)
         try:
-            check_reads_pages(config, metadata["preset"])
+            check_reads_pages(config, metadata)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     _check_options(described, budgets, costs)

@@ -24,14 +24,13 @@ from visor_jax.analysis.budget_sweep import (
     write_budget_file,
 )
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.stored_network import (
-    newest_network,
-)
+from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.pictures import tasks_by_budget
+from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.runtime.progress import Progress
 
@@ -69,17 +68,37 @@ def sweep_checkpoint(
         unknown splits or a wrong limit; before any network runs.
       OSError: if the folder cannot be made.
     """
+    network, benchmark, folder = _prepare(checkpoint, out, limit, pages, split)
+    file = folder / f"{name}.json"
+    return _sweep(network, benchmark, file, checkpoint, limit, margin), file
+
+
+def _prepare(
+    checkpoint: str, out: str | None, limit: int, pages: int, split: str
+) -> tuple[Network, PageBenchmark, Path]:
+    """Returns the network, what it is asked, and the folder of the file."""
     stored = newest_network(checkpoint)
-    config = stored.config
-    check_reads_pages(config, stored.metadata.get("preset", "unknown"))
-    check_search(config.plan, limit)
+    check_reads_pages(stored.config, stored.metadata)
+    check_search(stored.config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
     folder.mkdir(parents=True, exist_ok=True)
     benchmark = PageBenchmark.make(pages, split=split)
-    network = open_network(checkpoint)
+    return open_network(checkpoint), benchmark, folder
+
+
+def _sweep(
+    network: Network,
+    benchmark: PageBenchmark,
+    file: Path,
+    checkpoint: str,
+    limit: int,
+    margin: float,
+) -> Sweep:
+    """Returns the sweep after writing it to the file, and a picture beside it."""
+    plan = network.config.plan
 
     def evaluate(budgets: Sequence[Budget]) -> list[ScoredBudget]:
-        chosen = BudgetSet(config.plan, tuple(budgets))
+        chosen = BudgetSet(plan, tuple(budgets))
         total = len(chosen) * len(benchmark)
         with Progress(total, description="evaluating", unit="answers") as shown:
             found = predict(
@@ -87,13 +106,12 @@ def sweep_checkpoint(
             )
         return [_scored(found, budget) for budget in chosen]
 
-    done = sweep(config.plan, evaluate, limit=limit, margin=margin)
-    file = folder / f"{name}.json"
-    facts = {"checkpoint": checkpoint, "split": split, "pages": pages}
-    write_budget_file(file, name, done, **facts)
+    done = sweep(plan, evaluate, limit=limit, margin=margin)
+    facts = {"split": benchmark.split, "pages": len(benchmark.pool)}
+    write_budget_file(file, file.stem, done, checkpoint=checkpoint, **facts)
     by_cost = sorted(done.scored, key=lambda each: each.cost)
-    tasks_by_budget([_row(each) for each in by_cost], GROUPS, folder / f"{name}.png")
-    return done, file
+    tasks_by_budget([_row(each) for each in by_cost], GROUPS, file.with_suffix(".png"))
+    return done
 
 
 def _scored(found: Predictions, budget: Budget) -> ScoredBudget:
@@ -120,15 +138,11 @@ def main(arguments: list[str]) -> None:
     del arguments
     asked = flags.FLAGS
     with command_line.user_errors():
-        done, file = sweep_checkpoint(
-            asked.checkpoint,
-            out=asked.out,
-            name=asked.name,
-            limit=asked.limit,
-            pages=asked.pages,
-            split=asked.split,
-            margin=asked.margin,
+        network, benchmark, folder = _prepare(
+            asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
+    file = folder / f"{asked.name}.json"
+    done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
     dearest = max(each.cost for each in done.scored)
     viable = {each.budget for each in done.viable}
     print(f"{len(done.scored)} of {done.possible} budgets; viable ones with *")

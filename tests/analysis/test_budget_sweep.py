@@ -8,7 +8,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tests.evals.small import CONFIG
+from tests import own_flags
+from tests.evals.small import BUDGETS, CONFIG
 from tests.inference import page_run
 from tests.tiny import params_of
 from visor_jax import sweep
@@ -156,7 +157,10 @@ def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
 
 def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, capsys):
     workdir = page_run.save(
-        tmp_path / "run", params_of(CONFIG)["params"], model=CONFIG.to_dict()
+        tmp_path / "run",
+        params_of(CONFIG)["params"],
+        model=CONFIG.to_dict(),
+        budgets=list(BUDGETS.names),
     )
     done, file = sweep.sweep_checkpoint(str(workdir), pages=2, margin=0.0)
     assert len(done.scored) == 2
@@ -173,3 +177,23 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
         )
     found = BudgetSet.parse((f"@{file}",), CONFIG.plan)
     assert found.names == tuple(content["budgets"])
+
+
+def test_only_mistakes_of_the_user_end_in_one_line(tmp_path, monkeypatch, capsys):
+    workdir = page_run.save(
+        tmp_path / "run",
+        params_of(CONFIG)["params"],
+        model=CONFIG.to_dict(),
+        budgets=list(BUDGETS.names),
+    )
+    with pytest.raises(SystemExit) as stopped:
+        own_flags.call(sweep, f"--checkpoint={workdir}", "--split=none")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+    def wrong(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sweep, "predict", wrong)
+    with pytest.raises(ValueError, match="a bug"):
+        own_flags.call(sweep, f"--checkpoint={workdir}", "--pages=2")

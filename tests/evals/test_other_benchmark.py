@@ -13,8 +13,8 @@ from visor_jax.evals.benchmark import Example, clusters_of
 from visor_jax.evals.harness import predict
 from visor_jax.evals.metrics.exact_match import exact_match
 from visor_jax.evals.predictions import Predictions
-from visor_jax.evals.report.report import ReportFacts, report_run
-from visor_jax.evals.report.rows import RunFacts
+from visor_jax.evals.report.report import ReportFacts, build_report, report_run
+from visor_jax.evals.report.rows import EvaluatedRun, RunFacts
 from visor_jax.inference.visor_model import VisorModel
 
 TINTS = {"red": (200, 30, 30), "blue": (30, 30, 200), "pink": (240, 150, 170)}
@@ -134,9 +134,27 @@ def test_its_report_speaks_of_what_it_asks(network, predictions, tmp_path):
 def test_a_report_needs_predictions_alone(predictions, tmp_path):
     predictions.write(tmp_path / "tints.jsonl")
     read = Predictions.read(tmp_path / "tints.jsonl")
-    for budget in predictions.budgets:
-        assert read.scores_at(budget) == predictions.scores_at(budget)
-        assert read.mean_flops(budget) == predictions.mean_flops(budget)
+    live, stored = (
+        build_report(
+            [
+                EvaluatedRun(
+                    label="universal",
+                    facts=RunFacts(
+                        preset="mini", seed=0, train_steps=1, wall_clock_s=1.0
+                    ),
+                    network="n",
+                    predictions=each,
+                    ms_per_sample=dict.fromkeys(each.budgets, 1.0),
+                )
+            ],
+            MADE,
+        )
+        for each in (predictions, read)
+    )
+    assert stored["rows"] == live["rows"]
+    assert stored["data"] == live["data"] == {"split": "trial", "pictures": 3}
+    assert stored["lengths"] == live["lengths"]
+    assert len({row["flops"]["llm_prefill"] for row in stored["rows"]}) == 2
 
 
 def test_timed_prompts_take_turns_over_pictures_and_questions(network):

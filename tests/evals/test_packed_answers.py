@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from visor_jax.batch import Batch
-from visor_jax.evals.packed_answers import AnswerIndices
+from visor_jax.evals.packed_answers import known_tokens
+from visor_jax.policy.packed_answers import PackedAnswers
 
 END = 1
 
@@ -40,7 +41,7 @@ def answers(batch, *mistakes):
     predicted = np.where(batch.loss_mask, batch.targets, 4).astype(np.int32)
     for row, place, token in mistakes:
         predicted[row, place] = token
-    return AnswerIndices.of(batch).answers(predicted, [END])
+    return known_tokens(PackedAnswers.of(batch), predicted, [END])
 
 
 def test_right_answers_are_those_of_the_segments_in_order(batch):
@@ -70,6 +71,6 @@ def test_what_no_loss_is_on_is_no_answer(batch):
 
 
 def test_the_first_place_of_an_answer_is_the_prompts_last(batch):
-    indices = AnswerIndices.of(batch)
-    assert indices.rows.tolist() == [0, 0, 1, 1]
-    assert indices.indices[:, 0].tolist() == [1, 4, 4, 1]
+    rows, indices = PackedAnswers.of(batch).routing_tokens()
+    assert rows.tolist() == [0, 0, 1, 1]
+    assert indices.tolist() == [1, 4, 4, 1]

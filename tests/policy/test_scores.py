@@ -14,7 +14,8 @@ from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.features import policy_features
-from visor_jax.policy.scores import Questions, ScoredSamples, score_batch
+from visor_jax.policy.packed_answers import PackedAnswers
+from visor_jax.policy.scores import ScoredSamples, score_batch
 
 CONFIG = tiny.VISOR
 MODEL, PARAMS = VLM(CONFIG), tiny.params_of(CONFIG)["params"]
@@ -58,20 +59,19 @@ def scored(batch) -> ScoredSamples:
     return score_batch(MODEL, PARAMS, batch, BUDGETS)
 
 
-def test_questions_are_found_by_segment(batch):
-    questions = Questions.of(batch)
-    rows, columns = np.nonzero(questions.asked)
-    slots = questions.slots[rows, columns]
-    found = list(zip(rows, batch.text_segments[rows, slots], strict=True))
+def test_answers_are_found_by_segment(batch):
+    answers = PackedAnswers.of(batch)
+    rows, routing = answers.routing_tokens()
+    found = list(zip(rows, batch.text_segments[rows, routing], strict=True))
     assert found == list(ASKED)
-    for row, slot in zip(rows, slots, strict=True):
-        segment = batch.text_segments[row, slot]
-        places = np.flatnonzero(batch.text_segments[row] == segment)
-        assert slot == places[-2]
-    # Padded to powers of two: two questions of two supervised places.
-    assert questions.slots.shape == (4, 2)
-    assert questions.places.shape == (4, 4)
-    assert questions.counts.sum() == batch.loss_mask.sum()
+    for row, index in zip(rows, routing, strict=True):
+        segment = batch.text_segments[row, index]
+        indices = np.flatnonzero(batch.text_segments[row] == segment)
+        assert index == indices[-2]
+    # Padded to powers of two: two questions of two supervised tokens.
+    assert answers.routing.shape == (4, 2)
+    assert answers.indices.shape == (4, 4)
+    assert answers.exists.sum() == batch.loss_mask.sum()
 
 
 @pytest.mark.parametrize("pad", ["left", "right"])

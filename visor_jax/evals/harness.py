@@ -7,6 +7,7 @@ budgets and questions about it.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from visor_jax.evals.benchmark import (
     PackedBatch,
     PromptLengths,
 )
-from visor_jax.evals.packed_answers import AnswerIndices
+from visor_jax.evals.packed_answers import known_tokens
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.recorder import Recorder
 from visor_jax.inference.engine.engine import Engine
@@ -32,6 +33,7 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
+from visor_jax.policy.packed_answers import PackedAnswers
 
 Params = Any
 # Called with (answers so far, of how many).
@@ -110,17 +112,24 @@ def _read_packed(
         return processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     for asked in packed:
-        indices = AnswerIndices.of(asked.batch)
+        answers = PackedAnswers.of(asked.batch)
         numbers = [recorder.ask(example) for example in asked.examples]
         batch = jax.device_put(asked.batch)
         for row, gate in enumerate(gates):
             predicted = np.asarray(next_tokens(model, network.params, batch, gate))
-            found = indices.answers(predicted, processor.eos_ids)
+            found = known_tokens(answers, predicted, processor.eos_ids)
             for number, example, tokens in zip(
                 numbers, asked.examples, found, strict=True
             ):
                 recorder.answer(number, example, row, text_of(tokens), asked.lengths)
             yield len(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RequestAtBudget(Request):
+    """A request that says at which budget of the set it is asked."""
+
+    budget: int = 0
 
 
 def _generate(
@@ -133,21 +142,23 @@ def _generate(
     processor = network.processor
     if benchmark.new_tokens is not None:
         processor = dataclasses.replace(processor, new_tokens=benchmark.new_tokens)
-    # By the request that is being answered: its example, number and budget.
-    asked: dict[int, tuple[Example, int, int]] = {}
+    # By the number of the answer that is waited for.
+    asked: dict[int, Example] = {}
+    numbers = itertools.count()
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[_RequestAtBudget]:
         for example in benchmark.examples():
-            number = recorder.ask(example)
+            recorder.ask(example)
             for row in range(len(budgets)):
-                request = dataclasses.replace(example.request)
-                asked[id(request)] = example, number, row
-                yield request
+                asked[next(numbers)] = example
+                yield _RequestAtBudget(**vars(example.request), budget=row)
 
-    router = HostRouter(budgets.budgets, lambda request: asked[id(request)][2])
+    router = HostRouter(budgets.budgets, lambda request: request.budget)
     engine = Engine(network.vlm, network.params, processor, router)
     for answer in engine.answers(requests()):
-        example, number, row = asked.pop(id(answer.request))
+        example = asked.pop(answer.number)
+        # Requests are numbered as they are drawn: budgets in turn.
+        number, row = divmod(answer.number, len(budgets))
         lengths = PromptLengths(
             text_tokens=answer.text_tokens,
             image_tokens=answer.image_tokens,

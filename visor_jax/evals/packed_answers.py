@@ -11,65 +11,34 @@ that is not known. An answer without a wrong token is what greedy decoding write
                                                   1  2  4  :       answer: 4 : ...
 """
 
-import dataclasses
 from collections.abc import Collection
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from visor_jax.batch import Batch
+from visor_jax.policy.packed_answers import PackedAnswers
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class AnswerIndices:
-    """Where the answers of X packed questions are predicted, row by row, and the right
-    tokens there.
+def known_tokens(
+    answers: PackedAnswers, predicted: Int[np.ndarray, "B T"], ends: Collection[int]
+) -> list[tuple[int, ...]]:
+    """Returns the tokens of every answer as far as they are known, without its end.
 
-    rows: of the batch. indices: of the tokens in their row, in the order of positions;
-    shorter answers are filled up to U, exists: without that. targets: right tokens.
+    Row by row, segments ascending.
+
+    Args:
+      predicted: the most likely next token at every place. ends: tokens that end an
+        answer.
     """
-
-    rows: Int[np.ndarray, "X"]
-    indices: Int[np.ndarray, "X U"]
-    exists: Bool[np.ndarray, "X U"]
-    targets: Int[np.ndarray, "X U"]
-
-    @classmethod
-    def of(cls, batch: Batch) -> "AnswerIndices":
-        """Returns those of a host batch: a question a segment with loss, ascending."""
-        rows, columns = np.nonzero(batch.loss_mask)
-        segments = np.asarray(batch.text_segments)[rows, columns]
-        positions = np.asarray(batch.text_positions)[rows, columns]
-        # By order, not by index: that is what comes first, however a row is laid.
-        order = np.lexsort((positions, segments, rows))
-        rows, columns, segments = rows[order], columns[order], segments[order]
-        starts = np.flatnonzero(
-            np.diff(rows, prepend=-1) | np.diff(segments, prepend=0)
-        )
-        lengths = np.diff(starts, append=len(rows))
-        exists = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        indices = np.zeros(exists.shape, np.int32)
-        indices[exists] = columns
-        first = rows[starts]
-        targets = np.asarray(batch.targets)[first[:, None], indices]
-        return cls(rows=first, indices=indices, exists=exists, targets=targets)
-
-    def answers(
-        self, predicted: Int[np.ndarray, "B T"], ends: Collection[int]
-    ) -> list[tuple[int, ...]]:
-        """Returns the tokens of every answer as far as they are known, without its end.
-
-        Args:
-          predicted: the most likely next token at every place. ends: tokens that end
-            an answer.
-        """
-        tokens = predicted[self.rows[:, None], self.indices]
-        wrong = (tokens != self.targets) & self.exists
-        # Known are those with nothing wrong before them.
-        known = (np.cumsum(wrong, axis=1) - wrong == 0) & self.exists
-        ended = np.cumsum(np.isin(tokens, list(ends)), axis=1) > 0
-        lengths = (known & ~ended).sum(axis=1).tolist()
-        return [
-            tuple(row[:length])
-            for row, length in zip(tokens.tolist(), lengths, strict=True)
-        ]
+    found = np.take_along_axis(predicted, answers.indices, axis=1)
+    tokens, exists = answers.by_answer(found)
+    targets, _ = answers.by_answer(answers.targets)
+    wrong = (tokens != targets) & exists
+    # Known are those with nothing wrong before them.
+    known = (np.cumsum(wrong, axis=1) - wrong == 0) & exists
+    ended = np.cumsum(np.isin(tokens, list(ends)), axis=1) > 0
+    lengths = (known & ~ended).sum(axis=1).tolist()
+    return [
+        tuple(row[:length])
+        for row, length in zip(tokens.tolist(), lengths, strict=True)
+    ]

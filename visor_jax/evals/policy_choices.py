@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from visor_jax.evals.benchmark import Benchmark, PackedBatch
-from visor_jax.evals.packed_answers import AnswerIndices
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.inference.loading.network import Network
 from visor_jax.policy.choose import choose
 from visor_jax.policy.network import Policy, prompt_logits
+from visor_jax.policy.packed_answers import PackedAnswers
 
 Params = Any
 # Of the random policy's draws.
@@ -45,7 +45,6 @@ def policy_logits(
     """
     policy, parts = network.policy, []
     for asked in questions_of_policies(benchmark):
-        indices = AnswerIndices.of(asked.batch)
         rows, length = asked.batch.tokens.shape
         found = prompt_logits(
             network.params,
@@ -57,7 +56,7 @@ def policy_logits(
             config=policy.config,
         )
         # The routing token is the prompt's last, where the answer's first is predicted.
-        parts.append(np.asarray(found)[indices.rows, indices.indices[:, 0]])
+        parts.append(np.asarray(found)[PackedAnswers.of(asked.batch).routing_tokens()])
     return np.concatenate(parts)
 
 

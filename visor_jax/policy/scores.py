@@ -1,14 +1,8 @@
 """How well every budget answers a sample: one trunk, then every budget's other layers.
 
-A sample is one question: the supervised tokens of one segment of one row, whose first
-predicts from the prompt's last token, the routing token. Two packed questions:
-
-    words      ring  :  yes   bar  B  :  4          routing slots  1  5
-    segments   1     1  1     2    2  2  2          places         1 2  5 6
-    loss_mask  0     1  1     0    0  1  1          their samples  0 0  1 1
-
-An answer is right if every one of its tokens is the likeliest, given the right ones
-before it: greedy decoding then writes exactly this answer.
+A sample is one question with its answer (`policy.packed_answers`). An answer is right
+if every one of its tokens is the likeliest, given the right ones before it: greedy
+decoding then writes exactly this answer.
 """
 
 import dataclasses
@@ -16,7 +10,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,60 +20,9 @@ from visor_jax.budget import BudgetSet
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
+from visor_jax.policy.packed_answers import PackedAnswers
 
 Params = Any
-
-
-@flax.struct.dataclass
-class Questions:
-    """Where the samples of a batch lie (host arrays; see the example above).
-
-    slots: routing tokens, and asked: which of them exist. places: supervised tokens,
-    and counts: which of them exist. sample: to which slot's question a place belongs.
-    """
-
-    slots: Int[Any, "B R"]
-    asked: Bool[Any, "B R"]
-    places: Int[Any, "B A"]
-    counts: Bool[Any, "B A"]
-    sample: Int[Any, "B A"]
-    targets: Int[Any, "B A"]
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Questions":
-        """Returns the questions of a host batch, one per supervised segment of a row.
-
-        Both axes are padded to powers of two, so that batches share programs.
-        """
-        rows = [_questions_of_row(batch, row) for row in range(batch.size)]
-        slots, asked = _padded([slots for slots, _, _ in rows])
-        places, counts = _padded([places for _, places, _ in rows])
-        sample, _ = _padded([sample for _, _, sample in rows])
-        targets = np.take_along_axis(np.asarray(batch.targets), places, axis=1)
-        return cls(slots, asked, places, counts, sample, targets)
-
-
-def _questions_of_row(
-    batch: Batch, row: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (slots, places, sample of every place)."""
-    places = np.flatnonzero(batch.loss_mask[row])
-    # By order, not by index: that is what comes first, however a row is laid out.
-    places = places[np.argsort(batch.text_positions[row][places], kind="stable")]
-    segments = batch.text_segments[row][places]
-    _, first, sample = np.unique(segments, return_index=True, return_inverse=True)
-    return places[first], places, sample
-
-
-def _padded(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    longest = max(1, *map(len, rows))
-    width = 1 << (longest - 1).bit_length()
-    values = np.zeros((len(rows), width), np.int32)
-    exists = np.zeros(values.shape, bool)
-    for row, found in enumerate(rows):
-        values[row, : len(found)] = found
-        exists[row, : len(found)] = True
-    return values, exists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,15 +77,15 @@ def score_batch(
       batch: of the host.
       put: places it on the devices.
     """
-    questions = Questions.of(batch)
+    answers = PackedAnswers.of(batch)
     # Labels play no part here and must not make a program of their own.
     batch = put(batch.replace(image_labels=None))
-    trunk, features = _trunk(params, batch, questions.slots, model=model)
+    trunk, features = _trunk(params, batch, answers.routing, model=model)
     scored = [
-        _score(params, trunk, questions, model=model, gates=budget.gates(budgets.plan))
+        _score(params, trunk, answers, model=model, gates=budget.gates(budgets.plan))
         for budget in budgets
     ]
-    rows, columns = np.nonzero(questions.asked)
+    rows, columns = np.nonzero(answers.asked)
     right, likelihood = (
         np.stack([np.asarray(each)[rows, columns] for each in parts], axis=1)
         for parts in zip(*scored, strict=True)
@@ -154,7 +96,7 @@ def score_batch(
         correct=right,
         log_likelihood=likelihood,
         rows=rows.astype(np.int32),
-        slots=questions.slots[rows, columns],
+        slots=answers.routing[rows, columns],
     )
 
 
@@ -171,7 +113,7 @@ def _trunk(
 def _score(
     params: Params,
     trunk: DecoderState,
-    questions: Questions,
+    answers: PackedAnswers,
     *,
     model: VLM,
     gates: tuple[bool, ...],
@@ -180,25 +122,25 @@ def _score(
 
     def logits_of_answers(module: VLM) -> Float[Array, "B A W"]:
         done = run_rest(module, trunk, gates)
-        return module.logits(done.text, questions.places)
+        return module.logits(done.text, answers.indices)
 
     logits = model.apply({"params": params}, method=logits_of_answers)
-    return answer_scores(logits, questions)
+    return answer_scores(logits, answers)
 
 
 def answer_scores(
-    logits: Float[Array, "B A W"], questions: Questions
+    logits: Float[Array, "B A W"], answers: PackedAnswers
 ) -> tuple[Bool[Array, "B R"], Float[Array, "B R"]]:
     """Returns whether each answer is right, and its log-likelihood, from its logits."""
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    targets = questions.targets[..., None]
+    targets = answers.targets[..., None]
     picked = jnp.take_along_axis(log_probs, targets, axis=-1)[..., 0]
-    missed = jnp.argmax(log_probs, axis=-1) != questions.targets
-    rows = jnp.arange(len(questions.slots))[:, None]
+    missed = jnp.argmax(log_probs, axis=-1) != answers.targets
+    rows = jnp.arange(len(answers.routing))[:, None]
 
-    def per_question(values: Array) -> Array:
-        values = jnp.where(questions.counts, values, 0)
-        empty = jnp.zeros(questions.slots.shape, values.dtype)
-        return empty.at[rows, questions.sample].add(values)
+    def per_answer(values: Array) -> Array:
+        values = jnp.where(answers.exists, values, 0)
+        empty = jnp.zeros(answers.routing.shape, values.dtype)
+        return empty.at[rows, answers.answer].add(values)
 
-    return per_question(missed.astype(jnp.int32)) == 0, per_question(picked)
+    return per_answer(missed.astype(jnp.int32)) == 0, per_answer(picked)

@@ -114,7 +114,7 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
     stored = newest_network(init_from)
     model = stored.config
     if data.kind == PAGES:
-        check_reads_pages(model, stored.metadata.get("preset", "unknown"))
+        check_reads_pages(model, stored.metadata)
     trained = stored.budgets.names
     names = fields["budgets"] or trained
     budgets = BudgetSet.parse(names, model.plan)

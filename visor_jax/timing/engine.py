@@ -225,7 +225,7 @@ def _lines(times: Mapping[str, Timed], options: Any) -> list[str]:
 
 def _check_reads_pages(checkpoint: str) -> None:
     stored = newest_network(checkpoint)
-    check_reads_pages(stored.config, stored.metadata.get("preset", "unknown"))
+    check_reads_pages(stored.config, stored.metadata)
 
 
 def _choices(

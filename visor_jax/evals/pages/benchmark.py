@@ -28,6 +28,7 @@ from visor_jax.data.pages.words import TOKENS
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.benchmark import Example, PackedBatch, PromptLengths
 from visor_jax.evals.metrics.exact_match import exact_match
+from visor_jax.inference.loading.reads_pages import reads_pages
 from visor_jax.models.config import VLMConfig
 
 # Of the pages and of the choice of questions, for every network alike.
@@ -137,11 +138,15 @@ class PageBenchmark:
             )
 
 
-def check_reads_pages(config: VLMConfig, preset: str) -> None:
-    """Raises ValueError unless the network is one for pages."""
-    if config.vision.image_size != IMAGE_SIZE:
+def check_reads_pages(config: VLMConfig, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the network is one for pages.
+
+    metadata: of its checkpoint.
+    """
+    if not reads_pages(config, metadata):
+        preset = metadata.get("preset", "unknown")
         raise ValueError(
             f"a network of preset {preset!r} for {config.vision.image_size}-pixel "
-            f"images cannot answer the embedded benchmark ({IMAGE_SIZE} pixels); only "
-            "preset 'mini' can so far."
+            "images cannot answer the embedded benchmark: it was not trained on its "
+            f"pages of {IMAGE_SIZE} pixels; only preset 'mini' is so far."
         )

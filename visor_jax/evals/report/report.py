@@ -87,7 +87,8 @@ def write_report(
     """Returns the content of report.json after writing all files into folder `out`.
 
     Args:
-      benchmark: whose first pictures are shown with their questions and answers.
+      benchmark: whose first pictures are shown with their questions and answers; every
+        number is of the runs' predictions.
 
     Raises:
       ValueError: as `build_report`.

@@ -26,8 +26,8 @@ from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.tokenizer import load_tokenizer
-from visor_jax.data.settings import PAGES
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.loading.reads_pages import reads_pages
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
 
@@ -139,16 +139,8 @@ def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
 
 def _reader(stored: StoredNetwork, template: str | None) -> Processor:
     with workdir_files.local_processing_folder(stored.step) as folder:
-        if _reads_pages(stored):
+        if reads_pages(stored.config, stored.metadata):
             saved = folder.is_dir()
             return page_processor(load_tokenizer(folder) if saved else page_tokenizer())
         processor = backbone_of(stored.source).processor
         return processor(stored.config, folder, source=stored.source, template=template)
-
-
-def _reads_pages(stored: StoredNetwork) -> bool:
-    """Returns whether the network was trained on drawn pages, as its run recorded."""
-    kind = (stored.metadata.get("data") or {}).get("kind")
-    # Runs have always said it. What they did not write is either an import, which has
-    # the newline of LLaVA-OneVision, or was saved by hand from a network for pages.
-    return not stored.config.image_newline if kind is None else kind == PAGES

@@ -1,0 +1,22 @@
+"""Whether a network reads the drawn pages of the embedded benchmark, or pictures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
+from visor_jax.data.settings import PAGES
+from visor_jax.models.config import VLMConfig
+
+
+def reads_pages(config: VLMConfig, metadata: Mapping[str, Any]) -> bool:
+    """Returns whether a network was trained on pages, as its run recorded.
+
+    Args:
+      metadata: of its checkpoint.
+    """
+    kind = (metadata.get("data") or {}).get("kind")
+    if kind is not None:
+        return kind == PAGES
+    # Runs have always said it. What they did not write is either an import, which has
+    # the newline of LLaVA-OneVision, or was saved by hand from a network for pages.
+    return not config.image_newline and config.vision.image_size == IMAGE_SIZE

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import tolerances
+from tests.training.metric_lines import metric_lines
 from tests.training_processes import (
     FLAGS,
     Commands,
@@ -19,7 +20,6 @@ from tests.training_processes import (
     parameters,
     wait_until,
 )
-from visor_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_one_that_is_killed_ends_the_others_and_all_go_on(commands, four, tmp_pa
 
 def check_close(found, expected):
     """Checks that two runs, which add up gradients in another order, are the same."""
-    for got, wanted in zip(read_metrics(found), read_metrics(expected), strict=True):
+    for got, wanted in zip(metric_lines(found), metric_lines(expected), strict=True):
         assert got.keys() == wanted.keys()
         np.testing.assert_allclose(
             list(got.values()), list(wanted.values()), **tolerances.GRADIENT

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.pages.prompt_batch import prompt_batch
 from tests.evals import small
 from tests.evals.small import BUDGETS, CONFIG
 from visor_jax.budget import BudgetSet
-from visor_jax.data.pages.batches import single_question_batch
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.evals import timing
 from visor_jax.evals.harness import next_tokens, predict
@@ -58,10 +58,9 @@ def test_packed_answers_equal_one_question_at_a_time(network, predictions, bench
     """The naive way: greedy decoding of two tokens, each question on its own."""
     tokenizer = page_tokenizer()
     words, examples = tokenizer.convert_ids_to_tokens, list(benchmark.examples())
-    batch = single_question_batch(
+    batch = prompt_batch(
         np.stack([example.request.images[0] for example in examples]),
         [example.request.prompt for example in examples],
-        tokenizer,
         text_length=8,
     )
     rows, length = np.arange(50), batch.text_mask.sum(axis=1)

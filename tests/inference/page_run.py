@@ -6,9 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.data.pages.prompt_batch import prompt_batch
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.data.pages.batches import single_question_batch
-from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import (
     AdapterConfig,
@@ -58,7 +57,7 @@ def page(seed: int = 0) -> np.ndarray:
 
 def parameters() -> dict:
     """Returns random values for all parameters, the reading loss's among them."""
-    batch = single_question_batch(page(), "ring", page_tokenizer())
+    batch = prompt_batch(page()[None], ["ring"])
     gates = (True,) * len(CONFIG.plan.self_layers)
     init = functools.partial(VLM(CONFIG).init, gates=gates, reading=True)
     shapes = jax.eval_shape(init, jax.random.key(0), batch)["params"]

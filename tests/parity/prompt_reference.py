@@ -20,7 +20,7 @@ from tests.parity.test_llava_onevision import (
     vision_config,
 )
 from visor_jax.data.images.anyres import frame_crops
-from visor_jax.data.images.patch_index import num_anyres_tokens
+from visor_jax.data.images.patch_index import anyres_patch_index
 from visor_jax.data.prompts.chat_template import render
 
 _PLACES = (tiny_llava.IMAGE, tiny_llava.VIDEO)
@@ -80,7 +80,8 @@ def hf_ids(tile: int, prompt: Prompt) -> list[int]:
     text = "".join(piece.text for piece in pieces)
     counts = [side**2 + 1] * len(images)
     if len(images) == 1:
-        counts = [num_anyres_tokens(*images[0].shape[:2], processor.images)]
+        size = images[0].shape[:2]
+        counts = [anyres_patch_index(*size, processor.images).count]
     half = -(-side // 2)
     video_counts = [len(frames) * half**2 + 1 for frames in videos]
     for token, numbers in (("<image>", counts), ("<video>", video_counts)):

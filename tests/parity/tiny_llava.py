@@ -45,8 +45,19 @@ _RENAMED = {
 LAYOUTS = tuple(_RENAMED)
 
 
-def build(*, side: int, tied: bool, seed: int = 0, layers: int = LAYERS):
-    """Returns a model whose biases and norms are noise too."""
+def build(
+    *,
+    side: int,
+    tied: bool,
+    seed: int = 0,
+    layers: int = LAYERS,
+    decoder: type = Qwen2Config,
+    **values: object,
+):
+    """Returns a model whose biases and norms are noise too.
+
+    decoder: class of its configuration, values: what that has beside Qwen2's.
+    """
     pinpoints = [[side * i, side * j] for i in range(1, 4) for j in range(1, 4)]
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
@@ -58,7 +69,7 @@ def build(*, side: int, tied: bool, seed: int = 0, layers: int = LAYERS):
             patch_size=PATCH,
             vision_use_head=False,
         ),
-        text_config=Qwen2Config(
+        text_config=decoder(
             vocab_size=264,
             hidden_size=32,
             intermediate_size=40,
@@ -68,6 +79,7 @@ def build(*, side: int, tied: bool, seed: int = 0, layers: int = LAYERS):
             tie_word_embeddings=tied,
             eos_token_id=EOS,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            **values,
         ),
         image_token_index=IMAGE_TOKEN,
         video_token_index=VIDEO_TOKEN,

@@ -12,10 +12,11 @@ import optax
 import pytest
 
 from tests.tolerances import REORDERED
+from tests.training.metric_lines import metric_lines
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.training import loop
-from visor_jax.training.metrics import MetricWriter, read_metrics
+from visor_jax.training.metrics import MetricWriter
 from visor_jax.training.skipped_steps import (
     SKIPPED,
     SkippedStepsFile,
@@ -94,7 +95,7 @@ def test_bad_steps_are_left_out_counted_and_named(tmp_path):
     state, done = run(tmp_path, bad_steps=(2, 5))
     assert done == STEPS
     np.testing.assert_allclose(state.params["w"], expected_weight((2, 5)), **REORDERED)
-    counts = [line["skipped_steps"] for line in read_metrics(tmp_path)]
+    counts = [line["skipped_steps"] for line in metric_lines(tmp_path)]
     assert counts == [1, 1, 2, 2, 2, 2]
     assert json.loads((tmp_path / SKIPPED).read_text())["steps"] == [
         {"step": 2, "rows": [4, 8]},
@@ -126,7 +127,7 @@ def test_an_error_while_saving_in_the_background_ends_the_run(tmp_path, monkeypa
     monkeypatch.setattr("orbax.checkpoint.CompositeCheckpointHandler.finalize", full)
     with pytest.raises(SavingError, match=r"(?s)No space left.*free space"):
         run(tmp_path)
-    assert read_metrics(tmp_path)[-1]["step"] < STEPS
+    assert metric_lines(tmp_path)[-1]["step"] < STEPS
 
 
 def test_a_request_to_stop_is_met_after_the_step_and_saved(tmp_path):

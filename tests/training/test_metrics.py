@@ -3,7 +3,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from visor_jax.training.metrics import MetricWriter, read_metrics
+from tests.training.metric_lines import metric_lines
+from visor_jax.training.metrics import MetricWriter
 
 
 def _train(writer, steps):
@@ -22,13 +23,13 @@ def test_killed_and_resumed_run_ends_with_the_same_metrics(tmp_path):
     killed = tmp_path / "killed" / "metrics.jsonl"
     with killed.open("a") as lines:
         lines.write('{"step": 6, "lo')
-    assert [line["step"] for line in read_metrics(killed.parent)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in metric_lines(killed.parent)] == [1, 2, 3, 4, 5]
     with MetricWriter(tmp_path / "killed") as writer:
         writer.truncate_to(offset, step=3)
         _train(writer, range(4, 7))
     straight = (tmp_path / "straight" / "metrics.jsonl").read_bytes()
     assert killed.read_bytes() == straight
-    assert len(read_metrics(tmp_path / "killed", "timing.jsonl")) == 8
+    assert len(metric_lines(tmp_path / "killed", "timing.jsonl")) == 8
 
 
 def test_run_killed_before_its_first_checkpoint_starts_afresh(tmp_path):
@@ -38,15 +39,15 @@ def test_run_killed_before_its_first_checkpoint_starts_afresh(tmp_path):
         writer.truncate_to(0, step=0)
         assert writer.position() == 0
         _train(writer, [1])
-    assert read_metrics(tmp_path) == [{"step": 1, "loss/sa2:8,16": 1, "accuracy": 0.5}]
+    assert metric_lines(tmp_path) == [{"step": 1, "loss/sa2:8,16": 1, "accuracy": 0.5}]
 
 
 def test_clock_values_stay_out_of_the_deterministic_file(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.write(1, {"loss": 2.0})
         writer.write_timing(1, {"eta": 3.0})
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
-    assert read_metrics(tmp_path, "timing.jsonl") == [{"step": 1, "eta": 3.0}]
+    assert metric_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert metric_lines(tmp_path, "timing.jsonl") == [{"step": 1, "eta": 3.0}]
 
 
 def test_tensorboard_is_told_to_forget_the_steps_after_the_checkpoint(tmp_path):

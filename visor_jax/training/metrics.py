@@ -124,12 +124,5 @@ class MetricWriter:
             self._tensorboard.add_scalar(prefix + key, value, int(step))
 
 
-def read_metrics(workdir: str | os.PathLike[str], name: str = METRICS) -> list[dict]:
-    """Returns the complete lines of metrics.jsonl (or `name`), first line first."""
-    file = Path(workdir) / name
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)

@@ -8,14 +8,12 @@ import pytest
 from visor_jax.data.pages.batches import (
     EVALUATION_LENGTH,
     evaluation_batches,
-    single_question_batch,
 )
 from visor_jax.data.pages.questions import QUESTION_TASK, TASK_NAMES
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.pages.tower_batches import tower_batch, tower_batches
 from visor_jax.data.pages.training_batches import PageQuestions, train_iterator
-from visor_jax.data.pages.words import TOKENS, ids_of
+from visor_jax.data.pages.words import TOKENS
 
 SMALL = PageDataSettings(
     pool_size=40, batch_size=3, questions_per_page=6, text_length=40, seed=2
@@ -145,37 +143,6 @@ def test_evaluation_does_not_depend_on_the_batch_size(pool):
     np.testing.assert_array_equal(np.concatenate(by_two), np.concatenate(by_eight))
     with pytest.raises(ValueError, match="batch_size=0"):
         evaluation_batches(pool, 0)
-
-
-def test_prompts_end_where_generation_starts(pool):
-    batch = single_question_batch(
-        pool.pages[:2], ["ring", "digit row 2 column 3"], page_tokenizer()
-    )
-    assert batch.tokens.tolist() == [
-        ids_of("ring : <pad> <pad>"),
-        ids_of("digit row 2 column 3 :"),
-    ]
-    assert batch.text_positions[0].tolist() == [144, 145, 0, 0]
-    assert batch.text_mask.sum(axis=1).tolist() == [2, 4]
-    assert not batch.loss_mask.any()
-    assert batch.image_labels is None
-    alone = single_question_batch(
-        pool.pages[0], "ring", page_tokenizer(), text_length=4
-    )
-    np.testing.assert_array_equal(alone.tokens[0], batch.tokens[0])
-    np.testing.assert_array_equal(alone.pixels[0], batch.pixels[0])
-
-
-def test_wrong_prompts_are_refused(pool):
-    tokenizer, page = page_tokenizer(), pool.pages[0]
-    with pytest.raises(ValueError, match="resize"):
-        single_question_batch(page[:50], "ring", tokenizer)
-    with pytest.raises(ValueError, match="uint8"):
-        single_question_batch(page / 255, "ring", tokenizer)
-    with pytest.raises(ValueError, match="2 questions for 1"):
-        single_question_batch(page, ["ring", "ring"], tokenizer)
-    with pytest.raises(ValueError, match="longest prompt"):
-        single_question_batch(page, "ring", tokenizer, text_length=1)
 
 
 def test_tower_labels_are_coarse_and_right(pool):

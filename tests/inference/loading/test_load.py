@@ -10,9 +10,9 @@ from PIL import Image
 
 import visor_jax
 from tests import tolerances
+from tests.data.pages.prompt_batch import prompt_batch
 from tests.inference import page_run
 from visor_jax.budget import Budget
-from visor_jax.data.pages.batches import single_question_batch
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.flops.account import account, savings
 from visor_jax.inference.sampling import Sampling
@@ -57,7 +57,7 @@ def test_a_tokenizer_in_the_workdir_is_used(params, tmp_path):
 @pytest.mark.parametrize("budget", ["sa0", "sa2:1,2"])
 def test_logits_are_those_of_the_network(model, params, budget):
     found = model.logits(page_run.page(), QUESTION, budget)
-    batch = single_question_batch(page_run.page(), QUESTION, page_tokenizer())
+    batch = prompt_batch(page_run.page()[None], [QUESTION])
     gates = Budget.parse(budget, page_run.CONFIG.plan).gates(page_run.CONFIG.plan)
     network = VLM(page_run.CONFIG)
     forward = jax.jit(lambda v, b: network.apply(v, b, gates).logits)

@@ -12,10 +12,9 @@ from PIL import Image
 
 import visor_jax
 from tests import tiny
+from tests.data.pages.prompt_batch import prompt_batch
 from tests.inference import page_run
 from visor_jax.budget import BudgetSet
-from visor_jax.data.pages.batches import single_question_batch
-from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.network import PolicyConfig, new_policy
 
@@ -62,7 +61,7 @@ def trunk_of(network, batch):
 def expected(params, request, cost=0.0):
     """Returns the budget's name by plain arithmetic on one unpadded prompt."""
     page = request.images[0]
-    batch = single_question_batch(page, request.prompt, page_tokenizer())
+    batch = prompt_batch(page[None], [request.prompt])
     network = {k: v for k, v in params.items() if k != "policy"}
     trunk = trunk_of(network, tiny.on_device(batch))
     features = [trunk.text.hidden[0, -1], trunk.image.hidden[0].mean(axis=0)]

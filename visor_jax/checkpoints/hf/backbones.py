@@ -41,7 +41,9 @@ _LLAVA_ONEVISION = Backbone(
     keys=LLAVA_ONEVISION,
     processor=read_processor,
 )
-BACKBONES: dict[str, Backbone] = {each.model_type: each for each in (_LLAVA_ONEVISION,)}
+BACKBONES: dict[str, Backbone] = {
+    _LLAVA_ONEVISION.model_type: _LLAVA_ONEVISION,
+}
 # Architectures of other code, with what says the same as transformers would.
 _TRANSLATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     read_config.ORIGINAL_ARCHITECTURE: read_config.from_original,

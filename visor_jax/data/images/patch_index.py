@@ -131,16 +131,6 @@ def video_patch_index(frames: int, settings: ImageSettings) -> PatchIndex:
     )
 
 
-def num_anyres_tokens(height: int, width: int, settings: ImageSettings) -> int:
-    """Returns how many tokens the only image of a prompt has."""
-    rows, columns = choose_grid(height, width, settings)
-    side = settings.patches_per_side
-    rows, columns = rows * side, columns * side
-    top, left = _margins(height, width, rows, columns)
-    rows, columns = resized_shape(rows - 2 * top, columns - 2 * left, settings)
-    return settings.patches_per_crop + rows * (columns + 1)
-
-
 def resized_shape(rows: int, columns: int, settings: ImageSettings) -> tuple[int, int]:
     """Returns what a grid of patches without its padding is resized to."""
     most = settings.max_tiles * settings.patches_per_side**2

@@ -1,10 +1,9 @@
-"""Batches of pages: packed rows, every task once, or one prompt per page."""
+"""Batches of pages: packed rows, or every task once."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from visor_jax.batch import Batch
 from visor_jax.data.pages.packing import (
@@ -15,10 +14,8 @@ from visor_jax.data.pages.packing import (
     pack_row,
     reading_labels,
 )
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import QUESTION_TASK, TASK_NAMES, TASKS
-from visor_jax.data.pages.tokenizer import encode_question
 
 # Tokens of a row that asks every task once: the same for every page.
 EVALUATION_LENGTH = sum(task.num_tokens for task in TASKS.values())
@@ -119,60 +116,3 @@ def questions_of_page(page: int, *, seed: int = 0) -> np.ndarray:
 def _every_task(answers: np.ndarray, seed: int, page: int) -> TextRow:
     questions = questions_of_page(page, seed=seed)
     return pack_row(questions, answers[questions], EVALUATION_LENGTH)
-
-
-def single_question_batch(
-    pages: np.ndarray,
-    questions: str | Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    text_length: int | None = None,
-) -> Batch:
-    """Returns one prompt per page, each ending in ":", for generation and timing.
-
-    There is no answer to score: targets are padding and the loss mask is False.
-
-    Args:
-      pages: (96, 96, 3) or (B, 96, 96, 3) uint8.
-      questions: one for all pages, or one per page.
-      text_length: T; the longest prompt if None.
-
-    Raises:
-      ValueError: for pages of another shape or type, a wrong number of questions,
-        unknown words, or prompts longer than `text_length`.
-    """
-    pages = np.asarray(pages)
-    pages = pages[None] if pages.ndim == 3 else pages
-    if pages.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or pages.dtype != np.uint8:
-        raise ValueError(
-            f"Pages must be {IMAGE_SIZE}x{IMAGE_SIZE} RGB in uint8, got shape "
-            f"{pages.shape} of {pages.dtype}: resize and convert the image first."
-        )
-    if isinstance(questions, str):
-        questions = [questions] * len(pages)
-    if len(questions) != len(pages):
-        raise ValueError(f"{len(questions)} questions for {len(pages)} pages.")
-    prompts = [encode_question(tokenizer, text) for text in questions]
-    longest = max(map(len, prompts))
-    text_length = longest if text_length is None else text_length
-    if longest > text_length:
-        raise ValueError(f"{text_length=} is below the longest prompt ({longest}).")
-    rows = [_prompt_row(p, text_length, tokenizer.pad_token_id) for p in prompts]
-    return make_batch(pages, rows, digits=None)
-
-
-def _prompt_row(prompt: list[int], text_length: int, pad_id: int) -> TextRow:
-    mask = np.arange(text_length) < len(prompt)
-    tokens = np.full(text_length, pad_id, np.int32)
-    tokens[: len(prompt)] = prompt
-    positions = NUM_IMAGE_TOKENS + np.arange(text_length, dtype=np.int32)
-    return TextRow(
-        tokens=tokens,
-        positions=np.where(mask, positions, 0).astype(np.int32),
-        segments=mask.astype(np.int32),
-        mask=mask,
-        targets=np.full(text_length, pad_id, np.int32),
-        loss_mask=np.zeros(text_length, bool),
-        questions=np.zeros(0, np.int64),
-        answer_places=np.zeros(0, np.int64),
-    )

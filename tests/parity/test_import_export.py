@@ -106,14 +106,13 @@ def test_configuration_comes_back(models, tmp_path):
         LlavaOnevisionConfig.from_pretrained(path).to_dict()
         for path in (folder, tmp_path / "back")
     )
-    for config in (before, after):
-        # Where transformers found the file, put in by the reading.
-        assert config.pop("_name_or_path") in (str(folder), str(tmp_path / "back"))
-    # Only the base of the rotary angles is spelled twice, for older versions.
-    assert after["text_config"].pop("rope_theta") == 1e6
     assert after == before
-    written = (tmp_path / "back/config.json").read_text()
-    assert str(tmp_path) not in written
+    text = (tmp_path / "back/config.json").read_text()
+    # The base of the rotary angles is spelled twice, for older versions.
+    written = json.loads(text)["text_config"]
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 1e6
+    # Nothing of this machine.
+    assert str(tmp_path) not in text
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])

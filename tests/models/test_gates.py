@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import passes, tiny
 from tests.models.training_loss import gradient_static, gradient_traced
 from tests.tiny import NETWORKS
 from tests.tolerances import GRADIENT, REORDERED
@@ -116,6 +116,6 @@ def test_a_captured_layer_counts_as_a_reader():
 
 def test_a_cache_is_refused_for_traced_gates():
     params, batch = inputs(SMALL)
-    run = jax.jit(lambda g: VLM(SMALL).apply(params, batch, g, method="prefill"))
+    run = jax.jit(lambda g: VLM(SMALL).apply(params, batch, g, method=passes.prefill))
     with pytest.raises((ValueError, TypeError), match=r"static gates|Sequence\[bool\]"):
         run(jnp.array([True]))

@@ -17,9 +17,9 @@ from visor_jax.settings import read as settings_read
 from visor_jax.settings.read import read_settings
 from visor_jax.tasks import trained_parameters
 from visor_jax.tasks.trained_parameters import check_groups, trained_shapes
+from visor_jax.training.objectives.policy_objective import OBJECTIVES
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 from visor_jax.training.parameter_groups import ParameterGroup, group_of_paths
-from visor_jax.training.policy_objective import OBJECTIVES
 
 CONFIGS = {
     "dedicated": (dedicated, ("none", "all", "sa2:1,5")),

@@ -10,6 +10,7 @@ import pytest
 
 from configs import common, dedicated, dense, policy, stage_a, stage_b, universal
 from visor_jax.budget import BudgetSet
+from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.models import variants
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PARAMS
@@ -39,14 +40,17 @@ def _networks_once():
     with pytest.MonkeyPatch.context() as patch:
         shapes = functools.cache(parameter_shapes)
         patch.setattr(trained_parameters, "parameter_shapes", shapes)
-        patch.setattr(settings_read, "read_metadata", metadata_of)
+        patch.setattr(settings_read, "newest_network", stored_network)
         yield
 
 
-def metadata_of(preset):
+def stored_network(preset):
+    """Returns what a checkpoint of this preset would say."""
     model = variants.variant(preset)
     budgets = BudgetSet.parse(["none", "all"], model.plan).names
-    return {"model": model.to_dict(), "budgets": list(budgets), "preset": preset}
+    return StoredNetwork(
+        step=Path(preset), config=model, metadata={"budgets": list(budgets)}
+    )
 
 
 def read(config):

@@ -66,15 +66,15 @@ def open_conversations(
       Stopped: if asked to stop meanwhile.
     """
     data, longest = settings.data, settings.model.decoder.max_positions
-    processor = _reader(settings)
-    processor = TrainingProcessor(
+    processor = _processor(settings)
+    training = TrainingProcessor(
         chat=processor.prompts,
         supervision=data.supervision,
         max_length=min(data.max_length or longest, longest),
     )
     return conversation_data(
         data,
-        processor,
+        training,
         pad_id=processor.pad_id,
         steps=settings.loop.steps,
         seed=settings.seed,
@@ -83,7 +83,7 @@ def open_conversations(
     )
 
 
-def _reader(settings: RunSettings) -> Processor:
+def _processor(settings: RunSettings) -> Processor:
     source = None
     if settings.init_from is not None:
         source = newest_network(settings.init_from).source

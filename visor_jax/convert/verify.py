@@ -228,14 +228,14 @@ def _reference_inputs(
     from transformers import LlavaOnevisionImageProcessorPil
 
     settings, layout = processor.prompts.images, case.sample.layout
-    processor = LlavaOnevisionImageProcessorPil(
+    reference = LlavaOnevisionImageProcessorPil(
         size={"height": settings.tile_size, "width": settings.tile_size},
         image_mean=list(settings.mean),
         image_std=list(settings.std),
         image_grid_pinpoints=[list(point) for point in settings.pinpoints],
     )
     pictures = [Image.fromarray(picture) for picture in case.pictures]
-    pixels = processor([pictures], return_tensors="np")
+    pixels = reference([pictures], return_tensors="np")
     ids = np.full((1, layout.length), image_token, np.int64)
     ids[0, layout.text_positions] = layout.tokens
     return {

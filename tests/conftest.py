@@ -3,6 +3,7 @@
 Everything here happens before jax starts and before `visor_jax` is imported.
 """
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -55,3 +56,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("parity"):
             item.add_marker(skip)
+
+
+# Compiled programs keep memory maps, of which a process may have 65,530 (Linux).
+_MANY_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    """Lets go of compiled programs after a module, where many have come together."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()

@@ -3,13 +3,13 @@
     python -m visor_jax.timing.accelerator --out=DIR [--parts=attention,prefill] \\
         [--limit_s=540] [--tiny]
 
-    card       peak of a bfloat16 product, bandwidth                       30 s
+    card       peak of a bfloat16 product, bandwidth                       25 s
     attention  every kernel at the networks' shapes                        90 s
     prefill    every budget and the dense plan: time saved / FLOPs saved  150 s
-    torch      the dense plan in transformers, same card                   60 s
+    torch      the dense plan in transformers, same card                   50 s
     decode     tokens a second                                             60 s
-    training   a universal step, traced gates                             100 s
-    engine     mixed budgets against each alone                            50 s
+    training   a universal step, traced gates                              80 s
+    engine     mixed budgets against each alone                            80 s
 
 Each part runs in a process of its own, which is ended when its time is up; `--limit_s`
 holds for all together. Results are written as they come: DIR/results.json (its form is
@@ -40,13 +40,13 @@ from visor_jax.timing.accelerator.runner import END, GRACE, run_part
 _PACKAGE = "visor_jax.timing.accelerator"
 # {part: (module, seconds)}; one is imported in its own process alone.
 PARTS = {
-    CARD: ("card", 30.0),
+    CARD: ("card", 25.0),
     "attention": ("attention", 90.0),
     "prefill": ("prefill", 150.0),
-    "torch": ("torch_reference", 60.0),
+    "torch": ("torch_reference", 50.0),
     "decode": ("decode", 60.0),
-    "training": ("training", 100.0),
-    "engine": ("engine", 50.0),
+    "training": ("training", 80.0),
+    "engine": ("engine", 80.0),
 }
 _PROGRAMS = "/tmp/visor_jax_programs"
 
@@ -85,6 +85,7 @@ def measure(folder: Path, names: list[str], *, limit_s: float, tiny: bool) -> Re
     """Returns what the parts measured; the folder has it as well."""
     end = time.monotonic() + limit_s
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # cuDNN's calls hold an address, by which no kept program would be found again.
     os.environ.setdefault("JAX_REMOVE_CUSTOM_PARTITIONING_PTR_FROM_CACHE_KEY", "1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")

@@ -3,8 +3,9 @@
 bytes: parameters, keys and values, which every step reads once.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from visor_jax.timing.accelerator.measure import (
     Deadline,
     Job,
     Program,
+    attempted,
     compile_all,
     failure,
     times_of,
@@ -45,17 +47,22 @@ def _network(
     of_dense = network.params_of_dense(params)
     plans = prefill.plans(size, every=False)
     chosen = {name: plans[name] for name in ("dense", *list(plans)[1:3])}
-    jobs, abstract = {}, {}
+    jobs, caches = {}, {}
     for name, (config, budget) in chosen.items():
         gates = budget.gates(config.plan)
         given = of_dense if name == "dense" else params
         for batch in batches:
-            cache = network.abstract_cache(
-                size, config, gates, given, rows=batch, new_tokens=_STEPS
+            make = functools.partial(
+                network.filled_cache,
+                size,
+                config,
+                gates,
+                rows=batch,
+                new_tokens=_STEPS,
             )
-            abstract[name, batch] = cache
+            caches[name, batch] = make
             run = network.decode(config, gates, _STEPS)
-            jobs[name, batch] = Job(run, (given, cache), donate=(1,))
+            jobs[name, batch] = Job(run, (given, jax.eval_shape(make)), donate=(1,))
     programs = compile_all(jobs, deadline)
     for (name, batch), program in programs.items():
         row = {
@@ -67,32 +74,32 @@ def _network(
         if isinstance(program, Exception):
             yield row | {"failed": failure(program)}
             continue
+        given, cache = jobs[name, batch].arguments
         config, budget = chosen[name]
-        given = jobs[name, batch].arguments[0]
-        cache = network.filled_cache(size, abstract[name, batch])
-        read = _bytes(given["language_model"]) + _bytes(cache)
-        times = _times(program, given, cache, deadline)
         counted = account(config, budget, **size.lengths, crops=0, batch=batch)
-        yield (
-            row
-            | times
-            | {
-                "flops": counted.decode_per_token(size.text_tokens + _STEPS),
-                "bytes": read,
-                "tokens_per_s": 1e3 * batch / times["ms"],
-            }
+        row["flops"] = counted.decode_per_token(size.text_tokens + _STEPS)
+        row["bytes"] = _bytes(given["language_model"]) + _bytes(cache)
+        measured = functools.partial(
+            _times, program, given, caches[name, batch], batch, deadline
         )
-        del cache
+        yield attempted(row, measured)
 
 
-def _times(program: Program, params: Any, cache: Any, deadline: Deadline) -> dict:
-    held = [cache]
+def _times(
+    program: Program,
+    params: Any,
+    make_cache: Callable[[], Any],
+    rows: int,
+    deadline: Deadline,
+) -> dict[str, float]:
+    held = [make_cache()]
 
     def run() -> None:
         _, held[0] = program.run(params, held[0])
         jax.block_until_ready(held[0])
 
-    return times_of(run, deadline, each=_STEPS) | {"compile_s": program.seconds}
+    times = times_of(run, deadline, each=_STEPS) | {"compile_s": program.seconds}
+    return times | {"tokens_per_s": 1e3 * rows / times["ms"]}
 
 
 def _bytes(tree: Any) -> int:

@@ -128,6 +128,15 @@ def program_times(
     return times | {"compile_s": program.seconds}
 
 
+def attempted(row: dict[str, Any], measured: Callable[[], dict[str, Any]]) -> Any:
+    """Returns the row with what was measured, or with why that failed on the device."""
+    try:
+        return row | measured()
+    except jax.errors.JaxRuntimeError as error:
+        # Most often there is too little memory.
+        return row | {"failed": failure(error)}
+
+
 def failure(error: Exception) -> str:
     """Returns an exception in one short line."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"

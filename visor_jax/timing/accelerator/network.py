@@ -3,6 +3,7 @@
 Parameters are random, made on the device. A prompt is one image, then text.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import zlib
@@ -19,6 +20,7 @@ from visor_jax.batch import Batch
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.kv_cache import KVCache
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.variants import llava_ov_0p5b, llava_ov_7b, mini
 from visor_jax.models.vision.image_tokens import ImageTokens
@@ -65,14 +67,19 @@ def random_params(config: VLMConfig, dtype: str | None = None) -> Params:
     """
     dtype = config.compute_dtype if dtype is None else dtype
     flat = flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
-    made = {path: _parameter(path, leaf.shape, dtype) for path, leaf in flat.items()}
-    return flax.traverse_util.unflatten_dict(made, sep="/")
+    # Every shape is a program; they are compiled side by side.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        made = pool.map(
+            lambda item: _parameter(item[0], item[1].shape, dtype), flat.items()
+        )
+        found = dict(zip(flat, made, strict=True))
+    return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
 def _parameter(path: str, shape: tuple[int, ...], dtype: str) -> Array:
     if path.endswith("scale"):
         return jnp.ones(shape, dtype)
-    # This generator compiles in no time, and every shape is compiled.
+    # This generator compiles fast.
     key = jax.random.key(zlib.crc32(path.encode()), impl="rbg")
     return _normal(key, shape, dtype)
 
@@ -170,34 +177,27 @@ def prefill(
     return run
 
 
-def abstract_cache(
+def filled_cache(
     of: Size,
     config: VLMConfig,
     gates: tuple[bool, ...],
-    params: Params,
     *,
     rows: int,
     new_tokens: int,
 ) -> KVCache:
-    """Returns the shapes of the cache that `prefill` leaves, with room for tokens."""
-
-    def run(params: Params) -> KVCache:
-        _, cache = prefill(config, gates)(params, prompts(of, rows=rows))
-        return cache.with_capacity(of.text_tokens + new_tokens)
-
-    return jax.eval_shape(run, params)
-
-
-def filled_cache(of: Size, abstract: KVCache) -> KVCache:
-    """Returns a cache of these shapes after a prompt; keys and values are zeros."""
-    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
-    rows, slots = cache.text.valid.shape
+    """Returns a cache after prompts, with room for tokens; its K/V are zeros."""
+    slots = of.text_tokens + new_tokens
     text = _tags(rows, of.image_tokens, slots)
-    text = text.replace(
-        valid=jnp.broadcast_to(jnp.arange(slots) < of.text_tokens, (rows, slots))
+    cache = KVCache.empty(
+        config,
+        gates,
+        KEEP_ALL,
+        rows=rows,
+        text_slots=slots,
+        image_tokens=of.image_tokens,
     )
     return cache.replace(
-        text=text,
+        text=text.replace(valid=text.order < of.image_tokens + of.text_tokens),
         image=_tags(rows, 0, of.image_tokens, MaskForm.WHOLE),
         length=jnp.int32(of.text_tokens),
     )

@@ -1,4 +1,7 @@
-"""Part 5: a step of universal training of the 0.5B network, with traced gates.
+"""Part 5: a step of universal training with traced gates, in the 0.5B network's widths.
+
+Of its layers there are three groups, and of the tower's blocks a third: all of them
+would compile for minutes, and each takes what its like takes.
 
 One program for all budgets, as in training; the schedule draws each in turn. FLOPs are
 three times those of the forward pass: what is computed again is no work done.
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 
 from visor_jax.budget import BudgetSet
 from visor_jax.flops.account import account
+from visor_jax.models.variants import visor_plan
 from visor_jax.models.vlm import VLM
 from visor_jax.timing.accelerator import network, prefill
 from visor_jax.timing.accelerator.measure import (
@@ -40,7 +44,7 @@ def rows(*, tiny: bool, deadline: Deadline) -> Iterator[Row]:
     """Yields the step with all gates off, half of them on, and all on."""
     size = network.size("0.5B", tiny=tiny)
     if not tiny:
-        size = dataclasses.replace(size, crops=5, image_tokens=2944, text_tokens=1024)
+        size = _third(size)
     plan, count = size.config.plan, 2 if tiny else _ROWS
     names = [name for name in prefill.plans(size, every=False) if name != "dense"]
     budgets = BudgetSet.parse(names, plan)
@@ -65,7 +69,7 @@ def rows(*, tiny: bool, deadline: Deadline) -> Iterator[Row]:
         yield {
             "what": "step",
             "shape": f"{size.name}, {size.image_tokens} + {size.text_tokens}, "
-            f"{size.crops} crops",
+            f"{size.crops} crops, {plan.num_layers} layers",
             "rows": count,
             "budget": budget.name,
             **times,
@@ -73,6 +77,15 @@ def rows(*, tiny: bool, deadline: Deadline) -> Iterator[Row]:
             "temp_bytes": program.temp_bytes,
             "flops": 3 * counted.end_to_end,
         }
+
+
+def _third(size: Size) -> Size:
+    """Returns a third of the network, with the prompt of a usual picture."""
+    blocks = dataclasses.replace(size.config.vision, num_layers=9)
+    config = size.config.replace(plan=visor_plan(9), vision=blocks)
+    return dataclasses.replace(
+        size, config=config, crops=5, image_tokens=2944, text_tokens=1024
+    )
 
 
 def _step(size: Size, budgets: BudgetSet) -> tuple[Step, TrainState]:

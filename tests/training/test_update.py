@@ -41,7 +41,7 @@ def after(state, grads, loss, *, optimizer=SGD, skip_norm=None) -> TrainState:
     )
 
 
-def same(found, expected, tolerance=EXACT):
+def assert_same(found, expected, tolerance=EXACT):
     equal = functools.partial(np.testing.assert_allclose, **tolerance)
     jax.tree.map(equal, found, expected)
 
@@ -49,9 +49,9 @@ def same(found, expected, tolerance=EXACT):
 def test_what_trains_descends_with_momentum_and_what_is_frozen_stays():
     state = after(after(before(), GRADS, 2.0), GRADS, 3.0)
     # Two steps along the same gradient: 1 + (1 + 0.9) of it.
-    same(state.params["text"]["w"], [1 - 0.1 * 2.9 * 3, -2.0], REORDERED)
-    same(state.params["text"]["b"], 0.5 + 0.1 * 2.9 * 4, REORDERED)
-    same(state.params["tower"], PARAMS["tower"])
+    assert_same(state.params["text"]["w"], [1 - 0.1 * 2.9 * 3, -2.0], REORDERED)
+    assert_same(state.params["text"]["b"], 0.5 + 0.1 * 2.9 * 4, REORDERED)
+    assert_same(state.params["tower"], PARAMS["tower"])
     assert state.step == 2
     assert state.skipped.count == 0
 
@@ -65,19 +65,19 @@ def test_any_optimiser_sees_the_trainable_parameters_and_its_own_state():
         state = after(state, grads, 1.0, optimizer=adamw)
         updates, moments = adamw.update(grads["text"], moments, params)
         params = optax.apply_updates(params, updates)
-    same(state.params["text"], params, REORDERED)
+    assert_same(state.params["text"], params, REORDERED)
     found = jax.tree.leaves(state.opt_state)
-    same(found, jax.tree.leaves(moments), REORDERED)
-    same(state.params["tower"], PARAMS["tower"])
+    assert_same(found, jax.tree.leaves(moments), REORDERED)
+    assert_same(state.params["tower"], PARAMS["tower"])
 
 
 def test_sums_get_the_norm_of_the_gradients_before_any_clipping():
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     state = after(before(clipped), GRADS, 2.0, optimizer=clipped)
-    same(state.sums.grad_norm, [0.0, 5.0])
-    same(state.sums.loss, [0.0, 2.0])
+    assert_same(state.sums.grad_norm, [0.0, 5.0])
+    assert_same(state.sums.loss, [0.0, 2.0])
     # What moves is clipped to a fifth.
-    same(state.params["text"]["b"], 0.5 + 0.1 * 4 / 5, REORDERED)
+    assert_same(state.params["text"]["b"], 0.5 + 0.1 * 4 / 5, REORDERED)
 
 
 NAN_GRADS = jax.tree.map(lambda g: g.at[...].set(jnp.nan), GRADS)
@@ -96,7 +96,7 @@ def test_a_bad_step_changes_nothing_but_the_counters(grads, loss, skip_norm):
     first = after(before(), GRADS, 1.0)
     second = after(first, grads, loss, skip_norm=skip_norm)
     for part in ("params", "opt_state", "sums", "key"):
-        same(getattr(second, part), getattr(first, part))
+        assert_same(getattr(second, part), getattr(first, part))
     assert second.step == 2
     assert second.skipped.count == 1
     assert second.skipped.last[0] == 2
@@ -106,4 +106,4 @@ def test_gradients_up_to_the_limit_are_taken_and_any_without_one():
     assert after(before(), GRADS, 1.0, skip_norm=5.0).skipped.count == 0
     huge = after(before(), jax.tree.map(lambda g: 1e9 * g, GRADS), 1.0)
     assert huge.skipped.count == 0
-    same(huge.params["text"]["b"], 0.5 + 4e8, REORDERED)
+    assert_same(huge.params["text"]["b"], 0.5 + 4e8, REORDERED)

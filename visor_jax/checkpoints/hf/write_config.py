@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visor_jax.checkpoints.hf.read_config import ARCHITECTURE, MODEL_TYPE
-from visor_jax.models.config import VLMConfig
+from visor_jax.models.config import VisionConfig, VLMConfig
 
 # What the published files say beside the sizes.
 _PUBLISHED = {
@@ -36,6 +36,22 @@ def to_config_json(
     Raises:
       ValueError: for a network that LLaVA-OneVision has no place for.
     """
+    _check(config)
+    fields = dict(original or _PUBLISHED)
+    text = {**_TEXT, **(fields.get("text_config") or {})}
+    vision = {**_VISION, **(fields.get("vision_config") or {})}
+    for part in (fields, text, vision):
+        part.pop("dtype", None)
+        part.pop("torch_dtype", None)
+    tied = {"tie_word_embeddings": config.decoder.tie_embeddings}
+    text |= _decoder_sizes(config) | tied
+    vision |= _tower_sizes(config.vision)
+    parts = {"text_config": text, "vision_config": vision}
+    return {**fields, **parts, **tied, "torch_dtype": dtype}
+
+
+def _check(config: VLMConfig) -> None:
+    """Raises ValueError for a network that LLaVA-OneVision has no place for."""
     if not config.image_newline or config.grid_embedding:
         raise ValueError(
             "This network is no LLaVA-OneVision: it has "
@@ -43,21 +59,18 @@ def to_config_json(
             f"grid_embedding={config.grid_embedding}, and transformers has no place "
             "for that. Only networks that began as LLaVA-OneVision can be exported."
         )
-    v, d = config.vision, config.decoder
+    d = config.decoder
     if d.qk_norm or not d.qkv_bias:
         raise ValueError(
             "This network is no LLaVA-OneVision: its decoder has "
             f"qkv_bias={d.qkv_bias} and qk_norm={d.qk_norm}, and that of transformers "
             "is a Qwen2."
         )
-    tied = {"tie_word_embeddings": d.tie_embeddings}
-    fields = dict(original or _PUBLISHED)
-    text = {**_TEXT, **(fields.get("text_config") or {})}
-    vision = {**_VISION, **(fields.get("vision_config") or {})}
-    for part in (fields, text, vision):
-        part.pop("dtype", None)
-        part.pop("torch_dtype", None)
-    text |= {
+
+
+def _decoder_sizes(config: VLMConfig) -> dict[str, Any]:
+    d = config.decoder
+    sizes = {
         "vocab_size": d.vocab_size,
         "hidden_size": d.width,
         "intermediate_size": d.mlp_width,
@@ -69,18 +82,19 @@ def to_config_json(
         # Both spellings: transformers before and since version 5.
         "rope_theta": d.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": d.rope_theta},
-        **tied,
     }
     if d.heads_width != d.width:
-        text["head_dim"] = d.head_dim
-    vision |= {
-        "hidden_size": v.width,
-        "intermediate_size": v.mlp_width,
-        "num_hidden_layers": v.num_layers,
-        "num_attention_heads": v.num_heads,
-        "image_size": v.image_size,
-        "patch_size": v.patch_size,
-        "layer_norm_eps": v.norm_eps,
+        sizes["head_dim"] = d.head_dim
+    return sizes
+
+
+def _tower_sizes(vision: VisionConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": vision.width,
+        "intermediate_size": vision.mlp_width,
+        "num_hidden_layers": vision.num_layers,
+        "num_attention_heads": vision.num_heads,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "layer_norm_eps": vision.norm_eps,
     }
-    parts = {"text_config": text, "vision_config": vision}
-    return {**fields, **parts, **tied, "torch_dtype": dtype}

@@ -11,10 +11,13 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# What one test, worker or started command has compiled the others need not.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
-    "JAX_COMPILATION_CACHE_DIR"
-) or tempfile.mkdtemp(prefix="visor_jax_tests_")
+# What one test, worker or started command has compiled the others need not. Workers
+# and started sessions inherit the folder; only the session that made it removes it.
+_OWN_PROGRAMS = not os.environ.get("JAX_COMPILATION_CACHE_DIR")
+if _OWN_PROGRAMS:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(
+        prefix="visor_jax_tests_"
+    )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import hypothesis
@@ -43,10 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    programs = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    starter = not hasattr(config, "workerinput")
-    if starter and programs.name.startswith("visor_jax_tests_"):
-        shutil.rmtree(programs, ignore_errors=True)
+    if _OWN_PROGRAMS:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

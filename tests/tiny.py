@@ -192,7 +192,9 @@ def params_of(config: VLMConfig, seed: int = 0) -> Any:
             noise *= 0.3
         return jnp.asarray(noise, shape.dtype)
 
-    return jax.tree.map_with_path(draw, param_shapes(config))
+    # The first caller may be under a trace, whose values must not be kept.
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map_with_path(draw, param_shapes(config))
 
 
 def perturbed(params: Any, key: jax.Array, scale: float = 0.1) -> Any:

@@ -5,15 +5,29 @@
 draws a sheet of pages with their facts and prints one packed training row.
 """
 
-import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw
 
 from visor_jax.commands import command_line
+from visor_jax.data.pages.pool.handwriting import SPLITS
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("out", None, "PNG file of the sheet.", required=True)
+    flags.DEFINE_integer("seed", 0, "Of the pages and the questions.")
+    flags.DEFINE_integer("count", 8, "Pages on the sheet.", lower_bound=1)
+    flags.DEFINE_enum("split", "train", SPLITS, "Handwriting of the pages.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import numpy as np
+from PIL import Image, ImageDraw
+
 from visor_jax.data.pages.packing import TextRow
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.pool.facts import PageFacts
-from visor_jax.data.pages.pool.handwriting import SPLITS
 from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tokenizer import page_tokenizer
@@ -76,14 +90,6 @@ def describe_row(page: int, row: TextRow) -> str:
     return "\n".join(lines)
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("out", None, "PNG file of the sheet.", required=True)
-    flags.DEFINE_integer("seed", 0, "Of the pages and the questions.")
-    flags.DEFINE_integer("count", 8, "Pages on the sheet.", lower_bound=1)
-    flags.DEFINE_enum("split", "train", SPLITS, "Handwriting of the pages.")
-
-
 def main(arguments: list[str]) -> None:
     """Saves the sheet and prints the row."""
     del arguments
@@ -97,5 +103,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

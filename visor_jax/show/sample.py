@@ -7,16 +7,29 @@ Prints the text with what is trained in brackets, the lengths, the positions and
 bucket, and saves a picture of the crops. All settings are those of the run.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("sample", 0, "Number of the sample.")
+    flags.DEFINE_string("out", None, "Picture of the crops, e.g. crops.png.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
-from visor_jax.commands import command_line, config_flag
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
@@ -107,13 +120,6 @@ def picture(sample: Sample, images: ImageSettings) -> Image.Image:
     return sheet
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_integer("sample", 0, "Number of the sample.")
-    flags.DEFINE_string("out", None, "Picture of the crops, e.g. crops.png.")
-
-
 def main(arguments: list[str]) -> None:
     """Prints the sample that the flags name, and saves its picture if they ask."""
     del arguments
@@ -139,5 +145,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

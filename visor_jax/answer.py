@@ -61,6 +61,7 @@ from visor_jax.inference.files.request_file import RequestEntry, read_requests
 from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime import output_place
 from visor_jax.runtime.compile_cache import keep_programs
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.progress import Progress
@@ -148,6 +149,7 @@ def _check(options: Any) -> None:
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
     if options.output is not None:
+        output_place.check_file(options.output, "--output")
         check_apart(Path(options.input), Path(options.output))
 
 

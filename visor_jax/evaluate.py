@@ -67,6 +67,7 @@ from visor_jax.evals.networks import evaluate_networks, num_budgets
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
 from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
+from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
 
@@ -131,6 +132,7 @@ def _prepare(
             raise ValueError(f"{path}: {error}") from error
     _check_options(described, budgets, costs)
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
+    output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = [read_checkpoint(path, budgets) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])

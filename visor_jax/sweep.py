@@ -50,6 +50,7 @@ from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.pictures import tasks_by_budget
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
+from visor_jax.runtime import output_place
 from visor_jax.runtime.progress import Progress
 
 
@@ -86,6 +87,7 @@ def _prepare(
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
+    output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     benchmark = PageBenchmark.make(pages, split=split)
     return open_network(checkpoint), benchmark, folder

@@ -42,6 +42,7 @@ from visor_jax.data.conversations.manifest import (
     read_manifest,
     verify_shards,
 )
+from visor_jax.runtime import output_place
 from visor_jax.runtime.progress import Progress
 
 
@@ -64,6 +65,7 @@ def _convert(options: Any) -> None:
         image_folder=options.images,
         rows_per_shard=options.rows_per_shard,
     )
+    output_place.check_folder(options.out, "--out")
     began = time.monotonic()
     bar: Progress | None = None
 

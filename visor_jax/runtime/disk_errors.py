@@ -15,12 +15,18 @@ _TEXTS = tuple(os.strerror(code).lower() for code in _CODES)
 
 
 @contextlib.contextmanager
-def naming(file: str | os.PathLike[str]) -> Iterator[None]:
-    """Gives an `OSError` from inside the file's name, where it has none."""
+def naming(
+    file: str | os.PathLike[str], *, instead_of: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Gives an `OSError` from inside the file's name, where it has none.
+
+    instead_of: a temporary name, which says nothing to whoever reads the error.
+    """
+    unknown = (None, None if instead_of is None else os.fspath(instead_of))
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and error.filename in unknown:
             error.filename = os.fspath(file)
         raise
 

@@ -32,6 +32,7 @@ from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.pages.training_batches import PageQuestions
+from visor_jax.show import picture_file
 
 _SCALE, _MARGIN, _LINE = 3, 12, 12
 _PAGES_PER_ROW = 4
@@ -94,9 +95,11 @@ def main(arguments: list[str]) -> None:
     """Saves the sheet and prints the row."""
     del arguments
     options = flags.FLAGS
+    with command_line.user_errors():
+        place = picture_file.check_place(options.out)
     pool = make_pool(options.split, options.count, seed=options.seed)
     with command_line.user_errors():
-        draw_sheet(pool).save(options.out)
+        picture_file.save(draw_sheet(pool), place)
     print(f"{len(pool)} pages of split {options.split!r}: {options.out}")
     settings = PageDataSettings(pool_size=options.count, seed=options.seed)
     print(describe_row(*PageQuestions(pool, settings, steps=1)[0]))

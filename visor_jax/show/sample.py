@@ -36,6 +36,7 @@ from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings.read import read_settings
+from visor_jax.show import picture_file
 from visor_jax.tasks.training_data import open_conversations
 
 _MARGIN, _PER_ROW = 4, 8
@@ -125,6 +126,7 @@ def main(arguments: list[str]) -> None:
     del arguments
     options = flags.FLAGS
     with command_line.user_errors():
+        place = picture_file.check_place(options.out) if options.out else None
         run = read_settings(config_flag.config_of(options))
         if run.data.kind != CONVERSATIONS:
             raise ValueError(
@@ -139,8 +141,8 @@ def main(arguments: list[str]) -> None:
             )
         text, sample = describe(data, options.sample)
         print(text)
-        if options.out:
-            picture(sample, data.processor.chat.images).save(options.out)
+        if place is not None:
+            picture_file.save(picture(sample, data.processor.chat.images), place)
             print(f"\n{sample.num_crops} crops: {options.out}")
 
 

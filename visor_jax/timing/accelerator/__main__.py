@@ -54,6 +54,7 @@ import sys
 import time
 from pathlib import Path
 
+from visor_jax.runtime import output_place
 from visor_jax.timing.accelerator.measure import (
     Deadline,
     TimeIsUp,
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
         unknown = sorted(set(options.parts) - set(PARTS))
         if unknown:
             raise ValueError(f"Unknown parts {unknown}: choose among {list(PARTS)}.")
-        folder = Path(options.out)
+        folder = output_place.check_folder(options.out, "--out")
         folder.mkdir(parents=True, exist_ok=True)
     # The card says what the others' shares are of.
     names = [name for name in PARTS if name in {CARD, *options.parts}]

@@ -10,35 +10,9 @@ or requests it is refused. With --warm_up all programs are compiled first; witho
 --input that is all, and --compilation_cache keeps them for the next process.
 """
 
-import collections
-import contextlib
-import dataclasses
-import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from absl import flags
 
 from visor_jax.commands import answer_flags, command_line
-from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import EngineConfig
-from visor_jax.inference.files.answer_file import (
-    AnswerFile,
-    Settings,
-    check_apart,
-    error_of,
-    record_of,
-)
-from visor_jax.inference.files.request_file import RequestEntry, read_requests
-from visor_jax.inference.sampling import Sampling
-from visor_jax.inference.visor_model import VisorModel
-from visor_jax.models.vlm import VLM
-from visor_jax.runtime.compile_cache import keep_programs
-from visor_jax.runtime.interruption import Interruption
-from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -59,6 +33,38 @@ def define_flags() -> None:
     flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
     flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
     flags.DEFINE_string("compilation_cache", None, "Folder that keeps programs.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import collections
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visor_jax.data.buckets import Bucket
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.engine.engine_config import EngineConfig
+from visor_jax.inference.files.answer_file import (
+    AnswerFile,
+    Settings,
+    check_apart,
+    error_of,
+    record_of,
+)
+from visor_jax.inference.files.request_file import RequestEntry, read_requests
+from visor_jax.inference.sampling import Sampling
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.models.vlm import VLM
+from visor_jax.runtime import output_place
+from visor_jax.runtime.compile_cache import keep_programs
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.progress import Progress
 
 
 def main(arguments: list[str]) -> None:
@@ -143,6 +149,7 @@ def _check(options: Any) -> None:
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
     if options.output is not None:
+        output_place.check_file(options.output, "--output")
         check_apart(Path(options.input), Path(options.output))
 
 
@@ -241,5 +248,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

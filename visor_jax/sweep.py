@@ -10,29 +10,9 @@ heat map, and prints them. Configurations read them by that name:
         --config.budgets="('@runs/universal/budgets/viable.json',)"
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from absl import flags
 
-from visor_jax.analysis.budget_sweep import (
-    ScoredBudget,
-    Sweep,
-    check_search,
-    sweep,
-    write_budget_file,
-)
-from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
-from visor_jax.evals.harness import predict
-from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
-from visor_jax.evals.predictions import Predictions
-from visor_jax.evals.report.pictures import tasks_by_budget
-from visor_jax.inference.loading.network import Network
-from visor_jax.inference.loading.open_network import open_network
-from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -46,6 +26,32 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "margin", 0.005, "Share of answers by which a dearer budget must be better."
     )
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visor_jax.analysis.budget_sweep import (
+    ScoredBudget,
+    Sweep,
+    check_search,
+    sweep,
+    write_budget_file,
+)
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.checkpoints.stored_network import newest_network
+from visor_jax.evals.harness import predict
+from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
+from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report.pictures import tasks_by_budget
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.loading.open_network import open_network
+from visor_jax.runtime import output_place
+from visor_jax.runtime.progress import Progress
 
 
 def sweep_checkpoint(
@@ -81,6 +87,7 @@ def _prepare(
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
+    output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     benchmark = PageBenchmark.make(pages, split=split)
     return open_network(checkpoint), benchmark, folder
@@ -155,5 +162,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -9,6 +9,25 @@ Exit code 2: the configuration or the workdir cannot be used, or the processes o
 run differ. 1: the run cannot go on. 3: not all processes came. The message says why.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag, process_flags
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
+    )
+    process_flags.define_process_flags()
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import contextlib
 import logging
 import os
@@ -18,12 +37,10 @@ from typing import Any
 
 import jax
 import optax
-from absl import flags
 from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
-from visor_jax.commands import command_line, config_flag, process_flags
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
@@ -56,17 +73,6 @@ _MAY_DIFFER = (
 
 # What a task needs before its first step, and what it does with the trained network.
 _TASKS = {"universal": universal, "policy": policy}
-
-
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
-    )
-    process_flags.define_process_flags()
 
 
 def train(run: Run) -> tuple[TrainState, int, float]:
@@ -259,5 +265,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -46,7 +46,7 @@ def check_empty(folder: epath.PathLike) -> epath.Path:
     """
     folder = layout.absolute(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a new folder.")
+        raise ValueError(f"{folder} is no folder: give a new one.")
     if folder.exists() and any(True for _ in folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a new folder, or empty it.")
     return folder

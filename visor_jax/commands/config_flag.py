@@ -5,11 +5,7 @@ Every value of the file is a flag of its own: `--config.seed=1 --config.loop.ste
 
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict, config_flags
-
-# `--help` lists these flags with those of the command that asks for them.
-flags.disclaim_key_flags()
 
 
 def define_config_flag() -> None:

@@ -7,28 +7,10 @@ The first writes a checkpoint that every command here opens, tokenizer and proce
 files beside it. The second writes a folder that transformers loads. Runs on the CPU.
 """
 
-import logging
-from pathlib import Path
-from typing import Any
-
-import jax
 from absl import flags
-from etils import epath
 
-from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.hf.import_network import (
-    DTYPES,
-    PLANS,
-    PlanChoice,
-    import_network,
-)
-from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
-from visor_jax.checkpoints.restore import newest_readable
+from visor_jax.checkpoints.hf.import_options import DTYPES, PLANS, PlanChoice
 from visor_jax.commands import command_line
-from visor_jax.runtime.machine import git_commit
-
-_logger = logging.getLogger("visor_jax.convert")
 
 
 def define_flags() -> None:
@@ -46,6 +28,26 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to export.")
     flags.DEFINE_string("to_hf", None, "New folder for what is exported.")
     flags.DEFINE_string("max_shard_size", "5GB", "Of one exported file of weights.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.hub import find_folder
+from visor_jax.checkpoints.hf.import_network import import_network
+from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
+from visor_jax.checkpoints.restore import newest_readable
+from visor_jax.runtime.machine import git_commit
+
+_logger = logging.getLogger("visor_jax.convert")
 
 
 def main(arguments: list[str]) -> None:
@@ -206,5 +208,4 @@ def export_checkpoint(
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -11,22 +11,10 @@ The same command goes on with a conversion that was stopped.
 """
 
 import os
-import time
-from typing import Any
 
 from absl import flags
 
 from visor_jax.commands import command_line
-from visor_jax.data.conversations.converting.conversion import (
-    ConversionSettings,
-    convert,
-)
-from visor_jax.data.conversations.manifest import (
-    Manifest,
-    read_manifest,
-    verify_shards,
-)
-from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -37,6 +25,25 @@ def define_flags() -> None:
     flags.DEFINE_integer("rows_per_shard", 2000, "Entries that become one shard.")
     flags.DEFINE_integer("processes", os.cpu_count() or 1, "That decode images.")
     flags.DEFINE_string("verify", None, "Converted data to compare with its checksums.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import time
+from typing import Any
+
+from visor_jax.data.conversations.converting.conversion import (
+    ConversionSettings,
+    convert,
+)
+from visor_jax.data.conversations.manifest import (
+    Manifest,
+    read_manifest,
+    verify_shards,
+)
+from visor_jax.runtime import output_place
+from visor_jax.runtime.progress import Progress
 
 
 def main(arguments: list[str]) -> None:
@@ -58,6 +65,7 @@ def _convert(options: Any) -> None:
         image_folder=options.images,
         rows_per_shard=options.rows_per_shard,
     )
+    output_place.check_folder(options.out, "--out")
     began = time.monotonic()
     bar: Progress | None = None
 
@@ -109,5 +117,4 @@ def _verify(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -102,5 +102,7 @@ def test_what_is_installed_comes_from_the_checkout_and_from_no_index():
     assert not {name: lines for name, lines in found.items() if lines}
     extras = re.compile(r"pip install -e '?\.\[(\w+)\]")
     wanted = {name for f in written for name in extras.findall(f.read_text())}
-    declared = re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M)
+    declared = re.findall(
+        r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M
+    )
     assert wanted == set(declared)

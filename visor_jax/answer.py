@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.engine import Engine
@@ -143,6 +144,7 @@ def _check(options: Any) -> None:
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
     if options.output is not None:
+        layout.check_local(options.output, "--output")
         check_apart(Path(options.input), Path(options.output))
 
 

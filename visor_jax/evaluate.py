@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.handwriting import split_id
@@ -88,6 +89,7 @@ def _prepare(
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
         raise ValueError("--checkpoint names no checkpoint: give one or more paths.")
+    layout.check_local(paths[0] if out is None else out, "--out")
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")

@@ -24,6 +24,7 @@ from visor_jax.analysis.budget_sweep import (
     write_budget_file,
 )
 from visor_jax.budget import Budget, BudgetSet
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
 from visor_jax.evals.harness import predict
@@ -77,6 +78,7 @@ def _prepare(
     checkpoint: str, out: str | None, limit: int, pages: int, split: str
 ) -> tuple[Network, PageBenchmark, Path]:
     """Returns the network, what it is asked, and the folder of the file."""
+    layout.check_local(checkpoint if out is None else out, "--out")
     stored = newest_network(checkpoint)
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)

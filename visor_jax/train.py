@@ -64,7 +64,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
+        "Where the run lives, a local or mounted folder; by default "
+        "runs/<label>-<preset>-seed<seed>.",
     )
     process_flags.define_process_flags()
 

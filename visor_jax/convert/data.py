@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.commands import command_line
 from visor_jax.data.conversations.converting.conversion import (
     ConversionSettings,
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     with command_line.user_errors():
         if options.verify and not options.sources and not options.out:
+            layout.check_local(options.verify, "--verify")
             _verify(options.verify)
         elif options.sources and options.out and not options.verify:
             _convert(options)
@@ -53,6 +55,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _convert(options: Any) -> None:
+    layout.check_local(options.out, "--out")
     settings = ConversionSettings(
         sources=tuple(options.sources),
         image_folder=options.images,

@@ -39,6 +39,7 @@ from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.compile_cache import keep_programs
 from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.ownership import owned_file
 from visor_jax.runtime.progress import Progress
 
 
@@ -71,6 +72,13 @@ def main(arguments: list[str]) -> None:
             _check(options)
             if options.compilation_cache is not None:
                 keep_programs(Path(options.compilation_cache))
+            if options.output is not None:
+                files.enter_context(
+                    owned_file(
+                        options.output,
+                        remedy="Wait for it, stop it, or choose another --output.",
+                    )
+                )
             sampling = answer_flags.sampling_of(options)
             lines = [] if options.input is None else _requests(options)
             model = answer_flags.load_network(options)

@@ -37,9 +37,12 @@ from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
 from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
 from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
 
 PAGES = 1024
+# Where another process writes the report.
+_REMEDY = "Wait for it, stop it, or give another --out."
 # Cost preferences at which a policy is tried.
 COSTS = (0.0, 5.0, 10.0)
 
@@ -71,7 +74,10 @@ def evaluate_checkpoints(
       OSError: if the folder cannot be made.
     """
     checkpoints, folder = _prepare(paths, out, pages, budgets, split, costs)
-    report, _ = _evaluate(checkpoints, folder, pages, split, command, progress, costs)
+    with owned_folder(folder, remedy=_REMEDY):
+        report, _ = _evaluate(
+            checkpoints, folder, pages, split, command, progress, costs
+        )
     return report
 
 
@@ -196,7 +202,10 @@ def main(arguments: list[str]) -> None:
         )
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
-    with Progress(total, description="evaluating", unit="pages") as shown:
+    with (
+        owned_folder(out, remedy=_REMEDY),
+        Progress(total, description="evaluating", unit="pages") as shown,
+    ):
         _, table = _evaluate(
             checkpoints,
             out,

@@ -33,7 +33,11 @@ from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.pictures import tasks_by_budget
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
+from visor_jax.runtime.ownership import owned_file
 from visor_jax.runtime.progress import Progress
+
+# Where another process writes the same file.
+_REMEDY = "Wait for it, stop it, or give another --name or --out."
 
 
 def define_flags() -> None:
@@ -71,7 +75,8 @@ def sweep_checkpoint(
     """
     network, benchmark, folder = _prepare(checkpoint, out, limit, pages, split)
     file = folder / f"{name}.json"
-    return _sweep(network, benchmark, file, checkpoint, limit, margin), file
+    with owned_file(file, remedy=_REMEDY):
+        return _sweep(network, benchmark, file, checkpoint, limit, margin), file
 
 
 def _prepare(
@@ -144,7 +149,10 @@ def main(arguments: list[str]) -> None:
             asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
     file = folder / f"{asked.name}.json"
-    done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
+    with owned_file(file, remedy=_REMEDY):
+        done = _sweep(
+            network, benchmark, file, asked.checkpoint, asked.limit, asked.margin
+        )
     dearest = max(each.cost for each in done.scored)
     viable = {each.budget for each in done.viable}
     print(f"{len(done.scored)} of {done.possible} budgets; viable ones with *")

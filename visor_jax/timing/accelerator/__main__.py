@@ -28,6 +28,7 @@ from pathlib import Path
 from absl import flags
 
 from visor_jax.commands import command_line
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.timing.accelerator.measure import (
     Deadline,
     TimeIsUp,
@@ -77,7 +78,8 @@ def main(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # The card says what the others' shares are of.
     names = [name for name in PARTS if name in {CARD, *options.parts}]
-    record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
+    with owned_folder(folder, remedy="Wait for it, stop it, or give another --out."):
+        record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
     print(record.table())
 
 

@@ -88,12 +88,12 @@ def find_steps(path: epath.PathLike) -> list[epath.Path]:
             f"{path} is half written: its run was stopped while saving. Give the "
             "workdir instead, to read the newest finished checkpoint."
         )
-    if _is_step(path):
+    if is_step(path):
         return [path]
     if (path / CHECKPOINTS).is_dir():
         path = path / CHECKPOINTS
     children = list(path.iterdir())
-    steps = sorted((c for c in children if _is_step(c)), key=lambda c: -int(c.name))
+    steps = sorted((c for c in children if is_step(c)), key=lambda c: -int(c.name))
     if not steps:
         raise ValueError(_nothing_found(path, children))
     return steps
@@ -126,7 +126,8 @@ def _is_temporary(path: epath.Path) -> bool:
     return _TEMPORARY in path.name
 
 
-def _is_step(path: epath.Path) -> bool:
+def is_step(path: epath.Path) -> bool:
+    """Returns whether this is a step directory that was finished once."""
     # A folder of data may be called "3" too. A damaged step still has one of its parts.
     marks = ("_CHECKPOINT_METADATA", PARAMS, METADATA)
     return path.name.isdecimal() and any((path / mark).exists() for mark in marks)

@@ -47,6 +47,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from visor_jax.checkpoints import layout
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
@@ -64,6 +65,7 @@ from visor_jax.models.vlm import VLM
 from visor_jax.runtime import output_place
 from visor_jax.runtime.compile_cache import keep_programs
 from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.ownership import owned_file
 from visor_jax.runtime.progress import Progress
 
 
@@ -76,6 +78,13 @@ def main(arguments: list[str]) -> None:
             _check(options)
             if options.compilation_cache is not None:
                 keep_programs(Path(options.compilation_cache))
+            if options.output is not None:
+                files.enter_context(
+                    owned_file(
+                        options.output,
+                        remedy="Wait for it, stop it, or choose another --output.",
+                    )
+                )
             sampling = answer_flags.sampling_of(options)
             lines = [] if options.input is None else _requests(options)
             model = answer_flags.load_network(options)
@@ -149,6 +158,7 @@ def _check(options: Any) -> None:
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
     if options.output is not None:
+        layout.check_local(options.output, "--output")
         output_place.check_file(options.output, "--output")
         check_apart(Path(options.input), Path(options.output))
 

@@ -52,6 +52,7 @@ from typing import Any
 
 import numpy as np
 
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.data.pages.questions import TASK_NAMES
@@ -69,8 +70,11 @@ from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
 from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
 
+# Where another process writes the report.
+_REMEDY = "Wait for it, stop it, or give another --out."
 # Cost preferences at which a policy is tried.
 COSTS = (0.0, 5.0, 10.0)
 
@@ -102,7 +106,10 @@ def evaluate_checkpoints(
       OSError: if the folder cannot be made.
     """
     checkpoints, folder = _prepare(paths, out, pages, budgets, split, costs)
-    report, _ = _evaluate(checkpoints, folder, pages, split, command, progress, costs)
+    with owned_folder(folder, remedy=_REMEDY):
+        report, _ = _evaluate(
+            checkpoints, folder, pages, split, command, progress, costs
+        )
     return report
 
 
@@ -120,6 +127,7 @@ def _prepare(
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
         raise ValueError("--checkpoint names no checkpoint: give one or more paths.")
+    layout.check_local(paths[0] if out is None else out, "--out")
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
@@ -203,7 +211,10 @@ def main(arguments: list[str]) -> None:
         )
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
-    with Progress(total, description="evaluating", unit="pages") as shown:
+    with (
+        owned_folder(out, remedy=_REMEDY),
+        Progress(total, description="evaluating", unit="pages") as shown,
+    ):
         _, table = _evaluate(
             checkpoints,
             out,

@@ -20,7 +20,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
+        "Where the run lives, a local or mounted folder; by default "
+        "runs/<label>-<preset>-seed<seed>.",
     )
     process_flags.define_process_flags()
 
@@ -45,7 +46,8 @@ from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption, Stopped
-from visor_jax.runtime.user_error import as_user_errors, describe
+from visor_jax.runtime.ownership import owned_folder
+from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
@@ -156,17 +158,27 @@ def step_programs(
 
 
 def prepare_together(
-    config: ConfigDict, workdir: str | None, interruption: Interruption
+    config: ConfigDict,
+    workdir: str | None,
+    interruption: Interruption,
+    held: contextlib.ExitStack,
 ) -> Run:
     """Returns what `prepare` does, once all processes are found to agree.
 
+    Args:
+      held: until its end the first process owns the workdir, for all of them.
+
     Raises:
-      ValueError: on all processes, if one cannot prepare or prepares something else.
+      ValueError: on all processes, if one cannot prepare or prepares something else, or
+        the workdir is another run's at work.
     """
     run, problem = None, None
     try:
         run = prepare(config, workdir, interruption)
-    except (ValueError, OSError) as error:
+        if jax.process_index() == 0:
+            remedy = "Wait for it, stop it, or give another --workdir."
+            held.enter_context(owned_folder(run.workdir, remedy=remedy))
+    except (ValueError, OSError, UserError) as error:
         problem = error
     if jax.process_count() > 1:
         # The first exchange between CPUs waits half a minute for the last to come.
@@ -233,10 +245,18 @@ def main(arguments: list[str]) -> None:
     keep_freed_memory()
     with command_line.user_errors():
         process_flags.start_processes(options)
+    with contextlib.ExitStack() as held:
+        _train(options, held)
+    # Whoever leaves early would be waited for, and not for long.
+    processes.wait_for_all("the end")
+
+
+def _train(options: Any, held: contextlib.ExitStack) -> None:
+    """Trains and reports. held: lets go of the workdir at the very end."""
     with Interruption() as interruption:
         with command_line.user_errors():
             config = config_flag.config_of(options)
-            run = prepare_together(config, options.workdir, interruption)
+            run = prepare_together(config, options.workdir, interruption, held)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
                 bring_processing_files(
@@ -260,8 +280,6 @@ def main(arguments: list[str]) -> None:
             f"{interruption.signal_name}: saved at step {done} of {steps}; "
             "the same command goes on from there"
         )
-    # Whoever leaves early would be waited for, and not for long.
-    processes.wait_for_all("the end")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def define_flags() -> None:
 if __name__ == "__main__":
     command_line.begin(define_flags)
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from visor_jax.checkpoints.hf.import_network import import_network
 from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
 from visor_jax.checkpoints.restore import newest_readable
 from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.ownership import is_of_an_owner, owned_folder
 
 _logger = logging.getLogger("visor_jax.convert")
 
@@ -134,7 +136,36 @@ def import_checkpoint(
       ValueError: if the folder is not a whole LLaVA-OneVision checkpoint, the plan is
         impossible, or `out` is not empty.
     """
-    out = workdir_files.check_empty(out)
+    with _owned(out, "--out"):
+        return _import(
+            path_or_id,
+            workdir_files.check_empty(out),
+            revision=revision,
+            plan=plan,
+            dtype=dtype,
+            seed=seed,
+        )
+
+
+def _owned(
+    folder: epath.PathLike, flag: str
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, this process alone writes the folder; of a bucket's nobody can know."""
+    if layout.is_remote(folder):
+        return contextlib.nullcontext()
+    remedy = f"Wait for it, stop it, or give another {flag}."
+    return owned_folder(layout.absolute(folder), remedy=remedy)
+
+
+def _import(
+    path_or_id: str,
+    out: epath.Path,
+    *,
+    revision: str | None,
+    plan: PlanChoice,
+    dtype: str,
+    seed: int,
+) -> epath.Path:
     folder = find_folder(path_or_id, revision=revision)
     network = import_network(folder, plan=plan, dtype=dtype, seed=seed)
     metadata = {
@@ -188,7 +219,6 @@ def export_checkpoint(
     """
     limit = parse_size(max_shard_size)
     layout.check_local(to_hf, "a folder of Hugging Face")
-    out = workdir_files.check_empty(to_hf)
 
     def write(step: epath.Path) -> list[str]:
         try:
@@ -200,11 +230,14 @@ def export_checkpoint(
             )
         except layout.DamagedCheckpointError:
             # The older checkpoint's files may have other names. All here are ours.
-            if out.exists():
-                out.rmtree()
+            for file in out.iterdir():
+                if not is_of_an_owner(file):
+                    file.unlink()
             raise
 
-    return newest_readable(checkpoint, write)
+    with _owned(to_hf, "--to_hf"):
+        out = workdir_files.check_empty(to_hf)
+        return newest_readable(checkpoint, write)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import os
 
 from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.commands import command_line
 
 
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     with command_line.user_errors():
         if options.verify and not options.sources and not options.out:
+            layout.check_local(options.verify, "--verify")
             _verify(options.verify)
         elif options.sources and options.out and not options.verify:
             _convert(options)
@@ -60,6 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _convert(options: Any) -> None:
+    layout.check_local(options.out, "--out")
     settings = ConversionSettings(
         sources=tuple(options.sources),
         image_folder=options.images,

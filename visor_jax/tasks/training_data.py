@@ -207,15 +207,27 @@ def pretrained_tower(
 
     drawn_from = {"pool_size": len(pool), "seed": seed}
     with first_process_first("training the tower"):
-        tower = cached_tower(cache, config, settings, drawn_from, seed, train)
+        tower = cached_tower(
+            cache,
+            config,
+            settings,
+            drawn_from,
+            seed,
+            train,
+            wait=lambda: _check_wanted(interruption),
+        )
     # Without a common disk each has trained its own, on what may be another processor.
     return multihost_utils.broadcast_one_to_all(tower)
 
 
+def _check_wanted(interruption: Interruption) -> None:
+    if interruption.requested:
+        raise Stopped
+
+
 def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:
     def update(done: int, _total: int = 0, **values: float) -> None:
-        if interruption.requested:
-            raise Stopped
+        _check_wanted(interruption)
         bar.update(done, **values)
 
     return update

@@ -170,7 +170,7 @@ def test_parquet_folders_of_the_hub(drawn, converted, tmp_path):
 def test_a_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'visor_jax\[data\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[data\]'"):
         sources.find_sources([str(tmp_path)])
 
 

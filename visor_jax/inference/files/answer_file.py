@@ -6,7 +6,8 @@
 An answer is in the file as soon as it is known, in the order in which they are known; a
 run that was stopped goes on with what is missing. Every line holds the digest of its
 request ("request"), and FILE.settings.json beside the file what all answers depend on:
-a run that would answer otherwise is refused, so that a file never mixes two runs.
+a run that would answer otherwise is refused, so that a file never mixes two runs. Who
+writes one owns it meanwhile (`runtime.ownership`).
 """
 
 import json

@@ -55,6 +55,7 @@ import time
 from pathlib import Path
 
 from visor_jax.runtime import output_place
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.timing.accelerator.measure import (
     Deadline,
     TimeIsUp,
@@ -84,7 +85,8 @@ def main(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # The card says what the others' shares are of.
     names = [name for name in PARTS if name in {CARD, *options.parts}]
-    record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
+    with owned_folder(folder, remedy="Wait for it, stop it, or give another --out."):
+        record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
     print(record.table())
 
 

@@ -41,6 +41,7 @@ from visor_jax.data.conversations.manifest import (
     write_manifest,
 )
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.ownership import is_of_an_owner, owned_folder
 
 _IDENTITY = "sources.json"
 # Pieces that wait for each worker: enough to keep it busy, few enough to fit in memory.
@@ -88,10 +89,20 @@ def convert(
     Raises:
       ValueError: if sources cannot be read as a whole, `out` holds something else, or
         no entry is good. Single bad entries are listed and left out.
+      TakenError: if another process converts to `out`.
     """
     if processes < 1:
         raise ValueError(f"{processes=} must be at least 1.")
     directory = Path(out).absolute()
+    remedy = "Wait for it, stop it, or give another --out."
+    with owned_folder(directory, remedy=remedy):
+        return _convert(settings, directory, processes, progress)
+
+
+def _convert(
+    settings: ConversionSettings, directory: Path, processes: int, progress: Progress
+) -> Manifest:
+    """Returns what `convert` does, in a folder that is this process's own."""
     _check_free(directory)
     files = find_sources(settings.sources)
     counts = {file: count_entries(file) for file in files}
@@ -121,7 +132,8 @@ def _check_free(directory: Path) -> None:
             "delete it."
         )
     begun = (directory / REPORTS).exists()
-    if directory.is_dir() and not begun and any(directory.iterdir()):
+    content = [file for file in directory.iterdir() if not is_of_an_owner(file)]
+    if content and not begun:
         raise ValueError(f"{directory} is not empty: give a new folder.")
 
 

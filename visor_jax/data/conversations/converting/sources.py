@@ -179,6 +179,7 @@ def _parquet() -> ModuleType:
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError(
-            "Reading parquet files needs pyarrow: pip install 'visor_jax[data]'."
+            "Reading parquet files needs pyarrow: pip install -e '.[data]' in the "
+            "folder of this project's setup.py."
         ) from error
     return parquet

@@ -50,6 +50,7 @@ _logger = logging.getLogger("visor_jax.train")
 # Keys that do not change what a run computes.
 _MAY_DIFFER = (
     *("data.cache", "data.workers", "data.threads", "data.max_bad_records"),
+    "data.max_left_out",
     *("scores.cache", "platform", "loop.max_skipped_steps"),
     *("loop.checkpoint_every", "loop.keep_checkpoints"),
 )

@@ -49,6 +49,7 @@ from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 from visor_jax.settings.read import read_settings
+from visor_jax.settings.resuming import describe_changes, may_change
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
@@ -64,14 +65,6 @@ from visor_jax.training.step_programs import StepPrograms
 from visor_jax.training.warm_start import bring_processing_files
 
 _logger = logging.getLogger("visor_jax.train")
-
-# Keys that do not change what a run computes.
-_MAY_DIFFER = (
-    *("data.cache", "data.workers", "data.threads", "data.max_bad_records"),
-    *("scores.cache", "platform", "loop.max_skipped_steps"),
-    *("loop.checkpoint_every", "loop.keep_checkpoints"),
-)
-
 
 # What a task needs before its first step, and what it does with the trained network.
 _TASKS = {"universal": universal, "policy": policy}
@@ -222,7 +215,9 @@ def prepare(
         )
     if chosen.init_from is not None:
         layout.find_steps(chosen.init_from)
-    run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
+    changes = run_record.check_same_run(
+        workdir, config.to_dict(), may_change=may_change
+    )
     processes.check_started()
     processes.check_platform(chosen.platform)
     check_groups(chosen)
@@ -235,6 +230,8 @@ def prepare(
             f"{passes} parts."
         )
     process_rows(mesh, chosen.data.batch_size)
+    if jax.process_index() == 0 and (line := describe_changes(changes)):
+        _logger.info("%s: %s", workdir, line)
     return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
 
 

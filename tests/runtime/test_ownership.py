@@ -249,5 +249,7 @@ def test_who_lost_a_place_says_so_and_leaves_it_to_the_other(tmp_path, fast, cap
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        owned_folder(tmp_path / "file")
     with pytest.raises(NotADirectoryError), owned_folder(tmp_path / "file" / "run"):
         pass

@@ -6,8 +6,9 @@
 
 Sources are LLaVA-style JSON (a list) or JSONL (an entry a line) with a folder of
 images, or the parquet folders of `lmms-lab/LLaVA-OneVision-Data`. Images keep their
-bytes. Entries that cannot be trained on are listed in bad_items.jsonl with the reason.
-The same command goes on with a conversion that was stopped.
+bytes. A name or link that leads out of the folder of images is refused, unless
+--allow_outside. Entries that cannot be trained on are listed in bad_items.jsonl with
+the reason. The same command goes on with a conversion that was stopped.
 """
 
 import os
@@ -22,6 +23,9 @@ def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     flags.DEFINE_list("sources", [], "Files, or folders of parquet files; by commas.")
     flags.DEFINE_string("images", None, "Folder that the JSON names images from.")
+    flags.DEFINE_bool(
+        "allow_outside", False, "Read images outside of --images too, by name or link."
+    )
     flags.DEFINE_string("out", None, "Folder of the converted data.")
     flags.DEFINE_integer("rows_per_shard", 2000, "Entries that become one shard.")
     flags.DEFINE_integer("processes", os.cpu_count() or 1, "That decode images.")
@@ -66,6 +70,7 @@ def _convert(options: Any) -> None:
     settings = ConversionSettings(
         sources=tuple(options.sources),
         image_folder=options.images,
+        allow_outside=options.allow_outside,
         rows_per_shard=options.rows_per_shard,
     )
     output_place.check_folder(options.out, "--out")

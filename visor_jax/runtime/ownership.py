@@ -66,8 +66,11 @@ def owned_folder(
 
     Raises:
       TakenError: if somebody else owns it. OSError: if it cannot be written to.
+      ValueError: if it is a file.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder.")
     return _owned(folder, folder / _ENDING, folder, remedy, wait)
 
 

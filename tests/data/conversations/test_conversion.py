@@ -19,6 +19,7 @@ from visor_jax.data.conversations.converting.conversion import (
 from visor_jax.data.conversations.converting.item_checks import (
     REASONS,
     BadItemError,
+    ImageFolder,
     read_item,
 )
 from visor_jax.data.conversations.manifest import (
@@ -28,7 +29,7 @@ from visor_jax.data.conversations.manifest import (
     verify_shards,
 )
 
-COUNT = 410
+COUNT = 510
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,8 @@ def test_the_manifest_counts_what_there_is_and_what_is_wrong(drawn, converted):
     lines = (converted / BAD_ITEMS).read_text().splitlines()
     listed = collections.Counter(json.loads(line)["reason"] for line in lines)
     assert listed == wrong
-    assert [shard.rows for shard in manifest.shards] == [89, 88, 88, 88, 49]
-    assert manifest.facts["text_only"] == 82
+    assert [shard.rows for shard in manifest.shards] == [89, 88, 88, 88, 88, 59]
+    assert manifest.facts["text_only"] == 102
     assert not verify_shards(manifest, manifest.shards[0])
 
 
@@ -112,7 +113,7 @@ def test_stopped_and_started_again_is_the_same_byte_by_byte(
         conversion, "write_shard", lambda *a: again.append(a[1]) or whole(*a)
     )
     convert(settings_of(drawn[0]), out)
-    assert again == [2, 3, 4]
+    assert again == [2, 3, 4, 5]
     files = {f.name for f in converted.iterdir()}
     assert {f.name for f in out.iterdir()} == files
     for name in files:
@@ -201,7 +202,7 @@ TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 )
 def test_bad_entries_say_why(entry, reason, tmp_path):
     with pytest.raises(BadItemError, match=reason):
-        read_item(entry, tmp_path)
+        read_item(entry, ImageFolder(tmp_path))
 
 
 def test_roles_of_both_kinds_and_a_leading_answer():

@@ -24,6 +24,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from visor_jax.runtime.lfs_pointer import is_pointer
+
 ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 # Pillow's own limit, beyond which it warns of a decompression bomb.
@@ -109,6 +111,11 @@ def _decode(
         raise _too_large(name, max_pixels) from error
     # Decoders raise almost anything over damaged files.
     except Exception as error:
+        if _is_left_out(source):
+            raise ValueError(
+                f"Cannot read {name}: it is a pointer of git-lfs and not the file "
+                "itself; run `git lfs pull` where it was cloned."
+            ) from error
         detail = (
             "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
         )
@@ -116,6 +123,13 @@ def _decode(
             f"Cannot read {name}: it is damaged or no image{detail}. Give a PNG, JPEG "
             "or another format that Pillow reads."
         ) from error
+
+
+def _is_left_out(source: str | os.PathLike | io.BytesIO) -> bool:
+    if isinstance(source, io.BytesIO):
+        return is_pointer(source.getvalue())
+    with open(source, "rb") as file:
+        return is_pointer(file.read(64))
 
 
 class _RefusedError(ValueError):

@@ -11,7 +11,8 @@ parts {"type": "text" | "image" | "video", ...}. One question about one image:
       Why?<|im_end|>
       <|im_start|>assistant
 
-The text is made of pieces, so that a loss mask can be laid over it without searching.
+A message with "weight": 0 is read, and has no loss in training. The text is made of
+pieces, so that a loss mask can be laid over it without searching.
 """
 
 import base64
@@ -36,12 +37,14 @@ class Piece:
     """A stretch of prompt text.
 
     turn: whether it belongs to an assistant's turn. answer: whether it is what the
-      assistant itself writes there, the token that ends the turn included.
+      assistant itself writes there, the token that ends the turn included. trained:
+      whether anything in it may have a loss.
     """
 
     text: str
     turn: bool = False
     answer: bool = False
+    trained: bool = True
 
 
 def render(
@@ -241,9 +244,15 @@ def _parts(message: Message) -> tuple[list[str], list[str]]:
     return places, [part["text"] for part in content if part["type"] == "text"]
 
 
-def _turn(role: str, head: str, body: str, tail: str) -> list[Piece]:
-    own = role == "assistant"
-    pieces = [Piece(head, own), Piece(body + END, own, own), Piece(tail, own)]
+def _turn(
+    role: str, head: str, body: str, tail: str, *, weight: float = 1
+) -> list[Piece]:
+    own, trained = role == "assistant", weight != 0
+    pieces = [
+        Piece(head, own, trained=trained),
+        Piece(body + END, own, own, trained),
+        Piece(tail, own, trained=trained),
+    ]
     return [piece for piece in pieces if piece.text]
 
 
@@ -258,7 +267,9 @@ def _qwen_1_5(messages: Sequence[Message], generation_prompt: bool) -> list[Piec
     for message in messages:
         places, texts = _parts(message)
         body = "\n".join([*([" ".join(places)] if places else []), *texts])
-        pieces += _turn(message["role"], f"{START}{message['role']}\n", body, "\n")
+        head = f"{START}{message['role']}\n"
+        weight = message.get("weight", 1)
+        pieces += _turn(message["role"], head, body, "\n", weight=weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces
@@ -274,7 +285,8 @@ def _hub(messages: Sequence[Message], generation_prompt: bool) -> list[Piece]:
         places, texts = _parts(message)
         head = f"{START}{message['role']} {''.join(places)}"
         body = "".join(f"\n{text}" for text in texts)
-        pieces += _turn(message["role"], head, body, "")
+        weight = message.get("weight", 1)
+        pieces += _turn(message["role"], head, body, "", weight=weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from visor_jax.data.conversations.converting.item_checks import REASONS
+from visor_jax.data.conversations.converting.item_checks import REASONS, ImageFolder
 from visor_jax.data.conversations.converting.shard_writing import (
     REPORTS,
     Report,
@@ -56,11 +56,13 @@ class ConversionSettings:
     """What to convert, and how it is cut.
 
     sources: JSON, JSONL or parquet files, or folders of parquet files. image_folder:
-    what images are named from. rows_per_shard: entries that become one shard.
+    what images are named from; allow_outside: whether a name or a link may lead out of
+    it. rows_per_shard: entries that become one shard.
     """
 
     sources: tuple[str, ...]
     image_folder: str | None = None
+    allow_outside: bool = False
     rows_per_shard: int = 2000
 
     def __post_init__(self) -> None:
@@ -109,7 +111,9 @@ def _convert(
     _begin(directory, settings, files)
     folder = None
     if settings.image_folder is not None:
-        folder = Path(settings.image_folder).absolute()
+        folder = ImageFolder(
+            Path(settings.image_folder).absolute(), settings.allow_outside
+        )
     pieces = enumerate(
         itertools.chain.from_iterable(
             pieces_of(file, settings.rows_per_shard) for file in files
@@ -148,6 +152,8 @@ def _begin(
         "image_folder": settings.image_folder,
         "rows_per_shard": settings.rows_per_shard,
     }
+    if settings.allow_outside:
+        identity["allow_outside"] = True
     file = directory / REPORTS / _IDENTITY
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +168,7 @@ def _begin(
 def _reports(
     directory: Path,
     pieces: Iterable[tuple[int, Piece]],
-    folder: Path | None,
+    folder: ImageFolder | None,
     processes: int,
 ) -> Iterator[tuple[int, Report]]:
     """Yields (number, report) of every shard, those that were finished before too."""

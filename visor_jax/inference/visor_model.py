@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.data.prompts.chat_template import Message
+from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference.batch_answers import answer_samples, batch_logits

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from visor_jax.data.images.read_image import ImageInput
-from visor_jax.data.prompts.chat_template import (
+from visor_jax.data.prompts.messages import (
     IMAGE,
     VIDEO,
     Message,
@@ -87,7 +87,8 @@ class Request:
     """One thing to answer.
 
     prompt: a text, or a list of chat messages. A text may say with "<image>" and
-      "<video>" where images stand; if it does not, they come first.
+      "<video>" where images stand; if it does not, they come first. Where there are no
+      images these are words like any other.
     images: one, or a list in the order of their places. videos: lists of frames; one
       flat list is one video.
     draw: tells the engine's random draws for it from those for others; None for its
@@ -112,7 +113,10 @@ class Request:
         if not isinstance(self.prompt, str):
             return self.prompt
         content: Any = self.prompt
-        if IMAGE not in content and VIDEO not in content:
+        has_places = (self.images and IMAGE in content) or (
+            self.videos and VIDEO in content
+        )
+        if not has_places:
             places = [{"type": "image"}] * len(self.images or ())
             places += [{"type": "video"}] * len(self.videos or ())
             content = [*places, {"type": "text", "text": self.prompt}]

@@ -25,6 +25,7 @@ from visor_jax.checkpoints.stored_network import (
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
@@ -37,13 +38,16 @@ def open_network(
     *,
     dtype: str | None = None,
     template: str | None = None,
+    special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
 ) -> Network:
     """Returns the network of a path or id. See `load`."""
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
-    how = _How(dtype, template, None if mesh is None else as_mesh(mesh))
+    check_special_tokens(special_tokens)
+    mesh = None if mesh is None else as_mesh(mesh)
+    how = _How(dtype, template, special_tokens, mesh)
     if _is_hugging_face(path_or_id):
         opened = _from_hugging_face(find_folder(path_or_id, revision=revision), how)
     else:
@@ -63,6 +67,7 @@ class _How:
 
     dtype: str | None
     template: str | None
+    special_tokens: str
     mesh: jax.sharding.Mesh | None
 
     def dtype_of(self, stored: Iterable[np.dtype]) -> str | None:
@@ -104,7 +109,11 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
     processor = found.backbone.processor(
-        found.config, folder, source=found.source, template=how.template
+        found.config,
+        folder,
+        source=found.source,
+        template=how.template,
+        special_tokens=how.special_tokens,
     )
     dtype = how.dtype_of([found.dtype])
     if dtype is None and found.dtype == jnp.bfloat16:
@@ -122,7 +131,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
 def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
-    processor = _reader(stored, how.template)
+    processor = _reader(stored, how)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),
@@ -137,10 +146,16 @@ def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
     return config if dtype is None else config.replace(compute_dtype=dtype)
 
 
-def _reader(stored: StoredNetwork, template: str | None) -> Processor:
+def _reader(stored: StoredNetwork, how: _How) -> Processor:
     with workdir_files.local_processing_folder(stored.step) as folder:
         if reads_pages(stored.config, stored.metadata):
             saved = folder.is_dir()
             return page_processor(load_tokenizer(folder) if saved else page_tokenizer())
         processor = backbone_of(stored.source).processor
-        return processor(stored.config, folder, source=stored.source, template=template)
+        return processor(
+            stored.config,
+            folder,
+            source=stored.source,
+            template=how.template,
+            special_tokens=how.special_tokens,
+        )

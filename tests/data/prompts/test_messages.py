@@ -104,5 +104,5 @@ def test_parts_of_openai_are_read_as_what_they_mean():
     ],
 )
 def test_parts_of_openai_without_an_image_are_named(part):
-    with pytest.raises(ValueError, match="message 0: part .* 'image_url': give"):
+    with pytest.raises(ValueError, match=r"message 0: part .* 'image_url': give"):
         read_messages([{"role": "user", "content": [part]}])

@@ -8,12 +8,13 @@ https://a.b/c.png               refused: nothing is fetched from the net
 
 import base64
 import binascii
+import io
 import re
-import reprlib
 import urllib.parse
 from typing import Any, Protocol, runtime_checkable
 
-_LONGEST = 80
+from visor_jax.runtime.arguments import shown
+
 # "c:\page.png" is a file.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BLANKS = re.compile(r"\s+")
@@ -26,24 +27,6 @@ class BinaryFile(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """Returns the bytes from here on."""
         ...
-
-
-class _Short(reprlib.Repr):
-    """Of texts and bytes both ends, whatever holds them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 60
-
-    def repr_bytes(self, value: bytes, level: int) -> str:
-        del level
-        return f"{value[:12]!r}..." if len(value) > 12 else repr(value)
-
-
-def shown(value: Any) -> str:
-    """Returns the value as an error shows it: never a whole picture or text."""
-    text = _Short().repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def from_url(source: str, name: str) -> str | bytes:
@@ -109,11 +92,12 @@ def content_of(file: BinaryFile, name: str) -> bytes:
     Raises:
       ValueError: for a file that was opened as text, is closed, or cannot be read.
     """
+    is_text = isinstance(file, io.TextIOBase)
     try:
         # As Pillow does: the same file may be read for several questions.
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)
-        content = file.read()
+        content = None if is_text else file.read()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Cannot read {name} from {shown(file)} ({error}): give an open file, or "

@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from visor_jax.data.images.image_source import BinaryFile, content_of, from_url, shown
+from visor_jax.data.images.image_source import BinaryFile, content_of, from_url
+from visor_jax.runtime.arguments import shown
 
 ImageInput = str | os.PathLike | bytes | BinaryFile | Image.Image | np.ndarray
 

@@ -164,7 +164,8 @@ _PROBES: tuple[list[Message], ...] = (
 
 def check_template(template: str) -> None:
     """Raises ValueError unless this is a template's name or a Jinja template."""
-    if template not in TEMPLATES and not is_jinja(template):
+    known = isinstance(template, str) and (template in TEMPLATES or is_jinja(template))
+    if not known:
         raise ValueError(
             f"Unknown chat template {template!r}: choose one of {sorted(TEMPLATES)}."
         )

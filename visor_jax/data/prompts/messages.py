@@ -14,7 +14,8 @@ How many crops an image gets follows from its size: their "detail" changes nothi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visor_jax.data.images.image_source import from_base64, from_url, shown
+from visor_jax.data.images.image_source import from_base64, from_url
+from visor_jax.runtime.arguments import shown
 
 IMAGE, VIDEO = "<image>", "<video>"
 PLACES = {"image": IMAGE, "video": VIDEO}

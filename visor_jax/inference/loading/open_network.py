@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,14 @@ from visor_jax.checkpoints.stored_network import (
 )
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.prompts.chat_template import check_template
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
+from visor_jax.runtime.arguments import shown
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
 
 
@@ -43,8 +46,7 @@ def open_network(
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
 ) -> Network:
     """Returns the network of a path or id. See `load`."""
-    if dtype is not None and dtype not in COMPUTE_DTYPES:
-        raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
+    _check_names(path_or_id, dtype, template, revision)
     check_special_tokens(special_tokens)
     mesh = None if mesh is None else as_mesh(mesh)
     how = _How(dtype, template, special_tokens, mesh)
@@ -59,6 +61,21 @@ def open_network(
             f"{len(opened.processor.tokenizer)}: they do not belong together."
         )
     return opened
+
+
+def _check_names(path_or_id: Any, dtype: Any, template: Any, revision: Any) -> None:
+    """Raises ValueError unless these are what they are called."""
+    if not isinstance(path_or_id, str | os.PathLike) or not os.fspath(path_or_id):
+        raise ValueError(
+            f"path_or_id={shown(path_or_id)} is neither a path nor an id: name the "
+            "folder of a run or a checkpoint, or 'owner/name' on the Hub."
+        )
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
+    if template is not None:
+        check_template(template)
+    if revision is not None and not isinstance(revision, str):
+        raise ValueError(f"revision={shown(revision)} is no branch, tag or commit.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ from PIL import Image, ImageOps
 from visor_jax.data.images.image_source import BinaryFile, content_of, from_url
 from visor_jax.runtime.arguments import shown
 
-ImageInput = str | os.PathLike | bytes | BinaryFile | Image.Image | np.ndarray
+_Bytes = bytes | bytearray | memoryview
+ImageInput = str | os.PathLike | _Bytes | BinaryFile | Image.Image | np.ndarray
 
 # Pillow's own limit, beyond which it warns of a decompression bomb.
 MAX_PIXELS = 89_478_485

@@ -42,7 +42,7 @@ def image_list(images: Images) -> list[ImageInput] | None:
         images = list(images)
     if isinstance(images, list | tuple):
         return [_kept(each) for each in images]
-    if isinstance(images, ImageInput | bytearray | memoryview):
+    if isinstance(images, ImageInput):
         return [_kept(images)]
     raise ValueError(
         f"Images must be an image or a list of images, not a {type(images).__name__}: "

@@ -18,6 +18,7 @@ import visor_jax
 from tests.inference import page_run
 from visor_jax import answer
 from visor_jax.commands import answer_flags
+from visor_jax.inference.files.picture_files import digest_of
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ("largest digit row 1", "digit row 2 column 3", "digit row 1 column 1")
@@ -87,6 +88,7 @@ def test_answers_and_errors_and_what_is_left_of_a_stopped_run(workdir):
         assert record["budget"] == "sa1:1"
         assert record["ms"] > 0
         assert record["flops"]["llm_prefill"] > 0
+        assert record["images"] == digest_of([str(image)])
         paid = record["flops"]["tower"] > 0
         assert paid is not record["image_reused"]
     assert sum(not records[f"q{i}"]["image_reused"] for i in range(5)) == 2

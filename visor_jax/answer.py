@@ -194,6 +194,7 @@ def _answers(
         Path(options.output),
         {line.id: line.digest for line in lines},
         settings,
+        pictures={line.id: line.pictures for line in lines},
         overwrite=options.overwrite,
         retry_errors=options.retry_errors,
     )

@@ -29,6 +29,11 @@ class Budget:
     self_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        layers = self.self_layers
+        if not isinstance(layers, tuple) or not all(_is_index(i) for i in layers):
+            raise ValueError(
+                f"self_layers={layers!r:.80} are no layers: write Budget((8, 16))."
+            )
         if list(self.self_layers) != sorted(set(self.self_layers)):
             raise ValueError(
                 f"Budget layers must ascend without repeats, got {self.self_layers}."
@@ -188,6 +193,11 @@ class BudgetSet:
             return self.largest
         if isinstance(budget, str):
             return Budget.parse(budget, self.plan)
+        if not isinstance(budget, Budget):
+            raise ValueError(
+                f"budget={budget!r:.80} is neither a name ('none', 'all', '2', "
+                "'sa1:3') nor a Budget."
+            )
         budget.check(self.plan)
         return budget
 
@@ -213,6 +223,10 @@ class BudgetSet:
 
     def __len__(self) -> int:
         return len(self.budgets)
+
+
+def _is_index(layer: object) -> bool:
+    return isinstance(layer, int | np.integer) and not isinstance(layer, bool)
 
 
 def _subsets(plan: LayerPlan) -> list[Budget]:

@@ -165,6 +165,7 @@ def change(path: str, value):
         ("data.batch_size", 0, "batch_size"),
         ("task", "sorting", "task='sorting'"),
         ("evaluation_pages", 0, "evaluation_pages=0"),
+        ("seed", 10**20, "seed=1"),
         ("objective.reading_weight", -1.0, "reading_weight"),
         ("optimizer.decay", "step", "decay='step'"),
     ],

@@ -44,7 +44,13 @@ def define_answer_flags() -> None:
     flags.DEFINE_integer("top_k", None, "Draw among so many tokens.")
     flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 to avoid used tokens.")
-    flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    flags.DEFINE_integer(
+        "seed",
+        0,
+        "Of what is drawn.",
+        lower_bound=-(2**63),
+        upper_bound=2**63 - 1,
+    )
 
 
 def load_network(options: Any) -> "VisorModel":

@@ -13,6 +13,7 @@ from visor_jax.budget import Budget
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.stop_tokens import cut_at_end
+from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.generation import generate
 from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
@@ -26,6 +27,19 @@ def batch_logits(
 ) -> Float[Array, "B T W"]:
     """Returns float32 logits of all text tokens, those of padding among them."""
     return model.apply({"params": params}, batch, gates).logits
+
+
+def samples_of(processor: Processor, requests: Any, *, room: int) -> list[Sample]:
+    """Returns the requests as the network takes them.
+
+    Args:
+      room: tokens of an answer that the context must have room for.
+
+    Raises:
+      ValueError: for what is no list of requests, or as `Processor.sample`.
+    """
+    found = checked.requests_of(requests)
+    return [processor.sample(request, room=room) for request in found]
 
 
 def answer_samples(

@@ -14,12 +14,12 @@ class Options(TypedDict, total=False):
     """How to answer.
 
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
-    sampling. cost: with "auto", above 0 for cheaper choices.
+    sampling; a seed will do. cost: with "auto", above 0 for cheaper choices.
     """
 
     max_new_tokens: int | None
     sampling: Sampling
-    key: Array | None
+    key: Array | int | None
     cost: float
 
 

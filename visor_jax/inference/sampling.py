@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.checkpoints.hf.generation_config import GENERATION, sampling_fields
 from visor_jax.checkpoints.workdir_files import TOKENIZER
+from visor_jax.runtime.arguments import finite_number, shown, whole_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Sampling:
     also_used: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_types()
         problems = []
         if not 0 <= self.temperature < float("inf"):
             problems.append(f"temperature={self.temperature} is not a number from 0 on")
@@ -53,6 +55,21 @@ class Sampling:
             problems.append(f"also_used={self.also_used} are not all tokens")
         if problems:
             raise ValueError("Impossible sampling: " + "; ".join(problems) + ".")
+
+    def _check_types(self) -> None:
+        """Makes Python's numbers of all. Raises ValueError for what is none."""
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if value is not None or name != "top_p":
+                object.__setattr__(self, name, finite_number(value, name))
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", whole_number(self.top_k, "top_k"))
+        if not isinstance(self.also_used, list | tuple):
+            raise ValueError(
+                f"also_used={shown(self.also_used)} is no tuple of tokens."
+            )
+        used = tuple(whole_number(token, "also_used") for token in self.also_used)
+        object.__setattr__(self, "also_used", used)
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Sampling":

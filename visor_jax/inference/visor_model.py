@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.data.prompts.chat_template import Message
+from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.flops.table import Row, prompt_cost
-from visor_jax.inference.batch_answers import answer_samples, batch_logits
+from visor_jax.inference import checked_arguments as checked
+from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
 from visor_jax.inference.loading.network import Network
@@ -20,6 +21,7 @@ from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.runtime.arguments import whole_number
 
 
 class VisorModel:
@@ -108,7 +110,7 @@ class VisorModel:
         batch_size: int = 8,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
-        key: Array | None = None,
+        key: Array | int | None = None,
         cost: float = 0.0,
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
@@ -119,14 +121,15 @@ class VisorModel:
         into memory, or to read each only once with "auto", see `engine`.
         """
         count = self._count(max_new_tokens)
-        samples = [self.processor.sample(request, room=count) for request in requests]
+        sampling, key = checked.sampling_of(sampling), checked.key_of(key)
+        samples = samples_of(self.processor, requests, room=count)
         return answer_samples(
             self.vlm,
             self.params,
             self.processor,
             samples,
             self._choice.of_samples(samples, budget, cost),
-            batch_size=batch_size,
+            batch_size=whole_number(batch_size, "batch_size", least=1),
             max_new_tokens=count,
             sampling=sampling,
             key=key,
@@ -141,7 +144,7 @@ class VisorModel:
         videos: Videos = None,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
-        key: Array | None = None,
+        key: Array | int | None = None,
         cost: float = 0.0,
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
@@ -160,12 +163,9 @@ class VisorModel:
         max_new_tokens: int | None = None,
         cost: float = 0.0,
     ) -> ReadPrompt:
-        """Returns a prompt that `pieces` answers, with the budget that it gets.
-
-        Arguments and errors are those of `generate`.
-        """
+        """Returns what `pieces` answers. Arguments and errors as in `generate`."""
         count = self._count(max_new_tokens)
-        sample = self.processor.sample(request, room=count)
+        sample = self.processor.sample(checked.request_of(request), room=count)
         (chosen,) = self._choice.of_samples([sample], budget, cost)
         return ReadPrompt(
             batch=self.processor.batch(sample), budget=chosen, max_new_tokens=count
@@ -176,9 +176,10 @@ class VisorModel:
         prompt: ReadPrompt,
         *,
         sampling: Sampling = GREEDY,
-        key: Array | None = None,
+        key: Array | int | None = None,
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
+        prompt = checked.read_prompt_of(prompt)
         tokens = generation.stream(
             self.vlm,
             self.params,
@@ -187,8 +188,8 @@ class VisorModel:
             max_new_tokens=prompt.max_new_tokens,
             eos_id=self.processor.eos_ids,
             pad_id=self.processor.pad_id,
-            sampling=sampling,
-            key=key,
+            sampling=checked.sampling_of(sampling),
+            key=checked.key_of(key),
         )
         return self.processor.pieces(int(token[0]) for token in tokens)
 
@@ -202,7 +203,7 @@ class VisorModel:
 
         Errors are those of `generate`.
         """
-        samples = [self.processor.sample(request, room=1) for request in requests]
+        samples = samples_of(self.processor, requests, room=1)
         return self._choice.of_samples(samples, budget, cost)
 
     def engine(
@@ -224,9 +225,8 @@ class VisorModel:
           ValueError: for a budget that the network was not trained for, "auto" without
             a policy, or a cost without "auto".
         """
-        if budget is None or isinstance(budget, str | Budget):
-            budget = self._choice.router(budget, cost)
-        return Engine(self.vlm, self.params, self.processor, budget, **options)
+        router = self._choice.router(budget, cost)
+        return Engine(self.vlm, self.params, self.processor, router, **options)
 
     def logits(
         self,
@@ -247,6 +247,7 @@ class VisorModel:
         self, batch: Batch, budget: str | Budget | None = None
     ) -> Float[np.ndarray, "B T W"]:
         """Returns the logits of a batch, those of padding among them."""
+        batch = checked.batch_of(batch)
         gates = self.budget(budget).gates(self.config.plan)
         return np.asarray(batch_logits(self.params, batch, model=self.vlm, gates=gates))
 
@@ -259,7 +260,7 @@ class VisorModel:
         max_new_tokens: int | None = None,
     ) -> Batch:
         """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
-        count = 0 if max_new_tokens == 0 else self._count(max_new_tokens)
+        count = self._count(max_new_tokens, least=0)
         request = Request(prompt, images, videos)
         return self.processor.batch(self.processor.sample(request, room=count))
 
@@ -270,6 +271,7 @@ class VisorModel:
           budget: any of the network's plan, also one it was not trained for.
           **lengths: and errors, see `visor_jax.flops.table.prompt_cost`.
         """
+        lengths = checked.lengths_of(lengths)
         asked, left = self.budgets.of_plan(budget), self.vlm.reducer.image_lengths
         return prompt_cost(self.config, asked, image_lengths=left, **lengths)
 
@@ -288,13 +290,11 @@ class VisorModel:
         return generation.measure_latency(
             self.vlm,
             self.params,
-            batch,
+            checked.batch_of(batch),
             self.budget(budget),
             max_new_tokens=self._count(max_new_tokens),
         )
 
-    def _count(self, max_new_tokens: int | None) -> int:
+    def _count(self, max_new_tokens: int | None, *, least: int = 1) -> int:
         count = self.processor.new_tokens if max_new_tokens is None else max_new_tokens
-        if count < 1:
-            raise ValueError(f"{max_new_tokens=} must be at least 1.")
-        return count
+        return whole_number(count, "max_new_tokens", least=least)

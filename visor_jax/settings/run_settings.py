@@ -7,6 +7,7 @@ from visor_jax.data.settings import DataSettings
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.policy.score_cache import ScoreSettings
+from visor_jax.runtime.arguments import whole_number
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule
@@ -38,6 +39,10 @@ class RunSettings:
     mesh: MeshSettings
     evaluation_pages: int
     init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        # More digits than keys of random numbers have.
+        whole_number(self.seed, "seed", least=0, most=2**63 - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import math
 import jax
 import numpy as np
 
+from visor_jax.runtime.arguments import shown
+
 MESH_AXES = ("data", "fsdp", "tensor")
 # Devices, or only how many there are along each axis, which is enough to plan with.
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
@@ -72,6 +74,11 @@ def as_mesh(mesh: MeshSettings | jax.sharding.Mesh) -> jax.sharding.Mesh:
     """
     if isinstance(mesh, MeshSettings):
         return make_mesh(mesh)
+    if not isinstance(mesh, jax.sharding.Mesh):
+        raise ValueError(
+            f"mesh={shown(mesh)} is neither a Mesh nor MeshSettings: make it with "
+            "visor_jax.sharding.mesh.make_mesh."
+        )
     if mesh.axis_names != MESH_AXES:
         raise ValueError(
             f"The mesh has the axes {mesh.axis_names}, not {MESH_AXES}: make it with "

@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 from tests.data import tiny_llava
 from tests.data.prompts.test_chat_template import CONVERSATIONS, DIALOGUE, text
 from tests.data.tiny_llava import END, IMAGE, START, VIDEO, question
-from visor_jax.data.prompts.chat_template import TEMPLATES, Piece, render
+from visor_jax.data.prompts.chat_template import TEMPLATES, render
+from visor_jax.data.prompts.piece import Piece
 from visor_jax.data.prompts.token_layout import lay_out
 
 TOKENIZER = tiny_llava.tokenizer()
 
 
 def of(messages, template="qwen_1_5", *, training=False, **arguments):
-    pieces = render(messages, template, generation_prompt=not training)
+    beside = {k: len(arguments.get(k, ())) for k in ("images", "videos")}
+    pieces = render(messages, template, generation_prompt=not training, **beside)
     return lay_out(pieces, TOKENIZER, **arguments)
 
 
@@ -149,7 +151,12 @@ def test_words_are_tokenised_across_pieces_as_in_transformers():
         (question(), {}, r"1 places for images \('<image>'\) but 0 images"),
         (question(images=0), {"images": [4]}, "0 places for images"),
         (question(images=2), {"images": [4]}, "2 places for images.* 1 images"),
-        (question("a <image>"), {"images": [4]}, "2 places for images"),
+        (question("a <image>", images=0), {"images": [4]}, "text like any other"),
+        (
+            [{"role": "user", "content": "<image> <image>"}],
+            {"images": [4]},
+            "2 places for images",
+        ),
         (question(videos=1), {"images": [4]}, "1 places for videos"),
     ],
 )

@@ -47,6 +47,12 @@ def test_unknown_words_are_all_named(tokenizer):
         encode_question(tokenizer, "what is ring ?")
 
 
+@pytest.mark.parametrize("text", ["ring <eos>", "ring<eos>", "<pad> ring", "<unk>"])
+def test_special_tokens_are_no_words(tokenizer, text):
+    with pytest.raises(ValueError, match=r"Unknown words .*<(eos|pad|unk)>"):
+        encode_question(tokenizer, text)
+
+
 @pytest.mark.parametrize("text", ["", "  ", ":"])
 def test_empty_question_is_refused(tokenizer, text):
     with pytest.raises(ValueError, match="empty"):

@@ -1,5 +1,6 @@
 """Requests in, answers out: what a line may be, and what a stopped run leaves."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -7,7 +8,9 @@ import pathlib
 import pytest
 
 from tests.limited_files import limited_files
+from visor_jax.data.prompts.messages import media
 from visor_jax.inference.files.answer_file import AnswerFile, check_apart
+from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import read_requests
 
 DIGESTS = {1: "d1", 2: "d2", "a": "da"}
@@ -46,8 +49,11 @@ def test_lines_are_requests_called_by_id_or_number(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('["prompt": "a"', "line 2: "),
-        ("[1]", "no JSON object"),
+        ('["prompt": "a"', r"line 2: broken JSON \(Expecting ',' delimiter, column 10"),
+        ("[1]", r"line 2: \[1\] is no JSON object"),
+        ('"a"', "line 2: 'a' is no JSON object"),
+        ('{"prompt": "a", "messages": []}', "give prompt or messages, not both"),
+        ('{"prompt": null, "image": "a"}', "prompt None is neither"),
         ("{}", "prompt None is neither"),
         ('{"prompt": ""}', "neither a text"),
         ('{"prompt": "a", "picture": "b", "k": 1}', r"\['k', 'picture'\]"),
@@ -106,6 +112,73 @@ def test_answers_go_into_files_alone(tmp_path, kind):
         AnswerFile(path, DIGESTS, SETTINGS)
 
 
+def test_null_is_as_if_it_were_not_there(tmp_path):
+    texts = (
+        '{"prompt": "a", "image": null}',
+        '{"prompt": "a", "image": null, "images": ["x.png"], "messages": null}',
+        '{"prompt": "a", "image": "x.png", "images": null}',
+        '{"prompt": "a"}',
+    )
+    bare, listed, single, plain = lines(tmp_path, *texts)
+    assert not any(line.error for line in (bare, listed, single, plain))
+    assert bare.request.images is None
+    assert bare.digest == plain.digest
+    assert listed.request.images == single.request.images == [f"{tmp_path}/x.png"]
+    assert listed.digest == single.digest
+
+
+URI = "data:image/png;base64,aGk="
+
+
+def test_messages_are_read_in_all_forms_and_paths_begin_at_the_file(tmp_path):
+    """...as those of "image" do, wherever the command is started."""
+    content = [
+        {"type": "image", "path": "x.png"},
+        {"type": "image", "url": "sub/y.png"},
+        {"type": "image_url", "image_url": {"url": "file:///z%20w.png"}},
+        {"type": "input_image", "image_url": URI},
+        {"type": "input_text", "text": "Why?"},
+    ]
+    frames = [{"type": "video", "video": ["1.png", "/2.png"]}]
+    messages = [{"role": "user", "content": content}]
+    film = [{"role": "user", "content": frames}, {"role": "user", "content": "So?"}]
+    found, same, frames = lines(
+        tmp_path,
+        json.dumps({"messages": messages}),
+        json.dumps({"prompt": messages}),
+        json.dumps({"prompt": film}),
+    )
+    assert found.error is None
+    assert found.digest == same.digest
+    here = str(tmp_path)
+    expected = (f"{here}/x.png", f"{here}/sub/y.png", "/z w.png")
+    assert media(found.request.prompt, "image") == [*expected, b"hi"]
+    assert found.pictures == expected
+    assert media(frames.request.prompt, "video") == [[f"{here}/1.png", "/2.png"]]
+    assert frames.pictures == (f"{here}/1.png", "/2.png")
+    assert frames.request.prompt[1] == film[1]
+
+
+def test_urls_and_data_uris_stay_what_they_are(tmp_path):
+    text = json.dumps({"prompt": "a", "images": [URI, "https://a.b/c.png", "x.png"]})
+    (line,) = lines(tmp_path, text)
+    assert line.request.images == [URI, "https://a.b/c.png", f"{tmp_path}/x.png"]
+    assert line.pictures == (f"{tmp_path}/x.png",)
+
+
+def test_errors_of_a_line_are_short(tmp_path):
+    long = "x" * 10**5
+    texts = (
+        f'"{long}"',
+        f'{{"prompt": "{long}',
+        f'{{"images": "{long}", "prompt": "a"}}',
+    )
+    texts += (f'{{"prompt": {{"a": "{long}"}}}}', f'{{"{long}": 1}}', "[" * 10**5)
+    for line in lines(tmp_path, *texts):
+        assert line.error
+        assert len(line.error) < 300
+
+
 def test_files_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds no request"):
         lines(tmp_path, "", " ")
@@ -153,6 +226,41 @@ def test_digests_tell_requests_apart(tmp_path, monkeypatch):
 def read_requests_of(tmp_path, text):
     (tmp_path / "other.jsonl").write_text(text)
     return read_requests((tmp_path / "other.jsonl").relative_to(tmp_path))
+
+
+def test_digests_are_those_of_earlier_answers(tmp_path):
+    """Of paths in messages as they stand there, of others made absolute."""
+    message = {"role": "user", "content": [{"type": "image", "path": "x.png"}]}
+    texts = json.dumps({"prompt": [message]}), '{"prompt": "a", "image": "x.png"}'
+    found = lines(tmp_path, *texts)
+    before = [[message], None], ["a", [f"{tmp_path}/x.png"]]
+    for line, content in zip(found, before, strict=True):
+        text = json.dumps(content, sort_keys=True).encode()
+        assert line.digest == hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def test_answers_about_another_picture_are_not_kept(tmp_path):
+    picture, path = tmp_path / "x.png", tmp_path / "answers.jsonl"
+    picture.write_bytes(b"before")
+    pictures = {"a": [str(picture)], 1: [str(picture)], 2: []}
+    known = {**KEPT, "images": digest_of([str(picture)])}
+    earlier = {"id": 2, "answer": "4", "budget": "sa0", "request": "d2"}
+    with AnswerFile(path, DIGESTS, SETTINGS, pictures=pictures) as answers:
+        for record in (known, FAILED, earlier):
+            answers.write(record)
+
+    def done():
+        return AnswerFile(path, DIGESTS, SETTINGS, pictures=pictures).done
+
+    assert done() == set(DIGESTS)
+    # Of the same content it is the same, whenever it was written.
+    picture.write_bytes(b"before")
+    assert done() == set(DIGESTS)
+    picture.write_bytes(b"after!")
+    with pytest.raises(ValueError, match=r"about other pictures: .*x\.png changed"):
+        done()
+    picture.unlink()
+    assert done() == set(DIGESTS)
 
 
 def test_a_run_goes_on_after_a_line_that_was_half_written(tmp_path):

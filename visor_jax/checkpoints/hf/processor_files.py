@@ -15,7 +15,8 @@ from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import square_patch_index, video_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
-from visor_jax.data.prompts.chat_template import IMAGE, VIDEO, built_in
+from visor_jax.data.prompts.chat_template import built_in
+from visor_jax.data.prompts.messages import IMAGE, VIDEO
 from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.data.prompts.token_layout import placeholder_ids
@@ -44,6 +45,7 @@ def read_processor(
     *,
     source: Mapping[str, Any] | None = None,
     template: str | None = None,
+    special_tokens: str = "plain",
 ) -> Processor:
     """Returns the processor of a LLaVA-OneVision.
 
@@ -52,6 +54,7 @@ def read_processor(
       source: its config.json; None if the network was not imported.
       template: of the chat: "hub", "qwen_1_5" or the text of a Jinja template; None
         for the folder's own, or "qwen_1_5" if it has none.
+      special_tokens: in the texts of messages, one of `prompt_tokens.SPECIAL_TOKENS`.
 
     Raises:
       ValueError: if files are missing or damaged, or ask for what is not supported.
@@ -68,6 +71,7 @@ def read_processor(
         images=settings,
         template=template,
         max_length=config.decoder.max_positions,
+        special_tokens=special_tokens,
     )
     return Processor(
         prompts=prompts,

@@ -39,6 +39,7 @@ class LengthIndex:
     first_trained: Int[np.ndarray, "n"]
     shared_tokens: Int[np.ndarray, "n"]
     group: Int[np.ndarray, "n"]
+    special_text: Int[np.ndarray, "n"]
     refused: dict[int, str]
 
     @classmethod

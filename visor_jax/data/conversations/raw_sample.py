@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import msgpack
 
+from visor_jax.data.prompts.chat_template import holds_special_text
+
 _DIGEST_BYTES = 16
 
 
@@ -36,6 +38,11 @@ class Conversation:
     image_sizes: tuple[tuple[int, int], ...] = ()
     image_digests: tuple[bytes, ...] = ()
     untrained: tuple[int, ...] = ()
+
+    @property
+    def has_special_text(self) -> bool:
+        """Whether a turn has in it what looks like a special token of a chat."""
+        return any(holds_special_text(text) for _, text in self.turns)
 
     def to_bytes(self) -> bytes:
         """Returns the text record."""

@@ -162,13 +162,18 @@ def open_run_data(
         processor=processor,
         buckets=buckets,
         plan=plan,
-        digest=_digest(mixture, processor, buckets, plan_settings),
+        digest=_digest(
+            mixture,
+            processor.digest(special_text=bool(lengths.special_text.any())),
+            buckets,
+            plan_settings,
+        ),
     )
 
 
 def _digest(
     mixture: tuple[MixtureEntry, ...],
-    processor: TrainingProcessor,
+    processor: str,
     buckets: Buckets,
     plan_settings: PlanSettings,
 ) -> str:
@@ -179,7 +184,7 @@ def _digest(
     return plan_digest(
         {
             "sets": [[e.manifest.checksum, e.strategy] for e in mixture],
-            "processor": processor.digest(),
+            "processor": processor,
             "pad": buckets.pad_id,
             "buckets": [dataclasses.asdict(bucket) for bucket in buckets.all],
             **decides,

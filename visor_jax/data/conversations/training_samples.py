@@ -13,7 +13,7 @@ from visor_jax.data.conversations.raw_sample import Conversation, RawSample
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import anyres_patch_index, square_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
-from visor_jax.data.prompts.chat_template import IMAGE, render
+from visor_jax.data.prompts.messages import IMAGE
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.token_layout import Layout, lay_out
 
@@ -28,7 +28,8 @@ class Lengths:
     image_end: text and image tokens up to the last of an image. first_trained: text and
     image tokens before the first place with a loss. shared_tokens: text tokens before
     the only image. group: the same for samples that have their only image, and all
-    before it, in common; 0 for samples without one or with several.
+    before it, in common; 0 for samples without one or with several. special_text: 1 if
+    a turn has in it what looks like a special token.
     """
 
     crops: int
@@ -39,6 +40,7 @@ class Lengths:
     first_trained: int
     shared_tokens: int
     group: int
+    special_text: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,8 +61,12 @@ class TrainingProcessor:
         chat = dataclasses.replace(self.chat, max_length=None)
         object.__setattr__(self, "chat", chat)
 
-    def digest(self) -> str:
-        """Returns what is equal for processors that give a sample equal lengths."""
+    def digest(self, *, special_text: bool = True) -> str:
+        """Returns what is equal for processors that give a sample equal lengths.
+
+        special_text: whether there are samples that look like special tokens; only
+          these are not what they were before such texts were words.
+        """
         facts = {
             "version": _VERSION,
             "tokenizer": self.chat.tokenizer.backend_tokenizer.to_str(),
@@ -68,6 +74,8 @@ class TrainingProcessor:
             "images": dataclasses.asdict(self.chat.images),
             "supervision": self.supervision,
         }
+        if special_text:
+            facts["special_tokens"] = self.chat.special_tokens
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def lengths(self, conversation: Conversation) -> Lengths:
@@ -90,6 +98,7 @@ class TrainingProcessor:
             first_trained=int(trained.min()),
             shared_tokens=shared,
             group=_group(conversation, layout.tokens[:shared]),
+            special_text=int(conversation.has_special_text),
         )
 
     def layout(self, conversation: Conversation) -> Layout:
@@ -115,8 +124,8 @@ class TrainingProcessor:
         self, conversation: Conversation, images: list[tuple[int, int, int]]
     ) -> Layout:
         """Returns the whole text; of images the tokens are all that counts."""
-        pieces = render(
-            messages_of(conversation), self.chat.template, generation_prompt=False
+        pieces = self.chat.pieces(
+            messages_of(conversation), generation_prompt=False, images=len(images)
         )
         return lay_out(
             pieces,

@@ -24,12 +24,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from visor_jax.data.images.image_source import BinaryFile, content_of, from_url
+from visor_jax.runtime.arguments import shown
 from visor_jax.runtime.lfs_pointer import is_pointer
 
-ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray
+_Bytes = bytes | bytearray | memoryview
+ImageInput = str | os.PathLike | _Bytes | BinaryFile | Image.Image | np.ndarray
 
 # Pillow's own limit, beyond which it warns of a decompression bomb.
 MAX_PIXELS = 89_478_485
+# Longer ones cannot be opened: they are pictures in base64, given as a file.
+_LONGEST_PATH = 1024
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"),
     *("JPEG2000", "AVIF"),
@@ -42,18 +47,24 @@ def read_image(
     """Returns the image's pixels, upright and in RGB (the table at the top).
 
     Args:
-      image: a file, the bytes of one, a PIL image, or a uint8 array (h, w), (h, w, 3)
-        or (h, w, 4).
+      image: a file (also as `image_source` says: "file:" or "data:"), an open one, the
+        bytes of one, a PIL image, or a uint8 array (h, w), (h, w, 3) or (h, w, 4).
       name: what errors call it; by default "the image", with a file's path.
       max_pixels: larger images are refused.
 
     Raises:
       ValueError: for whatever is no such image, or must be refused.
     """
-    if isinstance(image, str | os.PathLike):
-        name = f"{name or 'the image'} {os.fspath(image)!r}"
-        _check_is_file(image, name)
     name = name or "the image"
+    if isinstance(image, str):
+        image = from_url(image, name)
+    elif isinstance(image, bytearray | memoryview):
+        image = bytes(image)
+    elif isinstance(image, BinaryFile):
+        image = content_of(image, name)
+    if isinstance(image, str | os.PathLike):
+        name = f"{name} {_short(os.fspath(image))!r}"
+        _check_is_file(image, name)
     if isinstance(image, Image.Image):
         opened = image
     elif isinstance(image, bytes):
@@ -64,8 +75,8 @@ def read_image(
         opened = _from_array(image, name)
     else:
         raise ValueError(
-            f"Cannot use {name}: it is a {type(image).__name__}; give a file, its "
-            "bytes, a PIL image or a uint8 array."
+            f"Cannot use {name}: {shown(image)} is a {type(image).__name__}; give a "
+            "file, its bytes, a PIL image or a uint8 array."
         )
     _check_size(opened, name, max_pixels)
     return np.asarray(_to_rgb(opened, name))
@@ -84,9 +95,18 @@ def read_square_image(image: ImageInput, size: int) -> UInt8[np.ndarray, "h w 3"
     return np.asarray(resized)
 
 
+def _short(path: str | bytes) -> str | bytes:
+    """Returns the path, of one that is longer than any file's both ends."""
+    dots = "..." if isinstance(path, str) else b"..."
+    return path if len(path) <= _LONGEST_PATH else path[:60] + dots + path[-20:]
+
+
 def _check_is_file(path: str | os.PathLike, name: str) -> None:
     if not os.path.exists(path):
-        raise ValueError(f"Cannot read {name}: there is no such file; check the path.")
+        remedy = "check the path"
+        if len(os.fspath(path)) > _LONGEST_PATH:
+            remedy = "give an image in base64 as a data URI or its bytes"
+        raise ValueError(f"Cannot read {name}: there is no such file; {remedy}.")
     if os.path.isdir(path):
         raise ValueError(f"Cannot read {name}: it is a directory; give one image file.")
     # Reading a pipe could wait for ever.

@@ -17,7 +17,12 @@ from visor_jax.data.images.read_image import read_square_image
 from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.tokenizer import encode_question
-from visor_jax.data.prompts.chat_template import Message, check_messages, media
+from visor_jax.data.prompts.messages import (
+    Message,
+    media,
+    part_counts,
+    read_messages,
+)
 from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.request import Images, Videos, image_list, video_list
 from visor_jax.data.prompts.sample import Sample
@@ -52,10 +57,11 @@ class PageProcessor:
           ValueError: unless there are one page and one question, for words that the
             tokenizer does not know, and for an image that cannot be read.
         """
-        question = _question(messages)
+        messages = read_messages(messages)
+        question, counts = _question(messages), part_counts(messages)
         pages = [*media(messages, "image"), *(image_list(images) or ())]
-        places = _count(messages, "image")
-        films = _count(messages, "video") + len(video_list(videos) or ())
+        places = counts["image"]
+        films = counts["video"] + len(video_list(videos) or ())
         if len(pages) != 1 or places > 1 or films:
             raise ValueError(
                 f"This network answers questions about one page: got {len(pages)} "
@@ -91,7 +97,6 @@ class PageProcessor:
 
 
 def _question(messages: Sequence[Message]) -> str:
-    check_messages(messages)
     if len(messages) != 1 or messages[0]["role"] != "user":
         raise ValueError(
             "This network answers single questions: give one message of the user, not "
@@ -102,11 +107,6 @@ def _question(messages: Sequence[Message]) -> str:
         return content
     texts = [part["text"] for part in content if part["type"] == "text"]
     return " ".join(texts)
-
-
-def _count(messages: Sequence[Message], kind: str) -> int:
-    contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
-    return sum(part["type"] == kind for content in contents for part in content)
 
 
 def page_processor(tokenizer: Tokenizer) -> Processor:

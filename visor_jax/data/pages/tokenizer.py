@@ -38,11 +38,13 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         raise ValueError(f"The question is no text in Unicode: {error}.") from error
     ids = tokenizer.encode(text, add_special_tokens=False)
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
-    known = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_tokens)
+    vocabulary = tokenizer.get_vocab()
+    known = {word: i for word, i in vocabulary.items() if word not in special}
     unknown = [word for word, _ in words if word not in known]
+    unknown += [word for word in special if word in text and word not in unknown]
     if unknown:
-        special = set(tokenizer.all_special_tokens)
-        listed = [w for w in sorted(known, key=known.get) if w not in special]
+        listed = sorted(known, key=known.get)
         raise ValueError(
             f"Unknown words {unknown} in the question {text!r}. Known words are: "
             f"{' '.join(listed)}"

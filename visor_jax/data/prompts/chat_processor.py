@@ -26,12 +26,13 @@ from visor_jax.data.images.patch_index import (
 from visor_jax.data.images.read_image import ImageInput, read_image
 from visor_jax.data.prompts.chat_template import (
     TEMPLATES,
-    Message,
     check_template,
     is_jinja,
-    media,
     render,
 )
+from visor_jax.data.prompts.messages import Message, media, read_messages
+from visor_jax.data.prompts.piece import Piece
+from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.request import (
     Images,
     VideoInput,
@@ -48,16 +49,18 @@ class ChatProcessor:
     """Everything a checkpoint fixes about its input.
 
     template: one of `chat_template.TEMPLATES`. max_length: the context, image tokens
-    included; None for no limit.
+    included; None for no limit. special_tokens: one of `prompt_tokens.SPECIAL_TOKENS`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     images: ImageSettings
     template: str = "qwen_1_5"
     max_length: int | None = 32768
+    special_tokens: str = "plain"
 
     def __post_init__(self) -> None:
         check_template(self.template)
+        check_special_tokens(self.special_tokens)
 
     def prompt(
         self,
@@ -105,6 +108,26 @@ class ChatProcessor:
             )
         return self._sample(messages, images, videos, supervision, 0)
 
+    def pieces(
+        self,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool,
+        images: int = 0,
+        videos: int = 0,
+    ) -> list[Piece]:
+        """Returns the prompt's text. Arguments and errors as `chat_template.render`."""
+        found = render(
+            messages,
+            self.template,
+            generation_prompt=generation_prompt,
+            images=images,
+            videos=videos,
+        )
+        if self.special_tokens == "plain":
+            return found
+        return [dataclasses.replace(piece, given=False) for piece in found]
+
     def _sample(
         self,
         messages: Sequence[Message],
@@ -113,11 +136,16 @@ class ChatProcessor:
         supervision: str,
         room: int,
     ) -> Sample:
-        pieces = render(
-            messages, self.template, generation_prompt=supervision == "none"
+        messages = read_messages(messages)
+        beside = image_list(images), video_list(videos)
+        pieces = self.pieces(
+            messages,
+            generation_prompt=supervision == "none",
+            images=len(beside[0] or ()),
+            videos=len(beside[1] or ()),
         )
-        given_images = _given(messages, "image", image_list(images))
-        given_videos = _given(messages, "video", video_list(videos))
+        given_images = _given(messages, "image", beside[0])
+        given_videos = _given(messages, "video", beside[1])
         pictures = _image_parts(given_images, self.images)
         films = _video_parts(video_list(given_videos) or [], self.images)
         layout = lay_out(

@@ -1,7 +1,6 @@
 """Chat messages as prompt text, in either of the two forms that exist.
 
-Messages are those of Hugging Face: a role and a content, which is a text or a list of
-parts {"type": "text" | "image" | "video", ...}. One question about one image:
+One question about one image:
 
     qwen_1_5 (the weights were trained with it)   hub (chat_template.json of the hub)
       <|im_start|>system                            <|im_start|>user <image>
@@ -12,60 +11,63 @@ parts {"type": "text" | "image" | "video", ...}. One question about one image:
       <|im_start|>assistant
 
 A message with "weight": 0 is read, and has no loss in training. The text is made of
-pieces, so that a loss mask can be laid over it without searching.
+pieces, so that a loss mask can be laid over it without searching, and that nobody's
+words are taken for the template's: whatever stands in a message is `given`, and has no
+special tokens in it, "<|im_end|>" and "<image>" neither.
+
+In a content that is a text, "<image>" is the place of an image where images are given
+beside the messages, unless parts {"type": "image"} hold places for all of them.
 """
 
-import base64
-import binascii
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
 
-IMAGE, VIDEO = "<image>", "<video>"
+from visor_jax.data.prompts import jinja_template
+from visor_jax.data.prompts.messages import (
+    PLACES,
+    Message,
+    part_counts,
+    read_messages,
+)
+from visor_jax.data.prompts.piece import Piece
+
 START, END = "<|im_start|>", "<|im_end|>"
-ROLES = ("system", "user", "assistant")
 SYSTEM_MESSAGE = "You are a helpful assistant."
-
-# Where a part of a message carries its image or video, besides under its own kind.
-_SOURCES = ("url", "path", "base64")
-
-Message = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """A stretch of prompt text.
-
-    turn: whether it belongs to an assistant's turn. answer: whether it is what the
-      assistant itself writes there, the token that ends the turn included. trained:
-      whether anything in it may have a loss.
-    """
-
-    text: str
-    turn: bool = False
-    answer: bool = False
-    trained: bool = True
+# How special tokens of chats look, whichever tokenizer has them.
+_SPECIAL = re.compile(r"<\|\w+\|>")
 
 
 def render(
-    messages: Sequence[Message], template: str, *, generation_prompt: bool
+    messages: Sequence[Message],
+    template: str,
+    *,
+    generation_prompt: bool,
+    images: int = 0,
+    videos: int = 0,
 ) -> list[Piece]:
     """Returns the pieces whose texts, joined, are the prompt.
 
     Args:
-      template: one of `TEMPLATES`, or the text of a Jinja template (one piece then, of
-        which nothing is marked as an answer).
+      template: one of `TEMPLATES`, or the text of a Jinja template, of which nothing is
+        marked as an answer.
       generation_prompt: whether the assistant's turn is opened at the end.
+      images, videos: given beside the messages, for places in contents that are texts.
 
     Raises:
       ValueError: for an unknown template, one that cannot be rendered, or messages of
         another form; every message that is wrong is named.
     """
     check_template(template)
-    check_messages(messages)
+    turns = _turns(read_messages(messages), {"image": images, "video": videos})
     if is_jinja(template):
-        return [Piece(_rendered(messages, template, generation_prompt))]
-    return TEMPLATES[template](messages, generation_prompt)
+        return jinja_template.render(turns, template, generation_prompt)
+    return TEMPLATES[template](turns, generation_prompt)
+
+
+def holds_special_text(text: str) -> bool:
+    """Returns whether a text has in it what looks like a special token of a chat."""
+    return _SPECIAL.search(text) is not None
 
 
 def is_jinja(template: str) -> bool:
@@ -73,26 +75,57 @@ def is_jinja(template: str) -> bool:
     return "{%" in template or "{{" in template
 
 
-def _rendered(messages: Sequence[Message], template: str, generation: bool) -> str:
-    """Renders as transformers does, in a sandbox."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A message, taken apart.
 
-    # A text is one text part, as the processors of transformers see to.
-    as_parts = [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if isinstance(message["content"], str)
-        else dict(message)
-        for message in messages
+    message: with a list of parts. texts: those of its text parts, each in pieces.
+    """
+
+    message: Message
+    texts: list[list[Piece]]
+
+    @property
+    def role(self) -> str:
+        return self.message["role"]
+
+    @property
+    def weight(self) -> float:
+        return self.message.get("weight", 1)
+
+    @property
+    def places(self) -> list[str]:
+        """The placeholders of its parts: images first, then videos."""
+        kinds = [part["type"] for part in self.message["content"]]
+        return [token for kind, token in PLACES.items() for k in kinds if k == kind]
+
+
+def _turns(messages: Sequence[Message], beside: dict[str, int]) -> list[Turn]:
+    counts = part_counts(messages)
+    places = [
+        PLACES[kind]
+        for kind, count in beside.items()
+        if count and counts[kind] != count
     ]
-    try:
-        (text,), _ = render_jinja_template(
-            [as_parts], chat_template=template, add_generation_prompt=generation
-        )
-    except Exception as error:  # Templates raise what they like.
-        raise ValueError(
-            f"The checkpoint's chat template cannot render these messages: {error}."
-        ) from error
-    return text
+    turns = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            # A text is one text part, as the processors of transformers see to.
+            texts = [_in_pieces(content, places)]
+            content = [{"type": "text", "text": content}]
+        else:
+            texts = [_in_pieces(p["text"], ()) for p in content if p["type"] == "text"]
+        turns.append(Turn({**message, "content": content}, texts))
+    return turns
+
+
+def _in_pieces(text: str, places: Sequence[str]) -> list[Piece]:
+    """Returns what was given, and the places in it, which stay where they are."""
+    if not places:
+        return [Piece(text, given=True)] if text else []
+    parts = re.split(f"({'|'.join(map(re.escape, places))})", text)
+    return [Piece(part, given=part not in places) for part in parts if part]
 
 
 def built_in(template: str) -> str:
@@ -105,10 +138,13 @@ def built_in(template: str) -> str:
 
 def _same(messages: Sequence[Message], jinja: str, name: str) -> bool:
     try:
-        found = _rendered(messages, jinja, True)
+        found, expected = (
+            "".join(p.text for p in render(messages, each, generation_prompt=True))
+            for each in (jinja, name)
+        )
     except ValueError:
         return False
-    return found == "".join(piece.text for piece in TEMPLATES[name](messages, True))
+    return found == expected
 
 
 def _parts_of(*texts: str, images: int = 0, videos: int = 0) -> list[Message]:
@@ -133,166 +169,57 @@ _PROBES: tuple[list[Message], ...] = (
 
 def check_template(template: str) -> None:
     """Raises ValueError unless this is a template's name or a Jinja template."""
-    if template not in TEMPLATES and not is_jinja(template):
+    known = isinstance(template, str) and (template in TEMPLATES or is_jinja(template))
+    if not known:
         raise ValueError(
             f"Unknown chat template {template!r}: choose one of {sorted(TEMPLATES)}."
         )
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raises ValueError unless these are messages of the form at the top."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError(
-            "A conversation is a list of messages like {'role': 'user', 'content': "
-            f"'...'}}, at least one; got {messages!r:.80}."
-        )
-    problems = []
-    for i, message in enumerate(messages):
-        problem = _problem_of(message)
-        if problem:
-            problems.append(f"message {i}: {problem}")
-    if problems:
-        raise ValueError(f"Not a conversation: {'; '.join(problems)}.")
-
-
-def _problem_of(message: Any) -> str | None:
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        return f"needs 'role' and 'content', got {message!r:.80}"
-    if message["role"] not in ROLES:
-        return f"role {message['role']!r} is not one of {ROLES}"
-    content = message["content"]
-    if isinstance(content, str):
-        return None
-    if not isinstance(content, list | tuple):
-        return f"content is a {type(content).__name__}, not a text or a list of parts"
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in ("text", "image", "video"):
-            return f"part {part!r:.80} has no type 'text', 'image' or 'video'"
-        if kind == "text" and not isinstance(part.get("text"), str):
-            return f"text part {part!r:.80} has no 'text'"
-    return None
-
-
-def media(messages: Sequence[Message], kind: str) -> list[Any]:
-    """Returns the images or videos that the messages carry, in the prompt's order.
-
-    A part carries one under its own kind, "path", "url" (of a file) or "base64" (which
-    comes back as bytes). Parts that only hold a place carry none.
-
-    Args:
-      kind: "image" or "video".
-
-    Raises:
-      ValueError: if some parts of that kind carry something and others do not, or for
-        what would have to be fetched from the net.
-    """
-    check_messages(messages)
-    parts = [
-        part
-        for message in messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-        if part["type"] == kind
-    ]
-    found = [source for part in parts for source in _sources(part, kind)]
-    if found and len(found) != len(parts):
-        raise ValueError(
-            f"{len(found)} of {len(parts)} {kind} parts carry {kind}s themselves: "
-            "either all do, or none and they are given beside the messages."
-        )
-    return found
-
-
-def _sources(part: Mapping[str, Any], kind: str) -> list[Any]:
-    names = (kind, *_SOURCES)
-    given = {name: part[name] for name in names if part.get(name) is not None}
-    if len(given) > 1:
-        raise ValueError(f"A part of type {kind} gives several of {names}: choose one.")
-    for name, source in given.items():
-        if name == "base64":
-            return [_from_base64(source, kind)]
-        if isinstance(source, str):
-            return [_local(source, kind)]
-        return [source]
-    return []
-
-
-def _from_base64(text: Any, kind: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise ValueError(f"The {kind} in base64 cannot be decoded: {error}.") from error
-
-
-def _local(source: str, kind: str) -> str | bytes:
-    if source.startswith(("http://", "https://")):
-        raise ValueError(f"The {kind} {source!r:.80} is on the net: download it first.")
-    if source.startswith("data:"):
-        return _from_base64(source.partition(",")[2], kind)
-    return source.removeprefix("file://")
-
-
-def _parts(message: Message) -> tuple[list[str], list[str]]:
-    """Returns the placeholders (images first, then videos) and texts of a message."""
-    content = message["content"]
-    if isinstance(content, str):
-        # Its placeholders, if any, stand where its author put them.
-        return [], [content]
-    kinds = [part["type"] for part in content]
-    places = [IMAGE] * kinds.count("image") + [VIDEO] * kinds.count("video")
-    return places, [part["text"] for part in content if part["type"] == "text"]
-
-
 def _turn(
-    role: str, head: str, body: str, tail: str, *, weight: float = 1
+    role: str, head: str, body: Sequence[Piece], tail: str, *, weight: float = 1
 ) -> list[Piece]:
-    own, trained = role == "assistant", weight != 0
-    pieces = [
-        Piece(head, own, trained=trained),
-        Piece(body + END, own, own, trained),
-        Piece(tail, own, trained=trained),
-    ]
-    return [piece for piece in pieces if piece.text]
+    own = role == "assistant"
+    words = [dataclasses.replace(p, turn=own, answer=own) for p in body]
+    pieces = [Piece(head, own), *words, Piece(END, own, own), Piece(tail, own)]
+    return [dataclasses.replace(p, trained=weight != 0) for p in pieces if p.text]
 
 
-def _qwen_1_5(messages: Sequence[Message], generation_prompt: bool) -> list[Piece]:
+def _qwen_1_5(turns: Sequence[Turn], generation_prompt: bool) -> list[Piece]:
     """LLaVA-NeXT's conversation `qwen_1_5`: a system turn always comes first.
 
     Several texts of a message are joined by line breaks.
     """
     pieces = []
-    if messages[0]["role"] != "system":
-        pieces += _turn("system", f"{START}system\n", SYSTEM_MESSAGE, "\n")
-    for message in messages:
-        places, texts = _parts(message)
-        body = "\n".join([*([" ".join(places)] if places else []), *texts])
-        head = f"{START}{message['role']}\n"
-        weight = message.get("weight", 1)
-        pieces += _turn(message["role"], head, body, "\n", weight=weight)
+    if turns[0].role != "system":
+        pieces += _turn("system", f"{START}system\n", [Piece(SYSTEM_MESSAGE)], "\n")
+    for turn in turns:
+        places = [Piece(" ".join(turn.places))] if turn.places else []
+        lines = [*([places] if places else []), *turn.texts]
+        body = [p for line in lines for p in (Piece("\n"), *line)][1:]
+        head = f"{START}{turn.role}\n"
+        pieces += _turn(turn.role, head, body, "\n", weight=turn.weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces
 
 
-def _hub(messages: Sequence[Message], generation_prompt: bool) -> list[Piece]:
+def _hub(turns: Sequence[Turn], generation_prompt: bool) -> list[Piece]:
     """The chat template of the llava-hf checkpoints: no system turn, no line breaks.
 
     A content that is a text counts as one text part.
     """
     pieces = []
-    for message in messages:
-        places, texts = _parts(message)
-        head = f"{START}{message['role']} {''.join(places)}"
-        body = "".join(f"\n{text}" for text in texts)
-        weight = message.get("weight", 1)
-        pieces += _turn(message["role"], head, body, "", weight=weight)
+    for turn in turns:
+        head = f"{START}{turn.role} {''.join(turn.places)}"
+        body = [p for text in turn.texts for p in (Piece("\n"), *text)]
+        pieces += _turn(turn.role, head, body, "", weight=turn.weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces
 
 
-TEMPLATES: dict[str, Callable[[Sequence[Message], bool], list[Piece]]] = {
+TEMPLATES: dict[str, Callable[[Sequence[Turn], bool], list[Piece]]] = {
     "qwen_1_5": _qwen_1_5,
     "hub": _hub,
 }

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
-from visor_jax.data.prompts.chat_template import Message
+from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import (
     Images,
     Request,

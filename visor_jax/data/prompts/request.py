@@ -1,19 +1,20 @@
 """What a user asks: text or messages, with the pictures that they speak of."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from visor_jax.data.images.image_source import BinaryFile, content_of
 from visor_jax.data.images.read_image import ImageInput
-from visor_jax.data.prompts.chat_template import (
+from visor_jax.data.prompts.messages import (
     IMAGE,
     VIDEO,
     Message,
 )
+from visor_jax.runtime.arguments import shown, whole_number
 
 # A video is its frames; files of videos are not decoded here.
 VideoInput = Sequence[ImageInput] | np.ndarray
@@ -37,15 +38,21 @@ def image_list(images: Images) -> list[ImageInput] | None:
     """
     if images is None:
         return None
-    if isinstance(images, list | tuple):
-        return list(images)
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        return list(images)
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        return [images]
+        images = list(images)
+    if isinstance(images, list | tuple):
+        return [_kept(each) for each in images]
+    if isinstance(images, ImageInput):
+        return [_kept(images)]
     raise ValueError(
-        f"Images must be an image or a list of images, not a {type(images).__name__}."
+        f"Images must be an image or a list of images, not a {type(images).__name__}: "
+        f"{shown(images)}."
     )
+
+
+def _kept(image: Any) -> Any:
+    """Returns the image; of an open file the bytes, which stay when it is closed."""
+    return content_of(image, "the image") if isinstance(image, BinaryFile) else image
 
 
 def video_list(videos: Videos) -> list[VideoInput] | None:
@@ -59,15 +66,15 @@ def video_list(videos: Videos) -> list[VideoInput] | None:
     """
     if videos is None:
         return None
-    if isinstance(videos, np.ndarray):
+    if isinstance(videos, np.ndarray) and videos.ndim > 3:
         videos = [videos] if videos.ndim == 4 else list(videos)
     if not isinstance(videos, list | tuple):
-        raise ValueError(f"{_NO_VIDEO} got {videos!r:.80}.")
+        raise ValueError(f"{_NO_VIDEO} got {shown(videos)}.")
     if videos and all(_is_frame(each) for each in videos):
         return [list(videos)]
     wrong = [each for each in videos if not _is_frames(each)]
     if wrong:
-        raise ValueError(f"{_NO_VIDEO} got {wrong[0]!r:.80} among them.")
+        raise ValueError(f"{_NO_VIDEO} got {shown(wrong[0])} among them.")
     return list(videos)
 
 
@@ -87,7 +94,8 @@ class Request:
     """One thing to answer.
 
     prompt: a text, or a list of chat messages. A text may say with "<image>" and
-      "<video>" where images stand; if it does not, they come first.
+      "<video>" where images stand; if it does not, they come first. Where there are no
+      images these are words like any other.
     images: one, or a list in the order of their places. videos: lists of frames; one
       flat list is one video.
     draw: tells the engine's random draws for it from those for others; None for its
@@ -102,8 +110,13 @@ class Request:
     draw: int | None = None
 
     def __post_init__(self) -> None:
-        if self.draw is not None and not 0 <= self.draw < 2**31:
-            raise ValueError(f"draw={self.draw} is not in 0..{2**31 - 1}.")
+        if not isinstance(self.prompt, str | list | tuple):
+            raise ValueError(
+                f"prompt={shown(self.prompt)} is neither a text nor a list of messages."
+            )
+        if self.draw is not None:
+            draw = whole_number(self.draw, "draw", least=0, most=2**31 - 1)
+            object.__setattr__(self, "draw", draw)
         object.__setattr__(self, "images", image_list(self.images))
         object.__setattr__(self, "videos", video_list(self.videos))
 
@@ -112,7 +125,10 @@ class Request:
         if not isinstance(self.prompt, str):
             return self.prompt
         content: Any = self.prompt
-        if IMAGE not in content and VIDEO not in content:
+        has_places = (self.images and IMAGE in content) or (
+            self.videos and VIDEO in content
+        )
+        if not has_places:
             places = [{"type": "image"}] * len(self.images or ())
             places += [{"type": "video"}] * len(self.videos or ())
             content = [*places, {"type": "text", "text": self.prompt}]

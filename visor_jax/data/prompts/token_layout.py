@@ -24,7 +24,10 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerBase
 
-from visor_jax.data.prompts.chat_template import END, IMAGE, START, VIDEO, Piece
+from visor_jax.data.prompts.chat_template import END, START
+from visor_jax.data.prompts.messages import IMAGE, PLACES, VIDEO
+from visor_jax.data.prompts.piece import Piece
+from visor_jax.data.prompts.prompt_tokens import check_fast, tokenise
 
 # What is trained. "assistant": the assistant's words and the token that ends its turn.
 # "llava_next": its whole turns, headers included, and every line break, start and end
@@ -95,10 +98,10 @@ def lay_out(
     """
     if supervision not in SUPERVISIONS:
         raise ValueError(f"{supervision=} is not one of {SUPERVISIONS}.")
-    ids, trained = _tokenise(pieces, tokenizer, supervision)
     place_ids = placeholder_ids(tokenizer)
+    ids, trained = _tokenise(pieces, tokenizer, supervision)
     counts = {"image": list(images), "video": list(videos)}
-    _check_places(ids, place_ids, counts)
+    _check_places(ids, place_ids, counts, pieces)
     layout = _interleave(ids, trained, place_ids, counts)
     if max_length is not None and layout.length + room > max_length:
         answer = f" and the answer up to {room}" if room else ""
@@ -118,8 +121,7 @@ def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     Raises:
       ValueError: if the tokenizer is slow or does not know the image's placeholder.
     """
-    if not tokenizer.is_fast:
-        raise ValueError("The tokenizer must be a fast one: save its tokenizer.json.")
+    check_fast(tokenizer)
     vocabulary = tokenizer.get_added_vocab()
     if IMAGE not in vocabulary:
         raise ValueError(
@@ -134,19 +136,10 @@ def _tokenise(
     pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, supervision: str
 ) -> tuple[Int32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Returns the ids of the whole text and which of them are trained."""
-    text = "".join(piece.text for piece in pieces)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"The prompt is no text in Unicode: {error}.") from error
-    # All at once, as in transformers: words could join across pieces.
-    encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    ids = np.array(encoded["input_ids"], np.int32)
+    tokens = tokenise(pieces, tokenizer)
+    ids, starts, ends = tokens.ids, tokens.starts, tokens.ends
     if supervision == "none":
         return ids, np.zeros(len(ids), bool)
-    starts, ends = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     trained, left_out = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
     place = 0
     for piece in pieces:
@@ -172,16 +165,26 @@ def _single_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 def _check_places(
-    ids: Int32[np.ndarray, "n"], place_ids: dict[str, int], counts: dict[str, Any]
+    ids: Int32[np.ndarray, "n"],
+    place_ids: dict[str, int],
+    counts: dict[str, Any],
+    pieces: Sequence[Piece],
 ) -> None:
     for kind, given in counts.items():
         places = int(np.sum(ids == place_ids[kind])) if kind in place_ids else 0
-        if places != len(given):
-            token = {"image": IMAGE, "video": VIDEO}[kind]
-            raise ValueError(
-                f"The messages have {places} places for {kind}s ({token!r}) but "
-                f"{len(given)} {kind}s were given: they must match one to one."
-            )
+        if places == len(given):
+            continue
+        token = PLACES[kind]
+        words = any(piece.given and token in piece.text for piece in pieces)
+        hint = (
+            f" ({token!r} inside a text part is text like any other: write the place "
+            f"as a part {{'type': {kind!r}}})"
+        )
+        raise ValueError(
+            f"The messages have {places} places for {kind}s ({token!r}) but "
+            f"{len(given)} {kind}s were given: they must match one to one"
+            f"{hint if words else ''}."
+        )
 
 
 def _interleave(

@@ -26,7 +26,8 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.images.read_image import ImageInput
 from visor_jax.data.prompts.processor import Processor
-from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.request import Prompt, Request, image_list
+from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.engine_config import EngineConfig
@@ -35,9 +36,10 @@ from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShape
 from visor_jax.inference.engine.programs import Programs, name_of
 from visor_jax.inference.engine.scheduler import Scheduler
 from visor_jax.inference.generation.decode_step import Rules
-from visor_jax.inference.routing.router import Router
+from visor_jax.inference.routing.router import Router, checked_router
 from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.arguments import iterator_of, shown, whole_number
 from visor_jax.runtime.device_cache import Held
 
 Params = Any
@@ -61,7 +63,7 @@ class Engine:
         *,
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, ""] | int | None = None,
         images_kept: int = 64,
         log: Callable[[str], None] = _logger.debug,
     ) -> None:
@@ -69,7 +71,7 @@ class Engine:
 
         Args:
           config: None for the default, with the processor's number of new tokens.
-          key: for random sampling; a request draws with its `draw` folded in.
+          key: for random sampling (a seed will do); a request folds in its `draw`.
           images_kept: encoded images that later requests may find, at most, and keys
             and values of images; 0 for none.
           log: gets a line for every program that is compiled.
@@ -78,8 +80,14 @@ class Engine:
           ValueError: for budgets of another network, random sampling without key, or
             too little memory for even the smallest bucket.
         """
+        checked_router(router)
         for budget in router.budgets:
             budget.check(model.config.plan)
+        if not isinstance(config, EngineConfig | None):
+            raise ValueError(f"config={shown(config)} is no EngineConfig.")
+        sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
+        images_kept = whole_number(images_kept, "images_kept", least=0)
+        checked.function_of(log, "log")
         if key is None and not sampling.is_greedy:
             raise ValueError(f"{sampling} draws at random: give it a key.")
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
@@ -107,9 +115,11 @@ class Engine:
         """Returns the number of the request, which later steps answer.
 
         Raises:
-          ValueError: for more new tokens than the engine's programs can write.
+          ValueError: for what is no request, or more new tokens than the engine's
+            programs can write.
         """
-        return self.scheduler.queue.submit(request, self._limit(max_new_tokens))
+        limit = self._limit(max_new_tokens)
+        return self.scheduler.queue.submit(checked.request_of(request), limit)
 
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.
@@ -133,7 +143,11 @@ class Engine:
 
         Requests are taken from the iterable as there is room for them; those submitted
         before, or meanwhile, are answered too. Left early, the stream takes what it has
-        not answered with it; what was submitted stays.
+        not answered with it; what was submitted stays. What is no request is an answer
+        with an error.
+
+        Raises:
+          ValueError: for what is no iterable, or as `submit`.
         """
         with self._drawing_from(requests, max_new_tokens):
             while not self.is_idle:
@@ -158,7 +172,7 @@ class Engine:
     ) -> Iterator[None]:
         """Takes requests from the iterable while the context is open."""
         limit = self._limit(max_new_tokens)
-        source = self.scheduler.queue.draw_from(requests, limit)
+        source = self.scheduler.queue.draw_from(checked.source_of(requests), limit)
         try:
             yield
         finally:
@@ -172,15 +186,21 @@ class Engine:
         return sorted(found, key=lambda answer: answer.number)
 
     def ask_many(
-        self, image: ImageInput, questions: Sequence[str], **options: Any
+        self, image: ImageInput, questions: str | Sequence[Prompt], **options: Any
     ) -> list[Answer]:
         """Returns the answers to several questions about one image, which is paid once.
 
         The tower and the projector run once, and the image goes once through the layers
         of each budget: later questions about it, in this call or another, find its keys
         and values as long as they are kept, if the same text stands before its end.
+
+        Args:
+          questions: texts, or lists of messages; a single text is one question.
         """
-        requests = [Request(question, [image]) for question in questions]
+        (image,) = image_list([image])
+        requests = [
+            Request(question, [image]) for question in checked.questions_of(questions)
+        ]
         return self.answer_all(requests, **options)
 
     def warm_up(
@@ -197,10 +217,12 @@ class Engine:
             router's.
           report: gets (done, of, name, seconds) after each.
         """
+        known = {"buckets": self.processor.buckets.all, "budgets": self.router.budgets}
         keys = self.programs.all_keys(
-            self.processor.buckets.all if buckets is None else buckets,
-            self.router.budgets if budgets is None else budgets,
+            _among(buckets, known["buckets"], "buckets"),
+            _among(budgets, known["budgets"], "budgets"),
         )
+        checked.function_of(report, "report")
         for done, key in enumerate(keys, 1):
             began = time.perf_counter()
             self.programs.compile(key)
@@ -210,7 +232,25 @@ class Engine:
 
     def _limit(self, max_new_tokens: int | None) -> int:
         most = self.config.new_tokens
-        limit = most if max_new_tokens is None else max_new_tokens
+        if max_new_tokens is None:
+            return most
+        limit = whole_number(max_new_tokens, "max_new_tokens")
         if not 1 <= limit <= most:
             raise ValueError(f"{max_new_tokens=} must lie in 1..{most}.")
         return limit
+
+
+def _among(chosen: Any, known: Sequence[Any], name: str) -> Sequence[Any]:
+    """Returns what was chosen of these, all for None. Raises ValueError for others."""
+    if chosen is None:
+        return known
+    elements = iterator_of(chosen)
+    found = [chosen] if elements is None else list(elements)
+    kind = type(known[0])
+    wrong = [e for e in found if not isinstance(e, kind) or e not in known]
+    if wrong or elements is None:
+        raise ValueError(
+            f"{name}={shown(wrong or chosen)} are not among those of the engine: "
+            f"{shown(list(known))}."
+        )
+    return found

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from visor_jax.runtime.arguments import whole_number
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -28,6 +30,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         problems = []
         for field in dataclasses.fields(self):
+            number = whole_number(getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, number)
             if getattr(self, field.name) < 1:
                 problems.append(f"{field.name}={getattr(self, field.name)} is below 1")
         for name in ("rows", "images_at_once"):

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
+from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow, pack
 from visor_jax.inference.engine.program_shapes import PENDING, ProgramShapes
 
@@ -97,6 +98,7 @@ class RequestQueue:
             if following is None:
                 break
             try:
+                checked.request_of(following.request)
                 request = self._prepare(following)
             except (ValueError, OSError) as error:
                 reason = str(error) or type(error).__name__

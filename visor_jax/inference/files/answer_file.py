@@ -6,17 +6,19 @@
 An answer is in the file as soon as it is known, in the order in which they are known; a
 run that was stopped goes on with what is missing. Every line holds the digest of its
 request ("request"), and FILE.settings.json beside the file what all answers depend on:
-a run that would answer otherwise is refused, so that a file never mixes two runs. Who
-writes one owns it meanwhile (`runtime.ownership`).
+a run that would answer otherwise is refused, so that a file never mixes two runs. So is
+one whose pictures are others ("images", a digest of their contents). Who writes a file
+owns it meanwhile (`runtime.ownership`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write, disk_errors, output_place
@@ -38,6 +40,7 @@ class AnswerFile:
         digests: Mapping[Id, str],
         settings: Settings,
         *,
+        pictures: Mapping[Id, Sequence[str]] | None = None,
         overwrite: bool = False,
         retry_errors: bool = False,
     ) -> None:
@@ -48,6 +51,7 @@ class AnswerFile:
         Args:
           digests: of all requests, by id.
           settings: what the answers depend on beside their requests.
+          pictures: the files of all requests' images, by id.
           overwrite: whether what is there goes. retry_errors: whether errors go.
 
         Raises:
@@ -57,6 +61,7 @@ class AnswerFile:
         """
         self._path, self._settings = path, dict(settings)
         output_place.check_file(path, "--output")
+        self._pictures = dict(pictures or {})
         self.settings_path = path.with_name(path.name + ".settings.json")
         self._kept: list[bytes] = []
         self.done: set[Id] = set()
@@ -154,6 +159,15 @@ class AnswerFile:
                 f"{where} answers another request of id {line_id!r}: its images or its "
                 f"prompt were not those of the input: {_REMEDY}{retry}."
             )
+        # Answers of before have none, and a picture that is gone is no other one.
+        files = self._pictures.get(line_id, ())
+        now = digest_of(files) if record.get("images") is not None else None
+        if now is not None and now != record["images"]:
+            raise ValueError(
+                f"{where} answers id {line_id!r} about other pictures: "
+                f"{', '.join(files):.200} changed since then; put back what they "
+                f"were, {_REMEDY}."
+            )
 
 
 def check_apart(source: Path, output: Path) -> None:
@@ -172,6 +186,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
     """Returns the line of an answer or of the request's error."""
     if answer.error is not None:
         return error_of(entry, answer.error)
+    pictures = digest_of(entry.pictures)
     return {
         "id": entry.id,
         "answer": answer.text,
@@ -180,6 +195,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "ms": round(1000 * answer.seconds, 3),
         "image_reused": bool(answer.crops) and not answer.encoded,
         "request": entry.digest,
+        **({} if pictures is None else {"images": pictures}),
     }
 
 

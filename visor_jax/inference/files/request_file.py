@@ -2,8 +2,12 @@
 
     {"id": "a7", "image": "page.png", "prompt": "digit row 2 column 3"}
     {"images": ["a.jpg", "b.jpg"], "prompt": "What changed?"}
+    {"messages": [{"role": "user", "content": [
+        {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}]}
 
-A line without an id is called by its number, one that cannot be read "line 3".
+(each on one line). Messages may stand under "prompt" too, in every form that
+`data.prompts.messages` reads; null is as if a field were not there. A line without an
+id is called by its number, one that cannot be read "line 3".
 """
 
 import collections
@@ -16,8 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from visor_jax.data.prompts.request import Request
+from visor_jax.inference.files.picture_files import (
+    absolute,
+    files_of,
+    with_absolute_parts,
+)
+from visor_jax.runtime.arguments import shown
 
-_FIELDS = ("id", "image", "images", "prompt")
+_FIELDS = ("id", "image", "images", "prompt", "messages")
 # Texts and whole numbers; 1 and "1" are two.
 Id = str | int
 
@@ -26,13 +36,15 @@ Id = str | int
 class RequestEntry:
     """One line of the input: a request, or what is wrong with the line.
 
-    digest: tells its request from every other one; an answer keeps it.
+    digest: tells its request from every other one; an answer keeps it. pictures: the
+    files of its images.
     """
 
     id: Id
     digest: str
     request: Request | None = None
     error: str | None = None
+    pictures: tuple[str, ...] = ()
 
 
 def read_requests(path: Path, *, image_root: Path | None = None) -> list[RequestEntry]:
@@ -42,7 +54,8 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
     of a request depend on the number of its line alone.
 
     Args:
-      image_root: where relative paths of images begin; None for the file's folder.
+      image_root: where relative paths of images begin, in messages too; None for the
+        file's folder.
 
     Raises:
       OSError: if the file cannot be read.
@@ -57,7 +70,8 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
     if not numbered:
         raise ValueError(f"{path} holds no request.")
     parsed = {n: _parsed(text, n, root) for n, text in numbered.items()}
-    counts = collections.Counter(i for i, _, _ in parsed.values() if i is not None)
+    ids = (line.id for line in parsed.values())
+    counts = collections.Counter(i for i in ids if i is not None)
     repeated = [line_id for line_id, count in counts.items() if count > 1]
     if repeated:
         raise ValueError(
@@ -65,27 +79,23 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
             "id is called by its number): give every line an id of its own, or none."
         )
     return [
-        RequestEntry(
-            id=_free_name(number, counts) if line_id is None else line_id,
-            digest=_digest(numbered[number] if request is None else request),
-            request=request,
-            error=error,
-        )
-        for number, (line_id, request, error) in parsed.items()
+        line
+        if line.id is not None
+        else dataclasses.replace(line, id=_free_name(number, counts))
+        for number, line in parsed.items()
     ]
 
 
-def _parsed(
-    text: str, number: int, root: Path
-) -> tuple[Id | None, Request | None, str | None]:
-    """Returns a line's id, if it says one, its request, and what is wrong with it."""
+def _parsed(text: str, number: int, root: Path) -> RequestEntry:
+    """Returns a line, without an id where it cannot be read so far."""
     line_id = None
     try:
         fields = _fields(text, number)
         line_id = fields["id"]
-        return line_id, _request(fields, number, root), None
+        return _entry(fields, number, root)
     except (ValueError, RecursionError) as error:
-        return line_id, None, f"line {number}: {error}"
+        why = f"line {number}: {str(error) or type(error).__name__}"
+        return RequestEntry(id=line_id, digest=_digest(text), error=why)
 
 
 def _free_name(number: int, taken: Container[Id]) -> str:
@@ -98,39 +108,56 @@ def _free_name(number: int, taken: Container[Id]) -> str:
 
 def _fields(text: str, number: int) -> dict[str, Any]:
     """Returns the fields of a line, an id among them."""
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"broken JSON ({error.msg}, column {error.colno}): {shown(text.strip())}."
+        ) from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{text:.40} is no JSON object.")
+        raise ValueError(f'{shown(fields)} is no JSON object: write {{"prompt": ...}}.')
     given = fields.setdefault("id", number)
     if isinstance(given, bool) or not isinstance(given, str | int):
-        raise ValueError(f"id {given!r} is neither a text nor a whole number.")
+        raise ValueError(f"id {shown(given)} is neither a text nor a whole number.")
     return fields
 
 
-def _request(fields: dict[str, Any], number: int, root: Path) -> Request:
+def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
     unknown = sorted(set(fields) - set(_FIELDS))
     if unknown:
-        raise ValueError(f"unknown fields {unknown}; a request has {list(_FIELDS)}.")
-    prompt = fields.get("prompt")
+        raise ValueError(
+            f"unknown fields {shown(unknown)}; a request has {list(_FIELDS)}."
+        )
+    given = {name: value for name, value in fields.items() if value is not None}
+    for one, other in (("image", "images"), ("prompt", "messages")):
+        if one in given and other in given:
+            raise ValueError(f"give {one} or {other}, not both.")
+    prompt = given.get("prompt", given.get("messages"))
     if not isinstance(prompt, str | list) or not prompt:
-        raise ValueError(f"prompt {prompt!r} is neither a text nor a list of messages.")
-    if "image" in fields and "images" in fields:
-        raise ValueError("give image or images, not both.")
-    images = fields.get("images")
-    if "image" in fields:
-        images = [fields["image"]]
-    if images is not None:
-        if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-            raise ValueError(f"images {images!r} are no list of files.")
-        # Absolute: the same file is the same wherever the command is started.
-        images = [os.path.abspath(root / image) for image in images]
-    return Request(prompt, images, draw=number)
+        raise ValueError(
+            f"prompt {shown(prompt)} is neither a text nor a list of messages."
+        )
+    images = [given["image"]] if "image" in given else given.get("images")
+    if images is not None and not _is_list_of_texts(images):
+        raise ValueError(f"images {shown(images)} are no list of files.")
+    # What answers were called by before paths in messages were those of the file.
+    named = images and [os.path.abspath(root / image) for image in images]
+    images = images and [absolute(image, root) for image in images]
+    asked = with_absolute_parts(prompt, root)
+    return RequestEntry(
+        id=fields["id"],
+        digest=_digest(json.dumps([prompt, named], sort_keys=True)),
+        request=Request(asked, images, draw=number),
+        pictures=files_of(asked, images),
+    )
 
 
-def _digest(content: Request | str) -> str:
+def _digest(content: str) -> str:
     """Returns 16 hexadecimal digits that tell a request, or a line, from others."""
-    if isinstance(content, Request):
-        content = json.dumps([content.prompt, content.images], sort_keys=True)
     # Halves of characters, which JSON may hold, are no UTF-8.
     text = content.encode(errors="backslashreplace")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

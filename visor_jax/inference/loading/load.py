@@ -29,6 +29,7 @@ def load(
     *,
     dtype: str | None = None,
     chat_template: str | None = None,
+    special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
 ) -> VisorModel:
@@ -41,6 +42,9 @@ def load(
       dtype: "float32" or "bfloat16", of parameters and computation. None as stored;
         float16 becomes float32 on a CPU, bfloat16 elsewhere.
       chat_template: "hub" or "qwen_1_5"; None for the checkpoint's own.
+      special_tokens: in the texts of messages. "plain": "<|im_end|>" and the like are
+        words there, and nobody's text ends its turn; "allow": they are the tokens that
+        they look like, as in transformers.
       revision: of a Hub id.
       mesh: over whose axes "fsdp" and "tensor" the parameters are split while they are
         read, for networks too large for one device; every device sees whole batches.
@@ -55,6 +59,7 @@ def load(
         path_or_id,
         dtype=dtype,
         template=chat_template,
+        special_tokens=special_tokens,
         revision=revision,
         mesh=mesh,
     )

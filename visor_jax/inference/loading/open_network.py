@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,14 @@ from visor_jax.checkpoints.stored_network import (
 )
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.prompts.chat_template import check_template
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
+from visor_jax.runtime.arguments import shown
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
 
 
@@ -37,13 +41,15 @@ def open_network(
     *,
     dtype: str | None = None,
     template: str | None = None,
+    special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
 ) -> Network:
     """Returns the network of a path or id. See `load`."""
-    if dtype is not None and dtype not in COMPUTE_DTYPES:
-        raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
-    how = _How(dtype, template, None if mesh is None else as_mesh(mesh))
+    _check_names(path_or_id, dtype, template, revision)
+    check_special_tokens(special_tokens)
+    mesh = None if mesh is None else as_mesh(mesh)
+    how = _How(dtype, template, special_tokens, mesh)
     if _is_hugging_face(path_or_id):
         opened = _from_hugging_face(find_folder(path_or_id, revision=revision), how)
     else:
@@ -57,12 +63,28 @@ def open_network(
     return opened
 
 
+def _check_names(path_or_id: Any, dtype: Any, template: Any, revision: Any) -> None:
+    """Raises ValueError unless these are what they are called."""
+    if not isinstance(path_or_id, str | os.PathLike) or not os.fspath(path_or_id):
+        raise ValueError(
+            f"path_or_id={shown(path_or_id)} is neither a path nor an id: name the "
+            "folder of a run or a checkpoint, or 'owner/name' on the Hub."
+        )
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
+    if template is not None:
+        check_template(template)
+    if revision is not None and not isinstance(revision, str):
+        raise ValueError(f"revision={shown(revision)} is no branch, tag or commit.")
+
+
 @dataclasses.dataclass(frozen=True)
 class _How:
     """What the caller asks for; None leaves it to the checkpoint."""
 
     dtype: str | None
     template: str | None
+    special_tokens: str
     mesh: jax.sharding.Mesh | None
 
     def dtype_of(self, stored: Iterable[np.dtype]) -> str | None:
@@ -104,7 +126,11 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
     processor = found.backbone.processor(
-        found.config, folder, source=found.source, template=how.template
+        found.config,
+        folder,
+        source=found.source,
+        template=how.template,
+        special_tokens=how.special_tokens,
     )
     dtype = how.dtype_of([found.dtype])
     if dtype is None and found.dtype == jnp.bfloat16:
@@ -122,7 +148,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
 def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
-    processor = _reader(stored, how.template)
+    processor = _reader(stored, how)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),
@@ -137,10 +163,16 @@ def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
     return config if dtype is None else config.replace(compute_dtype=dtype)
 
 
-def _reader(stored: StoredNetwork, template: str | None) -> Processor:
+def _reader(stored: StoredNetwork, how: _How) -> Processor:
     with workdir_files.local_processing_folder(stored.step) as folder:
         if reads_pages(stored.config, stored.metadata):
             saved = folder.is_dir()
             return page_processor(load_tokenizer(folder) if saved else page_tokenizer())
         processor = backbone_of(stored.source).processor
-        return processor(stored.config, folder, source=stored.source, template=template)
+        return processor(
+            stored.config,
+            folder,
+            source=stored.source,
+            template=how.template,
+            special_tokens=how.special_tokens,
+        )

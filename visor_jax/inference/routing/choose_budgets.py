@@ -16,11 +16,13 @@ from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.routing.router import (
     PolicyRouter,
     Router,
+    checked_router,
     fixed,
 )
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose_budgets
 from visor_jax.policy.network import Policy, prompt_logits
+from visor_jax.runtime.arguments import finite_number
 
 Params = Any
 _BATCH = 8
@@ -41,15 +43,21 @@ class BudgetChoice:
     budgets: BudgetSet
     policy: Policy | None
 
-    def router(self, budget: str | Budget | None = None, cost: float = 0.0) -> Router:
+    def router(
+        self, budget: Router | str | Budget | None = None, cost: float = 0.0
+    ) -> Router:
         """Returns what gives an engine's prompts their budgets.
 
         Raises:
           ValueError: for a budget that the network was not trained for, "auto" without
             a policy, or a cost without "auto".
         """
-        if budget == AUTO:
+        cost = finite_number(cost, "cost")
+        if isinstance(budget, str) and budget == AUTO:
             return PolicyRouter(self._needed_policy(), self.budgets, cost)
+        if budget is not None and not isinstance(budget, str | Budget):
+            self._check_cost(cost)
+            return checked_router(budget)
         return fixed(self._named(budget, cost))
 
     def of_samples(
@@ -66,7 +74,8 @@ class BudgetChoice:
         Raises:
           ValueError: as `router`.
         """
-        if budget != AUTO:
+        cost = finite_number(cost, "cost")
+        if not isinstance(budget, str) or budget != AUTO:
             return [self._named(budget, cost)] * len(samples)
         policy = self._needed_policy()
         logits = np.zeros((len(samples), len(self.budgets)), np.float32)
@@ -82,9 +91,12 @@ class BudgetChoice:
         return choose_budgets(logits, policy.costs, self.budgets, cost)
 
     def _named(self, budget: str | Budget | None, cost: float) -> Budget:
+        self._check_cost(cost)
+        return self.budgets.find(budget)
+
+    def _check_cost(self, cost: float) -> None:
         if cost:
             raise ValueError(f"{cost=} is for budget={AUTO!r}: leave it out.")
-        return self.budgets.find(budget)
 
     def _needed_policy(self) -> Policy:
         if self.policy is None:

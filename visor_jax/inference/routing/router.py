@@ -20,6 +20,7 @@ from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.network import Policy, policy_logits
+from visor_jax.runtime.arguments import finite_number, shown
 
 Params = Any
 
@@ -54,6 +55,16 @@ class Router(Protocol):
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
         """Returns the index of each request's budget; one row of scores for each."""
         ...
+
+
+def checked_router(router: Any) -> Router:
+    """Returns the router. Raises ValueError for anything else."""
+    if isinstance(router, Router):
+        return router
+    raise ValueError(
+        f"router={shown(router)} is neither the name of a budget ('none', 'all', "
+        "'sa1:3', 'auto'), a Budget, nor a Router."
+    )
 
 
 class HostRouter:
@@ -96,8 +107,7 @@ class PolicyRouter:
         Raises:
           ValueError: for a cost that is not finite.
         """
-        if not np.isfinite(cost):
-            raise ValueError(f"{cost=} must be a finite number.")
+        cost = finite_number(cost, "cost")
         self.budgets = budgets.budgets
         self.params = policy.params
         self._policy, self._cost = policy, cost

@@ -229,7 +229,10 @@ def _finish(
     facts = [report["facts"] for report in reports]
     sizes = [tuple(size) for each in facts for size in each["image_sizes"]]
     sizes.sort(key=lambda size: (size[0] * size[1], size))
-    summed = ("text_only", "images", "image_bytes")
+    summed = ["text_only", "images", "image_bytes"]
+    # Shards of a conversion that began before these were counted do not say.
+    if all("special_text" in each for each in facts):
+        summed.append("special_text")
     write_manifest(
         directory,
         shards,

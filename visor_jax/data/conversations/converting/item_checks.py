@@ -25,7 +25,7 @@ from visor_jax.data.conversations.raw_sample import (
     image_digest,
 )
 from visor_jax.data.images.read_image import MAX_PIXELS, read_image
-from visor_jax.data.prompts.chat_template import IMAGE, VIDEO
+from visor_jax.data.prompts.messages import IMAGE, VIDEO
 
 # Names of the roles in the sources there are.
 _ROLES = {

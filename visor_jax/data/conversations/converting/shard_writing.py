@@ -48,6 +48,7 @@ def write_shard(
     """
     bad: list[dict[str, Any]] = []
     facts = {"text_only": 0, "images": 0, "image_bytes": 0, "image_sizes": []}
+    facts["special_text"] = 0
     samples = _samples(piece, image_folder, bad)
     rows = _write(directory, number, samples, facts)
     shard = None
@@ -116,6 +117,7 @@ def _record_file(
 
 def _count(sample: RawSample, facts: dict[str, Any]) -> None:
     facts["text_only"] += not sample.images
+    facts["special_text"] += sample.conversation.has_special_text
     facts["images"] += len(sample.images)
     facts["image_bytes"] += sum(map(len, sample.images))
     by_area = sorted(

@@ -138,6 +138,36 @@ def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
     assert "Traceback" not in stderr
 
 
+def test_of_two_processes_on_one_output_one_answers(workdir):
+    """Before, both wrote all of their answers into the file."""
+    count = 2000
+    _write(workdir / "both.jsonl", _requests(count))
+    out = workdir / "both_answers.jsonl"
+    command = _command(workdir, source="both.jsonl", name=out.name)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    first = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and not (out.exists() and out.stat().st_size):
+            time.sleep(0.02)
+        # However long it takes, the file is its own.
+        first.send_signal(signal.SIGSTOP)
+        second = _run(command)
+        assert second.returncode == 2
+        (line,) = second.stderr.splitlines()
+        assert line.startswith(f"error: {out} is being written by another process")
+        assert f"pid {first.pid}, since" in line
+        assert "visor_jax.answer" in line
+    finally:
+        first.kill()
+        first.wait()
+    # Killed, it leaves its answers and nothing that would be in the way.
+    third = _run(command)
+    assert third.returncode == 0
+    assert "requests were answered before" in third.stderr
+    assert len(_records(out)) == len({r["id"] for r in _records(out)}) == count
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_is_as_one_that_was_not(workdir):
     """...with random draws, which depend on the request alone."""

@@ -247,6 +247,17 @@ def test_who_lost_a_place_says_so_and_leaves_it_to_the_other(tmp_path, fast, cap
     assert (tmp_path / ".a.owner").exists()
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_what_is_read_only_is_said_before_any_work(tmp_path, monkeypatch, number):
+    def refuses(file, *_):
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr(os, "open", refuses)
+    message = rf"{tmp_path} cannot be written to \({os.strerror(number)}\)"
+    with pytest.raises(UserError, match=message), owned_file(tmp_path / "a"):
+        pass
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file: give a folder"):

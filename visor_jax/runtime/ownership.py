@@ -65,8 +65,8 @@ def owned_folder(
         until they do not, and free to raise what ends the waiting.
 
     Raises:
-      TakenError: if somebody else owns it. OSError: if it cannot be written to.
-      ValueError: if it is a file.
+      TakenError: if somebody else owns it. UserError: if this user may not write to it.
+      ValueError: if it is a file. OSError: for whatever else is in the way.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -104,8 +104,9 @@ def _owned(
     try:
         while True:
             # Whoever owned the folder before may have taken it away.
-            folder.mkdir(parents=True, exist_ok=True)
-            held = _Held.of(file, wait or _do_nothing)
+            with _naming_what_is_read_only(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                held = _Held.of(file, wait or _do_nothing)
             if isinstance(held, _Held):
                 break
             who = f"another process ({held})" if held else "another process"
@@ -122,6 +123,19 @@ def _owned(
         if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def _naming_what_is_read_only(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): give a place that this "
+            "user may write to."
+        ) from error
 
 
 class _Held:

@@ -238,7 +238,8 @@ def test_impossible_settings(drawn, changes, message):
         ("a.json", "[1, 2", "is no JSON"),
         ("a.json", '{"a": 1}', "not a list of entries"),
         ("a.csv", "1", "are .json, .jsonl or .parquet"),
-        ("a.json", "[1, 2]", "None of 2 entries"),
+        ("a.json", "[1, 2]", r"None of 2 entries .*entry 0 of .*a\.json"),
+        ("a.json", "[]", r"There are no entries in .*a\.json"),
         (None, "", "no source"),
     ],
 )

@@ -70,6 +70,10 @@ def test_only_images_below_the_folder_are_read(tmp_path):
     (line,) = (tmp_path / "out" / BAD_ITEMS).read_text().splitlines()
     bad = json.loads(line)
     assert (bad["id"], bad["entry"], bad["reason"]) == ("s7", 1, "image outside")
+    (tmp_path / "train.json").write_text(json.dumps(entries[1:]))
+    with pytest.raises(ValueError, match=r"\(id 's7'\): image outside.*allow_outside"):
+        convert(ConversionSettings(**settings), tmp_path / "none")
+    (tmp_path / "train.json").write_text(json.dumps(entries))
     allowed = ConversionSettings(**settings, allow_outside=True)
     assert convert(allowed, tmp_path / "all").samples == 2
 

@@ -222,8 +222,15 @@ def _finish(
     shards = [report["shard"] for report in reports if report["shard"]]
     reasons = collections.Counter(line["reason"] for line in bad)
     by_reason = {r: reasons[r] for r in REASONS if r in reasons}
+    if not shards and not bad:
+        raise ValueError(f"There are no entries in {', '.join(map(str, counts))}.")
     if not shards:
-        raise ValueError(f"None of {len(bad)} entries is a good sample: {by_reason}.")
+        first = bad[0]
+        raise ValueError(
+            f"None of {len(bad)} entries is a good sample: {by_reason}. The first, "
+            f"entry {first['entry']} of {first['file']} (id {first['id']!r}): "
+            f"{first['reason']}: {first['detail']}"
+        )
     lines = "".join(json.dumps(line) + "\n" for line in bad)
     atomic_write.write_text(directory / BAD_ITEMS, lines)
     facts = [report["facts"] for report in reports]

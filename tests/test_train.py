@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,12 +101,44 @@ def test_two_processes_stop_together_and_one_goes_on(commands, straight, tmp_pat
     children[1].kill(signal.SIGINT)
     first, second = [child.wait() for child in children]
     assert (first.code, second.code) == (0, 0), first.err + second.err
-    step = int(re.search(r"SIGTERM: saved at step (\d+)", first.out)[1])
+    step = int(re.search(r"SIGINT: saved at step (\d+)", first.out)[1])
     assert "saved" not in second.out
     assert "compiled" not in second.err
     ended = commands.run(*flags, devices=2)
     assert f"going on from step {step}" in ended.err
     check_same_network(workdir, straight[0])
+
+
+@pytest.mark.parametrize("limit", [50_000, 700_000], ids=["drawing", "saving"])
+def test_one_that_fails_ends_the_other_with_its_message(commands, tmp_path, limit):
+    workdir, address = tmp_path / "run", f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (*FLAGS, address, "--num_processes=2", f"--workdir={workdir}")
+    # The first one's disk is full: while the second waits for it at a barrier, or
+    # inside a step.
+    first = commands.start(*flags, "--process_id=0", file_bytes=limit)
+    second = commands.start(*flags, "--process_id=1")
+    ended = first.wait()
+    began = time.monotonic()
+    other = second.wait()
+    assert time.monotonic() - began < 10
+    assert (ended.code, other.code) == (1, 1)
+    reason = ended.err.splitlines()[-1].removeprefix("error: ")
+    assert "File too large" in reason
+    assert other.err.splitlines()[-1] == f"error: process 0 of 2 failed: {reason}"
+    assert "Traceback" not in ended.err + other.err
+
+
+def test_two_processes_that_are_told_before_the_first_step_both_end(commands, tmp_path):
+    flags = (*FLAGS, "--config.tower.steps=5000", f"--workdir={tmp_path / 'run'}")
+    first, second = commands.start_several(2, *flags)
+    wait_until(lambda: "tower step" in first.read("err"), first)
+    # The second waits at a barrier and has nothing to stop.
+    second.kill(signal.SIGTERM)
+    began = time.monotonic()
+    for ended in (first.wait(), second.wait()):
+        assert ended.code == 0, ended.err
+        assert "stopped before the first step" in ended.out
+    assert time.monotonic() - began < 15
 
 
 def test_a_finished_run_only_reports_again(commands, straight):

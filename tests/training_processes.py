@@ -8,6 +8,7 @@ with the same flags, files, signals and exit codes as `python -m visor_jax.train
 import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -118,16 +119,24 @@ class Commands:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, *flags: str, devices: int = 1, report: bool = False) -> Child:
+    def start(
+        self,
+        *flags: str,
+        devices: int = 1,
+        report: bool = False,
+        file_bytes: int | None = None,
+    ) -> Child:
         """Returns a started command with exactly these flags.
 
         report: whether a run that is done evaluates its network, which takes longer
-          than the run.
+          than the run. file_bytes: its files cannot grow beyond so many, as on a full
+          disk.
         """
         self._started += 1
         files = self._folder / f"command-{self._started}"
         request = {"flags": flags, "files": str(files), "devices": devices}
-        return Child(self, self.ask(**request, report=report), files)
+        request |= {"report": report, "file_bytes": file_bytes}
+        return Child(self, self.ask(**request), files)
 
     def run(self, *flags: str, devices: int = 1, report: bool = False) -> Ended:
         return self.start(*flags, devices=devices, report=report).wait()
@@ -220,6 +229,8 @@ def _main() -> None:
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{command['files']}.{name}", os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(file, number)
+    if (limit := command["file_bytes"]) is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     jax.config.update("jax_num_cpu_devices", command["devices"])
     sys.argv = ["visor_jax/train.py", *command["flags"]]
     train.define_flags()

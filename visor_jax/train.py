@@ -265,7 +265,10 @@ def _train(options: Any, held: contextlib.ExitStack) -> None:
         try:
             state, done, seconds = train(run)
         except Stopped:
-            print("stopped before the first step; the same command starts again")
+            message = "stopped before the first step; the same command starts again"
+            print(message)
+            # Others may wait for what this one was about to do.
+            command_line.leave_together(message)
             return
         except (TooManySkippedSteps, SavingError, DamagedRecordError) as error:
             command_line.fail(str(error), command_line.FAILED)

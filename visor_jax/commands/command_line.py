@@ -19,8 +19,9 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -29,7 +30,13 @@ from visor_jax.commands import failures, help_text, terminal
 from visor_jax.commands.failures import FAILED, USER_ERROR
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 
-__all__ = ["FAILED", "INTERRUPTED", "USER_ERROR", "begin", "fail", "run", "user_errors"]
+if TYPE_CHECKING:
+    from visor_jax.runtime.peers import Peers
+
+__all__ = [
+    *("FAILED", "INTERRUPTED", "USER_ERROR"),
+    *("begin", "fail", "leave_together", "run", "user_errors"),
+]
 
 INTERRUPTED = 130
 
@@ -84,11 +91,31 @@ def user_errors() -> Iterator[None]:
         fail(str(error))
 
 
+class _Failure(SystemExit):
+    """An exit, and the reason that was printed."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
+
+
 def fail(message: str, code: int = USER_ERROR) -> NoReturn:
-    """Exits with the code after printing `error: message` to stderr."""
+    """Exits with the code after printing `error: message` to stderr.
+
+    Other processes of the run end with the same message and code.
+    """
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    raise _Failure(message, code)
+
+
+def leave_together(message: str, code: int = 0) -> None:
+    """Ends all processes of a run, this one first; returns if there is one only.
+
+    message: the others print it.
+    """
+    if (others := _others()) is not None:
+        others.leave(message, code)
 
 
 @contextlib.contextmanager
@@ -101,20 +128,46 @@ def _told_in_one_line() -> Iterator[None]:
             fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            raise _Failure("interrupted", INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, BrokenPipeError) and terminal.nobody_reads():
                 raise
-            if (known := failures.told(error)) is None:
-                raise
-            fail(*known)
+            if (known := failures.told(error)) is not None:
+                fail(*known)
+            _end_with_others(error)
+            raise
     except SystemExit as end:
+        if end.code not in (0, None):
+            code = end.code if isinstance(end.code, int) else FAILED
+            message = getattr(end, "message", f"it ended with exit code {code}")
+            leave_together(message, code)
         _leave(end.code)
     except BrokenPipeError:
         # Another pipe than these two, to a worker perhaps, is no reader that left.
         if not terminal.nobody_reads():
             raise
         _leave_quietly()
+
+
+def _end_with_others(error: Exception) -> None:
+    """Ends all processes of a run by an error that is a bug, or came of another's end.
+
+    Returns if there is one process only.
+    """
+    if (others := _others()) is None:
+        return
+    # What breaks where another process has failed is not worth a traceback.
+    if (heard := others.failure()) is not None:
+        fail(*heard)
+    traceback.print_exception(error)
+    line = traceback.format_exception_only(error)[-1].strip()
+    others.leave(f"{line} (see its own output)", FAILED)
+
+
+def _others() -> "Peers | None":
+    # A command of one process has not even loaded it.
+    module = sys.modules.get("visor_jax.runtime.peers")
+    return None if module is None else module.peers()
 
 
 def _leave(code: str | int | None) -> NoReturn:

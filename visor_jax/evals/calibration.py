@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from visor_jax.evals.report import style
+from visor_jax.evals.report.tables import budget_name
 from visor_jax.policy.labels import adequate
 
 BINS = 10
@@ -98,7 +99,6 @@ def draw_calibration(found: dict[str, Any], file: Path) -> None:
     """Draws the bins (area: samples in them) and the chosen budgets."""
     drawing = style.figure(8.4, 4.2)
     left, right = drawing.subplots(1, 2, width_ratios=[1, 1])
-    drawing.subplots_adjust(left=0.08, right=0.98, top=0.84, bottom=0.16, wspace=0.3)
     style.plain_axes(left)
     left.plot([0, 1], [0, 1], color=style.GREY, linewidth=1)
     bins = found["bins"]
@@ -114,7 +114,7 @@ def draw_calibration(found: dict[str, Any], file: Path) -> None:
     left.set_xlabel("predicted: chosen budget is enough")
     left.set_ylabel("observed")
     style.plain_axes(right)
-    names = list(found["per_budget"])
+    names = [budget_name({"budget": name}) for name in found["per_budget"]]
     rows = found["per_budget"].values()
     places = np.arange(len(names))
     for shift, key, colour in (
@@ -123,10 +123,12 @@ def draw_calibration(found: dict[str, Any], file: Path) -> None:
     ):
         heights = [each[key] for each in rows]
         right.bar(places + shift, heights, 0.38, color=colour, label=key)
-    right.set_xticks(places, names, rotation=30, ha="right", fontsize=8)
+    right.set_xticks(places, names, rotation=90, fontsize=8)
     right.set_ylim(0, 1.15)
     right.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     error = 100 * found["expected_calibration_error"]
     title = f"Calibration of the chosen budgets, ECE {error:.1f} points"
     drawing.text(0.08, 0.92, title, fontsize=12, weight="bold")
+    # As much below as the budgets' names take.
+    drawing.tight_layout(rect=(0.01, 0.01, 0.99, 0.9), w_pad=2)
     style.save(drawing, file)

@@ -1,15 +1,15 @@
 """Turns a request to stop (Ctrl-C, a cluster's SIGTERM) into a flag to look at."""
 
-import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
+from visor_jax.runtime.peers import Peers, peers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PERIOD_SECONDS = 0.05
 
 
 class Interruption:
@@ -18,26 +18,28 @@ class Interruption:
     The loop looks at it between two steps, saves and leaves. A second SIGINT raises
     KeyboardInterrupt at once. The handlers from before are back afterwards.
 
-    A signal reaches one process. Where several processes run one program, all must stop
-    at the same step. jax's preemption service, which `jax.distributed.initialize`
-    starts, takes SIGTERM and tells the others; Ctrl-C is passed on to it. There
-    `requested` stays False: what is under way before the first step is not worth an
-    agreement, and `agreed` is what the loop asks.
+    A signal reaches one process. Where several processes run one program, `requested`
+    becomes true on all of them soon after, and `agreed` on all after the same step: the
+    first that none of them has finished when they hear of it.
     """
 
     def __init__(self) -> None:
-        self._received: signal.Signals | None = None
-        self._passed_on = False
+        self.wanted: str | None = None
+        self._asked_by: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        # Steps after which `agreed` was asked, and after which it is true; several
+        # processes agree on that while none of them goes on.
+        self._agreeing = threading.Lock()
+        self._step, self._stop_at = -1, None
 
     @property
     def requested(self) -> bool:
-        return self._received is not None
+        return self._asked_by is not None
 
     @property
     def signal_name(self) -> str | None:
         """Name of the signal that asked first ("SIGTERM"), None if none did."""
-        return None if self._received is None else self._received.name
+        return self._asked_by
 
     def agreed(self, step: int) -> bool:
         """Returns whether to stop after `step`: on all processes after the same one.
@@ -45,22 +47,35 @@ class Interruption:
         All processes ask after every step. It costs no communication until one of them
         is told to stop.
         """
-        if not jax.distributed.is_initialized():
+        if peers() is None:
             return self.requested
-        if not multihost_utils.reached_preemption_sync_point(step):
-            return False
-        self._received = signal.SIGTERM
-        return True
+        with self._agreeing:
+            self._step = step
+            return self._stop_at is not None and step >= self._stop_at
+
+    def stop_together(self, signal_name: str, all_of_us: Peers) -> None:
+        """Finds the step after which all processes stop; for the watching thread.
+
+        Each tells how far it has come, and comes no farther before all have told.
+        """
+        self._asked_by = self._asked_by or signal_name
+        names = [f"step/{i}" for i in range(all_of_us.count)]
+        with self._agreeing:
+            all_of_us.post(names[all_of_us.index], str(self._step))
+            while (seen := all_of_us.read()) and "failed" not in seen:
+                if all(name in seen for name in names):
+                    self._stop_at = 1 + max(int(seen[name]) for name in names)
+                    return
+                time.sleep(_PERIOD_SECONDS)
 
     def __enter__(self) -> "Interruption":
         # Python lets only the main thread handle signals; elsewhere nothing changes.
         if threading.current_thread() is threading.main_thread():
-            if jax.distributed.is_initialized():
-                handlers = {signal.SIGINT: self._pass_on}
-            else:
-                handlers = dict.fromkeys(_SIGNALS, self._handle)
-            for number, handler in handlers.items():
-                self._previous[number] = signal.signal(number, handler)
+            # Where there are others, also in the place of jax's own handler.
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+            if (others := peers()) is not None:
+                others.listen(self)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,17 +87,11 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.requested and number == signal.SIGINT:
+        if self.wanted is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.requested:
-            self._received = signal.Signals(number)
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self._passed_on:
-            raise KeyboardInterrupt
-        self._passed_on = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.wanted = self.wanted or signal.Signals(number).name
+        if peers() is None:
+            self._asked_by = self.wanted
 
 
 class Stopped(Exception):

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 import jax
 import orbax.checkpoint as ocp
 
+from visor_jax.runtime import peers
+
 ANY, ACCELERATOR = "any", "accelerator"
 PLATFORMS = (ANY, ACCELERATOR, "cpu", "gpu", "tpu")
 NOT_ALL_ARRIVED = 3
@@ -78,7 +80,8 @@ def is_one_of_several(environment: Mapping[str, str]) -> bool:
 def start(settings: ProcessSettings) -> None:
     """Makes this process one of the run's; returns when all of them have arrived.
 
-    Call it before anything touches a device. Where some do not arrive in time, the
+    Call it before anything touches a device. From then on they hear of one another's
+    failures (`peers`). Where some do not arrive in time, the
     program ends with exit code `NOT_ALL_ARRIVED` and a message that says what to check.
 
     Raises:
@@ -103,6 +106,7 @@ def start(settings: ProcessSettings) -> None:
             ) from error
         # Only now every process knows all devices.
         jax.devices()
+    peers.join(jax.process_index(), jax.process_count())
 
 
 def check_started() -> None:

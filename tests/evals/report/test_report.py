@@ -6,7 +6,6 @@ from PIL import Image
 
 from tests.evals.small import BUDGETS, made_up_run
 from visor_jax.data.pages.questions import TASK_NAMES
-from visor_jax.evals.report.pictures import _spread_out
 from visor_jax.evals.report.report import (
     ReportFacts,
     build_report,
@@ -138,13 +137,3 @@ def test_long_budget_names_are_shortened():
     name = "sa9:" + ",".join(map(str, range(9)))
     assert budget_name({"budget": name}) == "sa9:0,1,…,8"
     assert budget_name({"budget": BUDGETS.largest.name}) == "sa1:1"
-
-
-def test_labels_are_spread_out_and_keep_their_order():
-    wanted = [10.0, 10.1, 10.2, 50.0, 99.5, 99.6]
-    placed = _spread_out(wanted, 2.0, 0.0, 100.0)
-    assert (np.diff(placed) >= 2.0 - 1e-9).all()
-    assert placed[3] == 50.0
-    assert placed[0] >= 0.0
-    assert placed[-1] <= 100.0
-    assert abs(np.mean(placed[:3]) - 10.1) < 1e-9

@@ -1,5 +1,6 @@
 """Two pictures of a report's rows: accuracy against FLOPs, and accuracy per task."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visor_jax.evals.report import style
+from visor_jax.evals.report.labels import Label, place_labels
 from visor_jax.evals.report.tables import budget_name, model_name
 
 ACCURACY_VS_FLOPS = "accuracy_vs_flops.png"
 TASKS_BY_BUDGET = "tasks_by_budget.png"
 
 Row = Mapping[str, Any]
-_LABEL_SIZE = 8.5
+# Entries of the legend beside each other, and inches of a line of them.
+_LEGEND_COLUMNS, _LEGEND_LINE = 3, 0.23
+# More names and their lines would hide the points.
+_MOST_NAMES = 36
+# Letters of a group's name in a line, as high as its panel.
+_GROUP_LENGTH = 14
+# Letters of a task's name that fit above its column.
+_TASK_LENGTH = 9
 _LEGEND = {
     "universal": "universal, a point per budget",
     "dedicated": "dedicated to one budget",
@@ -26,47 +35,69 @@ _LEGEND = {
 
 
 def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
-    """Draws every group's accuracy against relative LLM FLOPs, the last one largest."""
+    """Draws every group's accuracy against relative LLM FLOPs, the last one largest.
+
+    Points without room for a name (of very many budgets) are counted below the title.
+    """
     groups = list(rows[0]["accuracy"])
     *above, last = groups
-    drawing = style.figure(8.4, 6.4)
+    kinds = {model_name(row) for row in rows}
+    # One entry a kind, and the line.
+    lines = -(-(len(kinds) + 1) // _LEGEND_COLUMNS)
+    height = 5.0 + 1.1 * len(above) + _LEGEND_LINE * lines
+    drawing = style.figure(8.4, height)
     panels = drawing.subplots(
         len(groups), 1, sharex=True, squeeze=False, height_ratios=[1] * len(above) + [3]
     )[:, 0]
-    drawing.subplots_adjust(left=0.085, right=0.98, top=0.86, bottom=0.09, hspace=0.12)
+    drawing.subplots_adjust(
+        left=0.105,
+        right=0.98,
+        top=1 - (0.6 + _LEGEND_LINE * lines) / height,
+        bottom=0.58 / height,
+        hspace=0.12,
+    )
     for axes, group in zip(panels, groups, strict=True):
         style.plain_axes(axes)
         _points(axes, rows, group)
         universal = [r for r in rows if model_name(r) == "universal"]
         _pareto_line(axes, universal, group)
-        axes.set_ylabel(f"{group}, % right", fontsize=10)
+        name = "\n".join(textwrap.wrap(group, _GROUP_LENGTH))
+        axes.set_ylabel(f"{name}\n% right", fontsize=10)
         axes.set_ylim(*_limits(rows, group, least=20.0 if group == last else 6.0))
     lowest = panels[-1]
     lowest.set_xlim(0, 108)
     lowest.set_xlabel("LLM prefill FLOPs, % of the dense network", fontsize=10)
-    # On either side, where there is room for each.
-    _labels(lowest, [r for r in rows if model_name(r) != "policy"], last, side=1)
-    _labels(lowest, [r for r in rows if model_name(r) == "policy"], last, side=-1)
-    _title_and_legend(drawing, lowest)
+    named = _label_order(rows, last)[:_MOST_NAMES]
+    left_out = len(rows) - len(named)
+    left_out += place_labels(lowest, [_label(row, last) for row in named])
+    _title_and_legend(drawing, lowest, height, left_out)
     style.save(drawing, file)
 
 
-def _title_and_legend(drawing: Figure, axes: Axes) -> None:
-    title = {"fontsize": 13, "weight": "bold"}
-    drawing.text(0.085, 0.955, "Accuracy against LLM FLOPs", **title)
-    note = {"fontsize": 8.5, "color": style.GREY, "ha": "right"}
-    drawing.text(0.98, 0.957, "bars: 95 % intervals, as in the table", **note)
+def _title_and_legend(
+    drawing: Figure, axes: Axes, height: float, left_out: int
+) -> None:
+    """Writes what stands above the panels; height: of the picture, in inches."""
+    top = 1 - 0.3 / height
+    title = {"fontsize": 13, "weight": "bold", "va": "center"}
+    drawing.text(0.085, top, "Accuracy against LLM FLOPs", **title)
+    note = "bars: 95 % intervals, as in the table"
+    if left_out:
+        note += f"; {left_out} points without a name"
+    small = {"fontsize": 8.5, "color": style.GREY, "ha": "right", "va": "center"}
+    drawing.text(0.98, top, note, **small)
     handles, names = axes.get_legend_handles_labels()
     drawing.legend(
         handles,
         names,
         loc="upper left",
-        bbox_to_anchor=(0.072, 0.945),
-        ncols=len(names),
+        bbox_to_anchor=(0.072, 1 - 0.45 / height),
+        ncols=min(len(names), _LEGEND_COLUMNS),
         frameon=False,
         fontsize=9,
         columnspacing=1.4,
         handletextpad=0.4,
+        borderpad=0.2,
     )
 
 
@@ -129,85 +160,35 @@ def _limits(rows: Sequence[Row], group: str, least: float) -> tuple[float, float
     return max(low - pad, -2.0), min(high + pad, 100.9)
 
 
-def _labels(axes: Axes, rows: Sequence[Row], group: str, *, side: int) -> None:
-    """Names every point, moved up or down where names would overlap.
+def _label_order(rows: Sequence[Row], group: str) -> list[Row]:
+    """Returns the rows in the order in which they get the best places for names.
 
-    Points of similar cost share a column of labels; in it, labels keep their order and
-    a minimal distance, and a thin line leads to each. Labels of universal points stand
-    a little lower, below the line that ascends from there.
-
-    Args:
-      side: 1 for the right of the points, -1 for the left.
+    Of universal budgets those come first that no cheaper one equals.
     """
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height / axes.figure.dpi * 72
-    distance = (high - low) * 1.25 * _LABEL_SIZE / height
-    for column in _columns(rows):
-        column = sorted(column, key=lambda r: r["accuracy"][group])
-        wanted = [100 * row["accuracy"][group] for row in column]
-        below = [0.8 * distance * (model_name(row) == "universal") for row in column]
-        ascending = np.maximum.accumulate(np.subtract(wanted, below)).tolist()
-        placed = _spread_out(ascending, distance, low + distance / 2, high)
-        x_label = max(side * _relative(row) for row in column) * side + 2.2 * side
-        for row, y, y_label in zip(column, wanted, placed, strict=True):
-            colour = style.MODEL_MARKS[model_name(row)][0]
-            axes.annotate(
-                "dense" if model_name(row) == "dense" else budget_name(row),
-                (_relative(row), y),
-                (x_label, y_label),
-                fontsize=_LABEL_SIZE,
-                color=style.LABEL_COLOURS[model_name(row)],
-                va="center",
-                ha="left" if side > 0 else "right",
-                zorder=4,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": colour,
-                    "linewidth": 0.6,
-                    "shrinkA": 0,
-                    "shrinkB": 4,
-                },
-                bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"},
-            )
+    best, first, then = -1.0, [], []
+    for row in sorted(rows, key=lambda r: (_relative(r), -r["accuracy"][group])):
+        if model_name(row) == "universal" and row["accuracy"][group] <= best:
+            then.append(row)
+            continue
+        if model_name(row) == "universal":
+            best = row["accuracy"][group]
+        first.append(row)
+    return first + then
 
 
-def _columns(rows: Sequence[Row], width: float = 3.0) -> list[list[Row]]:
-    """Returns the rows in groups of similar relative FLOPs (per cent)."""
-    columns: list[list[Row]] = []
-    for row in sorted(rows, key=_relative):
-        if columns and _relative(row) - _relative(columns[-1][0]) < width:
-            columns[-1].append(row)
-        else:
-            columns.append([row])
-    return columns
-
-
-def _spread_out(
-    wanted: Sequence[float], distance: float, low: float, high: float
-) -> list[float]:
-    """Returns ascending places at least `distance` apart, near the wanted ones."""
-    clusters: list[list[float]] = []
-    for place in wanted:
-        clusters.append([place])
-        # Labels that touch become one cluster around the mean of what they wanted.
-        while len(clusters) > 1 and _reach(clusters[-2], distance, low, high)[1] > (
-            _reach(clusters[-1], distance, low, high)[0] - distance
-        ):
-            last = clusters.pop()
-            clusters[-1] += last
-    placed: list[float] = []
-    for cluster in clusters:
-        start = _reach(cluster, distance, low, high)[0]
-        placed += [start + i * distance for i in range(len(cluster))]
-    return placed
-
-
-def _reach(
-    cluster: list[float], distance: float, low: float, high: float
-) -> tuple[float, float]:
-    length = (len(cluster) - 1) * distance
-    start = min(max(np.mean(cluster) - length / 2, low), high - length)
-    return start, start + length
+def _label(row: Row, group: str) -> Label:
+    model = model_name(row)
+    return Label(
+        name="dense" if model == "dense" else budget_name(row),
+        x=_relative(row),
+        y=100 * row["accuracy"][group],
+        colour=style.LABEL_COLOURS[model],
+        line_colour=style.MODEL_MARKS[model][0],
+        # On either side, where there is room for each.
+        side=-1 if model == "policy" else 1,
+        # Below the line that ascends from there.
+        lines=0.8 if model == "universal" else 0.0,
+    )
 
 
 def tasks_by_budget(
@@ -223,33 +204,42 @@ def tasks_by_budget(
         colour = "white" if value < 50 else "black"
         text = f"{value:.1f}" if value < 99.95 else "100"
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5)
-    axes.set_xticks(range(len(names)), names, fontsize=9)
+    # Long names would meet where they lie side by side.
+    lie = max(map(len, names)) <= _TASK_LENGTH
+    turned = {} if lie else {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, fontsize=9, **turned)
     labels = [f"{model_name(row)}  {budget_name(row)}" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=9)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    _dividers(axes, rows, groups)
+    # Points above the cells that the names of tasks take.
+    taken = 20 if lie else 14 + 4.0 * max(map(len, names))
+    _dividers(axes, rows, groups, taken)
     bar = drawing.colorbar(image, ax=axes, pad=0.015, fraction=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
     axes.set_title(
-        "Questions answered right, %", fontsize=12, weight="bold", loc="left", pad=34
+        "Questions answered right, %",
+        fontsize=12,
+        weight="bold",
+        loc="left",
+        pad=taken + 14,
     )
     drawing.tight_layout()
     style.save(drawing, file)
 
 
 def _dividers(
-    axes: Axes, rows: Sequence[Row], groups: Mapping[str, Sequence[str]]
+    axes: Axes, rows: Sequence[Row], groups: Mapping[str, Sequence[str]], above: float
 ) -> None:
-    """Separates groups of tasks, which it names, and models."""
+    """Separates groups of tasks, which it names so far above, and models."""
     start = 0
     for group, names in groups.items():
         middle = start + (len(names) - 1) / 2
         axes.annotate(
             group,
             (middle, 1),
-            (0, 20),
+            (0, above),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="center",

@@ -6,7 +6,8 @@
         {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}]}
 
 (each on one line). Messages may stand under "prompt" too, in every form that
-`data.prompts.messages` reads; null is as if a field were not there. A line without an id is called by its number, one that cannot be read "line 3".
+`data.prompts.messages` reads; null is as if a field were not there. A line without an
+id is called by its number, one that cannot be read "line 3".
 """
 
 import collections
@@ -137,9 +138,8 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
             f"prompt {shown(prompt)} is neither a text nor a list of messages."
         )
     images = [given["image"]] if "image" in given else given.get("images")
-    if images is not None:
-        if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-            raise ValueError(f"images {shown(images)} are no list of files.")
+    if images is not None and not _are_texts(images):
+        raise ValueError(f"images {shown(images)} are no list of files.")
     # What answers were called by before paths in messages were those of the file.
     named = images and [os.path.abspath(root / image) for image in images]
     images = images and [absolute(image, root) for image in images]
@@ -150,6 +150,10 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
         request=Request(asked, images, draw=number),
         pictures=files_of(asked, images),
     )
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, str) for v in values)
 
 
 def _digest(content: str) -> str:

@@ -80,7 +80,13 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     content = file.read_bytes()
     try:
         manifest = _parse(directory, content)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{file} cannot be used: {error!r}. Convert again with {_COMMAND}."
         ) from error

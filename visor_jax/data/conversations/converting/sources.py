@@ -150,7 +150,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yields (number of the line from 0, line) of those that are not empty."""
     # An entry with bytes that are no text is that entry's fault, not the file's. A byte
     # order mark is no part of the first.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
+    with file.open(**how) as lines:
         for number, line in enumerate(lines):
             if line.strip():
                 yield number, line
@@ -159,7 +160,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _json_list(file: Path) -> list[Any]:
     try:
         entries = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}): is it complete?") from error
     if not isinstance(entries, list):
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax.data.prompts.stop_tokens import NOT_FINITE
 
@@ -19,8 +19,8 @@ Params = Any
 
 
 def marked(
-    token: Int[Array, "B"], logits: Float[Array, "B W"]
-) -> tuple[Int[Array, "B"], Any]:
+    token: Int[Array, "*B"], logits: Float[Array, "*B W"]
+) -> tuple[Int[Array, "*B"], Bool[Array, "*B"]]:
     """Returns the tokens, NOT_FINITE where the logits have none, and where that is."""
     broken = ~jnp.isfinite(jnp.max(logits, axis=-1))
     return jnp.where(broken, NOT_FINITE, token), broken

@@ -141,6 +141,8 @@ def _conversations() -> dict:
         "supervision": "llava_next",
         "max_length": 32768,
         "too_long": "drop",
+        # Share of the samples that may be left out before the run refuses to begin.
+        "max_left_out": 0.5,
         "text_lengths": (256, 1024, 4096),
         "max_images": 8,
         "pack": True,

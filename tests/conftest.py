@@ -12,12 +12,13 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one test, worker or started command has compiled the others need not. Workers
-# and started sessions inherit the folder; only the session that made it removes it.
-_OWN_PROGRAMS = not os.environ.get("JAX_COMPILATION_CACHE_DIR")
-if _OWN_PROGRAMS:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(
-        prefix="visor_jax_tests_"
-    )
+# and started sessions inherit the folder; only the process that made it removes it.
+os.environ["VISOR_TESTS_PROGRAMS_OF"] = os.environ.get(
+    "VISOR_TESTS_PROGRAMS_OF"
+) or str(os.getpid())
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR"
+) or tempfile.mkdtemp(prefix="visor_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import hypothesis
@@ -46,8 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _OWN_PROGRAMS:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    programs = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    made_here = os.environ["VISOR_TESTS_PROGRAMS_OF"] == str(os.getpid())
+    if made_here and programs.name.startswith("visor_jax_tests_"):
+        shutil.rmtree(programs, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

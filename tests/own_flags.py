@@ -14,12 +14,12 @@ def call(command: ModuleType, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def defined(command: ModuleType) -> Iterator[None]:
-    """Inside, this process has the command's flags."""
+def defined(command: ModuleType) -> Iterator[list[str]]:
+    """Inside, this process has the command's flags; yields their names."""
     before = set(flags.FLAGS)
     command.define_flags()
     try:
-        yield
+        yield sorted(set(flags.FLAGS) - before)
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)

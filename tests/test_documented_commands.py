@@ -11,9 +11,14 @@ import pytest
 from absl import flags
 
 from tests import own_flags
+from visor_jax.checkpoints import layout
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / ".docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / ".docs").glob("*.md")),
+    *sorted((ROOT / "configs").glob("*.py")),
+)
 # Up to the end of a line that does not go on, or of words in backticks.
 COMMAND = re.compile(r"python -m (visor_jax[\w.]*)((?:[^`\n\\]|\\\n)*)")
 # What readers are to fill in, where a file must be there.
@@ -67,6 +72,13 @@ Say `python -m visor_jax.flops --cache`, then `python -m pytest`.
 @pytest.mark.parametrize(("name", "arguments"), DOCUMENTED)
 def test_a_documented_command_exists_and_takes_its_flags(monkeypatch, name, arguments):
     check(monkeypatch, name, arguments)
+
+
+@pytest.mark.parametrize(("name", "arguments"), DOCUMENTED)
+def test_a_documented_folder_is_of_a_kind_that_is_written_to(name, arguments):
+    folders = [a for a in arguments if a.startswith(("--workdir=", "--out="))]
+    for flag, _, folder in (a.partition("=") for a in folders):
+        layout.check_local(folder, flag)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,8 @@ def lacks_of_a_command(tree: ast.Module) -> list[str]:
         and [a.arg for a in functions["main"].args.args] == ["arguments"],
         "its start": started
         == [
-            "if __name__ == '__main__':\n    define_flags()\n    command_line.run(main)"
+            f"if __name__ == '__main__':\n    command_line.{call}"
+            for call in ("begin(define_flags)", "run(main)")
         ],
     }
     return [name for name, there in wanted.items() if not there]

@@ -89,3 +89,20 @@ def test_the_guide_for_contributors_names_the_same_lint_and_pytorch():
     assert all(command in guide for command in lint_commands())
     (torch,) = re.findall(r"torch==[\d.]+", CI.read_text())
     assert torch in guide
+
+
+def test_what_is_installed_comes_from_the_checkout_and_from_no_index():
+    # Whoever registered the name in an index would get to run code of theirs.
+    written = [ROOT / "README.md", ROOT / "setup.py", *(ROOT / ".docs").glob("*.md")]
+    for folder in ("visor_jax", "configs", "launch"):
+        written += [f for f in (ROOT / folder).rglob("*") if f.suffix in (".py", ".sh")]
+    named = re.compile(r"pip install[^`\n&#;]*\bvisor[_-]jax\b")
+    found = {f.name: named.findall(f.read_text()) for f in written}
+    assert len(written) > 150
+    assert not {name: lines for name, lines in found.items() if lines}
+    extras = re.compile(r"pip install -e '?\.\[(\w+)\]")
+    wanted = {name for f in written for name in extras.findall(f.read_text())}
+    declared = re.findall(
+        r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M
+    )
+    assert wanted == set(declared)

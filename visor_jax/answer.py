@@ -10,35 +10,9 @@ or requests it is refused. With --warm_up all programs are compiled first; witho
 --input that is all, and --compilation_cache keeps them for the next process.
 """
 
-import collections
-import contextlib
-import dataclasses
-import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from absl import flags
 
 from visor_jax.commands import answer_flags, command_line
-from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import EngineConfig
-from visor_jax.inference.files.answer_file import (
-    AnswerFile,
-    Settings,
-    check_apart,
-    error_of,
-    record_of,
-)
-from visor_jax.inference.files.request_file import RequestEntry, read_requests
-from visor_jax.inference.sampling import Sampling
-from visor_jax.inference.visor_model import VisorModel
-from visor_jax.models.vlm import VLM
-from visor_jax.runtime.compile_cache import keep_programs
-from visor_jax.runtime.interruption import Interruption
-from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -61,6 +35,40 @@ def define_flags() -> None:
     flags.DEFINE_string("compilation_cache", None, "Folder that keeps programs.")
 
 
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import collections
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visor_jax.checkpoints import layout
+from visor_jax.data.buckets import Bucket
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.engine.engine_config import EngineConfig
+from visor_jax.inference.files.answer_file import (
+    AnswerFile,
+    Settings,
+    check_apart,
+    error_of,
+    record_of,
+)
+from visor_jax.inference.files.request_file import RequestEntry, read_requests
+from visor_jax.inference.sampling import Sampling
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.models.vlm import VLM
+from visor_jax.runtime import output_place
+from visor_jax.runtime.compile_cache import keep_programs
+from visor_jax.runtime.interruption import Interruption
+from visor_jax.runtime.ownership import owned_file
+from visor_jax.runtime.progress import Progress
+
+
 def main(arguments: list[str]) -> None:
     """Answers what the flags name. Exits with 130 when it is stopped."""
     del arguments
@@ -70,6 +78,13 @@ def main(arguments: list[str]) -> None:
             _check(options)
             if options.compilation_cache is not None:
                 keep_programs(Path(options.compilation_cache))
+            if options.output is not None:
+                files.enter_context(
+                    owned_file(
+                        options.output,
+                        remedy="Wait for it, stop it, or choose another --output.",
+                    )
+                )
             sampling = answer_flags.sampling_of(options)
             lines = [] if options.input is None else _requests(options)
             model = answer_flags.load_network(options)
@@ -143,6 +158,8 @@ def _check(options: Any) -> None:
     if options.input is None and not options.warm_up:
         raise ValueError("Nothing to do: give --input and --output, or --warm_up.")
     if options.output is not None:
+        layout.check_local(options.output, "--output")
+        output_place.check_file(options.output, "--output")
         check_apart(Path(options.input), Path(options.output))
 
 
@@ -242,5 +259,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

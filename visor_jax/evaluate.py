@@ -10,6 +10,40 @@ for an oracle. All of them answer the same held-out pages, and their times are m
 in turn.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line
+
+PAGES = 1024
+
+
+def define_flags() -> None:
+    """Defines the program's flags; not at import, where they would meet others'."""
+    flags.DEFINE_list(
+        "checkpoint",
+        None,
+        "Workdirs or checkpoints, separated by commas.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "out", None, "Folder of the report; default: <first checkpoint>/report."
+    )
+    flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
+    flags.DEFINE_string(
+        "budgets",
+        None,
+        "Budgets of universal networks, such as 'none,sa2:1,5,all', 'every' or '@FILE' "
+        "of a sweep; default: those they were trained with.",
+    )
+    flags.DEFINE_list(
+        "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
+    )
+    flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,10 +51,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import read_metadata
-from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.checkpoints import (
@@ -35,10 +68,13 @@ from visor_jax.evals.networks import evaluate_networks, num_budgets
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
 from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
+from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
 
-PAGES = 1024
+# Where another process writes the report.
+_REMEDY = "Wait for it, stop it, or give another --out."
 # Cost preferences at which a policy is tried.
 COSTS = (0.0, 5.0, 10.0)
 
@@ -70,7 +106,10 @@ def evaluate_checkpoints(
       OSError: if the folder cannot be made.
     """
     checkpoints, folder = _prepare(paths, out, pages, budgets, split, costs)
-    report, _ = _evaluate(checkpoints, folder, pages, split, command, progress, costs)
+    with owned_folder(folder, remedy=_REMEDY):
+        report, _ = _evaluate(
+            checkpoints, folder, pages, split, command, progress, costs
+        )
     return report
 
 
@@ -88,6 +127,7 @@ def _prepare(
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
         raise ValueError("--checkpoint names no checkpoint: give one or more paths.")
+    layout.check_local(paths[0] if out is None else out, "--out")
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
@@ -100,6 +140,7 @@ def _prepare(
             raise ValueError(f"{path}: {error}") from error
     _check_options(described, budgets, costs)
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
+    output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = [read_checkpoint(path, budgets) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])
@@ -147,30 +188,6 @@ def _evaluate(
     return report, table_text(report["rows"], evaluated[0].predictions)
 
 
-def define_flags() -> None:
-    """Defines the program's flags; not at import, where they would meet others'."""
-    flags.DEFINE_list(
-        "checkpoint",
-        None,
-        "Workdirs or checkpoints, separated by commas.",
-        required=True,
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder of the report; default: <first checkpoint>/report."
-    )
-    flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
-    flags.DEFINE_string(
-        "budgets",
-        None,
-        "Budgets of universal networks, such as 'none,sa2:1,5,all', 'every' or '@FILE' "
-        "of a sweep; default: those they were trained with.",
-    )
-    flags.DEFINE_list(
-        "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
-    )
-    flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
-
-
 def _numbers(texts: Sequence[str] | None) -> list[float] | None:
     if texts is None:
         return None
@@ -194,7 +211,10 @@ def main(arguments: list[str]) -> None:
         )
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
-    with Progress(total, description="evaluating", unit="pages") as shown:
+    with (
+        owned_folder(out, remedy=_REMEDY),
+        Progress(total, description="evaluating", unit="pages") as shown,
+    ):
         _, table = _evaluate(
             checkpoints,
             out,
@@ -209,5 +229,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -8,15 +8,9 @@ the answer as it is written; with --json one line that also holds the budget's F
 the measured time. A user's mistake is one line on stderr and exit code 2.
 """
 
-import json
-from typing import Any
-
 from absl import flags
 
 from visor_jax.commands import answer_flags, command_line
-from visor_jax.data.prompts.request import Request
-from visor_jax.inference.options import ReadPrompt
-from visor_jax.inference.visor_model import VisorModel
 
 
 def define_flags() -> None:
@@ -26,6 +20,17 @@ def define_flags() -> None:
     flags.DEFINE_string("prompt", None, "The question.", required=True)
     answer_flags.define_answer_flags()
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import json
+from typing import Any
+
+from visor_jax.data.prompts.request import Request
+from visor_jax.inference.options import ReadPrompt
+from visor_jax.inference.visor_model import VisorModel
 
 
 def main(arguments: list[str]) -> None:
@@ -83,5 +88,4 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

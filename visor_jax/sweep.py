@@ -10,29 +10,9 @@ heat map, and prints them. Configurations read them by that name:
         --config.budgets="('@runs/universal/budgets/viable.json',)"
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from absl import flags
 
-from visor_jax.analysis.budget_sweep import (
-    ScoredBudget,
-    Sweep,
-    check_search,
-    sweep,
-    write_budget_file,
-)
-from visor_jax.budget import Budget, BudgetSet
-from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
-from visor_jax.evals.harness import predict
-from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
-from visor_jax.evals.predictions import Predictions
-from visor_jax.evals.report.pictures import tasks_by_budget
-from visor_jax.inference.loading.network import Network
-from visor_jax.inference.loading.open_network import open_network
-from visor_jax.runtime.progress import Progress
 
 
 def define_flags() -> None:
@@ -46,6 +26,37 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "margin", 0.005, "Share of answers by which a dearer budget must be better."
     )
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visor_jax.analysis.budget_sweep import (
+    ScoredBudget,
+    Sweep,
+    check_search,
+    sweep,
+    write_budget_file,
+)
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.checkpoints import layout
+from visor_jax.checkpoints.stored_network import newest_network
+from visor_jax.evals.harness import predict
+from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
+from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report.pictures import tasks_by_budget
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.loading.open_network import open_network
+from visor_jax.runtime import output_place
+from visor_jax.runtime.ownership import owned_file
+from visor_jax.runtime.progress import Progress
+
+# Where another process writes the same file.
+_REMEDY = "Wait for it, stop it, or give another --name or --out."
 
 
 def sweep_checkpoint(
@@ -70,17 +81,20 @@ def sweep_checkpoint(
     """
     network, benchmark, folder = _prepare(checkpoint, out, limit, pages, split)
     file = folder / f"{name}.json"
-    return _sweep(network, benchmark, file, checkpoint, limit, margin), file
+    with owned_file(file, remedy=_REMEDY):
+        return _sweep(network, benchmark, file, checkpoint, limit, margin), file
 
 
 def _prepare(
     checkpoint: str, out: str | None, limit: int, pages: int, split: str
 ) -> tuple[Network, PageBenchmark, Path]:
     """Returns the network, what it is asked, and the folder of the file."""
+    layout.check_local(checkpoint if out is None else out, "--out")
     stored = newest_network(checkpoint)
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)
     folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
+    output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     benchmark = PageBenchmark.make(pages, split=split)
     return open_network(checkpoint), benchmark, folder
@@ -142,7 +156,10 @@ def main(arguments: list[str]) -> None:
             asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
     file = folder / f"{asked.name}.json"
-    done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
+    with owned_file(file, remedy=_REMEDY):
+        done = _sweep(
+            network, benchmark, file, asked.checkpoint, asked.limit, asked.margin
+        )
     dearest = max(each.cost for each in done.scored)
     viable = {each.budget for each in done.viable}
     print(f"{len(done.scored)} of {done.possible} budgets; viable ones with *")
@@ -155,5 +172,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -9,6 +9,26 @@ Exit code 2: the configuration or the workdir cannot be used, or the processes o
 run differ. 1: the run cannot go on. 3: not all processes came. The message says why.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag, process_flags
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run lives, a local or mounted folder; by default "
+        "runs/<label>-<preset>-seed<seed>.",
+    )
+    process_flags.define_process_flags()
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import contextlib
 import logging
 import os
@@ -18,18 +38,18 @@ from typing import Any
 
 import jax
 import optax
-from absl import flags
 from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
-from visor_jax.commands import command_line, config_flag, process_flags
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption, Stopped
-from visor_jax.runtime.user_error import as_user_errors, describe
+from visor_jax.runtime.ownership import owned_folder
+from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 from visor_jax.settings.read import read_settings
+from visor_jax.settings.resuming import describe_changes, may_change
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
@@ -46,27 +66,8 @@ from visor_jax.training.warm_start import bring_processing_files
 
 _logger = logging.getLogger("visor_jax.train")
 
-# Keys that do not change what a run computes.
-_MAY_DIFFER = (
-    *("data.cache", "data.workers", "data.threads", "data.max_bad_records"),
-    *("scores.cache", "platform", "loop.max_skipped_steps"),
-    *("loop.checkpoint_every", "loop.keep_checkpoints"),
-)
-
-
 # What a task needs before its first step, and what it does with the trained network.
 _TASKS = {"universal": universal, "policy": policy}
-
-
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where the run lives; by default runs/<label>-<preset>-seed<seed>.",
-    )
-    process_flags.define_process_flags()
 
 
 def train(run: Run) -> tuple[TrainState, int, float]:
@@ -150,17 +151,27 @@ def step_programs(
 
 
 def prepare_together(
-    config: ConfigDict, workdir: str | None, interruption: Interruption
+    config: ConfigDict,
+    workdir: str | None,
+    interruption: Interruption,
+    held: contextlib.ExitStack,
 ) -> Run:
     """Returns what `prepare` does, once all processes are found to agree.
 
+    Args:
+      held: until its end the first process owns the workdir, for all of them.
+
     Raises:
-      ValueError: on all processes, if one cannot prepare or prepares something else.
+      ValueError: on all processes, if one cannot prepare or prepares something else, or
+        the workdir is another run's at work.
     """
     run, problem = None, None
     try:
         run = prepare(config, workdir, interruption)
-    except (ValueError, OSError) as error:
+        if jax.process_index() == 0:
+            remedy = "Wait for it, stop it, or give another --workdir."
+            held.enter_context(owned_folder(run.workdir, remedy=remedy))
+    except (ValueError, OSError, UserError) as error:
         problem = error
     if jax.process_count() > 1:
         # The first exchange between CPUs waits half a minute for the last to come.
@@ -204,7 +215,9 @@ def prepare(
         )
     if chosen.init_from is not None:
         layout.find_steps(chosen.init_from)
-    run_record.check_same_run(workdir, config.to_dict(), may_differ=_MAY_DIFFER)
+    changes = run_record.check_same_run(
+        workdir, config.to_dict(), may_change=may_change
+    )
     processes.check_started()
     processes.check_platform(chosen.platform)
     check_groups(chosen)
@@ -217,6 +230,8 @@ def prepare(
             f"{passes} parts."
         )
     process_rows(mesh, chosen.data.batch_size)
+    if jax.process_index() == 0 and (line := describe_changes(changes)):
+        _logger.info("%s: %s", workdir, line)
     return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
 
 
@@ -227,10 +242,18 @@ def main(arguments: list[str]) -> None:
     keep_freed_memory()
     with command_line.user_errors():
         process_flags.start_processes(options)
+    with contextlib.ExitStack() as held:
+        _train(options, held)
+    # Whoever leaves early would be waited for, and not for long.
+    processes.wait_for_all("the end")
+
+
+def _train(options: Any, held: contextlib.ExitStack) -> None:
+    """Trains and reports. held: lets go of the workdir at the very end."""
     with Interruption() as interruption:
         with command_line.user_errors():
             config = config_flag.config_of(options)
-            run = prepare_together(config, options.workdir, interruption)
+            run = prepare_together(config, options.workdir, interruption, held)
             if jax.process_index() == 0:
                 run_record.write_run_record(run.workdir, config.to_dict())
                 bring_processing_files(
@@ -254,10 +277,7 @@ def main(arguments: list[str]) -> None:
             f"{interruption.signal_name}: saved at step {done} of {steps}; "
             "the same command goes on from there"
         )
-    # Whoever leaves early would be waited for, and not for long.
-    processes.wait_for_all("the end")
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -1,5 +1,6 @@
-import resource
 import shutil
+import subprocess
+import sys
 
 import grain
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 from absl import flags
 
+from tests.limited_files import limited_files
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 
 METADATA = {"model": {"width": 4}, "budgets": ["sa0"], "task": "t", "metrics_offset": 7}
@@ -123,18 +125,45 @@ def test_a_full_disk_is_named_and_leaves_earlier_checkpoints(tmp_path):
     manager = CheckpointManager(tmp_path, save_every=1)
     _save(manager, 1)
     manager.wait()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # No file may grow beyond this: writing fails as on a disk without space.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, before[1]))
-    try:
+    said = r"failed \(File too large\)\. Checkpoints finished before are intact"
+    with limited_files(2**19):
         manager.save(2, params=large, **rest)
-        with pytest.raises(SavingError, match=r"(?s)failed.*finished before are int"):
+        with pytest.raises(SavingError, match=said):
             manager.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with CheckpointManager(tmp_path, save_every=1) as manager:
         assert manager.latest_step() == 1
         manager.restore_training(_params(), _optimizer(), None)
+
+
+_FULL = """
+import resource, sys
+import numpy as np
+from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+
+metadata = {"model": 1, "budgets": 1, "task": 1, "metrics_offset": 1}
+rng = np.random.default_rng(0)
+params = {str(i): rng.normal(size=2**12) for i in range(200)}
+manager = CheckpointManager(sys.argv[1], save_every=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, resource.RLIM_INFINITY))
+try:
+    with manager:
+        manager.save(
+            1, params=params, optimizer=params, data_iterator=None, metadata=metadata
+        )
+        manager.wait()
+except SavingError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, tmp_path], capture_output=True, text=True
+    )
+    assert "failed (File too large)" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode == 0
 
 
 def test_error_in_the_background_surfaces_at_the_next_call(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from tests.checkpoints.saved import load_checkpoint
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import read_metadata
+from visor_jax.checkpoints.restore import newest_readable, read_arrays, read_metadata
 
 _ROOT = Path(__file__).parents[2]
 METADATA = {"model": {}, "budgets": ["sa0"], "task": "universal", "metrics_offset": 0}
@@ -88,6 +90,50 @@ def test_damaged_step_gives_way_to_the_one_before(tmp_path, damage, caplog):
     assert "checkpoints/1 instead" in caplog.text
     with pytest.raises(ValueError, match=r"is damaged or half written.*Delete"):
         load_checkpoint(newest)
+    _make_run(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"is damaged or half written.*Delete"):
+        load_checkpoint(newest)
+
+
+def _removed_while_read(workdir, newer, remove=shutil.rmtree):
+    """Returns a reader whose first look comes after the run has gone on."""
+    looked = []
+
+    def read(step):
+        if not looked and newer:
+            _make_run(workdir, newer)
+            remove(workdir / "checkpoints/2")
+        looked.append(step.name)
+        metadata = layout.read_step_metadata(step)
+        read_arrays(step, layout.PARAMS, _params(0))
+        return metadata["step"], looked
+
+    return read
+
+
+@pytest.mark.parametrize(
+    # Gone, or half of it: files go one after the other.
+    "remove",
+    [shutil.rmtree, _delete_arrays, _empty_metadata],
+)
+def test_a_step_that_its_run_removes_while_it_is_read_is_not_damaged(
+    tmp_path, remove, caplog
+):
+    _make_run(tmp_path, 1, 2)
+    with caplog.at_level("INFO"):
+        found = newest_readable(tmp_path, _removed_while_read(tmp_path, 3, remove))
+    assert found == (3, ["2", "3"])
+    (said,) = [m for m in caplog.messages if "checkpoints/2" in m]
+    assert "was removed by its run while it was read" in said
+    assert said.endswith("checkpoints/3.")
+    assert "damaged" not in caplog.text
+
+
+def test_a_step_that_was_asked_for_and_is_removed_is_an_error(tmp_path):
+    _make_run(tmp_path, 1, 2)
+    read = _removed_while_read(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"was removed by its run.*Give its workdir"):
+        newest_readable(tmp_path / "checkpoints/2", read)
 
 
 def test_half_written_directory_is_named_as_such(tmp_path):

@@ -4,29 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
-
-def output_of(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize(
-    ("command", "shared"),
-    [
-        ("visor_jax.generate", ("--checkpoint", "--budget", "--seed")),
-        ("visor_jax.train", ("--workdir", "--config", "--coordinator")),
-    ],
-)
-def test_help_lists_them_with_the_commands_own(command, shared):
-    printed = output_of(command, "--help")
-    for name in shared:
-        assert f"  {name}:" in printed, printed
-
 
 def test_importing_commands_declares_none_of_them():
     code = (

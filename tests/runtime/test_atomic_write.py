@@ -1,5 +1,6 @@
 """A file that is replaced: the old content or the new one, whole, and nothing else."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from tests.limited_files import limited_files
 from visor_jax.runtime import atomic_write
 
 
@@ -23,6 +25,24 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
     assert file.read_bytes() == b"\x00\xff"
     atomic_write.write_file(file, lambda stream: np.save(stream, np.arange(3)))
     np.testing.assert_array_equal(np.load(file), [0, 1, 2])
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda stream: stream.write(bytes(10_000)),
+        lambda stream: np.save(stream, np.zeros(2_000)),
+        lambda stream: np.savez(stream, a=np.zeros(2_000)),
+    ],
+)
+def test_a_full_disk_is_an_error_with_the_files_own_name(tmp_path, write):
+    file = tmp_path / "facts.json"
+    file.write_text("old")
+    with limited_files(4096), pytest.raises(OSError, match="File too large") as error:
+        atomic_write.write_file(file, write)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(file))
+    assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
 

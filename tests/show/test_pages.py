@@ -1,7 +1,17 @@
+import pytest
 from PIL import Image
 
 from tests import own_flags
 from visor_jax.show import pages
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "sheet.txt", "sheet"])
+def test_what_is_no_picture_is_refused_before_drawing(out, monkeypatch, capsys):
+    monkeypatch.setattr(pages, "make_pool", None)
+    with pytest.raises(SystemExit) as end:
+        own_flags.call(pages, f"--out={out}")
+    assert end.value.code == 2
+    assert f"--out={out}" in capsys.readouterr().err
 
 
 def test_viewer_writes_a_sheet_and_prints_a_row(tmp_path, capsys):

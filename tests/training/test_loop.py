@@ -17,6 +17,7 @@ from visor_jax.checkpoints.manager import CheckpointManager, SavingError
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.training import loop
 from visor_jax.training.metrics import MetricWriter
+from visor_jax.training.objectives.universal_step import summary
 from visor_jax.training.skipped_steps import (
     SKIPPED,
     SkippedStepsFile,
@@ -77,7 +78,7 @@ def run(workdir, bad_steps=(), *, limit=20, interruption=None):
             step,
             put=jnp.asarray,
             settings=settings,
-            summary=lambda sums: {"loss": float(sums.loss[0]), "accuracy": 0.0},
+            summary=functools.partial(summary, names=("sa0",)),
             learning_rates={"learning_rate": lambda _: 0.1},
             files=files,
             interruption=interruption or Interruption(),
@@ -101,6 +102,25 @@ def test_bad_steps_are_left_out_counted_and_named(tmp_path):
         {"step": 2, "rows": [4, 8]},
         {"step": 5, "rows": [16, 20]},
     ]
+
+
+def test_a_line_without_a_step_that_counts_has_no_loss(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "tensorboardX.SummaryWriter.add_scalar",
+        lambda _, name, value, step: drawn.append((name, step)),
+    )
+    run(tmp_path, bad_steps=range(3, STEPS + 1))
+    lines = metric_lines(tmp_path)
+    averages = {"loss", "loss/sa0", "accuracy", "accuracy/sa0", "grad_norm"}
+    # Two steps a line, and the first line has the only ones that were taken.
+    assert lines[0]["loss"] == pytest.approx((1.5 + (1 - 0.15) * 3.75) / 2)
+    assert all(not averages & line.keys() for line in lines[1:])
+    assert [line["skipped_steps"] for line in lines] == [0, 2, 4, 6, 8, 10]
+    assert [step for name, step in drawn if name == "loss"] == [2]
+    assert ("skipped_steps", STEPS) in drawn
+    (shown,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("step")]
+    assert shown.startswith(f"step {STEPS}/{STEPS}  skipped_steps 10  data_wait_s")
 
 
 def test_too_many_bad_steps_stop_the_run_which_a_higher_limit_goes_on_with(tmp_path):

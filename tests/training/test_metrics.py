@@ -1,8 +1,10 @@
+import errno
 import json
 
 import jax.numpy as jnp
 import pytest
 
+from tests.limited_files import limited_files
 from tests.training.metric_lines import metric_lines
 from visor_jax.training.metrics import MetricWriter
 
@@ -69,6 +71,26 @@ def test_every_line_is_strict_json(tmp_path):
     line = (tmp_path / "metrics.jsonl").read_text()
     values = json.loads(line, parse_constant=refuse)
     assert values == {"step": 1, "loss": "nan", "norm": "inf"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard/events.out"])
+def test_a_full_disk_is_an_error_with_the_file(tmp_path, name):
+    # The one file is there and large, or the other grows faster.
+    if name == "metrics.jsonl":
+        (tmp_path / name).write_text("{}\n" * 1000)
+    values = {f"loss/sa{i}": 0.5 for i in range(20)}
+
+    def write_all():
+        with MetricWriter(tmp_path) as writer:
+            for step in range(200):
+                writer.write(step, values)
+                if name != "metrics.jsonl":
+                    (tmp_path / "metrics.jsonl").unlink()
+
+    with limited_files(3000), pytest.raises(OSError, match="File too large") as error:
+        write_all()
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename.startswith(str(tmp_path / name))
 
 
 def test_missing_metrics_are_not_papered_over(tmp_path):

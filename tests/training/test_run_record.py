@@ -39,13 +39,28 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
     model = {"width": 128, "plan": [1, 2]}
     other = {"seed": 0, "model": model, "log_every": 20, "new": {"key": True}}
     with pytest.raises(ValueError, match="another configuration") as error:
-        check_same_run(tmp_path, other, may_differ=["log_every"])
+        check_same_run(tmp_path, other, may_change=["log_every"].__contains__)
     lines = str(error.value).splitlines()
     assert lines[1:3] == ["  model.width: 64 -> 128", "  new.key: (absent) -> true"]
     assert str(tmp_path) in lines[0]
     assert "another --workdir" in lines[3]
     with pytest.raises(ValueError, match="log_every: 10 -> 20"):
         check_same_run(tmp_path, {**CONFIG, "log_every": 20})
+
+
+def test_what_may_change_is_said_and_remembered(tmp_path):
+    assert check_same_run(tmp_path, CONFIG) == {}
+    write_run_record(tmp_path, CONFIG)
+    other = {**CONFIG, "log_every": 20, "pages": None}
+    allowed = {"log_every", "pages"}.__contains__
+    changes = check_same_run(tmp_path, other, may_change=allowed)
+    assert changes == {"log_every": ("10", "20"), "pages": ("(absent)", "null")}
+    first, second = write_run_record(tmp_path, other)["starts"]
+    assert "changed" not in first
+    assert second["changed"] == {k: list(v) for k, v in changes.items()}
+    # Now these are the values that the run has.
+    assert check_same_run(tmp_path, other) == {}
+    assert "changed" not in write_run_record(tmp_path, other)["starts"][2]
 
 
 def test_a_run_of_other_parameter_groups_is_refused_with_both_patterns(tmp_path):

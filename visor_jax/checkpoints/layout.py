@@ -10,6 +10,7 @@ whose name is a number was finished by its writer. A full disk or a copy that wa
 short can still damage it later; that is what `DamagedCheckpointError` is for.
 """
 
+import difflib
 import json
 import os
 from typing import Any
@@ -19,6 +20,9 @@ from etils import epath
 FORMAT = 1
 CHECKPOINTS = "checkpoints"
 PARAMS, OPTIMIZER, DATA, METADATA = "params", "optimizer", "data", "metadata"
+
+# Of a folder, in an error about a name that is not in it.
+_NEIGHBOURS = 8
 
 # Orbax writes `<step>.orbax-checkpoint-tmp` and renames it to `<step>` at the end.
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -74,7 +78,9 @@ def find_steps(path: epath.PathLike) -> list[epath.Path]:
     """
     path = absolute(path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give a workdir or a checkpoint.")
+        raise ValueError(
+            f"{path} does not exist: give a workdir or a checkpoint. {neighbours(path)}"
+        )
     if not path.is_dir():
         raise ValueError(f"{path} is a file: give a workdir or a checkpoint directory.")
     if _is_temporary(path):
@@ -82,22 +88,46 @@ def find_steps(path: epath.PathLike) -> list[epath.Path]:
             f"{path} is half written: its run was stopped while saving. Give the "
             "workdir instead, to read the newest finished checkpoint."
         )
-    if _is_step(path):
+    if is_step(path):
         return [path]
     if (path / CHECKPOINTS).is_dir():
         path = path / CHECKPOINTS
     children = list(path.iterdir())
-    steps = sorted((c for c in children if _is_step(c)), key=lambda c: -int(c.name))
+    steps = sorted((c for c in children if is_step(c)), key=lambda c: -int(c.name))
     if not steps:
         raise ValueError(_nothing_found(path, children))
     return steps
+
+
+def neighbours(path: epath.PathLike) -> str:
+    """Returns what lies where `path` does not exist, the closest name first.
+
+    "Did you mean runs/universal? runs holds universal, dense."
+    """
+    absent = absolute(path)
+    while not absent.parent.exists() and absent.parent != absent:
+        absent = absent.parent
+    folder = absent.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder."
+    names = sorted(c.name for c in folder.iterdir() if not c.name.startswith("."))
+    if not names:
+        return f"{folder} is empty."
+    close = difflib.get_close_matches(absent.name, names, n=_NEIGHBOURS, cutoff=0.5)
+    ordered = [*close, *(name for name in names if name not in close)]
+    shown = ", ".join(ordered[:_NEIGHBOURS])
+    if len(names) > _NEIGHBOURS:
+        shown += f" and {len(names) - _NEIGHBOURS} more"
+    meant = f"Did you mean {folder / close[0]}? " if close else ""
+    return f"{meant}{folder} holds {shown}."
 
 
 def _is_temporary(path: epath.Path) -> bool:
     return _TEMPORARY in path.name
 
 
-def _is_step(path: epath.Path) -> bool:
+def is_step(path: epath.Path) -> bool:
+    """Returns whether this is a step directory that was finished once."""
     # A folder of data may be called "3" too. A damaged step still has one of its parts.
     marks = ("_CHECKPOINT_METADATA", PARAMS, METADATA)
     return path.name.isdecimal() and any((path / mark).exists() for mark in marks)

@@ -15,6 +15,7 @@ from etils import epath
 from visor_jax.checkpoints import layout, orbax_log
 from visor_jax.checkpoints.data_position import restore_position
 from visor_jax.checkpoints.restore import read_arrays
+from visor_jax.runtime import disk_errors
 from visor_jax.runtime.agreement import all_succeeded
 from visor_jax.runtime.processes import wait_for_all
 
@@ -201,8 +202,10 @@ def _saving(directory: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Of a disk that takes no more the native writer has a long story to tell.
+        reason = disk_errors.refusal_of(error) or error
         raise SavingError(
-            f"Writing a checkpoint to {directory} failed ({error}). Checkpoints "
+            f"Writing a checkpoint to {directory} failed ({reason}). Checkpoints "
             "finished before are intact: free space or restore access, then run the "
             "same command again."
         ) from error

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import flax.traverse_util
@@ -26,26 +26,71 @@ def newest_readable(
     """Returns what `read` makes of the newest step directory that it can read.
 
     A step over which it raises `DamagedCheckpointError` is passed over with a warning
-    when `path` holds older ones. Whatever belongs together (metadata, parameters, the
-    files beside them) is to be read in one call: only then is it of one step.
+    when `path` holds older ones. A run at work removes its older steps, perhaps while
+    one is read: that is no damage, and what is newest by then is read. Whatever
+    belongs together (metadata, parameters, the files beside them) is to be read in one
+    call: only then is it of one step.
 
     Args:
       path: a workdir, its `checkpoints` directory, or one step directory.
 
     Raises:
-      ValueError: if `path` is not a checkpoint, is half written or damaged, or whatever
-        `read` raises.
+      ValueError: if `path` is not a checkpoint, is half written or damaged, is one step
+        that was removed meanwhile, or whatever `read` raises.
     """
     orbax_log.silence()
     steps = layout.find_steps(path)
+    while True:
+        try:
+            return _first_readable(steps, read)
+        except _RemovedError as removed:
+            steps = _newer_steps(path, removed)
+            _logger.info("%s Reading %s.", removed, steps[0])
+
+
+class _RemovedError(Exception):
+    """A step that its run removed while it was read."""
+
+    def __init__(self, step: epath.Path) -> None:
+        super().__init__(f"{step} was removed by its run while it was read.")
+        self.step = step
+
+
+def _first_readable(
+    steps: Sequence[epath.Path], read: Callable[[epath.Path], Result]
+) -> Result:
+    """Returns what `read` makes of the first step that it can read.
+
+    Raises:
+      DamagedCheckpointError: of the last one.
+      _RemovedError: if the step that cannot be read is there no more, or is on its way
+        out: its run has finished a newer one.
+    """
+    newest = _newest_beside(steps[0])
     for step, older in itertools.pairwise([*steps, None]):
         try:
             return read(step)
         except layout.DamagedCheckpointError as error:
+            if not step.exists() or _newest_beside(step) > newest:
+                raise _RemovedError(step) from error
             if older is None:
                 raise
             _logger.warning("%s Reading %s instead.", error, older)
     raise AssertionError("find_steps returned no step")
+
+
+def _newest_beside(step: epath.Path) -> int:
+    numbers = [int(each.name) for each in step.parent.iterdir() if layout.is_step(each)]
+    return max(numbers, default=-1)
+
+
+def _newer_steps(path: epath.PathLike, removed: _RemovedError) -> list[epath.Path]:
+    """Returns what `path` holds by now. Raises ValueError if it was that step."""
+    if layout.absolute(path) == removed.step:
+        raise ValueError(
+            f"{removed} Give its workdir instead, to read the newest checkpoint."
+        ) from removed
+    return layout.find_steps(path)
 
 
 def read_metadata(path: epath.PathLike) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from etils import epath
 
 from visor_jax.checkpoints import layout, orbax_log
 from visor_jax.checkpoints.manager import complete_metadata
+from visor_jax.runtime.ownership import is_of_an_owner
 
 Params = Any
 
@@ -46,8 +47,9 @@ def check_empty(folder: epath.PathLike) -> epath.Path:
     """
     folder = layout.absolute(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a new folder.")
-    if folder.exists() and any(True for _ in folder.iterdir()):
+        raise ValueError(f"{folder} is no folder: give a new one.")
+    content = folder.iterdir() if folder.exists() else ()
+    if any(not is_of_an_owner(file) for file in content):
         raise ValueError(f"{folder} is not empty: give a new folder, or empty it.")
     return folder
 

@@ -2,22 +2,21 @@
 
 Which network (`define_network_flags`, `load_network`) and how it answers
 (`define_answer_flags`, `sampling_of`, `random_key`); one definition for all commands.
+Declaring them loads nothing heavy.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
-from jaxtyping import Array, Key
 
 from visor_jax.data.prompts.chat_template import TEMPLATES
-from visor_jax.inference.loading.load import load
-from visor_jax.inference.sampling import Sampling
-from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import COMPUTE_DTYPES
 
-# `--help` lists these flags with those of the command that asks for them.
-flags.disclaim_key_flags()
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key
+
+    from visor_jax.inference.sampling import Sampling
+    from visor_jax.inference.visor_model import VisorModel
 
 
 def define_network_flags() -> None:
@@ -54,8 +53,10 @@ def define_answer_flags() -> None:
     )
 
 
-def load_network(options: Any) -> VisorModel:
+def load_network(options: Any) -> "VisorModel":
     """Returns the network that the flags name. Raises what `visor_jax.load` does."""
+    from visor_jax.inference.loading.load import load
+
     return load(
         options.checkpoint,
         dtype=options.dtype,
@@ -64,8 +65,10 @@ def load_network(options: Any) -> VisorModel:
     )
 
 
-def sampling_of(options: Any) -> Sampling:
+def sampling_of(options: Any) -> "Sampling":
     """Returns how tokens are chosen. Raises ValueError for an impossible setting."""
+    from visor_jax.inference.sampling import Sampling
+
     return Sampling(
         temperature=options.temperature,
         top_k=options.top_k,
@@ -74,6 +77,8 @@ def sampling_of(options: Any) -> Sampling:
     )
 
 
-def random_key(options: Any, sampling: Sampling) -> Key[Array, ""] | None:
+def random_key(options: Any, sampling: "Sampling") -> 'Key[Array, ""] | None':
     """Returns the key of all random draws, None where nothing is drawn."""
+    import jax
+
     return None if sampling.is_greedy else jax.random.key(options.seed)

@@ -1,6 +1,18 @@
 """What the entry points share: a user's mistake is one line, a bug keeps its traceback.
 
-Exit codes: 0 done, 2 the user's mistake, 130 interrupted, 1 anything else.
+A command declares its flags, calls `begin`, loads its libraries, which takes seconds,
+and calls `run`:
+
+    if __name__ == "__main__":
+        command_line.begin(define_flags)
+
+    import jax  # and whatever else takes its time
+
+    if __name__ == "__main__":
+        command_line.run(main)
+
+Exit codes: 0 done, 2 the user's mistake, 130 interrupted, 141 nobody reads what it
+prints, 1 anything else. What counts as known, and is told in one line: `failures`.
 """
 
 import contextlib
@@ -13,32 +25,49 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from visor_jax.commands import failures, help_text, terminal
+from visor_jax.commands.failures import FAILED, USER_ERROR
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 
-FAILED = 1
-USER_ERROR = 2
+__all__ = ["FAILED", "INTERRUPTED", "USER_ERROR", "begin", "fail", "run", "user_errors"]
+
 INTERRUPTED = 130
 
 # Raised by absl and ml_collections for flags and config overrides they cannot use.
 _FLAG_ERRORS = (flags.Error, AttributeError, LookupError, TypeError, ValueError)
 
 
-def run(main: Callable[[list[str]], object]) -> NoReturn:
-    """Parses the flags, calls `main` with what is left of argv, and exits.
+def begin(define_flags: Callable[[], object]) -> None:
+    """Declares the command's flags and reads them, or prints its help and exits.
 
-    Unusable flags (absl's and ml_collections config files and overrides) and stray
-    arguments end with one line on stderr and exit code 2; so does a `UserError`, from
-    wherever inside `main`. Any other exception keeps its traceback.
+    Call it before anything heavy is imported: help and mistakes in flags are answered
+    at once. Unusable flags (absl's and ml_collections config files and overrides) and
+    stray arguments end with one line on stderr and exit code 2.
     """
-    _quieten_libraries()
-    try:
-        app.run(main, flags_parser=_parse_flags)
-    except UserError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    sys.exit(0)
+    with _told_in_one_line():
+        _prepare_streams()
+        before = set(flags.FLAGS)
+        define_flags()
+        if help_text.is_asked_for(sys.argv[1:]):
+            usage = sys.modules["__main__"].__doc__ or ""
+            own = [name for name in flags.FLAGS if name not in before]
+            print(help_text.help_text(usage, own), end="")
+            _leave(0)
+        app.define_help_flags()
+        _parse_flags(sys.argv)
+
+
+def run(main: Callable[[list[str]], object]) -> NoReturn:
+    """Calls `main` with what flags leave of argv, and exits.
+
+    Reads the flags if `begin` has not. A `UserError`, from wherever inside `main`, ends
+    with one line on stderr and exit code 2; so does what `failures` knows, with its
+    code. Any other exception keeps its traceback.
+    """
+    with _told_in_one_line():
+        _prepare_streams()
+        app.run(main, flags_parser=_parsed_flags)
+    _leave(0)
 
 
 @contextlib.contextmanager
@@ -60,6 +89,58 @@ def fail(message: str, code: int = USER_ERROR) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """Ends the command in one line where no traceback would help."""
+    try:
+        try:
+            yield
+        except UserError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and terminal.nobody_reads():
+                raise
+            if (known := failures.told(error)) is None:
+                raise
+            fail(*known)
+    except SystemExit as end:
+        _leave(end.code)
+    except BrokenPipeError:
+        # Another pipe than these two, to a worker perhaps, is no reader that left.
+        if not terminal.nobody_reads():
+            raise
+        _leave_quietly()
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """Exits once stdout has taken everything; quietly if nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_quietly()
+    sys.exit(code)
+
+
+def _leave_quietly() -> NoReturn:
+    terminal.stop_writing()
+    sys.exit(terminal.CLOSED_PIPE)
+
+
+def _prepare_streams() -> None:
+    terminal.show_everything()
+    _quieten_libraries()
+
+
+def _parsed_flags(argv: list[str]) -> list[str]:
+    if not flags.FLAGS.is_parsed():
+        return _parse_flags(argv)
+    # Values of repeatable flags would come together from both times.
+    return argv[:1]
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

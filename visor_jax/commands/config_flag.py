@@ -8,8 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-# `--help` lists these flags with those of the command that asks for them.
-flags.disclaim_key_flags()
+from visor_jax.commands.sibling_imports import neighbours_of
 
 
 def define_config_flag() -> None:
@@ -17,9 +16,19 @@ def define_config_flag() -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Configuration file, e.g. configs/universal.py[:preset].",
+        "Configuration file, e.g. configs/universal.py[:preset]; its values are flags "
+        "as well, e.g. --config.seed=1 (see python -m visor_jax.show.config).",
         lock_config=True,
     )
+    parser = flags.FLAGS["config"].parser
+    load = parser.parse
+
+    def load_beside_its_neighbours(path: str) -> Any:
+        file, _, _ = path.partition(":")
+        with neighbours_of(file):
+            return load(path)
+
+    parser.parse = load_beside_its_neighbours
 
 
 def config_of(options: Any) -> ConfigDict:

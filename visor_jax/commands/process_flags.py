@@ -11,13 +11,7 @@ import logging
 import os
 from typing import Any
 
-import jax
 from absl import flags
-
-from visor_jax.runtime import processes
-
-# `--help` lists these flags with those of the command that asks for them.
-flags.disclaim_key_flags()
 
 _logger = logging.getLogger("visor_jax.commands.process_flags")
 
@@ -47,6 +41,11 @@ def start_processes(options: Any) -> None:
     Raises:
       ValueError: if they leave open who the others are.
     """
+    # Not at import: declaring the flags takes no jax.
+    import jax
+
+    from visor_jax.runtime import processes
+
     given = processes.ProcessSettings(
         coordinator=options.coordinator or os.environ.get("VISOR_COORDINATOR"),
         count=_number(options.num_processes, "VISOR_NUM_PROCESSES"),

@@ -7,28 +7,10 @@ The first writes a checkpoint that every command here opens, tokenizer and proce
 files beside it. The second writes a folder that transformers loads. Runs on the CPU.
 """
 
-import logging
-from pathlib import Path
-from typing import Any
-
-import jax
 from absl import flags
-from etils import epath
 
-from visor_jax.checkpoints import layout, workdir_files
-from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.hf.import_network import (
-    DTYPES,
-    PLANS,
-    PlanChoice,
-    import_network,
-)
-from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
-from visor_jax.checkpoints.restore import newest_readable
+from visor_jax.checkpoints.hf.import_options import DTYPES, PLANS, PlanChoice
 from visor_jax.commands import command_line
-from visor_jax.runtime.machine import git_commit
-
-_logger = logging.getLogger("visor_jax.convert")
 
 
 def define_flags() -> None:
@@ -46,6 +28,28 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to export.")
     flags.DEFINE_string("to_hf", None, "New folder for what is exported.")
     flags.DEFINE_string("max_shard_size", "5GB", "Of one exported file of weights.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from visor_jax.checkpoints import layout, workdir_files
+from visor_jax.checkpoints.hf.hub import find_folder
+from visor_jax.checkpoints.hf.import_network import import_network
+from visor_jax.checkpoints.hf.weights.write_folder import parse_size, write_folder
+from visor_jax.checkpoints.restore import newest_readable
+from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.ownership import is_of_an_owner, owned_folder
+
+_logger = logging.getLogger("visor_jax.convert")
 
 
 def main(arguments: list[str]) -> None:
@@ -132,7 +136,36 @@ def import_checkpoint(
       ValueError: if the folder is not a whole LLaVA-OneVision checkpoint, the plan is
         impossible, or `out` is not empty.
     """
-    out = workdir_files.check_empty(out)
+    with _owned(out, "--out"):
+        return _import(
+            path_or_id,
+            workdir_files.check_empty(out),
+            revision=revision,
+            plan=plan,
+            dtype=dtype,
+            seed=seed,
+        )
+
+
+def _owned(
+    folder: epath.PathLike, flag: str
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, this process alone writes the folder; of a bucket's nobody can know."""
+    if layout.is_remote(folder):
+        return contextlib.nullcontext()
+    remedy = f"Wait for it, stop it, or give another {flag}."
+    return owned_folder(layout.absolute(folder), remedy=remedy)
+
+
+def _import(
+    path_or_id: str,
+    out: epath.Path,
+    *,
+    revision: str | None,
+    plan: PlanChoice,
+    dtype: str,
+    seed: int,
+) -> epath.Path:
     folder = find_folder(path_or_id, revision=revision)
     network = import_network(folder, plan=plan, dtype=dtype, seed=seed)
     metadata = {
@@ -186,7 +219,6 @@ def export_checkpoint(
     """
     limit = parse_size(max_shard_size)
     layout.check_local(to_hf, "a folder of Hugging Face")
-    out = workdir_files.check_empty(to_hf)
 
     def write(step: epath.Path) -> list[str]:
         try:
@@ -198,13 +230,15 @@ def export_checkpoint(
             )
         except layout.DamagedCheckpointError:
             # The older checkpoint's files may have other names. All here are ours.
-            if out.exists():
-                out.rmtree()
+            for file in out.iterdir():
+                if not is_of_an_owner(file):
+                    file.unlink()
             raise
 
-    return newest_readable(checkpoint, write)
+    with _owned(to_hf, "--to_hf"):
+        out = workdir_files.check_empty(to_hf)
+        return newest_readable(checkpoint, write)
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -6,17 +6,38 @@
 
 Sources are LLaVA-style JSON (a list) or JSONL (an entry a line) with a folder of
 images, or the parquet folders of `lmms-lab/LLaVA-OneVision-Data`. Images keep their
-bytes. Entries that cannot be trained on are listed in bad_items.jsonl with the reason.
-The same command goes on with a conversion that was stopped.
+bytes. A name or link that leads out of the folder of images is refused, unless
+--allow_outside. Entries that cannot be trained on are listed in bad_items.jsonl with
+the reason. The same command goes on with a conversion that was stopped.
 """
 
 import os
-import time
-from typing import Any
 
 from absl import flags
 
+from visor_jax.checkpoints import layout
 from visor_jax.commands import command_line
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_list("sources", [], "Files, or folders of parquet files; by commas.")
+    flags.DEFINE_string("images", None, "Folder that the JSON names images from.")
+    flags.DEFINE_bool(
+        "allow_outside", False, "Read images outside of --images too, by name or link."
+    )
+    flags.DEFINE_string("out", None, "Folder of the converted data.")
+    flags.DEFINE_integer("rows_per_shard", 2000, "Entries that become one shard.")
+    flags.DEFINE_integer("processes", os.cpu_count() or 1, "That decode images.")
+    flags.DEFINE_string("verify", None, "Converted data to compare with its checksums.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import time
+from typing import Any
+
 from visor_jax.data.conversations.converting.conversion import (
     ConversionSettings,
     convert,
@@ -26,17 +47,8 @@ from visor_jax.data.conversations.manifest import (
     read_manifest,
     verify_shards,
 )
+from visor_jax.runtime import output_place
 from visor_jax.runtime.progress import Progress
-
-
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_list("sources", [], "Files, or folders of parquet files; by commas.")
-    flags.DEFINE_string("images", None, "Folder that the JSON names images from.")
-    flags.DEFINE_string("out", None, "Folder of the converted data.")
-    flags.DEFINE_integer("rows_per_shard", 2000, "Entries that become one shard.")
-    flags.DEFINE_integer("processes", os.cpu_count() or 1, "That decode images.")
-    flags.DEFINE_string("verify", None, "Converted data to compare with its checksums.")
 
 
 def main(arguments: list[str]) -> None:
@@ -45,6 +57,7 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     with command_line.user_errors():
         if options.verify and not options.sources and not options.out:
+            layout.check_local(options.verify, "--verify")
             _verify(options.verify)
         elif options.sources and options.out and not options.verify:
             _convert(options)
@@ -53,11 +66,14 @@ def main(arguments: list[str]) -> None:
 
 
 def _convert(options: Any) -> None:
+    layout.check_local(options.out, "--out")
     settings = ConversionSettings(
         sources=tuple(options.sources),
         image_folder=options.images,
+        allow_outside=options.allow_outside,
         rows_per_shard=options.rows_per_shard,
     )
+    output_place.check_folder(options.out, "--out")
     began = time.monotonic()
     bar: Progress | None = None
 
@@ -109,5 +125,4 @@ def _verify(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -10,33 +10,9 @@ Each side prepares the pictures itself. Exit code 0: they agree; 1: they do not;
 user's mistake.
 """
 
-import dataclasses
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import jax
-import numpy as np
 from absl import flags
-from etils import epath
-from PIL import Image
 
-from visor_jax.checkpoints.hf.hub import find_folder
-from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.commands import command_line
-from visor_jax.convert.logit_comparison import Answer, Comparison, compare
-from visor_jax.data.images.read_image import read_image
-from visor_jax.data.prompts.processor import Processor
-from visor_jax.data.prompts.request import Request
-from visor_jax.data.prompts.sample import Sample
-from visor_jax.data.prompts.stop_tokens import cut_at_end
-from visor_jax.inference.generation import generate
-from visor_jax.inference.loading.load import VisorModel, load
-
-DIFFER = 1
-DEFAULT_PROMPT = "What is shown in this image?"
 
 
 def define_flags() -> None:
@@ -49,6 +25,36 @@ def define_flags() -> None:
     flags.DEFINE_float("tolerance", 1e-3, "Of the logits.", lower_bound=0.0)
     flags.DEFINE_float("max_kl", 1e-5, "Of the distributions, nats.", lower_bound=0.0)
     flags.DEFINE_bool("json", False, "Print one JSON line per prompt.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from visor_jax.checkpoints.hf.hub import find_folder
+from visor_jax.checkpoints.stored_network import newest_network
+from visor_jax.convert.logit_comparison import Answer, Comparison, compare
+from visor_jax.data.images.read_image import read_image
+from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.stop_tokens import cut_at_end
+from visor_jax.inference.generation import generate
+from visor_jax.inference.loading.load import VisorModel, load
+
+DIFFER = 1
+DEFAULT_PROMPT = "What is shown in this image?"
 
 
 def main(arguments: list[str]) -> None:
@@ -246,5 +252,4 @@ def _reference_inputs(
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -21,13 +21,15 @@ class DataSettings:
     kind: "pages" (the embedded benchmark, drawn on the spot) or "conversations" (what
       `python -m visor_jax.convert.data` made). The fields below `cache` are its.
     path: a converted folder, or a mixture file that lists several.
-    cache: directory for drawn pages, the pretrained tower and measured lengths; None
-      for the workdir's.
+    cache: directory for drawn pages, the pretrained tower, measured lengths and plans;
+      None for the workdir's.
     processor: folder with the files of tokenizer and image processor; None for those of
       the checkpoint that the run begins with.
     template: of the chat. supervision: which tokens have a loss (`token_layout`).
     max_length: text and image tokens of a sample; None for the network's limit.
     too_long: what happens to longer ones: "drop" or "truncate".
+    max_left_out: share of all samples; if more cannot be used, for whatever reason, the
+      run does not begin.
     text_lengths: that rows are padded to. max_images: of a sample.
     pack: whether samples of text alone, and samples about one image, share rows.
     workers, threads, max_bad_records: see `ReadingSettings`.
@@ -43,6 +45,7 @@ class DataSettings:
     supervision: str = "llava_next"
     max_length: int | None = None
     too_long: str = "drop"
+    max_left_out: float = 0.5
     text_lengths: tuple[int, ...] = (256, 1024, 4096)
     max_images: int = 8
     pack: bool = True
@@ -101,6 +104,8 @@ class DataSettings:
         lengths = self.text_lengths
         if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):
             raise ValueError(f"data.text_lengths={lengths} must rise, from 1 on.")
+        if not 0 <= self.max_left_out <= 1:
+            raise ValueError(f"data.max_left_out={self.max_left_out} is not in 0..1.")
         if self.max_images < 0:
             raise ValueError(f"data.max_images={self.max_images} is negative.")
         if self.max_length is not None and self.max_length < 2:

@@ -9,26 +9,11 @@ spread over those of the plan; "every" are all subsets. Budgets are separated by
 the count in "sa2:8,14" says how many of the numbers after it belong to it.
 """
 
-import json
-import re
-from typing import Any
-
 from absl import flags
 
-from visor_jax.budget import BudgetSet
 from visor_jax.commands import command_line
-from visor_jax.flops import cache_bytes
-from visor_jax.flops.table import HEADER, Table, tabulate
-from visor_jax.models.config import VisionConfig, VLMConfig
-from visor_jax.models.variants import variant
 
 DEFAULT_VARIANTS = "llava_ov_0p5b,llava_ov_7b,mini"
-# Image tokens -> crops of LLaVA-OneVision's anyres tiling: a base crop and a grid, its
-# padding cut off, a newline token after every row. 1485 is one crop's square, 2929 is
-# 640 x 480 and 7353 is 1700 x 2200 pixels.
-ANYRES_CROPS = {1485: 2, 2929: 5, 7353: 31}
-ANYRES_IMAGE_TOKENS = (729, 2929, 7353)
-ANYRES_PATCHES = 729
 
 
 def define_flags() -> None:
@@ -62,6 +47,27 @@ def define_flags() -> None:
         "Bytes of the KV cache instead; --text_tokens are then its text slots.",
     )
     flags.DEFINE_bool("json", False, "Print one JSON object, plain FLOPs.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import json
+import re
+from typing import Any
+
+from visor_jax.budget import BudgetSet
+from visor_jax.flops import cache_bytes
+from visor_jax.flops.table import HEADER, Table, tabulate
+from visor_jax.models.config import VisionConfig, VLMConfig
+from visor_jax.models.variants import variant
+
+# Image tokens -> crops of LLaVA-OneVision's anyres tiling: a base crop and a grid, its
+# padding cut off, a newline token after every row. 1485 is one crop's square, 2929 is
+# 640 x 480 and 7353 is 1700 x 2200 pixels.
+ANYRES_CROPS = {1485: 2, 2929: 5, 7353: 31}
+ANYRES_IMAGE_TOKENS = (729, 2929, 7353)
+ANYRES_PATCHES = 729
 
 
 def main(arguments: list[str]) -> None:
@@ -169,5 +175,4 @@ def _whole_number(option: str, text: str, least: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

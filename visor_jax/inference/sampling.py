@@ -7,11 +7,15 @@ smallest set whose probabilities reach `top_p`; a token is drawn from what is le
 """
 
 import dataclasses
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from visor_jax.checkpoints.hf.generation_config import GENERATION, sampling_fields
+from visor_jax.checkpoints.workdir_files import TOKENIZER
 from visor_jax.runtime.arguments import finite_number, shown, whole_number
 
 
@@ -66,6 +70,27 @@ class Sampling:
             )
         used = tuple(whole_number(token, "also_used") for token in self.also_used)
         object.__setattr__(self, "also_used", used)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Sampling":
+        """Returns what a checkpoint's generation_config.json asks for.
+
+        As transformers reads it: without `do_sample` the likeliest token, whatever else
+        the file says; the default where there is no file.
+
+        Args:
+          folder: of Hugging Face, or a workdir that was imported from one.
+
+        Raises:
+          ValueError: if it is no folder, the file is damaged, or it asks for what is
+            not computed here (beams, say).
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder: give that of a checkpoint.")
+        if not (folder / GENERATION).is_file() and (folder / TOKENIZER).is_dir():
+            folder = folder / TOKENIZER
+        return cls(**sampling_fields(folder))
 
     @property
     def is_greedy(self) -> bool:

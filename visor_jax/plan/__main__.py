@@ -13,6 +13,30 @@ for a real network. That compiler is the CPU's; an accelerator's schedules diffe
 and the CPU's computes bfloat16 products in float32.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_string(
+        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "Rows of the global batch; default: the configuration's."
+    )
+    flags.DEFINE_integer("crops", None, "Of a row; default: largest bucket.")
+    flags.DEFINE_integer("image_tokens", None, "Of a row, likewise.")
+    flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
+    flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
+    flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import dataclasses
 import math
 from typing import Any
@@ -20,11 +44,9 @@ from typing import Any
 import flax.traverse_util
 import jax
 import optax
-from absl import flags
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.commands import command_line, config_flag
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.models.vision.siglip import crops_at_once
@@ -233,22 +255,6 @@ def describe(plan: Plan) -> str:
     )
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_string(
-        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
-    )
-    flags.DEFINE_integer(
-        "batch_size", None, "Rows of the global batch; default: the configuration's."
-    )
-    flags.DEFINE_integer("crops", None, "Of a row; default: largest bucket.")
-    flags.DEFINE_integer("image_tokens", None, "Of a row, likewise.")
-    flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
-    flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
-    flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
-
-
 def main(arguments: list[str]) -> None:
     """Prints the plan, and with --compile what the compiler says."""
     del arguments
@@ -282,5 +288,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from visor_jax.runtime import disk_errors
+
 _ENDING = ".unfinished"
 
 
@@ -28,10 +30,11 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
     writer = f"{os.getpid()}-{threading.get_ident()}-{secrets.token_hex(4)}"
     temporary = file.with_name(f".{file.name}.{writer}{_ENDING}")
     try:
-        yield temporary
-        with temporary.open("rb+") as content:
-            os.fsync(content.fileno())
-        os.replace(temporary, file)
+        with disk_errors.naming(file, instead_of=temporary):
+            yield temporary
+            with temporary.open("rb+") as content:
+                os.fsync(content.fileno())
+            os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -41,8 +44,14 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
 def write_file(
     file: str | os.PathLike[str], write: Callable[[BinaryIO], object]
 ) -> None:
-    """Writes a file whose bytes `write` puts into the stream that it is called with."""
-    with replacing(file) as temporary, temporary.open("xb") as stream:
+    """Writes a file whose bytes `write` puts into the stream that it is called with.
+
+    Raises:
+      OSError: with the file's name, also where the disk is full.
+    """
+    # "+": into what can be read as well NumPy writes by Python's own calls, whose
+    # errors say what is wrong; those of its C code say that bytes are lacking.
+    with replacing(file) as temporary, temporary.open("x+b") as stream:
         write(stream)
 
 

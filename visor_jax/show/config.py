@@ -7,16 +7,26 @@ whose docstring says what the value means. Each can be set by a flag of its name
 `--config.loop.steps=300`. Nothing is checked but that there is a reader.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 import visor_jax
-from visor_jax.commands import command_line, config_flag
 from visor_jax.settings.sections import SECTIONS, Sections, class_of
 
 
@@ -90,11 +100,6 @@ def table(values: Sequence[ConfigValue]) -> str:
     )
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-
-
 def main(arguments: list[str]) -> None:
     """Prints the table of the configuration that the flags describe."""
     del arguments
@@ -104,5 +109,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

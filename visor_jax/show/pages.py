@@ -5,19 +5,34 @@
 draws a sheet of pages with their facts and prints one packed training row.
 """
 
-import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw
 
 from visor_jax.commands import command_line
+from visor_jax.data.pages.pool.handwriting import SPLITS
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("out", None, "PNG file of the sheet.", required=True)
+    flags.DEFINE_integer("seed", 0, "Of the pages and the questions.")
+    flags.DEFINE_integer("count", 8, "Pages on the sheet.", lower_bound=1)
+    flags.DEFINE_enum("split", "train", SPLITS, "Handwriting of the pages.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import numpy as np
+from PIL import Image, ImageDraw
+
 from visor_jax.data.pages.packing import TextRow
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.pool.facts import PageFacts
-from visor_jax.data.pages.pool.handwriting import SPLITS
 from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.pages.training_batches import PageQuestions
+from visor_jax.show import picture_file
 
 _SCALE, _MARGIN, _LINE = 3, 12, 12
 _PAGES_PER_ROW = 4
@@ -76,26 +91,19 @@ def describe_row(page: int, row: TextRow) -> str:
     return "\n".join(lines)
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("out", None, "PNG file of the sheet.", required=True)
-    flags.DEFINE_integer("seed", 0, "Of the pages and the questions.")
-    flags.DEFINE_integer("count", 8, "Pages on the sheet.", lower_bound=1)
-    flags.DEFINE_enum("split", "train", SPLITS, "Handwriting of the pages.")
-
-
 def main(arguments: list[str]) -> None:
     """Saves the sheet and prints the row."""
     del arguments
     options = flags.FLAGS
+    with command_line.user_errors():
+        place = picture_file.check_place(options.out)
     pool = make_pool(options.split, options.count, seed=options.seed)
     with command_line.user_errors():
-        draw_sheet(pool).save(options.out)
+        picture_file.save(draw_sheet(pool), place)
     print(f"{len(pool)} pages of split {options.split!r}: {options.out}")
     settings = PageDataSettings(pool_size=options.count, seed=options.seed)
     print(describe_row(*PageQuestions(pool, settings, steps=1)[0]))
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -7,22 +7,36 @@ Prints the text with what is trained in brackets, the lengths, the positions and
 bucket, and saves a picture of the crops. All settings are those of the run.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("sample", 0, "Number of the sample.")
+    flags.DEFINE_string("out", None, "Picture of the crops, e.g. crops.png.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
-from visor_jax.commands import command_line, config_flag
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings.read import read_settings
+from visor_jax.show import picture_file
 from visor_jax.tasks.training_data import open_conversations
 
 _MARGIN, _PER_ROW = 4, 8
@@ -107,18 +121,12 @@ def picture(sample: Sample, images: ImageSettings) -> Image.Image:
     return sheet
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_integer("sample", 0, "Number of the sample.")
-    flags.DEFINE_string("out", None, "Picture of the crops, e.g. crops.png.")
-
-
 def main(arguments: list[str]) -> None:
     """Prints the sample that the flags name, and saves its picture if they ask."""
     del arguments
     options = flags.FLAGS
     with command_line.user_errors():
+        place = picture_file.check_place(options.out) if options.out else None
         run = read_settings(config_flag.config_of(options))
         if run.data.kind != CONVERSATIONS:
             raise ValueError(
@@ -133,11 +141,10 @@ def main(arguments: list[str]) -> None:
             )
         text, sample = describe(data, options.sample)
         print(text)
-        if options.out:
-            picture(sample, data.processor.chat.images).save(options.out)
+        if place is not None:
+            picture_file.save(picture(sample, data.processor.chat.images), place)
             print(f"\n{sample.num_crops} crops: {options.out}")
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

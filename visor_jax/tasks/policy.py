@@ -21,6 +21,7 @@ from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
@@ -202,7 +203,8 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     samples, tasks = _test_scores(run, params, benchmark)
     logits_of = jax.jit(functools.partial(policy_logits, s.policy))
     logits = logits_of(policy, samples.features)
-    table = write_policy_report(
+    write = functools.partial(
+        write_policy_report,
         np.asarray(logits[:, 0]),
         samples,
         tasks,
@@ -221,6 +223,9 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
         adequacy=s.objective.adequacy,
         out=out,
     )
+    # An evaluation of an earlier checkpoint may be writing there.
+    with owned_folder(out, wait=lambda: None):
+        table = write()
     print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'policy.json'}")
 
 

@@ -92,8 +92,8 @@ class Run:
             yield
 
 
-# Keys of settings that say which seed, or where things lie.
-_NOT_OF_THE_RECIPE = frozenset({"seed", "cache"})
+# Keys of settings that say which seed, where things lie, or when to refuse.
+_NOT_OF_THE_RECIPE = frozenset({"seed", "cache", "max_left_out"})
 
 
 def recipe(s: RunSettings) -> dict[str, Any]:

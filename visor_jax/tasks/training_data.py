@@ -58,7 +58,7 @@ def open_conversations(
     """Returns the data of a run with the plan of its batches.
 
     Args:
-      cache: folder for measured lengths.
+      cache: folder for measured lengths and plans.
 
     Raises:
       ValueError: if the processor cannot be read, it does not fit the network, or the
@@ -164,11 +164,9 @@ def conversation_data(
       Stopped: if asked to stop meanwhile.
     """
     mixture = read_mixture(settings.path, seed=seed)
-    samples = sum(entry.manifest.samples for entry in mixture)
-    with (
-        first_process_first("measuring samples"),
-        Progress(samples, description="measuring samples", unit="samples") as bar,
-    ):
+    # Each bar appears when its stage begins: what is in the cache needs none.
+    bars = _Bars(interruption)
+    with first_process_first("measuring samples"), bars:
         return open_run_data(
             settings,
             mixture,
@@ -177,7 +175,8 @@ def conversation_data(
             steps=steps,
             seed=seed,
             cache=cache,
-            progress=_watched(bar, interruption),
+            progress=bars.stage("measuring samples", "samples"),
+            planning=bars.stage("planning batches", "batches"),
         )
 
 
@@ -207,15 +206,49 @@ def pretrained_tower(
 
     drawn_from = {"pool_size": len(pool), "seed": seed}
     with first_process_first("training the tower"):
-        tower = cached_tower(cache, config, settings, drawn_from, seed, train)
+        tower = cached_tower(
+            cache,
+            config,
+            settings,
+            drawn_from,
+            seed,
+            train,
+            wait=lambda: _check_wanted(interruption),
+        )
     # Without a common disk each has trained its own, on what may be another processor.
     return multihost_utils.broadcast_one_to_all(tower)
 
 
+class _Bars(contextlib.ExitStack):
+    """Progress of stages that follow one another, a bar at a time."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        super().__init__()
+        self._interruption = interruption
+
+    def stage(self, description: str, unit: str) -> Callable[[int, int], None]:
+        """Returns what a stage calls with (done, of how many)."""
+        update = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal update
+            if update is None:
+                self.close()
+                bar = Progress(total, description=description, unit=unit)
+                update = _watched(self.enter_context(bar), self._interruption)
+            update(done)
+
+        return show
+
+
+def _check_wanted(interruption: Interruption) -> None:
+    if interruption.requested:
+        raise Stopped
+
+
 def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:
     def update(done: int, _total: int = 0, **values: float) -> None:
-        if interruption.requested:
-            raise Stopped
+        _check_wanted(interruption)
         bar.update(done, **values)
 
     return update

@@ -18,6 +18,7 @@ from visor_jax.evals.report.rows import RunFacts
 from visor_jax.inference.loading.network import Network
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import UniversalSettings
@@ -120,7 +121,9 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
         return
     params = whole_arrays(state.params)
     if jax.process_index() == 0:
-        _report(run, params, seconds, out)
+        # An evaluation of an earlier checkpoint may be writing there.
+        with owned_folder(out, wait=lambda: None):
+            _report(run, params, seconds, out)
 
 
 def _report(run: Run, params: Params, seconds: float, out: Path) -> None:

@@ -9,6 +9,24 @@ policy's checkpoint its own choices are timed as well, and the same choices once
 an engine that is told them and has no policy: the difference is what the policy costs.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("checkpoint", None, "That reads pages.", required=True)
+    flags.DEFINE_string("budgets", None, "Comma-separated; default: 0, 1, 2, ... on.")
+    flags.DEFINE_float("cost", None, "Of a policy's choices: above 0 for cheaper.")
+    flags.DEFINE_integer("questions", 256, "In the batch.", lower_bound=1)
+    flags.DEFINE_integer("rows", 32, "Prompts read at once, a power of two.")
+    flags.DEFINE_integer("repeats", 5, "Timed runs of each.", lower_bound=1)
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import collections
 import dataclasses
 import functools
@@ -17,12 +35,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 from jaxtyping import Array
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.stored_network import newest_network
-from visor_jax.commands import command_line
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
@@ -241,16 +257,5 @@ def _choices(
     return None, BudgetSet.parse(options.budgets, model.config.plan).budgets
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    flags.DEFINE_string("checkpoint", None, "That reads pages.", required=True)
-    flags.DEFINE_string("budgets", None, "Comma-separated; default: 0, 1, 2, ... on.")
-    flags.DEFINE_float("cost", None, "Of a policy's choices: above 0 for cheaper.")
-    flags.DEFINE_integer("questions", 256, "In the batch.", lower_bound=1)
-    flags.DEFINE_integer("rows", 32, "Prompts read at once, a power of two.")
-    flags.DEFINE_integer("repeats", 5, "Timed runs of each.", lower_bound=1)
-
-
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -7,6 +7,22 @@ With --step the training step is compiled and timed as well, on the same batches
 the table says what share of it the loader takes: above 100 % the run waits for data.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("batches", 20, "Timed batches.")
+    flags.DEFINE_list("readers", ["0", "1", "2"], "Numbers of workers.")
+    flags.DEFINE_bool("step", False, "Time the training step, too.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import dataclasses
 import itertools
 import tempfile
@@ -15,10 +31,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from visor_jax.batch import Batch
-from visor_jax.commands import command_line, config_flag
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.settings import CONVERSATIONS
 from visor_jax.models.vlm import VLM
@@ -106,14 +120,6 @@ def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
     return (time.perf_counter() - began) / len(batches)
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_integer("batches", 20, "Timed batches.")
-    flags.DEFINE_list("readers", ["0", "1", "2"], "Numbers of workers.")
-    flags.DEFINE_bool("step", False, "Time the training step, too.")
-
-
 def main(arguments: list[str]) -> None:
     """Prints a line for every number of workers."""
     del arguments
@@ -154,5 +160,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

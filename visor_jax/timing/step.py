@@ -7,14 +7,26 @@ are timed in turn, on random data of the configuration's shapes. Beside the time
 the FLOPs of the forward pass: where conditionals really skip, the ratios agree roughly.
 """
 
+from absl import flags
+
+from visor_jax.commands import command_line, config_flag
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    config_flag.define_config_flag()
+    flags.DEFINE_integer("steps", 20, "Timed steps at each budget.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
 import functools
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
 from visor_jax.budget import Budget
-from visor_jax.commands import command_line, config_flag
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.flops.account import account
 from visor_jax.models.vlm import VLM
@@ -87,12 +99,6 @@ def forward_flops(run: UniversalSettings, budget: Budget) -> int:
     return counted.end_to_end
 
 
-def define_flags() -> None:
-    """Declares the program's flags. Not at import: other programs share the names."""
-    config_flag.define_config_flag()
-    flags.DEFINE_integer("steps", 20, "Timed steps at each budget.")
-
-
 def main(arguments: list[str]) -> None:
     """Prints the table of times and FLOPs."""
     del arguments
@@ -119,5 +125,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

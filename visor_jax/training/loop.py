@@ -111,7 +111,8 @@ def run(
       batches: grain iterator, standing at the state's step.
       step: compiled step; donates the state.
       put: places a host batch on the devices.
-      summary: from the state's sums to what is logged, "loss" and "accuracy" among it.
+      summary: from the state's sums to what is logged; without "loss" or "accuracy"
+        where no step since the last line had any.
       learning_rates: {name in the log: function of the step}.
 
     Returns:
@@ -162,12 +163,10 @@ def log(
     files.writer.write(step, values)
     timing = {"steps_per_s": progress.rate or 0.0, "data_wait_s": waited}
     files.writer.write_timing(step, timing)
-    progress.update(
-        step,
-        loss=values["loss"],
-        accuracy=values["accuracy"],
-        data_wait_s=waited,
-    )
+    shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
+    if values["skipped_steps"]:
+        shown["skipped_steps"] = values["skipped_steps"]
+    progress.update(step, **shown, data_wait_s=waited)
 
 
 def save(

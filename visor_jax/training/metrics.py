@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+
+from visor_jax.runtime import disk_errors
+from visor_jax.training.tensorboard_file import TensorBoardFile
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
@@ -23,6 +25,8 @@ TENSORBOARD = "tensorboard"
 
 class MetricWriter:
     """Appends to the metric files of one workdir.
+
+    Whatever the disk does not take is an OSError with the file's name.
 
     Names may be keyed by budget ("loss/sa0", "loss/sa2:8,16"); TensorBoard allows fewer
     characters and shows the second as "loss/sa2_8_16".
@@ -38,7 +42,7 @@ class MetricWriter:
         self._workdir = Path(workdir)
         self._enabled = enabled
         self._purge_step: int | None = None
-        self._tensorboard: SummaryWriter | None = None
+        self._tensorboard: TensorBoardFile | None = None
         if enabled:
             self._workdir.mkdir(parents=True, exist_ok=True)
 
@@ -62,7 +66,7 @@ class MetricWriter:
         file = self._workdir / METRICS
         if not self._enabled or not file.exists():
             return 0
-        with file.open("ab") as lines:
+        with disk_errors.naming(file), file.open("ab") as lines:
             os.fsync(lines.fileno())
             return lines.tell()
 
@@ -91,9 +95,9 @@ class MetricWriter:
         self._purge_step = step + 1
 
     def close(self) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        tensorboard, self._tensorboard = self._tensorboard, None
+        if tensorboard is not None:
+            tensorboard.close()
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -108,20 +112,15 @@ class MetricWriter:
             return
         scalars = {key: float(np.asarray(v).item()) for key, v in values.items()}
         line = {"step": int(step), **{k: _json_number(v) for k, v in scalars.items()}}
+        file = self._workdir / name
         # One write per line: a killed process leaves at most one unfinished line.
-        with (self._workdir / name).open("ab") as lines:
+        with disk_errors.naming(file), file.open("ab") as lines:
             lines.write((json.dumps(line) + "\n").encode())
         if self._tensorboard is None:
-            # File names have seconds only: the suffix keeps a fast restart apart.
-            purge = self._purge_step
-            self._tensorboard = SummaryWriter(
-                str(self._workdir / TENSORBOARD),
-                purge_step=purge,
-                flush_secs=10,
-                filename_suffix="" if purge is None else f".from_step_{purge}",
-            )
-        for key, value in scalars.items():
-            self._tensorboard.add_scalar(prefix + key, value, int(step))
+            folder = self._workdir / TENSORBOARD
+            self._tensorboard = TensorBoardFile(folder, purge_step=self._purge_step)
+        named = {prefix + key: value for key, value in scalars.items()}
+        self._tensorboard.write(int(step), named)
 
 
 def _json_number(value: float) -> float | str:

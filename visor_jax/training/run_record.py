@@ -3,14 +3,15 @@
 config.json in the workdir:
 
     {"config": {...},                  the whole configuration
-     "starts": [{"time", "git_commit", "versions", "machine"}, ...]}
+     "starts": [{"time", "git_commit", "versions", "machine", "changed"}, ...]}
 
-with one entry in "starts" for the first start and for each time the run went on.
+with one entry in "starts" for the first start and for each time the run went on;
+"changed" says with which other values, where there are any.
 """
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,14 @@ def write_run_record(
     """
     file = Path(workdir) / CONFIG
     file.parent.mkdir(parents=True, exist_ok=True)
-    starts = _read(file).get("starts", []) if file.exists() else []
-    record = {"config": _as_json(config), "starts": [*starts, describe_start()]}
+    before = _read(file) if file.exists() else {}
+    start = describe_start()
+    if before and (changes := _changes(before.get("config", {}), config)):
+        start["changed"] = {key: list(values) for key, values in changes.items()}
+    record = {
+        "config": _as_json(config),
+        "starts": [*before.get("starts", []), start],
+    }
     atomic_write.write_json(file, record)
     return record
 
@@ -58,36 +65,37 @@ def check_same_run(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any],
     *,
-    may_differ: Collection[str] = (),
-) -> None:
-    """Does nothing if the workdir is new or belongs to this configuration.
+    may_change: Callable[[str], bool] = lambda key: False,
+) -> dict[str, tuple[str, str]]:
+    """Returns what has changed and may: {dotted key: (old, new)}, as JSON texts.
+
+    Nothing if the workdir is new or belongs to this very configuration.
 
     Args:
       workdir: directory of the run.
       config: as for `write_run_record`.
-      may_differ: dotted keys that do not change what a run computes ("log_every").
+      may_change: whether a run may go on with another value of a dotted key.
 
     Raises:
-      ValueError: if config.json holds another configuration; every differing key is
-        listed with both values.
+      ValueError: if config.json holds the configuration of another run; every key that
+        must not change and has is listed with both values.
     """
     file = Path(workdir) / CONFIG
     if not file.exists():
-        return
-    old = _flatten(_read(file).get("config", {}))
-    new = _flatten(_as_json(config))
-    absent = object()
-    changed = [
-        f"\n  {key}: {_show(old, key)} -> {_show(new, key)}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in may_differ and old.get(key, absent) != new.get(key, absent)
+        return {}
+    changes = _changes(_read(file).get("config", {}), config)
+    refused = [
+        f"\n  {key}: {old} -> {new}"
+        for key, (old, new) in changes.items()
+        if not may_change(key)
     ]
-    if changed:
+    if refused:
         raise ValueError(
             f"{workdir} belongs to a run of another configuration (old -> new):"
-            + "".join(changed)
+            + "".join(refused)
             + "\nUse another --workdir, or the old values to go on with that run."
         )
+    return changes
 
 
 def shared_facts(config: Mapping[str, Any]) -> dict[str, str]:
@@ -130,6 +138,19 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in value.items():
         flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
     return flat
+
+
+def _changes(
+    before: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """Returns {dotted key: (old, new)} of the values that differ, as JSON texts."""
+    old, new = _flatten(before), _flatten(_as_json(config))
+    absent = object()
+    return {
+        key: (_show(old, key), _show(new, key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    }
 
 
 def _show(flat: dict[str, Any], key: str) -> str:

@@ -1,9 +1,12 @@
 """Paths and Hub ids, without a network."""
 
+import re
+
 import huggingface_hub
 import pytest
 
-from visor_jax.checkpoints.hf.hub import find_folder
+import visor_jax
+from visor_jax.checkpoints.hf.hub import find_folder, is_hub_id
 
 
 def test_a_folder_is_itself(tmp_path, monkeypatch):
@@ -46,6 +49,30 @@ def test_failures_name_the_id(monkeypatch):
 def test_neither_path_nor_id(name):
     with pytest.raises(ValueError, match="is no Hub id"):
         find_folder(name)
+
+
+def test_a_name_in_a_folder_that_is_here_is_never_asked_of_the_hub(
+    tmp_path, monkeypatch
+):
+    def download(*_, **__):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    for name in ("universal-mini-seed0", "dense", ".hidden"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    runs = re.escape(str(tmp_path / "runs"))
+    meant = (
+        f"Did you mean {runs}/universal-mini-seed0\\? "
+        f"{runs} holds universal-mini-seed0, dense\\.$"
+    )
+    for find in (find_folder, visor_jax.load):
+        with pytest.raises(ValueError, match=meant):
+            find("runs/universal-mini-sed0")
+    with pytest.raises(ValueError, match=f"{runs} holds dense, universal-mini-seed0"):
+        find_folder("runs/x/y/z")
+    assert not is_hub_id("runs/typo")
+    assert is_hub_id("llava-hf/typo")
 
 
 def test_a_file_is_no_folder():

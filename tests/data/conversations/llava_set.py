@@ -28,6 +28,7 @@ BROKEN_EVERY = 50
 BREAKS = (
     *("video", "no conversation", "wrong alternation", "empty conversation"),
     *("image places", "missing image", "broken image", "not an object"),
+    *("image outside", "turn weight"),
 )
 
 
@@ -154,6 +155,10 @@ def _break(
         return entry | {"conversations": [turns[0] | {"value": "Why?"}, turns[1]]}, (
             whole
         )
+    if wrong == "image outside":
+        return entry | {"image": f"../images/../{name}"}, whole
+    if wrong == "turn weight":
+        return entry | {"conversations": [turns[0], turns[1] | {"weight": 0.5}]}, whole
     if wrong == "missing image":
         return entry, {}
     if wrong == "broken image":

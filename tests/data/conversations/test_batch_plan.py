@@ -9,6 +9,7 @@ from visor_jax.data.conversations.batch_plan import (
     NO_BUCKET,
     PlanSettings,
     plan_batches,
+    usable_samples,
 )
 from visor_jax.data.conversations.length_index import LengthIndex
 
@@ -37,6 +38,11 @@ def lengths_of(crops, text, **given):
     return LengthIndex(**fields | given)
 
 
+def planned(lengths, buckets, settings):
+    usable = usable_samples(lengths, buckets, settings)
+    return plan_batches(lengths, usable, buckets, settings)
+
+
 def changed(**changes):
     return PlanSettings(**vars(SETTINGS) | changes)
 
@@ -52,7 +58,7 @@ def rows_of(plan):
 
 
 def test_every_batch_has_the_smallest_bucket_of_its_samples(lengths):
-    plan = plan_batches(lengths, BUCKETS, SETTINGS)
+    plan = planned(lengths, BUCKETS, SETTINGS)
     assert len(plan) == 40
     for i in range(len(plan)):
         bucket, rows = plan.bucket(i), plan.rows(i)
@@ -69,7 +75,7 @@ def test_every_batch_has_the_smallest_bucket_of_its_samples(lengths):
 
 
 def test_epochs_follow_each_other_and_lose_nothing(lengths):
-    plan = plan_batches(lengths, BUCKETS, changed(steps=200))
+    plan = planned(lengths, BUCKETS, changed(steps=200))
     seen = collections.Counter(sample for row in rows_of(plan) for sample in row)
     # Each sample has been once in every epoch; a queue holds back at most two rows,
     # so counts differ by the epochs that the slowest queue is behind.
@@ -83,7 +89,7 @@ def test_epochs_follow_each_other_and_lose_nothing(lengths):
 
 def test_the_plan_is_a_function_of_the_seed_and_grows_at_its_end(lengths):
     plans = [
-        plan_batches(lengths, BUCKETS, changed(**given))
+        planned(lengths, BUCKETS, changed(**given))
         for given in ({}, {}, {"steps": 60}, {"seed": 8})
     ]
     rows = [rows_of(plan) for plan in plans]
@@ -92,10 +98,10 @@ def test_the_plan_is_a_function_of_the_seed_and_grows_at_its_end(lengths):
 
 def test_texts_share_rows_and_fill_them():
     lengths = lengths_of([0] * 60, [14] * 60)
-    packed = plan_batches(lengths, BUCKETS, changed(steps=4))
+    packed = planned(lengths, BUCKETS, changed(steps=4))
     assert packed.batches_of_buckets() == {BUCKETS[1]: 4}
     assert {len(row) for row in rows_of(packed)} == {4}
-    apart = plan_batches(lengths, BUCKETS, changed(steps=4, pack=False))
+    apart = planned(lengths, BUCKETS, changed(steps=4, pack=False))
     assert apart.batches_of_buckets() == {BUCKETS[0]: 4}
     assert {len(row) for row in rows_of(apart)} == {1}
 
@@ -103,7 +109,7 @@ def test_texts_share_rows_and_fill_them():
 def test_samples_about_one_image_share_rows_until_they_are_full():
     group = np.array([1, 0, 1, 2, 2, 1, 1, 3], np.int64)
     lengths = lengths_of([2] * 8, [18] * 8, group=group)
-    plan = plan_batches(lengths, BUCKETS, changed(batch_size=1, steps=48))
+    plan = planned(lengths, BUCKETS, changed(batch_size=1, steps=48))
     for i in range(len(plan)):
         (row,) = plan.rows(i)
         # 4 tokens before the image, 14 after it: a row of 60 holds four.
@@ -114,13 +120,13 @@ def test_samples_about_one_image_share_rows_until_they_are_full():
         rows = [plan.rows(4 * epoch + i)[0].tolist() for i in range(4)]
         assert sorted(map(len, rows)) == [1, 1, 2, 4]
         assert sorted(itertools.chain(*rows)) == list(range(8))
-    apart = plan_batches(lengths, BUCKETS, changed(pack=False))
+    apart = planned(lengths, BUCKETS, changed(pack=False))
     assert {len(row) for row in rows_of(apart)} == {1}
 
 
 def test_what_no_batch_can_have_is_counted_by_reason():
     lengths = lengths_of([1, 5, 0, 9, 1], [10, 60, 61, 1, 10], refused={4: "no room"})
-    plan = plan_batches(lengths, BUCKETS, SETTINGS)
+    plan = planned(lengths, BUCKETS, SETTINGS)
     assert plan.dropped == {
         "refused": 1,
         "longer than 80 tokens": 1,
@@ -138,7 +144,7 @@ def test_long_samples_are_cut_where_asked():
         image_end=np.array([30, 85, 30, 6], np.int32),
         first_trained=np.array([40, 40, 79, 6], np.int32),
     )
-    plan = plan_batches(lengths, BUCKETS, changed(too_long="truncate"))
+    plan = planned(lengths, BUCKETS, changed(too_long="truncate"))
     assert plan.dropped == {
         "images end after 80 tokens": 1,
         "nothing left to train": 1,
@@ -148,4 +154,4 @@ def test_long_samples_are_cut_where_asked():
 
 def test_nothing_to_train_on():
     with pytest.raises(ValueError, match="None of 1 samples can be used"):
-        plan_batches(lengths_of([9], [1]), BUCKETS, SETTINGS)
+        planned(lengths_of([9], [1]), BUCKETS, SETTINGS)

@@ -20,6 +20,7 @@ from visor_jax.data.conversations.converting.conversion import (
 from visor_jax.data.conversations.converting.item_checks import (
     REASONS,
     BadItemError,
+    ImageFolder,
     read_item,
 )
 from visor_jax.data.conversations.manifest import (
@@ -29,7 +30,7 @@ from visor_jax.data.conversations.manifest import (
     verify_shards,
 )
 
-COUNT = 410
+COUNT = 510
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,8 @@ def test_the_manifest_counts_what_there_is_and_what_is_wrong(drawn, converted):
     lines = (converted / BAD_ITEMS).read_text().splitlines()
     listed = collections.Counter(json.loads(line)["reason"] for line in lines)
     assert listed == wrong
-    assert [shard.rows for shard in manifest.shards] == [89, 88, 88, 88, 49]
-    assert manifest.facts["text_only"] == 82
+    assert [shard.rows for shard in manifest.shards] == [89, 88, 88, 88, 88, 59]
+    assert manifest.facts["text_only"] == 102
     assert not verify_shards(manifest, manifest.shards[0])
 
 
@@ -114,7 +115,7 @@ def test_stopped_and_started_again_is_the_same_byte_by_byte(
         conversion, "write_shard", lambda *a: again.append(a[1]) or whole(*a)
     )
     convert(settings_of(drawn[0]), out)
-    assert again == [2, 3, 4]
+    assert again == [2, 3, 4, 5]
     files = {f.name for f in converted.iterdir()}
     assert {f.name for f in out.iterdir()} == files
     for name in files:
@@ -177,7 +178,7 @@ def test_parquet_folders_of_the_hub(drawn, converted, tmp_path):
 def test_a_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'visor_jax\[data\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[data\]'"):
         sources.find_sources([str(tmp_path)])
 
 
@@ -208,7 +209,7 @@ TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 )
 def test_bad_entries_say_why(entry, reason, tmp_path):
     with pytest.raises(BadItemError, match=reason):
-        read_item(entry, tmp_path)
+        read_item(entry, ImageFolder(tmp_path))
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def encoded(tmp_path):
 
 def test_messages_are_conversations(tmp_path, encoded):
     """...with pictures in their parts, and with what tables fill with null."""
-    content = (tmp_path / "a.png").read_bytes()
+    content, folder = (tmp_path / "a.png").read_bytes(), ImageFolder(tmp_path)
     parts = [
         {"type": "image_url", "image_url": {"url": encoded}, "text": None},
         {"type": "input_image", "image_url": encoded},
@@ -231,7 +232,7 @@ def test_messages_are_conversations(tmp_path, encoded):
     answer = {"role": "assistant", "content": [{"type": "output_text", "text": "So."}]}
     messages = [{"role": "user", "content": parts}, answer]
     for name in ("messages", "conversations"):
-        sample = read_item({name: messages, "image": None, "images": None}, tmp_path)
+        sample = read_item({name: messages, "image": None, "images": None}, folder)
         assert sample.images == (content,) * 3
         assert sample.conversation.turns == (
             ("user", "<image> <image> <image>\nWhy?"),
@@ -241,6 +242,9 @@ def test_messages_are_conversations(tmp_path, encoded):
     place = [{"role": "user", "content": [{"type": "image"}, parts[-1]]}, answer]
     beside = read_item({"messages": place, "image": None, "images": [encoded]}, None)
     assert beside.images == (content,)
+    said = [*messages, {"role": "user", "content": "Sure?"}, {**answer, "weight": 0}]
+    turns = read_item({"messages": said, "image": None}, folder).conversation
+    assert turns.untrained == (3,)
     plain = {"messages": [{"role": "user", "content": "Why?"}, answer]}
     assert read_item(plain, None).conversation.turns[0] == ("user", "Why?")
 
@@ -262,7 +266,7 @@ def test_messages_that_cannot_be_trained_on_say_why(part, beside, reason, tmp_pa
         {"role": "assistant", "content": "So."},
     ]
     with pytest.raises(BadItemError, match=reason):
-        read_item({"messages": messages, **beside}, tmp_path)
+        read_item({"messages": messages, **beside}, ImageFolder(tmp_path))
 
 
 def test_roles_of_both_kinds_and_a_leading_answer():

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import pathlib
 
 import pytest
 
+from tests.limited_files import limited_files
 from visor_jax.data.prompts.messages import media
 from visor_jax.inference.files.answer_file import AnswerFile, check_apart
 from visor_jax.inference.files.picture_files import digest_of
@@ -71,6 +73,43 @@ def test_a_line_that_is_no_request_is_an_error_of_its_own(tmp_path, text, reason
         raise ValueError(bad.error)
     assert good.request.prompt == "a"
     assert other.request.prompt == "c"
+
+
+def test_a_full_disk_keeps_the_answers_before_and_names_the_file(tmp_path):
+    path, digests = tmp_path / "answers.jsonl", {i: f"d{i}" for i in range(100)}
+    answers = AnswerFile(path, digests, SETTINGS)
+
+    def write_all():
+        with answers:
+            for number, digest in digests.items():
+                record = {"id": number, "answer": "ö" * 40, "request": digest}
+                answers.write(record)
+
+    with limited_files(3000), pytest.raises(OSError, match="File too large") as error:
+        write_all()
+    assert error.value.filename == str(path)
+    written = len(answers.done)
+    assert 10 < written < 100
+    with AnswerFile(path, digests, SETTINGS) as again:
+        # A line that the disk took in part is written anew.
+        assert again.done == set(range(written))
+        for number in range(written, 100):
+            again.write({"id": number, "answer": "a", "request": f"d{number}"})
+    found = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert found == list(range(100))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_answers_go_into_files_alone(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = pathlib.Path("/dev/null")
+    with pytest.raises(ValueError, match=f"--output=.* is a {kind}, not a file"):
+        AnswerFile(path, DIGESTS, SETTINGS)
 
 
 def test_null_is_as_if_it_were_not_there(tmp_path):

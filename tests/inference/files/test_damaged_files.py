@@ -21,6 +21,7 @@ from tests.data.tiny_llava import image_settings
 from visor_jax.data.conversations import manifest as manifest_module
 from visor_jax.data.conversations.converting.item_checks import (
     BadItemError,
+    ImageFolder,
     read_item,
 )
 from visor_jax.data.conversations.converting.sources import count_entries, pieces_of
@@ -170,7 +171,7 @@ def test_damaged_entries_of_training_data(folder):
         assert count_entries(file) <= 100
         for piece in pieces_of(file, 1000):
             for _, item in piece.items():
-                outcomes.append(outcome(read_item, item, folder))
+                outcomes.append(outcome(read_item, item, ImageFolder(folder)))
     assert len(outcomes) > 0.9 * ENTRIES
     check_some_of_both(outcomes)
 
@@ -214,7 +215,7 @@ def test_damaged_files_as_a_whole(folder):
         for piece in pieces_of(listed, 10):
             for _, item in piece.items():
                 with contextlib.suppress(BadItemError):
-                    read_item(item, folder)
+                    read_item(item, ImageFolder(folder))
 
     def read_answers():
         AnswerFile(answers, digests, settings, pictures={"a7": ["/gone.png"]})

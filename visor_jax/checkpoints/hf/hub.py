@@ -31,7 +31,8 @@ def find_folder(path_or_id: str | os.PathLike, *, revision: str | None = None) -
         raise ValueError(f"{name} is a file: give the folder that holds config.json.")
     if not is_hub_id(name):
         raise ValueError(
-            f"{name!r} does not exist, and is no Hub id (owner/name) either."
+            f"{name!r} does not exist, and is no Hub id (owner/name) either: "
+            f"{layout.neighbours(folder)}"
         )
     import huggingface_hub
 
@@ -51,5 +52,9 @@ def find_folder(path_or_id: str | os.PathLike, *, revision: str | None = None) -
 
 
 def is_hub_id(name: str) -> bool:
-    """Returns whether a text has the form of a Hub id, `owner/name`."""
-    return _HUB_ID.fullmatch(name) is not None
+    """Returns whether a text is to be asked of the Hub: `owner/name`.
+
+    Where a folder of the owner's name lies here, it is a path: nobody who mistypes
+    "runs/universal" means a model of "runs", or wants to ask strangers for one.
+    """
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()

@@ -7,7 +7,7 @@ params = read_network(found, dtype=..., mesh=...)
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import ml_dtypes  # noqa: F401  Gives NumPy the name "bfloat16".
 import numpy as np
 
 from visor_jax.checkpoints.hf.backbones import Backbone, as_transformers, backbone_of
+from visor_jax.checkpoints.hf.import_options import DTYPES, PLANS, PlanChoice
 from visor_jax.checkpoints.hf.read_config import read_config_json
 from visor_jax.checkpoints.hf.weights import read_params, weights_folder
 from visor_jax.checkpoints.hf.weights.read_params import Source
@@ -29,12 +30,6 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import new_parameters, parameter_shapes
 
 Params = Any
-# A kind of plan, its layers by kind, or None for the folder's own.
-PlanChoice = str | Mapping[str, Sequence[int]] | None
-
-PLANS = ("dense", "visor")
-DTYPES = ("stored", "float32", "bfloat16")
-
 _logger = logging.getLogger("visor_jax.convert")
 
 

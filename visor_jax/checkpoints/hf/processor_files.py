@@ -1,9 +1,15 @@
 """Makes the processor of a network from the files that lie beside its weights."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visor_jax.checkpoints.hf.generation_config import (
+    GENERATION,
+    read_generation_config,
+    say_what_is_not_done,
+)
 from visor_jax.checkpoints.hf.read_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
@@ -16,9 +22,9 @@ from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.data.prompts.token_layout import placeholder_ids
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.models.config import VLMConfig
+from visor_jax.runtime.lfs_pointer import check_not_pointer
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
-GENERATION = "generation_config.json"
 # Where a chat template may stand, in the order of transformers.
 _TEMPLATE_FILE = "chat_template.jinja"
 _TEMPLATE_FIELDS = ("chat_template.json", PROCESSOR)
@@ -29,6 +35,8 @@ _TEXT_LENGTHS = (64, 256, 1024, 2048, 4096, 8192, 16384)
 _NEW_TOKENS = 256
 # Scale of the tower's pixels.
 _SIGLIP = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+_logger = logging.getLogger(__name__)
 
 
 def read_processor(
@@ -52,6 +60,7 @@ def read_processor(
       ValueError: if files are missing or damaged, or ask for what is not supported.
     """
     tokenizer = _tokenizer(folder)
+    say_what_is_not_done(folder)
     if template is None:
         template = _chat_template(folder, tokenizer)
     eos = _end_of_answer(folder, source or {}, tokenizer)
@@ -74,6 +83,8 @@ def read_processor(
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        check_not_pointer(folder / name)
     try:
         tokenizer = load_tokenizer(folder)
     # What is missing or damaged raises classes of several libraries.
@@ -111,7 +122,7 @@ def _end_of_answer(
     folder: Path, source: Mapping[str, Any], tokenizer: Tokenizer
 ) -> EndTokens:
     stated = (
-        _json(folder / GENERATION).get("eos_token_id"),
+        read_generation_config(folder).get("eos_token_id"),
         (source.get("text_config") or {}).get("eos_token_id"),
         tokenizer.eos_token_id,
     )
@@ -161,7 +172,16 @@ def _image_settings(
         },
     }
     processor = _json(folder / PREPROCESSOR) or _json(folder / PROCESSOR)
-    # Folders of the original code have neither file.
+    if not processor:
+        # Folders of the original code have neither file.
+        _logger.warning(
+            "%s has no %s and no %s: pixels are scaled as SigLIP's (image_mean and "
+            "image_std 0.5), resized with its rules; copy the file from the checkpoint "
+            "if it was trained otherwise",
+            folder,
+            PREPROCESSOR,
+            PROCESSOR,
+        )
     return ImageSettings.from_hf(fields, processor or _SIGLIP)
 
 

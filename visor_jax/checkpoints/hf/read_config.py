@@ -20,6 +20,7 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
+from visor_jax.runtime.lfs_pointer import check_not_pointer
 
 MODEL_TYPE = "llava_onevision"
 ARCHITECTURE = "LlavaOnevisionForConditionalGeneration"
@@ -70,6 +71,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 def read_json_object(file: Path) -> dict[str, Any]:
     """Returns the object in a JSON file. Raises ValueError if there is none."""
+    check_not_pointer(file)
     try:
         found = json.loads(file.read_text())
     except ValueError as error:

@@ -15,7 +15,7 @@ with the same batches.
 
 import dataclasses
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -23,6 +23,9 @@ from jaxtyping import Int
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.conversations.length_index import LengthIndex
 from visor_jax.data.conversations.planned_rows import NO_BUCKET, Row, planned_rows
+
+# Batches between two reports of progress.
+_REPORTED = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,33 @@ class PlanSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class UsableSamples:
+    """The samples that take part in a run.
+
+    text: tokens that are used of each, 0 of those that are left out. bucket_of: the
+    smallest bucket that holds each by itself, NO_BUCKET for those that are left out.
+    dropped: {why: how many} of those.
+    """
+
+    text: Int[np.ndarray, "n"]
+    bucket_of: Int[np.ndarray, "n"]
+    dropped: dict[str, int]
+
+    def check_enough(self, largest_share: float) -> None:
+        """Raises ValueError if more of the samples are left out than this share."""
+        left_out, count = sum(self.dropped.values()), len(self.text)
+        if left_out <= largest_share * count:
+            return
+        reasons = ", ".join(f"{n} {why}" for why, n in self.dropped.items())
+        raise ValueError(
+            f"{left_out} of {count} samples would be left out ({reasons}), more than "
+            f"data.max_left_out={largest_share:g} of them: give the run a larger "
+            "data.max_length, data.text_lengths or data.max_images, or mend the data; "
+            "if the rest is what you want, --config.data.max_left_out=1."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class BatchPlan:
     """The batches of a run.
 
@@ -60,6 +90,28 @@ class BatchPlan:
     samples: Int[np.ndarray, "n"]
     bucket_of_sample: Int[np.ndarray, "all"]
     dropped: dict[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        usable: UsableSamples,
+        buckets: Sequence[Bucket],
+        settings: PlanSettings,
+        *,
+        bucket_of: Int[np.ndarray, "steps"],
+        row_ends: Int[np.ndarray, "m"],
+        samples: Int[np.ndarray, "n"],
+    ) -> "BatchPlan":
+        """Returns the plan of these batches."""
+        return cls(
+            buckets=tuple(buckets),
+            batch_size=settings.batch_size,
+            bucket_of=bucket_of,
+            row_ends=row_ends,
+            samples=samples,
+            bucket_of_sample=usable.bucket_of,
+            dropped=usable.dropped,
+        )
 
     def __len__(self) -> int:
         return len(self.bucket_of)
@@ -80,16 +132,16 @@ class BatchPlan:
         return {b: int(n) for b, n in zip(self.buckets, counts, strict=True) if n}
 
 
-def plan_batches(
+def usable_samples(
     lengths: LengthIndex, buckets: Sequence[Bucket], settings: PlanSettings
-) -> BatchPlan:
-    """Returns the plan of a run.
+) -> UsableSamples:
+    """Returns which samples take part in a run.
 
     Args:
       buckets: smallest first.
 
     Raises:
-      ValueError: if no sample can be used.
+      ValueError: if none can be used.
     """
     text, dropped = usable_text(lengths, settings)
     bucket_of = choose_buckets(lengths, text, buckets)
@@ -99,18 +151,39 @@ def plan_batches(
     bucket_of[text == 0] = NO_BUCKET
     if (bucket_of == NO_BUCKET).all():
         raise ValueError(f"None of {len(lengths)} samples can be used: {dropped}.")
+    return UsableSamples(text=text, bucket_of=bucket_of, dropped=dropped)
+
+
+def plan_batches(
+    lengths: LengthIndex,
+    usable: UsableSamples,
+    buckets: Sequence[Bucket],
+    settings: PlanSettings,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BatchPlan:
+    """Returns the plan of a run.
+
+    Args:
+      usable: of `usable_samples`, for the same buckets and settings.
+      progress: called with the batches planned and the batches in all.
+    """
     rows = planned_rows(
-        lengths, text, bucket_of, buckets, seed=settings.seed, pack=settings.pack
+        lengths,
+        usable.text,
+        usable.bucket_of,
+        buckets,
+        seed=settings.seed,
+        pack=settings.pack,
     )
-    bucket_of_batch, row_ends, samples = _collect(rows, len(buckets), settings)
-    return BatchPlan(
-        buckets=tuple(buckets),
-        batch_size=settings.batch_size,
-        bucket_of=bucket_of_batch,
+    bucket_of, row_ends, samples = _collect(rows, len(buckets), settings, progress)
+    return BatchPlan.of(
+        usable,
+        buckets,
+        settings,
+        bucket_of=bucket_of,
         row_ends=row_ends,
         samples=samples,
-        bucket_of_sample=bucket_of,
-        dropped=dropped,
     )
 
 
@@ -155,7 +228,10 @@ def choose_buckets(
 
 
 def _collect(
-    rows: Iterator[Row], num_buckets: int, settings: PlanSettings
+    rows: Iterator[Row],
+    num_buckets: int,
+    settings: PlanSettings,
+    progress: Callable[[int, int], None],
 ) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "m"], Int[np.ndarray, "n"]]:
     """Returns bucket, row ends and samples of the batches that are full first."""
     queues: list[list[Sequence[int]]] = [[] for _ in range(num_buckets)]
@@ -171,4 +247,6 @@ def _collect(
             samples.extend(row)
             row_ends.append(len(samples))
         queue.clear()
+        if len(bucket_of) % _REPORTED == 0 or len(bucket_of) == settings.steps:
+            progress(len(bucket_of), settings.steps)
     return tuple(np.array(each, np.int64) for each in (bucket_of, row_ends, samples))

@@ -7,8 +7,6 @@ file's name says what was measured and how, so that a stale one is never read:
 """
 
 import dataclasses
-import logging
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from visor_jax.data.conversations.length_workers import measure
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.training_samples import Lengths, TrainingProcessor
 from visor_jax.runtime import atomic_write
-
-_logger = logging.getLogger(__name__)
+from visor_jax.runtime.kept_file import read_or_make
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Lengths))
 _NAMED = 16
@@ -95,19 +92,27 @@ def length_index(
     Args:
       cache: folder of the file; made if it is not there.
       workers: processes that measure where there is much to measure; 0 for none.
-      progress: called with the samples measured and the samples in all.
+      progress: called with the samples measured and the samples in all, and with none
+        while another process measures them; may raise to stop.
 
     Raises:
       ValueError: if a text cannot be read.
     """
     names = data.manifest.checksum[:_NAMED], processor.digest()[:_NAMED]
     file = cache / f"lengths-{'-'.join(names)}.npz"
-    index = _load(file, len(data))
-    if index is None:
+
+    def measure_and_keep() -> LengthIndex:
         measured = measure(data, processor, workers=workers, progress=progress)
         index = LengthIndex.of(*measured)
         _save(file, index)
-    return index
+        return index
+
+    return read_or_make(
+        file,
+        lambda: _load(file, len(data)),
+        measure_and_keep,
+        wait=lambda: progress(0, len(data)),
+    )
 
 
 def mixture_lengths(
@@ -145,7 +150,6 @@ def mixture_lengths(
 
 
 def _save(file: Path, index: LengthIndex) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     arrays = {
         "refused_rows": np.array(list(index.refused), np.int64),
         "refused_why": np.array(list(index.refused.values()), np.str_),
@@ -155,18 +159,17 @@ def _save(file: Path, index: LengthIndex) -> None:
 
 
 def _load(file: Path, samples: int) -> LengthIndex | None:
-    """Returns what was measured before, None if there is nothing or it is damaged."""
+    """Returns what was measured before, None if there is nothing.
+
+    Raises:
+      Exception: of whatever kind, if it is damaged.
+    """
     if not file.is_file():
         return None
-    try:
-        with np.load(file) as content:
-            why = content["refused_why"].tolist()
-            refused = dict(zip(content["refused_rows"].tolist(), why, strict=True))
-            fields = {name: content[name] for name in _FIELDS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        _logger.warning("%s is damaged (%s): measuring again", file, error)
-        return None
+    with np.load(file) as content:
+        why = content["refused_why"].tolist()
+        refused = dict(zip(content["refused_rows"].tolist(), why, strict=True))
+        fields = {name: content[name] for name in _FIELDS}
     if any(len(values) != samples for values in fields.values()):
-        _logger.warning("%s is of other data: measuring again", file)
-        return None
+        raise ValueError("it is of other data")
     return LengthIndex(**fields, refused=refused)

@@ -148,6 +148,9 @@ def _parse(directory: Path, content: bytes) -> Manifest:
         )
         for shard in fields["shards"]
     )
+    names = [part.file for shard in shards for part in (shard.texts, shard.images)]
+    if odd := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"it names {odd}, which are no files of it")
     known = {"format", "kind", "samples", "shards"}
     manifest = Manifest(
         directory=directory,

@@ -2,7 +2,8 @@
 
 On disk it is two records, so that whoever counts tokens reads no pictures:
 
-    text    {id, source, turns: [[role, text], ...], sizes: [[h, w], ...], digests}
+    text    {id, source, turns: [[role, text], ...], sizes: [[h, w], ...], digests,
+             untrained: [number of a turn, ...] where there are any}
     images  [bytes, ...]
 
 both as msgpack. Nothing is resized, tokenised or rewritten: that is left to training,
@@ -26,7 +27,8 @@ class Conversation:
 
     id: as in the source; may be empty. source: of the sample ("data_source" of
     LLaVA-OneVision). turns: (role, text) with roles of `chat_template.ROLES`, places of
-    images in the texts. image_sizes: (height, width) in pixels, upright.
+    images in the texts. untrained: numbers of the turns that have no loss, whoever says
+    them. image_sizes: (height, width) in pixels, upright.
     image_digests: 16 bytes each, equal for equal files.
     """
 
@@ -35,6 +37,7 @@ class Conversation:
     turns: tuple[tuple[str, str], ...]
     image_sizes: tuple[tuple[int, int], ...] = ()
     image_digests: tuple[bytes, ...] = ()
+    untrained: tuple[int, ...] = ()
 
     @property
     def has_special_text(self) -> bool:
@@ -43,15 +46,16 @@ class Conversation:
 
     def to_bytes(self) -> bytes:
         """Returns the text record."""
-        return msgpack.packb(
-            {
-                "id": self.id,
-                "source": self.source,
-                "turns": self.turns,
-                "sizes": self.image_sizes,
-                "digests": self.image_digests,
-            }
-        )
+        fields = {
+            "id": self.id,
+            "source": self.source,
+            "turns": self.turns,
+            "sizes": self.image_sizes,
+            "digests": self.image_digests,
+        }
+        if self.untrained:
+            fields["untrained"] = self.untrained
+        return msgpack.packb(fields)
 
     @classmethod
     def from_bytes(cls, record: bytes) -> "Conversation":
@@ -68,6 +72,7 @@ class Conversation:
                 turns=tuple((role, text) for role, text in fields["turns"]),
                 image_sizes=tuple((h, w) for h, w in fields["sizes"]),
                 image_digests=tuple(fields["digests"]),
+                untrained=tuple(fields.get("untrained", ())),
             )
         # msgpack has a class of its own for every kind of damage.
         except Exception as error:

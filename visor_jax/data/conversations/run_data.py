@@ -17,10 +17,11 @@ from visor_jax.data.conversations.batch_plan import (
     NO_BUCKET,
     BatchPlan,
     PlanSettings,
-    plan_batches,
+    usable_samples,
 )
 from visor_jax.data.conversations.length_index import LengthIndex, mixture_lengths
 from visor_jax.data.conversations.mixture import MixtureEntry
+from visor_jax.data.conversations.plan_cache import cached_plan
 from visor_jax.data.conversations.training_batches import (
     ALL_ROWS,
     BatchSource,
@@ -112,15 +113,18 @@ def open_run_data(
     seed: int,
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    planning: Callable[[int, int], None] = lambda done, total: None,
 ) -> RunData:
     """Returns the data of a run after measuring and planning; logs what is dropped.
 
     Args:
-      cache: folder for measured lengths.
+      cache: folder for measured lengths and plans.
       progress: called with the samples measured and the samples in all.
+      planning: called with the batches planned and the batches in all.
 
     Raises:
-      ValueError: if none of the samples can be used.
+      ValueError: if none of the samples can be used, or more are left out than
+        `settings.max_left_out`.
     """
     lengths = mixture_lengths(
         mixture,
@@ -144,7 +148,11 @@ def open_run_data(
         too_long=settings.too_long,
         pack=settings.pack,
     )
-    plan = plan_batches(lengths, buckets.all, plan_settings)
+    usable = usable_samples(lengths, buckets.all, plan_settings)
+    usable.check_enough(settings.max_left_out)
+    plan = cached_plan(
+        lengths, usable, buckets.all, plan_settings, cache=cache, progress=planning
+    )
     _report(plan, lengths)
     return RunData(
         settings=settings,

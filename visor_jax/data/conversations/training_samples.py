@@ -187,10 +187,13 @@ def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
     `preprocess_multimodal` and `preprocess_qwen` of LLaVA-NeXT,
     `llava/train/train.py`.
     """
-    return [
+    messages = [
         {"role": role, "content": _image_first(text)}
         for role, text in conversation.turns
     ]
+    for number in conversation.untrained:
+        messages[number]["weight"] = 0
+    return messages
 
 
 def _image_first(text: str) -> str:

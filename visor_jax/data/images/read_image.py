@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 
 from visor_jax.data.images.image_source import BinaryFile, content_of, from_url
 from visor_jax.runtime.arguments import shown
+from visor_jax.runtime.lfs_pointer import is_pointer
 
 _Bytes = bytes | bytearray | memoryview
 ImageInput = str | os.PathLike | _Bytes | BinaryFile | Image.Image | np.ndarray
@@ -130,6 +131,11 @@ def _decode(
         raise _too_large(name, max_pixels) from error
     # Decoders raise almost anything over damaged files.
     except Exception as error:
+        if _is_left_out(source):
+            raise ValueError(
+                f"Cannot read {name}: it is a pointer of git-lfs and not the file "
+                "itself; run `git lfs pull` where it was cloned."
+            ) from error
         detail = (
             "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
         )
@@ -137,6 +143,13 @@ def _decode(
             f"Cannot read {name}: it is damaged or no image{detail}. Give a PNG, JPEG "
             "or another format that Pillow reads."
         ) from error
+
+
+def _is_left_out(source: str | os.PathLike | io.BytesIO) -> bool:
+    if isinstance(source, io.BytesIO):
+        return is_pointer(source.getvalue())
+    with open(source, "rb") as file:
+        return is_pointer(file.read(64))
 
 
 class _RefusedError(ValueError):

@@ -10,9 +10,10 @@ One question about one image:
       Why?<|im_end|>
       <|im_start|>assistant
 
-The text is made of pieces, so that a loss mask can be laid over it without searching,
-and that nobody's words are taken for the template's: whatever stands in a message is
-`given`, and has no special tokens in it, "<|im_end|>" and "<image>" neither.
+A message with "weight": 0 is read, and has no loss in training. The text is made of
+pieces, so that a loss mask can be laid over it without searching, and that nobody's
+words are taken for the template's: whatever stands in a message is `given`, and has no
+special tokens in it, "<|im_end|>" and "<image>" neither.
 
 In a content that is a text, "<image>" is the place of an image where images are given
 beside the messages, unless parts {"type": "image"} hold places for all of them.
@@ -87,6 +88,10 @@ class Turn:
     @property
     def role(self) -> str:
         return self.message["role"]
+
+    @property
+    def weight(self) -> float:
+        return self.message.get("weight", 1)
 
     @property
     def places(self) -> list[str]:
@@ -171,11 +176,13 @@ def check_template(template: str) -> None:
         )
 
 
-def _turn(role: str, head: str, body: Sequence[Piece], tail: str) -> list[Piece]:
+def _turn(
+    role: str, head: str, body: Sequence[Piece], tail: str, *, weight: float = 1
+) -> list[Piece]:
     own = role == "assistant"
     words = [dataclasses.replace(p, turn=own, answer=own) for p in body]
     pieces = [Piece(head, own), *words, Piece(END, own, own), Piece(tail, own)]
-    return [piece for piece in pieces if piece.text]
+    return [dataclasses.replace(p, trained=weight != 0) for p in pieces if p.text]
 
 
 def _qwen_1_5(turns: Sequence[Turn], generation_prompt: bool) -> list[Piece]:
@@ -190,7 +197,8 @@ def _qwen_1_5(turns: Sequence[Turn], generation_prompt: bool) -> list[Piece]:
         places = [Piece(" ".join(turn.places))] if turn.places else []
         lines = [*([places] if places else []), *turn.texts]
         body = [p for line in lines for p in (Piece("\n"), *line)][1:]
-        pieces += _turn(turn.role, f"{START}{turn.role}\n", body, "\n")
+        head = f"{START}{turn.role}\n"
+        pieces += _turn(turn.role, head, body, "\n", weight=turn.weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces
@@ -205,7 +213,7 @@ def _hub(turns: Sequence[Turn], generation_prompt: bool) -> list[Piece]:
     for turn in turns:
         head = f"{START}{turn.role} {''.join(turn.places)}"
         body = [p for text in turn.texts for p in (Piece("\n"), *text)]
-        pieces += _turn(turn.role, head, body, "")
+        pieces += _turn(turn.role, head, body, "", weight=turn.weight)
     if generation_prompt:
         pieces.append(Piece(f"{START}assistant\n", True))
     return pieces

@@ -140,18 +140,21 @@ def _tokenise(
     ids, starts, ends = tokens.ids, tokens.starts, tokens.ends
     if supervision == "none":
         return ids, np.zeros(len(ids), bool)
-    trained = np.zeros(len(ids), bool)
+    trained, left_out = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
     place = 0
     for piece in pieces:
         end = place + len(piece.text)
-        if piece.answer or (supervision == "llava_next" and piece.turn):
-            # A token that reaches into the stretch counts as part of it.
-            trained |= (ends > place) & (starts < end)
+        # A token that reaches into the stretch counts as part of it.
+        inside = (ends > place) & (starts < end)
+        if not piece.trained:
+            left_out |= inside
+        elif piece.answer or (supervision == "llava_next" and piece.turn):
+            trained |= inside
         place = end
     if supervision == "llava_next":
         everywhere = [_single_id(tokenizer, text) for text in ("\n", START, END)]
         trained |= np.isin(ids, everywhere)
-    return ids, trained
+    return ids, trained & ~left_out
 
 
 def _single_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

@@ -7,7 +7,8 @@ An answer is in the file as soon as it is known, in the order in which they are 
 run that was stopped goes on with what is missing. Every line holds the digest of its
 request ("request"), and FILE.settings.json beside the file what all answers depend on:
 a run that would answer otherwise is refused, so that a file never mixes two runs. So is
-one whose pictures are others ("images", a digest of their contents).
+one whose pictures are others ("images", a digest of their contents). Who writes a file
+owns it meanwhile (`runtime.ownership`).
 """
 
 import json
@@ -20,7 +21,7 @@ from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
 from visor_jax.models.vlm import VLM
-from visor_jax.runtime import atomic_write
+from visor_jax.runtime import atomic_write, disk_errors, output_place
 
 # What all answers of a file depend on: JSON values by name.
 Settings = Mapping[str, Any]
@@ -54,10 +55,12 @@ class AnswerFile:
           overwrite: whether what is there goes. retry_errors: whether errors go.
 
         Raises:
-          ValueError: for a file of something else, of other requests or settings.
+          ValueError: for a file of something else, of other requests or settings, and
+            for what is no file.
           OSError: if it cannot be read.
         """
         self._path, self._settings = path, dict(settings)
+        output_place.check_file(path, "--output")
         self._pictures = dict(pictures or {})
         self.settings_path = path.with_name(path.name + ".settings.json")
         self._kept: list[bytes] = []
@@ -87,14 +90,20 @@ class AnswerFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with disk_errors.naming(self._path):
+            self._file.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds a line, which survives whatever happens to the program afterwards."""
+        """Adds a line, which survives whatever happens to the program afterwards.
+
+        Raises OSError with the file's name if the disk does not take it; what was
+        written of the line is passed over by the next reader.
+        """
         text = json.dumps(record, ensure_ascii=False) + "\n"
         # Halves of characters, which JSON may hold, stay the escapes that they were.
-        self._file.write(text.encode(errors="backslashreplace"))
-        self._file.flush()
+        with disk_errors.naming(self._path):
+            self._file.write(text.encode(errors="backslashreplace"))
+            self._file.flush()
         self._count(record)
 
     def _count(self, record: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
             f"prompt {shown(prompt)} is neither a text nor a list of messages."
         )
     images = [given["image"]] if "image" in given else given.get("images")
-    if images is not None and not _are_texts(images):
+    if images is not None and not _is_list_of_texts(images):
         raise ValueError(f"images {shown(images)} are no list of files.")
     # What answers were called by before paths in messages were those of the file.
     named = images and [os.path.abspath(root / image) for image in images]
@@ -153,12 +153,12 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
     )
 
 
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, str) for v in values)
-
-
 def _digest(content: str) -> str:
     """Returns 16 hexadecimal digits that tell a request, or a line, from others."""
     # Halves of characters, which JSON may hold, are no UTF-8.
     text = content.encode(errors="backslashreplace")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -18,26 +18,11 @@ checkpoint is needed: parameters are random. Compiled programs are kept, so that
 second run on the same machine spends its time on measuring.
 """
 
-import importlib
-import json
-import os
-import sys
-import time
-from pathlib import Path
-
 from absl import flags
 
 from visor_jax.commands import command_line
-from visor_jax.timing.accelerator.measure import (
-    Deadline,
-    TimeIsUp,
-    Unavailable,
-    failure,
-)
 from visor_jax.timing.accelerator.record import CARD, PartRecord, Record
-from visor_jax.timing.accelerator.runner import END, GRACE, run_part
 
-_PACKAGE = "visor_jax.timing.accelerator"
 # {part: (module, seconds)}; one is imported in its own process alone.
 PARTS = {
     CARD: ("card", 25.0),
@@ -48,7 +33,6 @@ PARTS = {
     "training": ("training", 80.0),
     "engine": ("engine", 80.0),
 }
-_PROGRAMS = "/tmp/visor_jax_programs"
 
 
 def define_flags() -> None:
@@ -58,6 +42,30 @@ def define_flags() -> None:
     flags.DEFINE_float("limit_s", 540.0, "For all parts together.", lower_bound=1.0)
     flags.DEFINE_bool("tiny", False, "Tiny shapes, for a dry run on a CPU.")
     flags.DEFINE_string("part", None, "Run this part here and print its rows.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from visor_jax.runtime import output_place
+from visor_jax.runtime.ownership import owned_folder
+from visor_jax.timing.accelerator.measure import (
+    Deadline,
+    TimeIsUp,
+    Unavailable,
+    failure,
+)
+from visor_jax.timing.accelerator.runner import END, GRACE, run_part
+
+_PACKAGE = "visor_jax.timing.accelerator"
+_PROGRAMS = "/tmp/visor_jax_programs"
 
 
 def main(arguments: list[str]) -> None:
@@ -73,11 +81,12 @@ def main(arguments: list[str]) -> None:
         unknown = sorted(set(options.parts) - set(PARTS))
         if unknown:
             raise ValueError(f"Unknown parts {unknown}: choose among {list(PARTS)}.")
-        folder = Path(options.out)
+        folder = output_place.check_folder(options.out, "--out")
         folder.mkdir(parents=True, exist_ok=True)
     # The card says what the others' shares are of.
     names = [name for name in PARTS if name in {CARD, *options.parts}]
-    record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
+    with owned_folder(folder, remedy="Wait for it, stop it, or give another --out."):
+        record = measure(folder, names, limit_s=options.limit_s, tiny=options.tiny)
     print(record.table())
 
 
@@ -139,5 +148,4 @@ def print_rows(name: str, *, limit_s: float, tiny: bool) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

@@ -232,9 +232,13 @@ def _loss(
 
 
 def summary(sums: PolicySums, names: tuple[str, ...]) -> dict[str, float]:
-    """Returns the averages since the last log line, and the share of every budget."""
+    """Returns the averages since the last log line, and the share of every budget.
+
+    Nothing where no step was taken since: an average over none is not a number.
+    """
     sums = jax.device_get(sums)
-    steps = max(sums.steps, 1)
-    values = {name: sums.values[name] / steps for name in _VALUES}
-    shares = zip(names, sums.chosen / steps, strict=True)
+    if not sums.steps:
+        return {}
+    values = {name: sums.values[name] / sums.steps for name in _VALUES}
+    shares = zip(names, sums.chosen / sums.steps, strict=True)
     return {**values, **{f"share/{name}": share for name, share in shares}}

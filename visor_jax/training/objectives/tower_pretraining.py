@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PyTree
 from visor_jax.models.config import VisionConfig
 from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.kept_file import read_or_make
 
 # On the host as they come out of training or the cache.
 Params = PyTree[Array | np.ndarray]
@@ -124,11 +125,15 @@ def cached_tower(
     data_key: dict[str, Any],
     seed: int,
     train: Callable[[], Params],
+    *,
+    wait: Callable[[], None] = lambda: None,
 ) -> Params:
-    """Returns the tower from the cache, or trains it and puts it there.
+    """Returns the tower from the cache, or trains it while others wait for it.
 
     The file's name is a digest of all that determines the tower, so that runs with
-    other settings never share one. An unreadable file is trained anew.
+    other settings never share one. A damaged file is trained anew.
+
+    wait: called while another process trains it; may raise to stop waiting.
     """
     described = {
         "config": dataclasses.asdict(config),
@@ -138,12 +143,15 @@ def cached_tower(
     }
     text = json.dumps(described, sort_keys=True).encode()
     file = directory / f"tower-{hashlib.sha256(text).hexdigest()[:16]}.msgpack"
-    if file.exists():
-        try:
-            return flax.serialization.msgpack_restore(file.read_bytes())
-        except ValueError:
-            file.unlink()
-    params = train()
-    directory.mkdir(parents=True, exist_ok=True)
-    atomic_write.write_bytes(file, flax.serialization.msgpack_serialize(params))
-    return params
+
+    def read() -> Params | None:
+        if not file.exists():
+            return None
+        return flax.serialization.msgpack_restore(file.read_bytes())
+
+    def train_and_keep() -> Params:
+        params = train()
+        atomic_write.write_bytes(file, flax.serialization.msgpack_serialize(params))
+        return params
+
+    return read_or_make(file, read, train_and_keep, wait=wait)

@@ -170,18 +170,24 @@ class _Minimised:
 
 
 def summary(sums: BudgetSums, names: tuple[str, ...]) -> dict[str, float]:
-    """Returns the averages since the last log line, per budget and over all steps."""
+    """Returns the averages since the last log line, over all steps and per budget.
+
+    Only of what there was: an average over no step (all were skipped), or over no
+    token, is not a number and has no entry.
+    """
     sums = jax.device_get(sums)
+    steps, tokens = sums.steps.sum(), sums.tokens.sum()
     values = {}
+    if steps:
+        values["loss"] = sums.loss.sum() / steps
+    if tokens:
+        values["accuracy"] = sums.hits.sum() / tokens
+    if steps:
+        values["reading_loss"] = sums.reading_loss.sum() / steps
+        values["grad_norm"] = sums.grad_norm.sum() / steps
     for i, name in enumerate(names):
         if sums.steps[i]:
             values[f"loss/{name}"] = sums.loss[i] / sums.steps[i]
-            values[f"accuracy/{name}"] = sums.hits[i] / max(sums.tokens[i], 1)
-    steps = max(sums.steps.sum(), 1)
-    return {
-        "loss": sums.loss.sum() / steps,
-        "accuracy": sums.hits.sum() / max(sums.tokens.sum(), 1),
-        "reading_loss": sums.reading_loss.sum() / steps,
-        "grad_norm": sums.grad_norm.sum() / steps,
-        **values,
-    }
+        if sums.tokens[i]:
+            values[f"accuracy/{name}"] = sums.hits[i] / sums.tokens[i]
+    return values

@@ -1,6 +1,7 @@
 """Folders of Hugging Face as they arrive: whole, half downloaded, or something else."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from visor_jax.checkpoints.hf.weights.weights_folder import (
     read_weights,
 )
 
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 1789001234\n"
+)
 SHARDS = {
     "model-00001-of-00002.safetensors": {"a": np.ones(2, np.float32)},
     "model-00002-of-00002.safetensors": {"b": np.full(3, 2, np.float32)},
@@ -38,6 +44,32 @@ def test_one_file_and_shards(tmp_path):
     np.testing.assert_array_equal(found["b"], [2, 2, 2])
     assert read_visor_weights(tmp_path) == {}
     assert read_visor_description(tmp_path) is None
+
+
+def test_of_a_single_file_and_shards_the_single_file_is_read(tmp_path, caplog):
+    """As transformers does; before, the shards were read: another network."""
+    sharded(tmp_path)
+    save_file({"a": np.full(2, 7, np.float32)}, tmp_path / SINGLE)
+    with caplog.at_level(logging.WARNING):
+        found = read_weights(tmp_path)
+    assert list(found) == ["a"]
+    np.testing.assert_array_equal(found["a"].read(), [7, 7])
+    (said,) = caplog.messages
+    assert f"{tmp_path} holds {SINGLE} and {INDEX}: the single file is read" in said
+    # Shards that nobody reads need not be whole.
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert list(read_weights(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name", [SINGLE, INDEX, "model-00002-of-00002.safetensors", "visor_config.json"]
+)
+def test_what_git_lfs_left_out_is_called_that(tmp_path, name):
+    sharded(tmp_path)
+    (tmp_path / name).write_text(POINTER)
+    read = read_visor_description if name == "visor_config.json" else read_weights
+    with pytest.raises(ValueError, match=rf"{name} is a pointer of git-lfs.*lfs pull"):
+        read(tmp_path)
 
 
 def test_shards_that_are_absent_cut_short_or_others(tmp_path):

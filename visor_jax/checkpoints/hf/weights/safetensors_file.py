@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.lfs_pointer import check_not_pointer
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -85,9 +86,11 @@ def read_header(path: str | os.PathLike) -> dict[str, TensorInfo]:
     """Returns {name: info} of every tensor of a file, whose size is checked.
 
     Raises:
-      ValueError: if the file is cut short or is no safetensors file.
+      ValueError: if the file is cut short, is no safetensors file, or only stands in
+        the place of one (git-lfs).
     """
     path = Path(path)
+    check_not_pointer(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

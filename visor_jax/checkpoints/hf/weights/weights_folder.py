@@ -6,6 +6,7 @@ project exported lie in a file of their own, which is not part of the index.
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo, read_h
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.lfs_pointer import check_not_pointer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -21,19 +23,32 @@ VISOR = "visor.safetensors"
 VISOR_CONFIG = "visor_config.json"
 CONFIG = "config.json"
 
+_logger = logging.getLogger(__name__)
+
 
 def read_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:
     """Returns {key as stored: info} of the folder's tensors, over all shards.
+
+    A folder with a single file and an index has two answers; transformers takes the
+    single file, and so does this, with a warning.
 
     Raises:
       ValueError: if the folder holds no safetensors weights, or if a shard is absent,
         cut short or not what the index says it is.
     """
     folder = Path(folder)
+    if (folder / SINGLE).is_file():
+        if (folder / INDEX).is_file():
+            _logger.warning(
+                "%s holds %s and %s: the single file is read, as by transformers, and "
+                "the shards of the index are not; remove what is out of date",
+                folder,
+                SINGLE,
+                INDEX,
+            )
+        return read_header(folder / SINGLE)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
-    if (folder / SINGLE).is_file():
-        return read_header(folder / SINGLE)
     raise ValueError(_no_weights(folder))
 
 
@@ -87,6 +102,7 @@ def read_visor_description(folder: str | os.PathLike) -> VisorDescription | None
                 "finished; download the folder again."
             )
         return None
+    check_not_pointer(file)
     try:
         content = json.loads(file.read_text())
         config = VLMConfig.from_dict(content["model"])
@@ -123,6 +139,7 @@ def _no_weights(folder: Path) -> str:
 
 def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     index = folder / INDEX
+    check_not_pointer(index)
     try:
         weight_map = dict(json.loads(index.read_text())["weight_map"])
     except (ValueError, LookupError, TypeError) as error:

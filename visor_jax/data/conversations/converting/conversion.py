@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from visor_jax.data.conversations.converting.item_checks import REASONS
+from visor_jax.data.conversations.converting.item_checks import REASONS, ImageFolder
 from visor_jax.data.conversations.converting.shard_writing import (
     REPORTS,
     Report,
@@ -41,6 +41,7 @@ from visor_jax.data.conversations.manifest import (
     write_manifest,
 )
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.ownership import is_of_an_owner, owned_folder
 
 _IDENTITY = "sources.json"
 # Pieces that wait for each worker: enough to keep it busy, few enough to fit in memory.
@@ -55,11 +56,13 @@ class ConversionSettings:
     """What to convert, and how it is cut.
 
     sources: JSON, JSONL or parquet files, or folders of parquet files. image_folder:
-    what images are named from. rows_per_shard: entries that become one shard.
+    what images are named from; allow_outside: whether a name or a link may lead out of
+    it. rows_per_shard: entries that become one shard.
     """
 
     sources: tuple[str, ...]
     image_folder: str | None = None
+    allow_outside: bool = False
     rows_per_shard: int = 2000
 
     def __post_init__(self) -> None:
@@ -88,17 +91,29 @@ def convert(
     Raises:
       ValueError: if sources cannot be read as a whole, `out` holds something else, or
         no entry is good. Single bad entries are listed and left out.
+      TakenError: if another process converts to `out`.
     """
     if processes < 1:
         raise ValueError(f"{processes=} must be at least 1.")
     directory = Path(out).absolute()
+    remedy = "Wait for it, stop it, or give another --out."
+    with owned_folder(directory, remedy=remedy):
+        return _convert(settings, directory, processes, progress)
+
+
+def _convert(
+    settings: ConversionSettings, directory: Path, processes: int, progress: Progress
+) -> Manifest:
+    """Returns what `convert` does, in a folder that is this process's own."""
     _check_free(directory)
     files = find_sources(settings.sources)
     counts = {file: count_entries(file) for file in files}
     _begin(directory, settings, files)
     folder = None
     if settings.image_folder is not None:
-        folder = Path(settings.image_folder).absolute()
+        folder = ImageFolder(
+            Path(settings.image_folder).absolute(), settings.allow_outside
+        )
     pieces = enumerate(
         itertools.chain.from_iterable(
             pieces_of(file, settings.rows_per_shard) for file in files
@@ -121,7 +136,8 @@ def _check_free(directory: Path) -> None:
             "delete it."
         )
     begun = (directory / REPORTS).exists()
-    if directory.is_dir() and not begun and any(directory.iterdir()):
+    content = [file for file in directory.iterdir() if not is_of_an_owner(file)]
+    if content and not begun:
         raise ValueError(f"{directory} is not empty: give a new folder.")
 
 
@@ -136,6 +152,8 @@ def _begin(
         "image_folder": settings.image_folder,
         "rows_per_shard": settings.rows_per_shard,
     }
+    if settings.allow_outside:
+        identity["allow_outside"] = True
     file = directory / REPORTS / _IDENTITY
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +168,7 @@ def _begin(
 def _reports(
     directory: Path,
     pieces: Iterable[tuple[int, Piece]],
-    folder: Path | None,
+    folder: ImageFolder | None,
     processes: int,
 ) -> Iterator[tuple[int, Report]]:
     """Yields (number, report) of every shard, those that were finished before too."""

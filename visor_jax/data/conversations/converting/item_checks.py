@@ -7,11 +7,15 @@ An entry is what the JSON files and the parquet folders have in common:
         {"from": "gpt", "value": "Because."}]}
 
 "image" is a file below the image folder, bytes, a data URI, {"bytes": ..., "path":
-...}, a list of those, or absent; null is absent. The conversation may be "messages",
-with images in their parts (`message_entries`). What a network could not be trained on
-is refused here, once, and not in the middle of a run.
+...}, a list of those, or absent; null is absent. A file that lies elsewhere, by its
+name or through a link, is refused: whoever wrote the entries would choose what of this
+machine becomes data. The conversation may be "messages", with images in their parts
+(`message_entries`). A turn may say "weight": 0 or "train": false, as formats of
+fine-tuning do: it is read and not trained. What a network could not be trained on is
+refused here, once, and not in the middle of a run.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +45,19 @@ _ROLES = {
 REASONS = (
     *("broken JSON", "not an object", "video", "no conversation", "wrong alternation"),
     *("empty conversation", "image places", "missing image", "broken image"),
+    *("image outside", "turn weight"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFolder:
+    """What files of images are named from.
+
+    allow_outside: whether a name or a link may lead out of it.
+    """
+
+    path: Path
+    allow_outside: bool = False
 
 
 class BadItemError(ValueError):
@@ -52,11 +68,11 @@ class BadItemError(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def read_item(item: Any, image_folder: Path | None) -> RawSample:
+def read_item(item: Any, image_folder: ImageFolder | None) -> RawSample:
     """Returns the raw sample of an entry, every image of it decoded once to be sure.
 
     Args:
-      image_folder: what the files of images are named from; None if there are none.
+      image_folder: None if no entry names a file.
 
     Raises:
       BadItemError: for an entry that cannot be trained on.
@@ -81,7 +97,8 @@ def read_item(item: Any, image_folder: Path | None) -> RawSample:
         conversation=Conversation(
             id=_text(item.get("id")),
             source=_text(item.get("data_source")),
-            turns=turns,
+            turns=tuple((turn.role, turn.text) for turn in turns),
+            untrained=tuple(i for i, turn in enumerate(turns) if not turn.trained),
             image_sizes=tuple(_size(image, len(images)) for image in images),
             image_digests=tuple(map(image_digest, images)),
         ),
@@ -89,8 +106,15 @@ def read_item(item: Any, image_folder: Path | None) -> RawSample:
     )
 
 
-def _turns(item: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Returns (role, text) of every turn that LLaVA trains on.
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    role: str
+    text: str
+    trained: bool
+
+
+def _turns(item: Mapping[str, Any]) -> tuple[_Turn, ...]:
+    """Returns every turn that LLaVA reads.
 
     An assistant's turn before the first of the user is left out, as LLaVA does.
     """
@@ -98,19 +122,22 @@ def _turns(item: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     if not isinstance(said, list) or not said:
         raise BadItemError("no conversation", f"conversations={shown(said)}")
     turns = [_turn(each) for each in said]
-    start = 1 if turns[0][0] in ("assistant", "system") else 0
-    system = turns[:start] if turns[0][0] == "system" else []
+    start = 1 if turns[0].role in ("assistant", "system") else 0
+    system = turns[:start] if turns[0].role == "system" else []
     turns = turns[start:]
-    roles = [role for role, _ in turns]
+    roles = [turn.role for turn in turns]
     expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
     if roles != expected or len(turns) % 2 or not turns:
-        raise BadItemError("wrong alternation", f"roles {[r for r, _ in turns]}")
-    if not any(text.strip() for role, text in turns if role == "assistant"):
+        raise BadItemError("wrong alternation", f"roles {roles}")
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not any(turn.text.strip() for turn in answers):
         raise BadItemError("empty conversation", "no answer has any text")
+    if not any(turn.text.strip() for turn in answers if turn.trained):
+        raise BadItemError("turn weight", "no answer is to be trained")
     return (*system, *turns)
 
 
-def _turn(turn: Any) -> tuple[str, str]:
+def _turn(turn: Any) -> _Turn:
     if not isinstance(turn, Mapping):
         raise BadItemError("no conversation", f"turn {shown(turn)}")
     role = turn.get("from", turn.get("role"))
@@ -122,12 +149,28 @@ def _turn(turn: Any) -> tuple[str, str]:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadItemError("no conversation", f"no Unicode: {error}") from error
-    return _ROLES[role], text
+    return _Turn(_ROLES[role], text, _trained(turn))
 
 
-def _check_places(turns: tuple[tuple[str, str], ...], images: int) -> None:
-    places = sum(text.count(IMAGE) for _, text in turns)
-    if any(VIDEO in text for _, text in turns):
+def _trained(turn: Mapping[str, Any]) -> bool:
+    """Returns whether a turn has a loss, as far as it says so itself.
+
+    "weight" is that of OpenAI's and Mistral's chat formats, where it is 0 or 1, "train"
+    that of Axolotl's. Parquet fills what a turn does not say with null.
+    """
+    weight, train = turn.get("weight"), turn.get("train")
+    if weight is not None and weight not in (0, 1):
+        raise BadItemError(
+            "turn weight", f"weight={weight!r:.40}: a turn is trained (1) or not (0)"
+        )
+    if train is not None and not isinstance(train, bool):
+        raise BadItemError("turn weight", f"train={train!r:.40} is not true or false")
+    return weight != 0 and train is not False
+
+
+def _check_places(turns: tuple[_Turn, ...], images: int) -> None:
+    places = sum(turn.text.count(IMAGE) for turn in turns)
+    if any(VIDEO in turn.text for turn in turns):
         raise BadItemError("video", f"{VIDEO} stands in the text")
     if places != images:
         raise BadItemError("image places", f"{places} places for {images} images")
@@ -139,7 +182,7 @@ def _image_list(field: Any) -> list[Any]:
     return list(field) if isinstance(field, list | tuple) else [field]
 
 
-def _image_bytes(image: Any, folder: Path | None) -> bytes:
+def _image_bytes(image: Any, folder: ImageFolder | None) -> bytes:
     if isinstance(image, Mapping):
         content = image.get("bytes")
         image = image.get("path") if content is None else content
@@ -156,16 +199,30 @@ def _image_bytes(image: Any, folder: Path | None) -> bytes:
     if folder is None:
         raise BadItemError("missing image", f"{shown(image)}: no image folder is given")
     try:
+        file = _inside(image, folder)
         # Reading a pipe could wait for ever.
-        if not (folder / image).is_file():
+        if not file.is_file():
             raise BadItemError("missing image", f"{shown(image)}: no such file")
-        return (folder / image).read_bytes()
-    except BadItemError:
-        raise
-    # Of a name with a zero in it, that is what Python makes of it.
-    except (OSError, ValueError) as error:
+        return file.read_bytes()
+    except (OSError, RuntimeError) as error:
+        # Links in a circle are a RuntimeError to some versions of Python.
         why = f"{shown(image)}: {getattr(error, 'strerror', None) or error}"
         raise BadItemError("missing image", why) from error
+
+
+def _inside(image: str, folder: ImageFolder) -> Path:
+    """Returns the file that is read, all links resolved; a new link changes nothing."""
+    try:
+        file = (folder.path / image).resolve()
+    except ValueError as error:
+        raise BadItemError("missing image", f"{shown(image)}: {error}") from error
+    if not folder.allow_outside and not file.is_relative_to(folder.path.resolve()):
+        raise BadItemError(
+            "image outside",
+            f"{shown(image)} is {file}, which is not below {folder.path}: "
+            "--allow_outside reads such files all the same",
+        )
+    return file
 
 
 def _size(image: bytes, images: int) -> tuple[int, int]:

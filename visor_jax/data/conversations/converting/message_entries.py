@@ -61,11 +61,13 @@ def _without_nulls(messages: Any) -> Any:
     return messages
 
 
-def _turn(message: Message) -> dict[str, str]:
+def _turn(message: Message) -> Message:
     content = message["content"]
-    if not isinstance(content, str):
-        content = _joined(content)
-    return {"role": message["role"], "content": content}
+    return (
+        message
+        if isinstance(content, str)
+        else {**message, "content": _joined(content)}
+    )
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> str:

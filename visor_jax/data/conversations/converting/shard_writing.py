@@ -13,7 +13,11 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from visor_jax.data.conversations.converting.item_checks import BadItemError, read_item
+from visor_jax.data.conversations.converting.item_checks import (
+    BadItemError,
+    ImageFolder,
+    read_item,
+)
 from visor_jax.data.conversations.converting.sources import Piece
 from visor_jax.data.conversations.manifest import describe_file
 from visor_jax.data.conversations.raw_sample import RawSample, images_to_bytes
@@ -35,7 +39,7 @@ def finished_report(directory: Path, number: int) -> Report | None:
 
 
 def write_shard(
-    directory: Path, number: int, piece: Piece, image_folder: Path | None
+    directory: Path, number: int, piece: Piece, image_folder: ImageFolder | None
 ) -> Report:
     """Returns the report of a shard after writing it.
 
@@ -61,7 +65,7 @@ def write_shard(
 
 
 def _samples(
-    piece: Piece, image_folder: Path | None, bad: list[dict[str, Any]]
+    piece: Piece, image_folder: ImageFolder | None, bad: list[dict[str, Any]]
 ) -> Iterator[RawSample]:
     """Yields the good entries; puts the others into `bad`."""
     for entry, item in piece.items():

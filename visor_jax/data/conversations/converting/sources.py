@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from visor_jax.runtime.lfs_pointer import check_not_pointer
+
 _PARQUET = ".parquet"
 
 
@@ -98,7 +100,7 @@ def find_sources(paths: Sequence[str]) -> list[Path]:
 
     Raises:
       ValueError: if there is no such file, a folder has no parquet files, or a file is
-        of another kind.
+        of another kind or only stands in the place of one (git-lfs).
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -118,6 +120,8 @@ def find_sources(paths: Sequence[str]) -> list[Path]:
         raise ValueError(f"Sources are .json, .jsonl or {_PARQUET} files, not {wrong}.")
     if any(f.suffix == _PARQUET for f in files):
         _parquet()
+    for file in files:
+        check_not_pointer(file)
     return [file.absolute() for file in files]
 
 
@@ -195,6 +199,7 @@ def _parquet() -> ModuleType:
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError(
-            "Reading parquet files needs pyarrow: pip install 'visor_jax[data]'."
+            "Reading parquet files needs pyarrow: pip install -e '.[data]' in the "
+            "folder of this project's setup.py."
         ) from error
     return parquet

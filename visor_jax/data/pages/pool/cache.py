@@ -3,7 +3,6 @@
 The pages are mapped into memory, so that two runs on one machine share them.
 """
 
-import warnings
 import zlib
 from pathlib import Path
 
@@ -31,21 +30,18 @@ def write(path: Path, pages: np.ndarray, facts: np.ndarray) -> None:
 
 
 def read(path: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns (pages, facts), or None if there are none or they are damaged."""
+    """Returns (pages, facts), or None if there are none.
+
+    Raises:
+      Exception: of whatever kind, if they are damaged.
+    """
     files = [_with_ending(path, ending) for ending in (_PAGES, _FACTS, _CHECKSUMS)]
     if not any(file.exists() for file in files):
         return None
-    try:
-        pages = np.load(files[0], mmap_mode="r")
-        facts = np.load(files[1])
-        recorded = np.load(files[2])
-        _check(pages, facts, recorded, size)
-    except (OSError, ValueError, EOFError) as error:
-        warnings.warn(
-            f"The cached pool {path} is damaged and will be drawn again: {error}",
-            stacklevel=3,
-        )
-        return None
+    pages = np.load(files[0], mmap_mode="r")
+    facts = np.load(files[1])
+    recorded = np.load(files[2])
+    _check(pages, facts, recorded, size)
     return pages, facts
 
 

@@ -1,11 +1,13 @@
 """A pool of pages of one split: drawn once, questioned anew at every step."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +19,11 @@ from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.pool.facts import RECORD, PageFacts
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.data.pages.pool.worker import chunks_of, draw_pages
+from visor_jax.runtime.kept_file import read_or_make
 
 Progress = Callable[[int, int], None]
+# Pages and facts, as in `PagePool`.
+Drawn = tuple[np.ndarray, np.ndarray]
 
 # Below this many pages, starting an interpreter costs more than it saves.
 _WORTH_A_PROCESS = 2000
@@ -60,7 +65,8 @@ def make_pool(
       processes: interpreters that draw; 1 draws in this one.
       cache_dir: folder in which the pool is kept for the next call; a damaged file is
         reported by a warning and drawn again.
-      progress: called with (pages done, size), never by two threads at once.
+      progress: called with (pages done, size), never by two threads at once, and with
+        (0, size) while another process draws them into `cache_dir`; may raise to stop.
 
     Raises:
       ValueError: for an unknown split, or sizes or process counts below 1.
@@ -71,22 +77,41 @@ def make_pool(
             f"A pool needs {size=} and {processes=} of at least 1 and {seed=} of at "
             "least 0."
         )
-    path = None
-    if cache_dir is not None:
-        path = Path(cache_dir) / cache.pool_name(split, size, seed)
-        cached = cache.read(path, size)
-        if cached is not None:
-            return PagePool(split, *cached)
+    report = _Counter(size, progress)
+    draw = functools.partial(_draw, split, size, seed, processes, report)
+    if cache_dir is None:
+        return PagePool(split, *draw())
+    path = Path(cache_dir) / cache.pool_name(split, size, seed)
+
+    def draw_and_keep() -> Drawn:
+        drawn = draw()
+        cache.write(path, *drawn)
+        return drawn
+
+    drawn = read_or_make(
+        path,
+        functools.partial(cache.read, path, size),
+        draw_and_keep,
+        wait=lambda: report.add(0),
+        damaged=lambda error: warnings.warn(
+            f"The cached pool {path} is damaged and will be drawn again: {error}",
+            stacklevel=4,
+        ),
+    )
+    return PagePool(split, *drawn)
+
+
+def _draw(
+    split: str, size: int, seed: int, processes: int, report: "_Counter"
+) -> Drawn:
+    """Returns pages and facts."""
     pages = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     facts = np.empty(size, RECORD)
-    report = _Counter(size, progress)
     if processes == 1 or size < _WORTH_A_PROCESS:
         _draw_here(pages, facts, split, seed, report)
     else:
         _draw_elsewhere(pages, facts, split, seed, processes, report)
-    if path is not None:
-        cache.write(path, pages, facts)
-    return PagePool(split, pages, facts)
+    return pages, facts
 
 
 class _Counter:

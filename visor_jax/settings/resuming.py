@@ -1,0 +1,50 @@
+"""Which values of a configuration a run may go on with when they have changed.
+
+Every value is of one of these kinds; what none of the patterns names makes the run what
+it is, and a run never goes on with another.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# They change no number that the run computes: when it logs, saves, gives up or is
+# evaluated, who reads its data, and what it must run on.
+CHANGE_NOTHING = (
+    *(r"loop\.log_every", r"loop\.checkpoint_every", r"loop\.keep_checkpoints"),
+    *(r"loop\.max_skipped_steps", r"evaluation_pages", r"platform"),
+    *(r"data\.cache", r"data\.workers", r"data\.threads", r"scores\.cache"),
+    *(r"data\.max_bad_records", r"data\.max_left_out"),
+)
+# They say in which order the same numbers are added up, and where: what a run needs on
+# another machine. Its loss stays the same but for rounding.
+CHANGE_ROUNDING = (
+    *(r"mesh\.(data|fsdp|tensor)", r"optimizer\.accumulate"),
+    *(r"model\.remat", r"model\.attention"),
+)
+
+
+def may_change(key: str) -> bool:
+    """Returns whether a run may go on with another value of this dotted key."""
+    return _is_one_of(key, CHANGE_NOTHING) or _is_one_of(key, CHANGE_ROUNDING)
+
+
+def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> str | None:
+    """Returns a line about values that changed, None for none.
+
+    Args:
+      changes: {dotted key: (old, new)}, as texts.
+    """
+    if not changes:
+        return None
+    listed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in changes.items())
+    rounding = [key for key in changes if _is_one_of(key, CHANGE_ROUNDING)]
+    if rounding:
+        effect = f"{', '.join(rounding)} may change the rounding of its numbers"
+    else:
+        effect = "none of its numbers changes by that"
+    return f"the run goes on with other values ({listed}): {effect}"
+
+
+def _is_one_of(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)

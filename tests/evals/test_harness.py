@@ -54,6 +54,16 @@ def test_every_page_answers_every_task_at_every_budget(predictions, benchmark):
     assert predictions.mean_lengths() == dataclasses.asdict(PROMPT_LENGTHS)
 
 
+def test_a_network_that_computes_nan_answers_with_errors(benchmark):
+    params = small.answering_params(2)
+    params["language_model"]["norm"]["scale"][0] = np.nan
+    found = predict(small.network(params), benchmark)
+    for errors in found.errors:
+        assert all("language_model/norm/scale" in error for error in errors)
+    assert {answer for row in found.answers for answer in row} == {""}
+    assert not found.main_scores.any()
+
+
 def test_packed_answers_equal_one_question_at_a_time(network, predictions, benchmark):
     """The naive way: greedy decoding of two tokens, each question on its own."""
     tokenizer = page_tokenizer()

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.stop_tokens import NOT_FINITE
 from visor_jax.evals.benchmark import (
     Benchmark,
     Example,
@@ -29,6 +30,7 @@ from visor_jax.evals.packed_answers import known_tokens
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.recorder import Recorder
 from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.generation.finite import marked, why_not_finite
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.config import VLMConfig
@@ -87,13 +89,13 @@ def check_plan(config: VLMConfig, budgets: BudgetSet) -> None:
 def next_tokens(
     model: VLM, params: Params, batch: Batch, gates: tuple[bool, ...]
 ) -> Int[Array, "B T"]:
-    """Returns the most likely next token at every place, int32.
+    """Returns the most likely next token at every place, int32, or `NOT_FINITE`.
 
     The gates are Python bools: one program per budget, without what is off. Networks of
     the same configuration (other seeds) share the programs.
     """
     logits = model.apply({"params": params}, batch, gates).logits
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return marked(jnp.argmax(logits, axis=-1).astype(jnp.int32), logits)[0]
 
 
 def _read_packed(
@@ -107,9 +109,13 @@ def _read_packed(
     gates = [budget.gates(budgets.plan) for budget in budgets]
 
     @functools.cache
-    def text_of(tokens: tuple[int, ...]) -> str:
+    def read(tokens: tuple[int, ...]) -> tuple[str, str | None]:
+        """Returns the answer, and what is wrong with it."""
+        if NOT_FINITE in tokens:
+            return "", why_not_finite(network.params)
         # A wrong token counts, whatever it is: none is skipped.
-        return processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        text = processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text, None
 
     for asked in packed:
         answers = PackedAnswers.of(asked.batch)
@@ -121,7 +127,8 @@ def _read_packed(
             for number, example, tokens in zip(
                 numbers, asked.examples, found, strict=True
             ):
-                recorder.answer(number, example, row, text_of(tokens), asked.lengths)
+                text, error = read(tokens)
+                recorder.answer(number, example, row, text, asked.lengths, error)
             yield len(numbers)
 
 

@@ -49,6 +49,19 @@ class Answer:
         )
 
     @classmethod
+    def failed(
+        cls, request: PreparedRequest, budget: Budget, reason: str, seconds: float
+    ) -> "Answer":
+        """Returns the answer to a request that the network could not answer."""
+        return cls(
+            number=request.number,
+            request=request.request,
+            budget=budget,
+            error=reason,
+            seconds=seconds,
+        )
+
+    @classmethod
     def of(
         cls,
         request: PreparedRequest,

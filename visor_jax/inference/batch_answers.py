@@ -15,6 +15,7 @@ from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.generation import generate
+from visor_jax.inference.generation.finite import check_written
 from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
 
@@ -82,7 +83,9 @@ def answer_samples(
                 sampling=sampling,
                 key=None if keys is None else keys[rows],
             )
-            cut = cut_at_end(np.asarray(tokens), processor.eos_ids)
+            tokens = np.asarray(tokens)
+            check_written(tokens, params)
+            cut = cut_at_end(tokens, processor.eos_ids)
             texts = map(processor.text, cut)
             for row, text in zip(rows[: len(group.rows)], texts, strict=False):
                 found[row] = text

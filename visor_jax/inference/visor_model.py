@@ -16,6 +16,7 @@ from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
+from visor_jax.inference.generation.finite import first_row
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
@@ -179,11 +180,10 @@ class VisorModel:
         key: Array | int | None = None,
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
-        prompt = checked.read_prompt_of(prompt)
         tokens = generation.stream(
             self.vlm,
             self.params,
-            prompt.batch,
+            checked.read_prompt_of(prompt).batch,
             prompt.budget,
             max_new_tokens=prompt.max_new_tokens,
             eos_id=self.processor.eos_ids,
@@ -191,7 +191,7 @@ class VisorModel:
             sampling=checked.sampling_of(sampling),
             key=checked.key_of(key),
         )
-        return self.processor.pieces(int(token[0]) for token in tokens)
+        return self.processor.pieces(first_row(tokens, self.params))
 
     def choose(
         self,

@@ -1,3 +1,4 @@
+import base64
 import collections
 import json
 import shutil
@@ -57,7 +58,8 @@ def converted(drawn, tmp_path_factory):
 
 def test_the_manifest_counts_what_there_is_and_what_is_wrong(drawn, converted):
     _, wrong = drawn
-    assert set(wrong) == set(BREAKS) == set(REASONS)
+    # A list of entries is broken as a whole; only lines are by themselves.
+    assert set(wrong) == set(BREAKS) == set(REASONS) - {"broken JSON"}
     manifest = read_manifest(converted)
     bad = manifest.facts["bad_items"]
     assert bad["reasons"] == wrong
@@ -124,7 +126,8 @@ def test_jsonl_and_parquet_give_the_same_samples(drawn, converted, tmp_path):
     folder, _ = drawn
     listed = json.loads((folder / "train.json").read_text())
     lines = [json.dumps(entry) for entry in listed[:99]]
-    (tmp_path / "train.jsonl").write_text("\n\n".join([*lines, "{half"]))
+    text = "\n\n".join([*lines, '"text"', "{half"])
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
     changes = {"sources": (str(tmp_path / "train.jsonl"),), "rows_per_shard": 30}
     convert(settings_of(folder, **changes), tmp_path / "jsonl")
     expected = ConversationSet(read_manifest(converted))
@@ -132,8 +135,12 @@ def test_jsonl_and_parquet_give_the_same_samples(drawn, converted, tmp_path):
     assert len(got) == 98
     for row in range(len(got)):
         assert got.sample(row) == expected.sample(row)
-    last = (tmp_path / "jsonl" / BAD_ITEMS).read_text().splitlines()[-1]
-    assert json.loads(last)["reason"] == "not an object"
+    bad = (tmp_path / "jsonl" / BAD_ITEMS).read_text().splitlines()[-2:]
+    assert [json.loads(line)["reason"] for line in bad] == [
+        "not an object",
+        "broken JSON",
+    ]
+    assert "line 201, column 2, Expecting property" in json.loads(bad[1])["detail"]
 
 
 def test_parquet_folders_of_the_hub(drawn, converted, tmp_path):
@@ -203,6 +210,63 @@ TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 def test_bad_entries_say_why(entry, reason, tmp_path):
     with pytest.raises(BadItemError, match=reason):
         read_item(entry, ImageFolder(tmp_path))
+
+
+@pytest.fixture
+def encoded(tmp_path):
+    """Returns a data URI; beside it the same picture is a file."""
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    content = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    return f"data:image/png;base64,{content}"
+
+
+def test_messages_are_conversations(tmp_path, encoded):
+    """...with pictures in their parts, and with what tables fill with null."""
+    content, folder = (tmp_path / "a.png").read_bytes(), ImageFolder(tmp_path)
+    parts = [
+        {"type": "image_url", "image_url": {"url": encoded}, "text": None},
+        {"type": "input_image", "image_url": encoded},
+        {"type": "image", "path": "a.png", "url": None},
+        {"type": "input_text", "text": "Why?", "image_url": None},
+    ]
+    answer = {"role": "assistant", "content": [{"type": "output_text", "text": "So."}]}
+    messages = [{"role": "user", "content": parts}, answer]
+    for name in ("messages", "conversations"):
+        sample = read_item({name: messages, "image": None, "images": None}, folder)
+        assert sample.images == (content,) * 3
+        assert sample.conversation.turns == (
+            ("user", "<image> <image> <image>\nWhy?"),
+            ("assistant", "So."),
+        )
+        assert sample.conversation.image_sizes == ((4, 5),) * 3
+    place = [{"role": "user", "content": [{"type": "image"}, parts[-1]]}, answer]
+    beside = read_item({"messages": place, "image": None, "images": [encoded]}, None)
+    assert beside.images == (content,)
+    said = [*messages, {"role": "user", "content": "Sure?"}, {**answer, "weight": 0}]
+    turns = read_item({"messages": said, "image": None}, folder).conversation
+    assert turns.untrained == (3,)
+    plain = {"messages": [{"role": "user", "content": "Why?"}, answer]}
+    assert read_item(plain, None).conversation.turns[0] == ("user", "Why?")
+
+
+@pytest.mark.parametrize(
+    ("part", "beside", "reason"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://a/b"}}, {}, "download it"),
+        ({"type": "image_url"}, {}, "'image_url': give"),
+        ({"type": "audio"}, {}, "has no type"),
+        ({"type": "image", "path": "a.png"}, {"image": "a.png"}, "and beside them"),
+        ({"type": "video", "video": ["a.png"]}, {}, "a video is in the messages"),
+        ({"type": "image", "path": "gone.png"}, {}, "missing image"),
+    ],
+)
+def test_messages_that_cannot_be_trained_on_say_why(part, beside, reason, tmp_path):
+    messages = [
+        {"role": "user", "content": [part, {"type": "text", "text": "Why?"}]},
+        {"role": "assistant", "content": "So."},
+    ]
+    with pytest.raises(BadItemError, match=reason):
+        read_item({"messages": messages, **beside}, ImageFolder(tmp_path))
 
 
 def test_roles_of_both_kinds_and_a_leading_answer():

@@ -80,7 +80,13 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     content = file.read_bytes()
     try:
         manifest = _parse(directory, content)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{file} cannot be used: {error!r}. Convert again with {_COMMAND}."
         ) from error
@@ -161,7 +167,11 @@ def _parse(directory: Path, content: bytes) -> Manifest:
 
 def _problem(directory: Path, part: ShardFile) -> str | None:
     file = directory / part.file
-    if not file.is_file():
+    try:
+        is_missing = not file.is_file()
+    except (OSError, ValueError) as error:
+        return f"{part.file!r:.80} is no name of a file ({error!s:.80})"
+    if is_missing:
         return f"{part.file} is missing"
     has, wanted = file.stat().st_size, part.bytes
     return None if has == wanted else f"{part.file} has {has} of {wanted} bytes"

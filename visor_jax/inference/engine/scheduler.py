@@ -1,5 +1,6 @@
 """What the engine does next: rounds of prefilling and decoding."""
 
+import functools
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.stop_tokens import NOT_FINITE
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
 from visor_jax.inference.engine.decode_batches import DecodeBatches
@@ -19,6 +21,7 @@ from visor_jax.inference.engine.request_queue import (
     RequestQueue,
     RequestSource,
 )
+from visor_jax.inference.generation.finite import why_not_finite
 
 
 class Scheduler:
@@ -85,6 +88,10 @@ class Scheduler:
         self._payers -= numbers
         self.done = [each for each in self.done if each[1] is not source]
 
+    @functools.cached_property
+    def _why_not_finite(self) -> str:
+        return why_not_finite(self.programs.params)
+
     def _take_in(self) -> None:
         for queued in self.queue.take_in():
             if queued.error is None:
@@ -146,13 +153,17 @@ class Scheduler:
     ) -> None:
         number = request.number
         queued = self._requests.pop(number)
-        answer = Answer.of(
-            request,
-            budget,
-            written,
-            self.processor,
-            encoded=number in self._payers,
-            seconds=time.perf_counter() - queued.began,
-        )
+        seconds = time.perf_counter() - queued.began
+        if NOT_FINITE in written:
+            answer = Answer.failed(request, budget, self._why_not_finite, seconds)
+        else:
+            answer = Answer.of(
+                request,
+                budget,
+                written,
+                self.processor,
+                encoded=number in self._payers,
+                seconds=seconds,
+            )
         self._payers.discard(number)
         self.done.append((answer, queued.source))

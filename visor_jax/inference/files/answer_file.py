@@ -113,7 +113,7 @@ class AnswerFile:
     def _check_settings(self) -> None:
         try:
             before = dict(json.loads(self.settings_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{self._path} is not empty, and {self.settings_path.name}, which says "
                 f"how its answers were made, cannot be read beside it: {_REMEDY}."
@@ -137,7 +137,7 @@ class AnswerFile:
             record = json.loads(text)
             hash(record["id"])
             return record
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{self._path}, line {number} is no answer of this command: {_REMEDY}."
             ) from error

@@ -63,7 +63,8 @@ def read_requests(path: Path, *, image_root: Path | None = None) -> list[Request
     """
     root = path.parent if image_root is None else image_root
     try:
-        texts = path.read_text(encoding="utf-8-sig").split("\n")
+        # A carriage return is a blank of JSON, and ends a line only beside a line feed.
+        texts = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error}.") from error
     numbered = {number: text for number, text in enumerate(texts, 1) if text.strip()}

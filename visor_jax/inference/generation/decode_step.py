@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
+from visor_jax.inference.generation.finite import marked
 from visor_jax.inference.sampling import Sampling, sample_token
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
@@ -97,12 +98,14 @@ def with_token(
     """Returns the state in which the rows that are `writing` have one more token.
 
     Args:
-      logits: of that token. writing: none of them finished.
+      logits: of that token; where they are not finite, it is `NOT_FINITE` and the row
+        ends. writing: none of them finished.
     """
     keys = state.keys
     if keys is not None:
         keys = jax.vmap(jax.random.fold_in)(keys, state.count)
     token = sample_token(logits, rules.sampling, keys, state.used)
+    token, broken = marked(token, logits)
     rows = jnp.arange(token.shape[0])
     used = state.used
     if used is not None:
@@ -111,6 +114,7 @@ def with_token(
     before = jnp.where(state.finished, rules.pad_id, state.newest)
     count = state.count + writing
     ends = (token[:, None] == rules.eos_ids).any(axis=1) | (count >= state.limit)
+    ends |= broken
     return state.replace(
         newest=jnp.where(writing, token, before),
         order=state.order + writing,

@@ -6,12 +6,13 @@ An entry is what the JSON files and the parquet folders have in common:
         {"from": "human", "value": "<image>\\nWhy?"},
         {"from": "gpt", "value": "Because."}]}
 
-"image" is a file below the image folder, bytes, {"bytes": ..., "path": ...}, a list of
-those, or absent. A file that lies elsewhere, by its name or through a link, is refused:
-whoever wrote the entries would choose what of this machine becomes data. A turn may say
-"weight": 0 or "train": false, as formats of fine-tuning do: it is read and not trained.
-What a network could not be trained on is refused here, once, and not in the middle of
-a run.
+"image" is a file below the image folder, bytes, a data URI, {"bytes": ..., "path":
+...}, a list of those, or absent; null is absent. A file that lies elsewhere, by its
+name or through a link, is refused: whoever wrote the entries would choose what of this
+machine becomes data. The conversation may be "messages", with images in their parts
+(`message_entries`). A turn may say "weight": 0 or "train": false, as formats of
+fine-tuning do: it is read and not trained. What a network could not be trained on is
+refused here, once, and not in the middle of a run.
 """
 
 import dataclasses
@@ -19,13 +20,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visor_jax.data.conversations.converting.message_entries import (
+    conversation_of,
+    has_parts,
+    without_parts,
+)
+from visor_jax.data.conversations.converting.sources import BrokenLine
 from visor_jax.data.conversations.raw_sample import (
     Conversation,
     RawSample,
     image_digest,
 )
+from visor_jax.data.images.image_source import from_url
 from visor_jax.data.images.read_image import MAX_PIXELS, read_image
 from visor_jax.data.prompts.messages import IMAGE, VIDEO
+from visor_jax.runtime.arguments import shown
 
 # Names of the roles in the sources there are.
 _ROLES = {
@@ -34,7 +43,7 @@ _ROLES = {
     "system": "system",
 }
 REASONS = (
-    *("not an object", "video", "no conversation", "wrong alternation"),
+    *("broken JSON", "not an object", "video", "no conversation", "wrong alternation"),
     *("empty conversation", "image places", "missing image", "broken image"),
     *("image outside", "turn weight"),
 )
@@ -68,12 +77,20 @@ def read_item(item: Any, image_folder: ImageFolder | None) -> RawSample:
     Raises:
       BadItemError: for an entry that cannot be trained on.
     """
+    if isinstance(item, BrokenLine):
+        raise BadItemError("broken JSON", f"{item.why}: {shown(item.text.strip())}")
     if not isinstance(item, Mapping):
-        raise BadItemError("not an object", f"{item!r:.120}")
+        raise BadItemError("not an object", shown(item))
     if item.get("video") is not None:
-        raise BadItemError("video", f"{item['video']!r:.120}")
+        raise BadItemError("video", shown(item["video"]))
+    if has_parts(item):
+        try:
+            item = without_parts(item)
+        except ValueError as error:
+            raise BadItemError("no conversation", str(error)) from error
     turns = _turns(item)
-    given = _image_list(item.get("image", item.get("images")))
+    image = item.get("image")
+    given = _image_list(item.get("images") if image is None else image)
     _check_places(turns, len(given))
     images = tuple(_image_bytes(image, image_folder) for image in given)
     return RawSample(
@@ -101,9 +118,9 @@ def _turns(item: Mapping[str, Any]) -> tuple[_Turn, ...]:
 
     An assistant's turn before the first of the user is left out, as LLaVA does.
     """
-    said = item.get("conversations")
+    said = conversation_of(item)
     if not isinstance(said, list) or not said:
-        raise BadItemError("no conversation", f"conversations={said!r:.120}")
+        raise BadItemError("no conversation", f"conversations={shown(said)}")
     turns = [_turn(each) for each in said]
     start = 1 if turns[0].role in ("assistant", "system") else 0
     system = turns[:start] if turns[0].role == "system" else []
@@ -122,12 +139,12 @@ def _turns(item: Mapping[str, Any]) -> tuple[_Turn, ...]:
 
 def _turn(turn: Any) -> _Turn:
     if not isinstance(turn, Mapping):
-        raise BadItemError("no conversation", f"turn {turn!r:.120}")
+        raise BadItemError("no conversation", f"turn {shown(turn)}")
     role = turn.get("from", turn.get("role"))
     text = turn.get("value", turn.get("content"))
     known = isinstance(role, str) and role in _ROLES
     if not known or not isinstance(text, str):
-        raise BadItemError("no conversation", f"turn {dict(turn)!r:.120}")
+        raise BadItemError("no conversation", f"turn {shown(dict(turn))}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -172,18 +189,24 @@ def _image_bytes(image: Any, folder: ImageFolder | None) -> bytes:
     if isinstance(image, bytes):
         return image
     if not isinstance(image, str) or not image:
-        raise BadItemError("missing image", f"{image!r:.120} is no file and no bytes")
+        raise BadItemError("missing image", f"{shown(image)} is no file and no bytes")
+    try:
+        image = from_url(image, "the image")
+    except ValueError as error:
+        raise BadItemError("missing image", str(error)) from error
+    if isinstance(image, bytes):
+        return image
     if folder is None:
-        raise BadItemError("missing image", f"{image!r:.120}: no image folder is given")
+        raise BadItemError("missing image", f"{shown(image)}: no image folder is given")
     try:
         file = _inside(image, folder)
         # Reading a pipe could wait for ever.
         if not file.is_file():
-            raise BadItemError("missing image", f"{image!r:.120}: no such file")
+            raise BadItemError("missing image", f"{shown(image)}: no such file")
         return file.read_bytes()
     except (OSError, RuntimeError) as error:
         # Links in a circle are a RuntimeError to some versions of Python.
-        why = f"{image!r:.120}: {getattr(error, 'strerror', None) or error}"
+        why = f"{shown(image)}: {getattr(error, 'strerror', None) or error}"
         raise BadItemError("missing image", why) from error
 
 
@@ -192,11 +215,11 @@ def _inside(image: str, folder: ImageFolder) -> Path:
     try:
         file = (folder.path / image).resolve()
     except ValueError as error:
-        raise BadItemError("missing image", f"{image!r:.120}: {error}") from error
+        raise BadItemError("missing image", f"{shown(image)}: {error}") from error
     if not folder.allow_outside and not file.is_relative_to(folder.path.resolve()):
         raise BadItemError(
             "image outside",
-            f"{image!r:.120} is {file}, which is not below {folder.path}: "
+            f"{shown(image)} is {file}, which is not below {folder.path}: "
             "--allow_outside reads such files all the same",
         )
     return file

@@ -5,7 +5,6 @@ file, or a folder of parquet files as the Hugging Face Hub has them. A piece is 
 send to another process: of a parquet file it only says which rows.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -31,24 +30,39 @@ class Piece(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class BrokenLine:
+    """A line of a JSONL file that is no JSON: where it breaks, and the line."""
+
+    why: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class JsonPiece:
     """Entries of a JSON file, or the unparsed lines of a JSONL file."""
 
     file: str
     numbers: tuple[int, ...]
     entries: tuple[Any, ...]
+    is_lines: bool = False
 
     @property
     def count(self) -> int:
         return len(self.entries)
 
     def items(self) -> Iterator[tuple[int, Any]]:
-        """Yields (number in the file, entry); a line that is no JSON as it is."""
+        """Yields (number in the file, entry or `BrokenLine`)."""
         for number, entry in zip(self.numbers, self.entries, strict=True):
-            if isinstance(entry, str):
-                with contextlib.suppress(ValueError, RecursionError):
-                    entry = json.loads(entry)
-            yield number, entry
+            yield number, _read_line(entry, number) if self.is_lines else entry
+
+
+def _read_line(text: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        return BrokenLine(f"line {number + 1}, column {error.colno}, {error.msg}", text)
+    except (ValueError, RecursionError) as error:
+        return BrokenLine(f"line {number + 1}, {error}", text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +147,15 @@ def pieces_of(file: Path, rows_per_shard: int) -> Iterator[Piece]:
     entries = iter(entries)
     while chunk := tuple(itertools.islice(entries, rows_per_shard)):
         numbers, values = zip(*chunk, strict=True)
-        yield JsonPiece(str(file), numbers, values)
+        yield JsonPiece(str(file), numbers, values, file.suffix == ".jsonl")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yields (number of the line from 0, line) of those that are not empty."""
-    # An entry with bytes that are no text is that entry's fault, not the file's.
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+    # An entry with bytes that are no text is that entry's fault, not the file's. A byte
+    # order mark is no part of the first.
+    how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
+    with file.open(**how) as lines:
         for number, line in enumerate(lines):
             if line.strip():
                 yield number, line
@@ -148,7 +164,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _json_list(file: Path) -> list[Any]:
     try:
         entries = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}): is it complete?") from error
     if not isinstance(entries, list):
         raise ValueError(

@@ -57,11 +57,11 @@ def _computations(program: str) -> list[list[str]]:
 def _scopes(line: str, lines: list[str]) -> tuple[str, ...]:
     """Returns the scope of an instruction, or of those that use what it makes.
 
-    Copies of it have no scope of their own either.
+    Copies of it are no use: their scope is where something is remembered, if anything.
     """
     own = _SCOPE.search(line)
     # A parameter's name alone is no module.
-    if own and "/" in own[1]:
+    if own and "/" in own[1] and not own[1].endswith("/remat2"):
         return (own[1],)
     name = _NAME.search(line)[1]
     users = [

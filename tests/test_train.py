@@ -129,7 +129,7 @@ def test_one_that_fails_ends_the_other_with_its_message(commands, tmp_path, limi
 
 
 def test_two_processes_that_are_told_before_the_first_step_both_end(commands, tmp_path):
-    flags = (*FLAGS, "--config.tower.steps=5000", f"--workdir={tmp_path / 'run'}")
+    flags = (*FLAGS, "--config.tower.steps=20000", f"--workdir={tmp_path / 'run'}")
     first, second = commands.start_several(2, *flags)
     wait_until(lambda: "tower step" in first.read("err"), first)
     # The second waits at a barrier and has nothing to stop.

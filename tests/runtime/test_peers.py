@@ -122,7 +122,7 @@ def test_all_stop_after_the_same_step(three, slow, monkeypatch):
         loop.start()
     time.sleep(0.1)
     assert not any(stop.requested for stop in stops)
-    stops[2].wanted = "SIGTERM"
+    stops[2]._wanted = "SIGTERM"
     wait_for(lambda: len(done) == 3, seconds=60)
     assert len(set(done.values())) == 1, done
     assert [stop.signal_name for stop in stops] == ["SIGTERM"] * 3
@@ -132,7 +132,7 @@ def test_a_stop_before_the_loop_holds_from_its_first_question(three, monkeypatch
     processes, _, _ = three
     monkeypatch.setattr(interruption, "peers", lambda: processes[0])
     stops = [Interruption() for _ in processes]
-    stops[0].wanted = "SIGINT"
+    stops[0]._wanted = "SIGINT"
     processes[0].listen(stops[0])
     # The others come later.
     time.sleep(0.5)

@@ -9,6 +9,8 @@ KINDS = (
 )
 _SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
 _LINE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_NAME = re.compile(r"(%[\w.\-]+) = ")
+_USED = re.compile(r"%[\w.\-]+")
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -17,12 +19,13 @@ class Collective:
     """One collective of a program.
 
     results: (dtype, shape) of each array it makes on a device.
-    scope: the modules that it came from, "jit(step)/.../layers_1.full/q_proj/...".
+    scopes: the modules that it came from, "jit(step)/.../layers_1.full/q_proj/...", or,
+      where the compiler names none, those in which its result is used.
     """
 
     kind: str
     results: tuple[tuple[str, tuple[int, ...]], ...]
-    scope: str
+    scopes: tuple[str, ...]
 
     @property
     def numbers(self) -> list[tuple[int, ...]]:
@@ -33,14 +36,40 @@ class Collective:
 def collectives(program: str) -> list[Collective]:
     """Returns all collectives of a program's text (`jax.stages.Compiled.as_text`)."""
     found = []
-    for line in program.splitlines():
-        match = _LINE.search(line)
-        if match:
-            scope = _SCOPE.search(line)
-            found.append(
-                Collective(match[2], _shapes(match[1]), scope[1] if scope else "")
-            )
+    for lines in _computations(program):
+        for line in lines:
+            if match := _LINE.search(line):
+                scopes = _scopes(line, lines)
+                found.append(Collective(match[2], _shapes(match[1]), scopes))
     return found
+
+
+def _computations(program: str) -> list[list[str]]:
+    """Returns the lines of each computation; names mean something within one."""
+    computations: list[list[str]] = [[]]
+    for line in program.splitlines():
+        if line.endswith("{"):
+            computations.append([])
+        computations[-1].append(line)
+    return computations
+
+
+def _scopes(line: str, lines: list[str]) -> tuple[str, ...]:
+    """Returns the scope of an instruction, or of those that use what it makes.
+
+    Copies of it are no use: their scope is where something is remembered, if anything.
+    """
+    own = _SCOPE.search(line)
+    # A parameter's name alone is no module.
+    if own and "/" in own[1] and not own[1].endswith("/remat2"):
+        return (own[1],)
+    name = _NAME.search(line)[1]
+    users = [
+        each
+        for each in lines
+        if each is not line and name in _USED.findall(each.partition(" = ")[2])
+    ]
+    return tuple(sorted({scope for each in users for scope in _scopes(each, lines)}))
 
 
 def conditional_results(program: str) -> list[list[tuple[int, ...]]]:

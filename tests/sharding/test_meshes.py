@@ -71,9 +71,9 @@ def split_parameters(sizes: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def is_in_its_module(path: str, scope: str) -> bool:
+def is_in_its_module(path: str, scopes: tuple[str, ...]) -> bool:
     modules = SCOPES.get(path) or set(path.split("/")[:-1])
-    return modules <= set(re.split(r"[/.]", scope))
+    return all(modules <= set(re.split(r"[/.]", scope)) for scope in scopes)
 
 
 def gathered_parameters(text: str) -> tuple[set[str], list[str]]:
@@ -87,11 +87,11 @@ def gathered_parameters(text: str) -> tuple[set[str], list[str]]:
             path
             for path, whole in split.items()
             # The compiler may gather a transposed kernel.
-            if sorted(whole) == sorted(shape) and is_in_its_module(path, gather.scope)
+            if sorted(whole) == sorted(shape) and is_in_its_module(path, gather.scopes)
         }
         found |= mine
-        if len(mine) != 1:
-            strays.append(f"{shape} is gathered in {gather.scope}")
+        if len(mine) != 1 or not gather.scopes:
+            strays.append(f"{shape} is gathered in {gather.scopes}")
     return found, strays
 
 
@@ -150,7 +150,7 @@ def whole_batch(sizes: tuple[int, int, int]) -> list[str]:
     patches = crops * CONFIG.vision.num_patches
     leading = {SAMPLES * n for n in (1, crops, patches, text, image, text + image)}
     return [
-        f"{one.kind} {shape} in {one.scope}"
+        f"{one.kind} {shape} in {one.scopes}"
         for one in collectives(program(sizes))
         for shape in one.numbers
         if shape and shape[0] in leading

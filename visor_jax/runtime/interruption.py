@@ -1,5 +1,7 @@
 """Turns a request to stop (Ctrl-C, a cluster's SIGTERM) into a flag to look at."""
 
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -24,8 +26,13 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self.wanted: str | None = None
         self._asked_by: str | None = None
+        self._wanted: str | None = None
+        self._was_handled = False
+        # Signals as they arrive, a byte each: Python's own handlers wait until the main
+        # thread comes back from native code, from a barrier perhaps.
+        self._arrived: int | None = None
+        self._wakeup: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
         # Steps after which `agreed` was asked, and after which it is true; several
         # processes agree on that while none of them goes on.
@@ -35,6 +42,16 @@ class Interruption:
     @property
     def requested(self) -> bool:
         return self._asked_by is not None
+
+    @property
+    def wanted(self) -> str | None:
+        """Name of the signal that reached this process of several first, if one did."""
+        if self._wanted is None and self._arrived is not None:
+            with contextlib.suppress(BlockingIOError):
+                numbers = os.read(self._arrived, 64)
+                names = [n.name for n in _SIGNALS if n in numbers]
+                self._wanted = names[0] if names else None
+        return self._wanted
 
     @property
     def signal_name(self) -> str | None:
@@ -75,6 +92,10 @@ class Interruption:
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
             if (others := peers()) is not None:
+                self._arrived, self._wakeup = os.pipe()
+                os.set_blocking(self._arrived, False)
+                os.set_blocking(self._wakeup, False)
+                signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
                 others.listen(self)
         return self
 
@@ -84,14 +105,19 @@ class Interruption:
             if handler is not None:
                 signal.signal(number, handler)
         self._previous.clear()
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            # The watching thread may be reading from the other end.
+            os.close(self._wakeup)
+            self._wakeup = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.wanted is not None and number == signal.SIGINT:
+        if self._was_handled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = self.wanted or signal.Signals(number).name
+        self._was_handled = True
         if peers() is None:
-            self._asked_by = self.wanted
+            self._asked_by = self._asked_by or signal.Signals(number).name
 
 
 class Stopped(Exception):

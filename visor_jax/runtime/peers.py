@@ -43,7 +43,10 @@ class Board(Protocol):
 class Stopper(Protocol):
     """Who decides in this process when it stops."""
 
-    wanted: str | None
+    @property
+    def wanted(self) -> str | None:
+        """Name of the signal by which this process is told to stop, None if none."""
+        ...
 
     def stop_together(self, signal_name: str, peers: "Peers") -> None:
         """Called once, in the watching thread, when some process is told to stop."""

@@ -1,5 +1,6 @@
 """Whatever a caller gives to a public method: an answer, or one error that names it."""
 
+import base64
 import io
 import itertools
 
@@ -146,6 +147,20 @@ def test_what_is_no_path_is_named(path):
         visor_jax.load(path)
 
 
+def test_parts_of_openai_are_read_in_a_chat(model):
+    content = io.BytesIO()
+    Image.fromarray(page_run.page()).save(content, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    expected = model.generate(page_run.page(), QUESTION, "none")
+    for image, text in (
+        ({"type": "image_url", "image_url": {"url": uri}}, "text"),
+        ({"type": "input_image", "image_url": uri}, "input_text"),
+    ):
+        content = [image, {"type": text, "text": QUESTION}]
+        found = model.chat([{"role": "user", "content": content}], "none")
+        assert found == expected
+
+
 STRANGE = st.one_of(
     st.none(),
     st.booleans(),
@@ -279,6 +294,17 @@ def test_strange_settings_of_an_engine(name, strange):
 @given(st.sampled_from(["prompt", "images", "videos", "draw"]), STRANGE)
 def test_strange_requests(name, strange):
     outcome(Request, name, strange, **{"prompt": "Hi", name: strange})
+
+
+@settings(max_examples=200, derandomize=True)
+@given(
+    st.sampled_from(
+        ["dtype", "chat_template", "special_tokens", "revision", "mesh", "path_or_id"]
+    ),
+    STRANGE,
+)
+def test_strange_arguments_of_load(name, strange):
+    outcome(visor_jax.load, name, strange, **{"path_or_id": "gone/x/y", name: strange})
 
 
 @given(STRANGE)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import itertools
 
 import jax
 import jaxtyping
@@ -14,6 +13,7 @@ from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
+from tests.inference.strange_arguments import STRANGE, outcome
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.engine import Engine
@@ -161,25 +161,6 @@ def test_parts_of_openai_are_read_in_a_chat(model):
         assert found == expected
 
 
-STRANGE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.sampled_from([10**20, -(10**30), 2**31]),
-    st.floats(),
-    st.text(max_size=5),
-    st.binary(max_size=5),
-    st.sampled_from([np.int64(2), np.float32(1.5), np.array("auto"), np.zeros((2, 3))]),
-    st.sampled_from([object(), type, len, ..., 1j, range(3), {1, 2}, np.array([None])]),
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=3),
-        lambda each: (
-            st.lists(each, max_size=2)
-            | st.dictionaries(st.sampled_from(["role", "content", "type"]), each)
-        ),
-        max_leaves=4,
-    ),
-)
 # Of every method its arguments, each of which is given something strange in turn.
 METHODS = {
     "generate": {"images", "prompt", "budget", "videos", "max_new_tokens", "sampling"},
@@ -231,26 +212,6 @@ def fine(model):
         "questions": [QUESTION],
         "batch": model.batch(page_run.page(), QUESTION),
     }
-
-
-def outcome(function, name, strange, **given):
-    """Asserts that the error, if there is one, is ours."""
-    error = None
-    try:
-        found = function(**given)
-        if name in ("stream", "pieces", "answers", "rounds"):
-            list(itertools.islice(found, 3))
-    except ValueError as caught:
-        error = caught
-    if error is None:
-        return
-    # Raised by a check of ours, and not from inside of a library.
-    traceback = error.__traceback__
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    module = traceback.tb_frame.f_globals["__name__"]
-    assert module.startswith("visor_jax"), (name, strange, module, error)
-    assert len(str(error)) < 1500
 
 
 @settings(max_examples=250, derandomize=True)

@@ -56,7 +56,8 @@ def test_every_page_answers_every_task_at_every_budget(predictions, benchmark):
 
 def test_a_network_that_computes_nan_answers_with_errors(benchmark):
     params = small.answering_params(2)
-    params["language_model"]["norm"]["scale"][0] = np.nan
+    norm = params["language_model"]["norm"]
+    norm["scale"] = norm["scale"].at[0].set(jnp.nan)
     found = predict(small.network(params), benchmark)
     for errors in found.errors:
         assert all("language_model/norm/scale" in error for error in errors)

@@ -1,7 +1,7 @@
 """Whatever a caller gives to a public method: an answer, or one error that names it."""
 
+import base64
 import io
-import itertools
 
 import jax
 import jaxtyping
@@ -13,6 +13,7 @@ from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
+from tests.inference.strange_arguments import STRANGE, outcome
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.engine.engine import Engine
@@ -146,25 +147,20 @@ def test_what_is_no_path_is_named(path):
         visor_jax.load(path)
 
 
-STRANGE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.sampled_from([10**20, -(10**30), 2**31]),
-    st.floats(),
-    st.text(max_size=5),
-    st.binary(max_size=5),
-    st.sampled_from([np.int64(2), np.float32(1.5), np.array("auto"), np.zeros((2, 3))]),
-    st.sampled_from([object(), type, len, ..., 1j, range(3), {1, 2}, np.array([None])]),
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=3),
-        lambda each: (
-            st.lists(each, max_size=2)
-            | st.dictionaries(st.sampled_from(["role", "content", "type"]), each)
-        ),
-        max_leaves=4,
-    ),
-)
+def test_parts_of_openai_are_read_in_a_chat(model):
+    content = io.BytesIO()
+    Image.fromarray(page_run.page()).save(content, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    expected = model.generate(page_run.page(), QUESTION, "none")
+    for image, text in (
+        ({"type": "image_url", "image_url": {"url": uri}}, "text"),
+        ({"type": "input_image", "image_url": uri}, "input_text"),
+    ):
+        content = [image, {"type": text, "text": QUESTION}]
+        found = model.chat([{"role": "user", "content": content}], "none")
+        assert found == expected
+
+
 # Of every method its arguments, each of which is given something strange in turn.
 METHODS = {
     "generate": {"images", "prompt", "budget", "videos", "max_new_tokens", "sampling"},
@@ -218,26 +214,6 @@ def fine(model):
     }
 
 
-def outcome(function, name, strange, **given):
-    """Asserts that the error, if there is one, is ours."""
-    error = None
-    try:
-        found = function(**given)
-        if name in ("stream", "pieces", "answers", "rounds"):
-            list(itertools.islice(found, 3))
-    except ValueError as caught:
-        error = caught
-    if error is None:
-        return
-    # Raised by a check of ours, and not from inside of a library.
-    traceback = error.__traceback__
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    module = traceback.tb_frame.f_globals["__name__"]
-    assert module.startswith("visor_jax"), (name, strange, module, error)
-    assert len(str(error)) < 1500
-
-
 @settings(max_examples=250, derandomize=True)
 @given(st.data())
 def test_strange_arguments_meet_a_check_of_ours(model, engine, data):
@@ -279,6 +255,17 @@ def test_strange_settings_of_an_engine(name, strange):
 @given(st.sampled_from(["prompt", "images", "videos", "draw"]), STRANGE)
 def test_strange_requests(name, strange):
     outcome(Request, name, strange, **{"prompt": "Hi", name: strange})
+
+
+@settings(max_examples=200, derandomize=True)
+@given(
+    st.sampled_from(
+        ["dtype", "chat_template", "special_tokens", "revision", "mesh", "path_or_id"]
+    ),
+    STRANGE,
+)
+def test_strange_arguments_of_load(name, strange):
+    outcome(visor_jax.load, name, strange, **{"path_or_id": "gone/x/y", name: strange})
 
 
 @given(STRANGE)

@@ -24,7 +24,9 @@ def define_flags() -> None:
     flags.DEFINE_list("cross_layers", None, "CROSS layers of --plan=visor, e.g. 0,3,6.")
     flags.DEFINE_list("self_layers", None, "SELF layers of --plan=visor, e.g. 2,5.")
     flags.DEFINE_enum("dtype", "stored", DTYPES, "Of the weights that are written.")
-    flags.DEFINE_integer("seed", 0, "Of parameters that are new.")
+    # As many as keys of random numbers have.
+    seeds = {"lower_bound": -(2**63), "upper_bound": 2**63 - 1}
+    flags.DEFINE_integer("seed", 0, "Of parameters that are new.", **seeds)
     flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to export.")
     flags.DEFINE_string("to_hf", None, "New folder for what is exported.")
     flags.DEFINE_string("max_shard_size", "5GB", "Of one exported file of weights.")

@@ -47,6 +47,12 @@ def test_unknown_words_are_all_named(tokenizer):
         encode_question(tokenizer, "what is ring ?")
 
 
+def test_errors_about_long_questions_are_short(tokenizer):
+    with pytest.raises(ValueError, match="Unknown words") as caught:
+        encode_question(tokenizer, " ".join(f"word{i}" for i in range(10**5)))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", ["ring <eos>", "ring<eos>", "<pad> ring", "<unk>"])
 def test_special_tokens_are_no_words(tokenizer, text):
     with pytest.raises(ValueError, match=r"Unknown words .*<(eos|pad|unk)>"):

@@ -13,6 +13,10 @@ from visor_jax.data.pages.words import (
     TOKEN_PATTERN,
     UNKNOWN,
 )
+from visor_jax.runtime.arguments import shown
+
+# Unknown words that an error names.
+_MOST_NAMED = 20
 
 
 def page_tokenizer() -> PreTrainedTokenizerFast:
@@ -46,7 +50,9 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if unknown:
         listed = sorted(known, key=known.get)
         raise ValueError(
-            f"Unknown words {unknown} in the question {text!r}. Known words are: "
+            f"Unknown words [{', '.join(map(shown, unknown[:_MOST_NAMED]))}] in the "
+            f"question {shown(text)}. "
+            "Known words are: "
             f"{' '.join(listed)}"
         )
     end = known[PROMPT_END]

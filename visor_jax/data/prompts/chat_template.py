@@ -31,6 +31,7 @@ from visor_jax.data.prompts.messages import (
     read_messages,
 )
 from visor_jax.data.prompts.piece import Piece
+from visor_jax.runtime.arguments import shown
 
 START, END = "<|im_start|>", "<|im_end|>"
 SYSTEM_MESSAGE = "You are a helpful assistant."
@@ -172,7 +173,8 @@ def check_template(template: str) -> None:
     known = isinstance(template, str) and (template in TEMPLATES or is_jinja(template))
     if not known:
         raise ValueError(
-            f"Unknown chat template {template!r}: choose one of {sorted(TEMPLATES)}."
+            f"Unknown chat template {shown(template)}: choose one of "
+            f"{sorted(TEMPLATES)}."
         )
 
 

@@ -55,7 +55,8 @@ def _rendered(messages: list[Message], template: str, generation: bool) -> str:
         )
     except Exception as error:  # Templates raise what they like.
         raise ValueError(
-            f"The checkpoint's chat template cannot render these messages: {error}."
+            "The checkpoint's chat template cannot render these messages: "
+            f"{error!s:.200}."
         ) from error
     return text
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from visor_jax.data.prompts.chat_template import END, START
 from visor_jax.data.prompts.messages import PLACES
 from visor_jax.data.prompts.piece import Piece
+from visor_jax.runtime.arguments import shown
 
 # What may stand in the texts of messages: words alone, or special tokens like any other
 # place of the prompt (then a text can end its turn, and "<image>" is always a place).
@@ -46,8 +47,10 @@ class Tokens:
 
 def check_special_tokens(choice: str) -> None:
     """Raises ValueError unless this is one of `SPECIAL_TOKENS`."""
-    if choice not in SPECIAL_TOKENS:
-        raise ValueError(f"special_tokens={choice!r} is not one of {SPECIAL_TOKENS}.")
+    if not isinstance(choice, str) or choice not in SPECIAL_TOKENS:
+        raise ValueError(
+            f"special_tokens={shown(choice)} is not one of {SPECIAL_TOKENS}."
+        )
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:

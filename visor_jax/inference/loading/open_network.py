@@ -70,8 +70,10 @@ def _check_names(path_or_id: Any, dtype: Any, template: Any, revision: Any) -> N
             f"path_or_id={shown(path_or_id)} is neither a path nor an id: name the "
             "folder of a run or a checkpoint, or 'owner/name' on the Hub."
         )
-    if dtype is not None and dtype not in COMPUTE_DTYPES:
-        raise ValueError(f"{dtype=} is not one of {COMPUTE_DTYPES}.")
+    if dtype is not None and (
+        not isinstance(dtype, str) or dtype not in COMPUTE_DTYPES
+    ):
+        raise ValueError(f"dtype={shown(dtype)} is not one of {COMPUTE_DTYPES}.")
     if template is not None:
         check_template(template)
     if revision is not None and not isinstance(revision, str):

@@ -11,8 +11,8 @@ from absl import flags
 from jaxtyping import Array, Key
 
 from visor_jax.data.prompts.chat_template import TEMPLATES
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.loading.load import load
-from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.config import COMPUTE_DTYPES
 
@@ -46,6 +46,9 @@ def define_answer_flags() -> None:
     flags.DEFINE_float("top_p", None, "Draw among tokens of so much probability.")
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 to avoid used tokens.")
     flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    flags.DEFINE_multi_string(
+        "stop", [], "Text that an answer ends before; repeat it for several."
+    )
 
 
 def load_network(options: Any) -> VisorModel:

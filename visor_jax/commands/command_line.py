@@ -13,7 +13,11 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from visor_jax.commands import compilation_flags
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
+
+# `--help` lists flags that are declared here with those of the command.
+flags.disclaim_key_flags()
 
 FAILED = 1
 USER_ERROR = 2
@@ -26,11 +30,13 @@ _FLAG_ERRORS = (flags.Error, AttributeError, LookupError, TypeError, ValueError)
 def run(main: Callable[[list[str]], object]) -> NoReturn:
     """Parses the flags, calls `main` with what is left of argv, and exits.
 
+    All commands have the flag --compilation_cache, which is heeded before `main`.
     Unusable flags (absl's and ml_collections config files and overrides) and stray
     arguments end with one line on stderr and exit code 2; so does a `UserError`, from
     wherever inside `main`. Any other exception keeps its traceback.
     """
     _quieten_libraries()
+    compilation_flags.define_compilation_flags()
     try:
         app.run(main, flags_parser=_parse_flags)
     except UserError as error:
@@ -81,6 +87,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         fail(f"unexpected arguments {rest[1:]}: every option is written --name=value.")
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.ERROR)
+    compilation_flags.keep_programs(flags.FLAGS)
     return rest
 
 

@@ -1,7 +1,7 @@
 """A network with everything that answering takes: what `visor_jax.load` returns."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.chat_template import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference.batch_answers import answer_samples, batch_logits
 from visor_jax.inference.engine.engine import Engine
@@ -19,7 +21,6 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
-from visor_jax.inference.sampling import GREEDY, Sampling
 
 
 class VisorModel:
@@ -70,9 +71,8 @@ class VisorModel:
     ) -> str:
         """Returns the answer to a prompt.
 
-        Args:
-          images: files, their bytes, PIL images or uint8 arrays; None for none.
-          **options: see `Options`.
+        images: files, their bytes, PIL images or uint8 arrays; None for none. options:
+        see `Options`.
 
         Raises:
           ValueError: for an image that cannot be read, places in the prompt that do not
@@ -92,11 +92,9 @@ class VisorModel:
         videos: Videos = None,
         **options: Unpack[Options],
     ) -> str:
-        """Returns the assistant's next turn.
+        """Returns the assistant's next turn. Options and errors as in `generate`.
 
-        Args:
-          messages: of Hugging Face's form, images in their parts or beside them.
-          **options: as in `generate`, whose errors these are.
+        messages: of Hugging Face's form, images in their parts or beside them.
         """
         return self.generate(images, messages, budget, videos=videos, **options)
 
@@ -110,26 +108,33 @@ class VisorModel:
         sampling: Sampling = GREEDY,
         key: Array | None = None,
         cost: float = 0.0,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
 
         Prompts of about the same size are answered together; an answer depends neither
-        on its neighbours nor on their number. Arguments and errors as in `generate`;
-        all prompts are read before the first is answered. For more prompts than fit
-        into memory, or to read each only once with "auto", see `engine`.
+        on its neighbours nor on their number. What a request says in its options goes
+        before the arguments, which are those of `generate`, and so are the errors. All
+        prompts are read before the first is answered. For more prompts than fit into
+        memory, or to read each only once with "auto", see `engine`.
         """
-        count = self._count(max_new_tokens)
-        samples = [self.processor.sample(request, room=count) for request in requests]
+        count, asked = self._count(max_new_tokens), [each.options for each in requests]
+        rooms = [options.max_new_tokens or count for options in asked]
+        pairs = zip(requests, rooms, strict=True)
+        samples = [self.processor.sample(each, room=room) for each, room in pairs]
+        own = [options.budget for options in asked]
         return answer_samples(
             self.vlm,
             self.params,
             self.processor,
             samples,
-            self._choice.of_samples(samples, budget, cost),
+            self._choice.of_samples(samples, budget, cost, own),
             batch_size=batch_size,
+            options=asked,
             max_new_tokens=count,
             sampling=sampling,
             key=key,
+            stop=AnswerOptions(stop=stop).stop,
         )
 
     def stream(
@@ -140,17 +145,17 @@ class VisorModel:
         *,
         videos: Videos = None,
         max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        key: Array | None = None,
         cost: float = 0.0,
+        **how: Any,
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
 
         Arguments and errors are those of `generate`; errors are raised at the call.
+        What a stop string may begin with comes when it is known to be none.
         """
         request = Request(prompt, images, videos)
         read = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
-        return self.pieces(read, sampling=sampling, key=key)
+        return self.pieces(read, **how)
 
     def read(
         self,
@@ -160,10 +165,7 @@ class VisorModel:
         max_new_tokens: int | None = None,
         cost: float = 0.0,
     ) -> ReadPrompt:
-        """Returns a prompt that `pieces` answers, with the budget that it gets.
-
-        Arguments and errors are those of `generate`.
-        """
+        """Returns what `pieces` answers. Arguments and errors as in `generate`."""
         count = self._count(max_new_tokens)
         sample = self.processor.sample(request, room=count)
         (chosen,) = self._choice.of_samples([sample], budget, cost)
@@ -177,8 +179,10 @@ class VisorModel:
         *,
         sampling: Sampling = GREEDY,
         key: Array | None = None,
+        stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
+        stop = AnswerOptions(stop=stop).stop
         tokens = generation.stream(
             self.vlm,
             self.params,
@@ -190,7 +194,7 @@ class VisorModel:
             sampling=sampling,
             key=key,
         )
-        return self.processor.pieces(int(token[0]) for token in tokens)
+        return self.processor.pieces((int(token[0]) for token in tokens), stop=stop)
 
     def choose(
         self,
@@ -198,10 +202,7 @@ class VisorModel:
         budget: str | Budget | None = AUTO,
         cost: float = 0.0,
     ) -> list[Budget]:
-        """Returns the budget of each prompt, as `generate` would answer it.
-
-        Errors are those of `generate`.
-        """
+        """Returns the budget of each prompt. Errors are those of `generate`."""
         samples = [self.processor.sample(request, room=1) for request in requests]
         return self._choice.of_samples(samples, budget, cost)
 
@@ -210,15 +211,15 @@ class VisorModel:
         budget: Router | str | Budget | None = None,
         *,
         cost: float = 0.0,
+        budgets: Iterable[str | Budget] = (),
         **options: Any,
     ) -> Engine:
         """Returns an engine for many requests, each in a budget of its own.
 
         It keeps images, their keys and values, and compiled programs between calls.
 
-        Args:
-          budget: one for all, "auto", or another router.
-          **options: of `visor_jax.inference.engine.engine.Engine`.
+        budget: one for all, "auto", or another router. budgets: that requests may ask
+        for beside it. options: of `visor_jax.inference.engine.engine.Engine`.
 
         Raises:
           ValueError: for a budget that the network was not trained for, "auto" without
@@ -226,6 +227,7 @@ class VisorModel:
         """
         if budget is None or isinstance(budget, str | Budget):
             budget = self._choice.router(budget, cost)
+        options["budgets"] = [self.budgets.find(each) for each in budgets]
         return Engine(self.vlm, self.params, self.processor, budget, **options)
 
     def logits(
@@ -266,9 +268,8 @@ class VisorModel:
     def cost(self, budget: str | Budget | None = None, **lengths: int | None) -> Row:
         """Returns the FLOPs of a budget and what it saves against the dense network.
 
-        Args:
-          budget: any of the network's plan, also one it was not trained for.
-          **lengths: and errors, see `visor_jax.flops.table.prompt_cost`.
+        budget: any of the network's plan, also one it was not trained for. lengths: and
+        errors, see `visor_jax.flops.table.prompt_cost`.
         """
         asked, left = self.budgets.of_plan(budget), self.vlm.reducer.image_lengths
         return prompt_cost(self.config, asked, image_lengths=left, **lengths)

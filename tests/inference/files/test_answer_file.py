@@ -111,6 +111,31 @@ def test_digests_tell_requests_apart(tmp_path, monkeypatch):
     assert line.digest == found[0]
 
 
+def test_what_a_line_says_of_its_answer_is_read_and_told_apart(tmp_path):
+    plain = '{"prompt": "a"'
+    said = (
+        '"budget": "none"',
+        '"budget": 2',
+        '"max_new_tokens": 3',
+        '"sampling": {"temperature": 0.5}',
+        '"sampling": {"temperature": 0.5, "top_k": 2}',
+        '"seed": 0',
+        '"stop": ["x"]',
+        '"stop": ["y"], "seed": 4',
+    )
+    found = lines(tmp_path, plain + "}", *(f"{plain}, {each}}}" for each in said))
+    assert [line.error for line in found] == [None] * 9
+    assert len({line.digest for line in found}) == 9
+    # As it was when nothing could be said: old files of answers go on.
+    assert found[0].digest == "fc5ccfd12820e320"
+    options = found[-1].request.options
+    assert (options.stop, options.seed, options.budget) == (("y",), 4, None)
+    assert found[2].request.options.budget == "2"
+    assert found[4].request.options.sampling.temperature == 0.5
+    (bad,) = lines(tmp_path, '{"prompt": "a", "sampling": {"heat": 1}}')
+    assert "unknown ['heat'] in sampling: known are ['temperature'" in bad.error
+
+
 def read_requests_of(tmp_path, text):
     (tmp_path / "other.jsonl").write_text(text)
     return read_requests((tmp_path / "other.jsonl").relative_to(tmp_path))

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.chat_template import (
     IMAGE,
     VIDEO,
@@ -92,6 +93,7 @@ class Request:
       flat list is one video.
     draw: tells the engine's random draws for it from those for others; None for its
       number in the order of asking.
+    options: how it is answered, where that is not as all others are.
 
     Raises ValueError for what is neither.
     """
@@ -100,6 +102,7 @@ class Request:
     images: Images = None
     videos: Videos = None
     draw: int | None = None
+    options: AnswerOptions = dataclasses.field(default_factory=AnswerOptions)
 
     def __post_init__(self) -> None:
         if self.draw is not None and not 0 <= self.draw < 2**31:

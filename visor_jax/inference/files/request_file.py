@@ -2,8 +2,11 @@
 
     {"id": "a7", "image": "page.png", "prompt": "digit row 2 column 3"}
     {"images": ["a.jpg", "b.jpg"], "prompt": "What changed?"}
+    {"prompt": "Tell a story.", "budget": "sa1:3", "max_new_tokens": 64, "seed": 7,
+     "sampling": {"temperature": 0.7, "top_p": 0.9}, "stop": ["\\n\\n"]}
 
-A line without an id is called by its number, one that cannot be read "line 3".
+What a line says of its answer (`AnswerOptions`) goes before what is said of all. A line
+without an id is called by its number, one that cannot be read "line 3".
 """
 
 import collections
@@ -15,9 +18,11 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 
-_FIELDS = ("id", "image", "images", "prompt")
+_OPTIONS = tuple(field.name for field in dataclasses.fields(AnswerOptions))
+_FIELDS = ("id", "image", "images", "prompt", *_OPTIONS)
 # Texts and whole numbers; 1 and "1" are two.
 Id = str | int
 
@@ -124,13 +129,19 @@ def _request(fields: dict[str, Any], number: int, root: Path) -> Request:
             raise ValueError(f"images {images!r} are no list of files.")
         # Absolute: the same file is the same wherever the command is started.
         images = [os.path.abspath(root / image) for image in images]
-    return Request(prompt, images, draw=number)
+    said = {name: fields[name] for name in _OPTIONS if name in fields}
+    options = AnswerOptions.of_dict(said)
+    return Request(prompt, images, draw=number, options=options)
 
 
 def _digest(content: Request | str) -> str:
     """Returns 16 hexadecimal digits that tell a request, or a line, from others."""
     if isinstance(content, Request):
-        content = json.dumps([content.prompt, content.images], sort_keys=True)
+        parts = [content.prompt, content.images]
+        if said := content.options.to_dict():
+            # Where nothing is said, as before there was anything to say.
+            parts.append(said)
+        content = json.dumps(parts, sort_keys=True)
     # Halves of characters, which JSON may hold, are no UTF-8.
     text = content.encode(errors="backslashreplace")
     return hashlib.blake2b(text, digest_size=8).hexdigest()

@@ -35,6 +35,8 @@ setup(
         "ml-collections>=1.1",
         "chex",
         "absl-py",
+        # jax bounds the folder of compiled programs with it and does not require it.
+        "filelock",
         "jaxtyping",
         "numpy",
         "scipy",

@@ -6,6 +6,8 @@ from types import ModuleType
 
 from absl import flags
 
+from visor_jax.commands import compilation_flags
+
 
 def call(command: ModuleType, *arguments: str) -> None:
     """Calls `main` with these flags; what a shell would see of it is left as it was."""
@@ -18,6 +20,7 @@ def defined(command: ModuleType) -> Iterator[list[str]]:
     """Inside, this process has the command's flags; yields their names."""
     before = set(flags.FLAGS)
     command.define_flags()
+    compilation_flags.define_compilation_flags()
     try:
         yield sorted(set(flags.FLAGS) - before)
     finally:

@@ -110,6 +110,56 @@ def test_answers_and_errors_and_what_is_left_of_a_stopped_run(workdir):
         assert found[name]["answer"] == records[name]["answer"]
 
 
+def test_lines_say_how_they_are_answered(workdir):
+    """...and an old file, whose lines say nothing, goes on with them."""
+    plain = _requests(2)
+    said = [
+        {"budget": "none"},
+        {"max_new_tokens": 1},
+        {"sampling": {"temperature": 3.0}, "seed": 5},
+        {"budget": "auto"},
+        {"sampling": {"temperature": 3}, "max_new_tokens": 12},
+        {"heat": 1},
+    ]
+    lines = [{**plain[0], "id": f"s{i}", **each} for i, each in enumerate(said)]
+    lines[2]["stop"] = ["no such word"]
+    _write(workdir / "saying.jsonl", plain)
+    command = _command(workdir, source="saying.jsonl", name="said.jsonl")
+    assert _run([*command, "--rows=1"]).returncode == 0
+    settings = json.loads((workdir / "said.jsonl.settings.json").read_text())
+    assert "stop" not in settings
+    assert (settings["seed"], settings["max_new_tokens"]) == (None, 8)
+    # A line that draws with the common key makes the answers depend on it.
+    _write(workdir / "saying.jsonl", plain + lines)
+    refused = _run([*command, "--rows=1"])
+    assert refused.returncode == 2
+    assert "seed was null, now 0" in refused.stderr
+    del lines[4]
+    _write(workdir / "saying.jsonl", plain + lines)
+    assert _run([*command, "--rows=1"]).returncode == 0
+    records = {each["id"]: each for each in _records(workdir / "said.jsonl")}
+    model = visor_jax.load(workdir)
+    asked = (workdir / plain[0]["image"], plain[0]["prompt"])
+    assert records["s0"]["answer"] == model.generate(*asked, "none")
+    assert records["s0"]["budget"] == "sa0"
+    assert records["s1"]["answer"] == model.generate(*asked, max_new_tokens=1)
+    drawn = model.generate(
+        *asked,
+        sampling=visor_jax.Sampling(temperature=3.0),
+        key=jax.random.key(5),
+    )
+    assert records["s2"]["answer"] == drawn != records["q0"]["answer"]
+    assert "policy" in records["s3"]["error"]
+    assert "unknown fields ['heat']" in records["s5"]["error"]
+    pieces = list(model.stream(*asked, stop=[drawn.split()[0], " "]))
+    whole = model.generate(*asked)
+    assert "".join(pieces) == whole.split(" ")[0]
+    options = visor_jax.AnswerOptions(stop=" ", max_new_tokens=4, budget="none")
+    request = visor_jax.Request(asked[1], [asked[0]], options=options)
+    (found,) = model.generate_all([request])
+    assert found == model.generate(*asked, "none").split(" ")[0]
+
+
 def test_ctrl_c_loses_no_answer_and_says_how_to_go_on(workdir):
     count = 4000
     _write(workdir / "many.jsonl", _requests(count))
@@ -277,8 +327,8 @@ def test_settings_are_what_answers_depend_on(workdir, parse):
         options = flags.FLAGS
         sampling = answer_flags.sampling_of(options)
         model = answer_flags.load_network(options)
-        engine = answer._engine(model, options, sampling)
-        found = answer._settings(model, engine, options, sampling)
+        engine = answer._engine(model, [], options, sampling)
+        found = answer._settings(model, engine, [], options, sampling)
         flags.FLAGS.unparse_flags()
         return found
 

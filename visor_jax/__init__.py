@@ -27,8 +27,9 @@ def load(
 
 
 _LAZY = {
+    "AnswerOptions": "visor_jax.data.prompts.answer_options",
     "Request": "visor_jax.data.prompts.request",
-    "Sampling": "visor_jax.inference.sampling",
+    "Sampling": "visor_jax.data.prompts.sampling",
 }
 
 

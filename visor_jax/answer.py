@@ -3,11 +3,12 @@
     python -m visor_jax.answer --checkpoint=runs/universal --input=requests.jsonl \\
         --output=answers.jsonl [--budget=sa1:3]
 
-Lines in: `inference.files.request_file`; out: `inference.files.answer_file`. A request
-that cannot be answered is an answer with an error, which --retry_errors asks again. A
-run that was stopped (Ctrl-C, power) goes on with the same command; with other settings
-or requests it is refused. With --warm_up all programs are compiled first; without
---input that is all, and --compilation_cache keeps them for the next process.
+Lines in: `inference.files.request_file`; out: `inference.files.answer_file`. A line may
+say its own budget, length, sampling, seed and stop strings; what it does not say the
+flags say. A request that cannot be answered is an answer with an error, which
+--retry_errors asks again. A run that was stopped (Ctrl-C, power) goes on with the same
+command; with other settings or requests it is refused. With --warm_up all programs are
+compiled first; without --input that is all.
 """
 
 from absl import flags
@@ -32,7 +33,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
     flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
     flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
-    flags.DEFINE_string("compilation_cache", None, "Folder that keeps programs.")
 
 
 if __name__ == "__main__":
@@ -47,8 +47,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from visor_jax.checkpoints import layout
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.files.answer_file import (
@@ -59,11 +62,16 @@ from visor_jax.inference.files.answer_file import (
     record_of,
 )
 from visor_jax.inference.files.request_file import RequestEntry, read_requests
-from visor_jax.inference.sampling import Sampling
+from visor_jax.inference.files.request_options import (
+    draws_from_common_key,
+    known_budgets,
+    options_of,
+    with_defaults,
+)
+from visor_jax.inference.routing.choose_budgets import AUTO
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import output_place
-from visor_jax.runtime.compile_cache import keep_programs
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.ownership import owned_file
 from visor_jax.runtime.progress import Progress
@@ -76,8 +84,6 @@ def main(arguments: list[str]) -> None:
     with contextlib.ExitStack() as files:
         with command_line.user_errors():
             _check(options)
-            if options.compilation_cache is not None:
-                keep_programs(Path(options.compilation_cache))
             if options.output is not None:
                 files.enter_context(
                     owned_file(
@@ -88,11 +94,17 @@ def main(arguments: list[str]) -> None:
             sampling = answer_flags.sampling_of(options)
             lines = [] if options.input is None else _requests(options)
             model = answer_flags.load_network(options)
-            engine = _engine(model, options, sampling)
+            said_of_all = {
+                "budget": _default_budget(model, options),
+                "max_new_tokens": options.max_new_tokens,
+                "stop": options.stop,
+            }
+            lines = [with_defaults(line, **said_of_all) for line in lines]
+            engine = _engine(model, lines, options, sampling)
             buckets = _buckets(engine, options)
             answers = None
             if options.output is not None:
-                settings = _settings(model, engine, options, sampling)
+                settings = _settings(model, engine, lines, options, sampling)
                 answers = files.enter_context(_answers(lines, settings, options))
         if options.warm_up:
             began = time.perf_counter()
@@ -168,8 +180,13 @@ def _requests(options: Any) -> list[RequestEntry]:
     return read_requests(Path(options.input), image_root=root)
 
 
-def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
-    count = options.max_new_tokens or model.processor.new_tokens
+def _engine(
+    model: VisorModel, lines: Sequence[RequestEntry], options: Any, sampling: Sampling
+) -> Engine:
+    """Returns an engine that has room for every line, whatever it says itself."""
+    said = options_of(lines)
+    default = options.max_new_tokens or model.processor.new_tokens
+    count = max([default, *(each.max_new_tokens or 0 for each in said)])
     config = dataclasses.replace(
         EngineConfig(new_tokens=count),
         rows=options.rows,
@@ -178,13 +195,21 @@ def _engine(model: VisorModel, options: Any, sampling: Sampling) -> Engine:
         requests_per_row=min(EngineConfig.requests_per_row, options.slots),
         memory_bytes=int(1e9 * options.memory_gb),
     )
+    asks = any(each.budget == AUTO for each in said)
+    chooses = asks and model.policy is not None
     return model.engine(
-        options.budget,
+        AUTO if chooses else options.budget,
         cost=options.cost,
+        budgets=known_budgets(said, model.budgets),
         config=config,
         sampling=sampling,
-        key=answer_flags.random_key(options, sampling),
+        key=jax.random.key(options.seed),
     )
+
+
+def _default_budget(model: VisorModel, options: Any) -> str:
+    """Returns the budget of lines that name none. Raises ValueError as `find`."""
+    return AUTO if options.budget == AUTO else model.budget(options.budget).name
 
 
 def _answers(
@@ -201,18 +226,30 @@ def _answers(
 
 
 def _settings(
-    model: VisorModel, engine: Engine, options: Any, sampling: Sampling
+    model: VisorModel,
+    engine: Engine,
+    lines: Sequence[RequestEntry],
+    options: Any,
+    sampling: Sampling,
 ) -> dict[str, Any]:
     """Returns what answers depend on beside their requests."""
-    return {
+    draws = draws_from_common_key(options_of(lines), sampling)
+    budgets = [budget.name for budget in engine.router.budgets]
+    if options.budget != AUTO:
+        # Some line may ask to have it chosen: that is in its digest.
+        budgets = [_default_budget(model, options)]
+    settings = {
         "checkpoint": model.fingerprint,
         "chat_template": options.chat_template,
-        "budgets": [budget.name for budget in engine.router.budgets],
+        "budgets": budgets,
         "cost": options.cost,
-        "max_new_tokens": engine.config.new_tokens,
+        "max_new_tokens": options.max_new_tokens or model.processor.new_tokens,
         **dataclasses.asdict(sampling),
-        "seed": None if sampling.is_greedy else options.seed,
+        "seed": options.seed if draws else None,
     }
+    if options.stop:
+        settings["stop"] = options.stop
+    return settings
 
 
 def _buckets(engine: Engine, options: Any) -> list[Bucket]:

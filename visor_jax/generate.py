@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
             cost=options.cost,
         )
         key = answer_flags.random_key(options, sampling)
-        pieces = model.pieces(prompt, sampling=sampling, key=key)
+        pieces = model.pieces(prompt, sampling=sampling, key=key, stop=options.stop)
     if options.json:
         print(json.dumps(_report(model, prompt, "".join(pieces))))
         return

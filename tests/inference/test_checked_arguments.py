@@ -16,9 +16,9 @@ from tests.inference import page_run
 from tests.inference.strange_arguments import STRANGE, outcome
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
-from visor_jax.inference.sampling import Sampling
 from visor_jax.inference.visor_model import VisorModel
 
 QUESTION = "digit row 2 column 3"

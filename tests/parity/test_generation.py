@@ -20,8 +20,8 @@ from tests.parity.test_llava_onevision import (
 )
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.generation.generate import generate, stream
-from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
 
 pytestmark = pytest.mark.parity

@@ -17,11 +17,11 @@ from etils import epath
 
 from visor_jax.checkpoints import layout, orbax_log
 from visor_jax.checkpoints.manager import complete_metadata
+from visor_jax.data.prompts.tokenizer import TOKENIZER
 from visor_jax.runtime.ownership import is_of_an_owner
 
 Params = Any
 
-TOKENIZER = "tokenizer"
 # The file of it without which no text can be read.
 NEEDED = "tokenizer.json"
 # Files of a Hugging Face folder that say how text and images are prepared.

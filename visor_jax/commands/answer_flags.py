@@ -15,7 +15,7 @@ from visor_jax.models.config import COMPUTE_DTYPES
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
-    from visor_jax.inference.sampling import Sampling
+    from visor_jax.data.prompts.sampling import Sampling
     from visor_jax.inference.visor_model import VisorModel
 
 
@@ -51,6 +51,9 @@ def define_answer_flags() -> None:
         lower_bound=-(2**63),
         upper_bound=2**63 - 1,
     )
+    flags.DEFINE_multi_string(
+        "stop", [], "Text that an answer ends before; repeat it for several."
+    )
 
 
 def load_network(options: Any) -> "VisorModel":
@@ -67,7 +70,7 @@ def load_network(options: Any) -> "VisorModel":
 
 def sampling_of(options: Any) -> "Sampling":
     """Returns how tokens are chosen. Raises ValueError for an impossible setting."""
-    from visor_jax.inference.sampling import Sampling
+    from visor_jax.data.prompts.sampling import Sampling
 
     return Sampling(
         temperature=options.temperature,

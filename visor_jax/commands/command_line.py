@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from visor_jax.commands import failures, help_text, terminal
+from visor_jax.commands import compilation_flags, failures, help_text, terminal
 from visor_jax.commands.failures import FAILED, USER_ERROR
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 
@@ -55,6 +55,7 @@ def begin(define_flags: Callable[[], object]) -> None:
         _prepare_streams()
         before = set(flags.FLAGS)
         define_flags()
+        compilation_flags.define_compilation_flags()
         if help_text.is_asked_for(sys.argv[1:]):
             usage = sys.modules["__main__"].__doc__ or ""
             own = [name for name in flags.FLAGS if name not in before]
@@ -67,12 +68,15 @@ def begin(define_flags: Callable[[], object]) -> None:
 def run(main: Callable[[list[str]], object]) -> NoReturn:
     """Calls `main` with what flags leave of argv, and exits.
 
-    Reads the flags if `begin` has not. A `UserError`, from wherever inside `main`, ends
+    Reads the flags if `begin` has not; --compilation_cache, which all commands have, is
+    heeded before `main`. A `UserError`, from wherever inside `main`, ends
     with one line on stderr and exit code 2; so does what `failures` knows, with its
     code. Any other exception keeps its traceback.
     """
     with _told_in_one_line():
         _prepare_streams()
+        if not flags.FLAGS.is_parsed():
+            compilation_flags.define_compilation_flags()
         app.run(main, flags_parser=_parsed_flags)
     _leave(0)
 
@@ -190,10 +194,10 @@ def _prepare_streams() -> None:
 
 
 def _parsed_flags(argv: list[str]) -> list[str]:
-    if not flags.FLAGS.is_parsed():
-        return _parse_flags(argv)
     # Values of repeatable flags would come together from both times.
-    return argv[:1]
+    rest = argv[:1] if flags.FLAGS.is_parsed() else _parse_flags(argv)
+    compilation_flags.keep_programs(flags.FLAGS)
+    return rest
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

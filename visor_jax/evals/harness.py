@@ -36,6 +36,7 @@ from visor_jax.inference.routing.router import HostRouter
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.packed_answers import PackedAnswers
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 Params = Any
 # Called with (answers so far, of how many).
@@ -85,7 +86,7 @@ def check_plan(config: VLMConfig, budgets: BudgetSet) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
+@bounded_jit(static_argnames=("model", "gates"))
 def next_tokens(
     model: VLM, params: Params, batch: Batch, gates: tuple[bool, ...]
 ) -> Int[Array, "B T"]:

@@ -1,7 +1,6 @@
 """What the engine hands back."""
 
 import dataclasses
-import time
 
 import numpy as np
 from jaxtyping import Int
@@ -11,7 +10,6 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
-from visor_jax.inference.engine.request_queue import QueuedRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,10 +17,12 @@ class Answer:
     """What became of a request.
 
     number: of the request, in the order of asking. text, tokens: the answer, without
-    end token. steps: of decoding, after the first token. error: what is wrong with the
-    request, None if it was answered. text_tokens, image_tokens, crops: of the prompt.
-    encoded: whether its image went through the tower for it; else it was at hand.
-    seconds: from reading the request to its last token.
+    end token; the text ends before a stop string, whose tokens are the last ones.
+    steps: of decoding, after the first token. error: what is wrong with the request,
+    None if it was answered. text_tokens, image_tokens, crops: of the prompt. encoded:
+    whether its image went through the tower for it; else it was at hand.
+    seconds: from reading the request to its last token, without those in which programs
+    were compiled.
     """
 
     number: int
@@ -39,14 +39,11 @@ class Answer:
     seconds: float = 0.0
 
     @classmethod
-    def refused(cls, queued: QueuedRequest, reason: str) -> "Answer":
+    def refused(
+        cls, number: int, request: Request, reason: str, *, seconds: float
+    ) -> "Answer":
         """Returns the answer to a request that cannot be answered."""
-        return cls(
-            number=queued.number,
-            request=queued.request,
-            error=reason,
-            seconds=time.perf_counter() - queued.began,
-        )
+        return cls(number=number, request=request, error=reason, seconds=seconds)
 
     @classmethod
     def failed(
@@ -74,10 +71,11 @@ class Answer:
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
         (tokens,) = cut_at_end(written[None], processor.eos_ids)
+        text, _ = processor.text_before(tokens, request.request.options.stop)
         return cls(
             number=request.number,
             request=request.request,
-            text=processor.text(tokens),
+            text=text,
             tokens=tuple(tokens),
             steps=len(written) - 1,
             budget=budget,

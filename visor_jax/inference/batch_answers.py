@@ -1,28 +1,29 @@
 """What a network makes of batches: logits of one, answers to however many samples."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.data.prompts.stop_tokens import cut_at_end
-from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.generation import generate
 from visor_jax.inference.generation.finite import check_written
-from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 Params = Any
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
+@bounded_jit(static_argnames=("model", "gates"))
 def batch_logits(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
 ) -> Float[Array, "B T W"]:
@@ -30,17 +31,22 @@ def batch_logits(
     return model.apply({"params": params}, batch, gates).logits
 
 
-def samples_of(processor: Processor, requests: Any, *, room: int) -> list[Sample]:
+def samples_of(
+    processor: Processor, requests: Sequence[Request], *, room: int
+) -> list[Sample]:
     """Returns the requests as the network takes them.
 
     Args:
-      room: tokens of an answer that the context must have room for.
+      room: tokens of an answer that the context must have room for, where a request
+        says no other number.
 
     Raises:
-      ValueError: for what is no list of requests, or as `Processor.sample`.
+      ValueError: as `Processor.sample`.
     """
-    found = checked.requests_of(requests)
-    return [processor.sample(request, room=room) for request in found]
+    return [
+        processor.sample(request, room=request.options.max_new_tokens or room)
+        for request in requests
+    ]
 
 
 def answer_samples(
@@ -51,20 +57,24 @@ def answer_samples(
     budgets: Sequence[Budget],
     *,
     batch_size: int,
+    options: Sequence[AnswerOptions],
     max_new_tokens: int,
     sampling: Sampling,
     key: Array | None,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """Returns the answers, in the order of the samples.
 
     Samples of one budget and about one size are answered together.
 
     Args:
-      budgets: of each sample.
+      budgets: of each sample. options: of each sample; they go before what is said of
+        all. Budgets are not read there.
       key: of all draws; a sample's own does not depend on which are beside it.
     """
-    keys = None if key is None else generate.keys_of_rows(key, len(samples))
-    ends = {"eos_id": processor.eos_ids, "pad_id": processor.pad_id}
+    limits = [each.max_new_tokens or max_new_tokens for each in options]
+    settings = [each.sampling or sampling for each in options]
+    keys = _keys(key, options, settings)
     found = [""] * len(samples)
     for chosen in dict.fromkeys(budgets):
         mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
@@ -78,15 +88,45 @@ def answer_samples(
                 params,
                 group.batch,
                 chosen,
-                max_new_tokens=max_new_tokens,
-                **ends,
-                sampling=sampling,
+                max_new_tokens=[limits[i] for i in rows],
+                eos_id=processor.eos_ids,
+                pad_id=processor.pad_id,
+                sampling=[settings[i] for i in rows],
                 key=None if keys is None else keys[rows],
             )
             tokens = np.asarray(tokens)
             check_written(tokens, params)
             cut = cut_at_end(tokens, processor.eos_ids)
-            texts = map(processor.text, cut)
-            for row, text in zip(rows[: len(group.rows)], texts, strict=False):
-                found[row] = text
+            for row, written in zip(rows[: len(group.rows)], cut, strict=False):
+                # Padding follows a row that was at its limit before others.
+                own = written[: limits[row]]
+                ends = options[row].stop or stop
+                found[row], _ = processor.text_before(own, ends)
     return found
+
+
+def _keys(
+    key: Array | None, options: Sequence[AnswerOptions], settings: Sequence[Sampling]
+) -> Key[Array, "B"] | None:
+    """Returns the key of each sample's draws; None where nobody has one.
+
+    Raises:
+      ValueError: for a sample that draws and has neither the common key nor a seed.
+    """
+    seeds = {i: each.seed for i, each in enumerate(options) if each.seed is not None}
+    if key is None:
+        for i, sampling in enumerate(settings):
+            if not sampling.is_greedy and i not in seeds:
+                raise ValueError(
+                    f"{sampling} draws at random: give it a key, or the request a seed."
+                )
+        if not seeds:
+            return None
+        # For the others, which draw nothing.
+        key = jax.random.key(0)
+    keys = generate.keys_of_rows(key, len(options))
+    for i, seed in seeds.items():
+        own = jax.random.key(seed, impl=jax.random.key_impl(key))
+        # As in a batch of one.
+        keys = keys.at[i].set(generate.keys_of_rows(own, 1)[0])
+    return keys

@@ -13,8 +13,8 @@ from jaxtyping import Array, Key
 
 from visor_jax.batch import Batch
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.options import ReadPrompt
-from visor_jax.inference.sampling import Sampling
 from visor_jax.runtime.arguments import iterator_of, shown, whole_number
 
 # What `jax.random.key` takes.

@@ -1,26 +1,29 @@
 """How a prompt is answered, and a prompt that is ready to be."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TypedDict
 
 from jaxtyping import Array
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.inference.sampling import Sampling
+from visor_jax.data.prompts.sampling import Sampling
 
 
 class Options(TypedDict, total=False):
     """How to answer.
 
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
-    sampling; a seed will do. cost: with "auto", above 0 for cheaper choices.
+    sampling; a seed will do. cost: with "auto", above 0 for cheaper choices. stop:
+    texts; an answer ends before the first that it would hold.
     """
 
     max_new_tokens: int | None
     sampling: Sampling
     key: Array | int | None
     cost: float
+    stop: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

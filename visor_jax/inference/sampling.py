@@ -4,165 +4,170 @@ In the order of Hugging Face `transformers`: tokens used before are made less li
 the repetition penalty. At temperature 0 the likeliest token is taken. Otherwise logits
 are divided by the temperature, cut to the `top_k` likeliest tokens, then to the
 smallest set whose probabilities reach `top_p`; a token is drawn from what is left.
+
+Settings are arrays, a number for each row: none of them is a program of its own, and
+rows of one batch may differ. What no row asks for is not computed.
 """
 
-import dataclasses
-import os
-from pathlib import Path
+from collections.abc import Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from visor_jax.checkpoints.hf.generation_config import GENERATION, sampling_fields
-from visor_jax.checkpoints.workdir_files import TOKENIZER
-from visor_jax.runtime.arguments import finite_number, shown, whole_number
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
+
+# Up to so many tokens of `top_k` are found without sorting the vocabulary, which takes
+# a hundred times as long.
+_FEW = 64
+# As `RowSampling.cut_mass`: no token is cut.
+_NOTHING = -1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The settings; the default takes the likeliest token.
+@flax.struct.dataclass
+class RowSampling:
+    """The settings of B rows.
 
-    temperature: 0 takes the likeliest token.
-    top_k, top_p: None keeps all tokens (`transformers` has top_k=50 unless told).
-    repetition_penalty: above 1 for less repetition of the prompt and the answer so far.
-    also_used: tokens that count as used from the start. For the very numbers of
-      `transformers`, the image placeholder, which is part of its prompts.
+    temperature: 0 takes the likeliest token. top_k: 0 keeps all tokens. cut_mass: how
+    much probability the unlikeliest tokens may hold together that are cut, 1 - top_p;
+    below 0 none is cut. repetition_penalty: 1 for none.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float = 1.0
-    also_used: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        problems = []
-        if not 0 <= self.temperature < float("inf"):
-            problems.append(f"temperature={self.temperature} is not a number from 0 on")
-        if self.top_k is not None and self.top_k < 1:
-            problems.append(f"top_k={self.top_k} keeps no token")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            problems.append(f"top_p={self.top_p} is not in (0, 1]")
-        if self.is_greedy and (self.top_k is not None or self.top_p is not None):
-            problems.append("top_k and top_p need a temperature above 0")
-        if not 0 < self.repetition_penalty < float("inf"):
-            problems.append(
-                f"repetition_penalty={self.repetition_penalty} is not above 0"
-            )
-        if any(token < 0 for token in self.also_used):
-            problems.append(f"also_used={self.also_used} are not all tokens")
-        if problems:
-            raise ValueError("Impossible sampling: " + "; ".join(problems) + ".")
-
-    def _check_types(self) -> None:
-        """Makes Python's numbers of all. Raises ValueError for what is none."""
-        for name in ("temperature", "top_p", "repetition_penalty"):
-            value = getattr(self, name)
-            if value is not None or name != "top_p":
-                object.__setattr__(self, name, finite_number(value, name))
-        if self.top_k is not None:
-            object.__setattr__(self, "top_k", whole_number(self.top_k, "top_k"))
-        if not isinstance(self.also_used, list | tuple):
-            raise ValueError(
-                f"also_used={shown(self.also_used)} is no tuple of tokens."
-            )
-        used = tuple(whole_number(token, "also_used") for token in self.also_used)
-        object.__setattr__(self, "also_used", used)
+    temperature: Float[Array, "B"]
+    top_k: Int[Array, "B"]
+    cut_mass: Float[Array, "B"]
+    repetition_penalty: Float[Array, "B"]
 
     @classmethod
-    def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Sampling":
-        """Returns what a checkpoint's generation_config.json asks for.
+    def of(cls, settings: Sequence[Sampling], *, rows: int = 0) -> "RowSampling":
+        """Returns NumPy arrays of these settings; greedy ones fill up to `rows`."""
+        settings = [*settings, *[GREEDY] * (rows - len(settings))]
+        return cls(
+            temperature=np.array([s.temperature for s in settings], np.float32),
+            # More tokens than any vocabulary has are all of them.
+            top_k=np.array([min(s.top_k or 0, 2**31 - 1) for s in settings], np.int32),
+            cut_mass=np.array([_cut_mass(s) for s in settings], np.float32),
+            repetition_penalty=np.array(
+                [s.repetition_penalty for s in settings], np.float32
+            ),
+        )
 
-        As transformers reads it: without `do_sample` the likeliest token, whatever else
-        the file says; the default where there is no file.
-
-        Args:
-          folder: of Hugging Face, or a workdir that was imported from one.
-
-        Raises:
-          ValueError: if it is no folder, the file is damaged, or it asks for what is
-            not computed here (beams, say).
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder: give that of a checkpoint.")
-        if not (folder / GENERATION).is_file() and (folder / TOKENIZER).is_dir():
-            folder = folder / TOKENIZER
-        return cls(**sampling_fields(folder))
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0
-
-    @property
-    def needs_used(self) -> bool:
-        """Whether it matters which tokens were used before."""
-        return self.repetition_penalty != 1
+    def only(self, rows: Bool[Array, "B"]) -> "RowSampling":
+        """Returns these settings for some rows; the others ask for nothing."""
+        return self.replace(
+            temperature=jnp.where(rows, self.temperature, 0),
+            repetition_penalty=jnp.where(rows, self.repetition_penalty, 1),
+        )
 
 
-GREEDY = Sampling()
+def _cut_mass(sampling: Sampling) -> float:
+    # In double precision: float32 knows no 1 - 1e-9.
+    is_cut = sampling.top_p is not None and sampling.top_p < 1
+    return 1 - sampling.top_p if is_cut else _NOTHING
 
 
+def also_used(settings: Sequence[Sampling], most: int) -> Int[np.ndarray, "B A"]:
+    """Returns the tokens that count as used from the start, -1 behind them."""
+    found = np.full((len(settings), most), -1, np.int32)
+    for row, sampling in zip(found, settings, strict=True):
+        row[: len(sampling.also_used)] = sampling.also_used
+    return found
+
+
+@jax.named_scope("sample_token")
 def sample_token(
     logits: Float[Array, "B W"],
-    sampling: Sampling,
+    sampling: RowSampling | None = None,
     keys: Key[Array, "B"] | None = None,
     used: Bool[Array, "B W"] | None = None,
 ) -> Int[Array, "B"]:
     """Returns the chosen token of each row.
 
     Args:
-      keys: one per row, so that a row's draw does not depend on its neighbours; not
-        used when greedy.
-      used: the tokens that the repetition penalty is for.
+      sampling: None takes the likeliest token of every row.
+      keys: one per row, so that a row's draw does not depend on its neighbours. used:
+        the tokens that the repetition penalty is for. Both are needed with `sampling`.
     """
-    if sampling.needs_used:
-        logits = penalised(logits, used, sampling.repetition_penalty)
-    if sampling.is_greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    kept = filtered(logits, sampling)
-    return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    if sampling is None:
+        return likeliest
+
+    def drawn(logits: Float[Array, "B W"]) -> Int[Array, "B"]:
+        kept = filtered(logits, sampling)
+        return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+
+    def chosen() -> Int[Array, "B"]:
+        # Exactly the logits themselves where the penalty is 1.
+        lowered = penalised(logits, used, sampling.repetition_penalty)
+        likeliest = jnp.argmax(lowered, axis=-1).astype(jnp.int32)
+        found = jax.lax.cond(draws.any(), drawn, lambda _: likeliest, lowered)
+        return jnp.where(draws, found, likeliest)
+
+    draws = sampling.temperature > 0
+    asks = draws | (sampling.repetition_penalty != 1)
+    return jax.lax.cond(asks.any(), chosen, lambda: likeliest)
 
 
 def penalised(
-    logits: Float[Array, "B W"], used: Bool[Array, "B W"], penalty: float
+    logits: Float[Array, "B W"], used: Bool[Array, "B W"], penalty: Float[Array, "B"]
 ) -> Float[Array, "B W"]:
     """Returns the logits with those of used tokens lowered (CTRL, Keskar et al. 2019).
 
     Positive ones are divided by the penalty, negative ones multiplied.
     """
+    penalty = penalty[:, None]
     lowered = jnp.where(logits < 0, logits * penalty, logits / penalty)
     return jnp.where(used, lowered, logits)
 
 
-def filtered(logits: Float[Array, "B W"], sampling: Sampling) -> Float[Array, "B W"]:
-    """Returns the logits that tokens are drawn from; -inf for tokens that are cut."""
-    logits = logits.astype(jnp.float32) / sampling.temperature
-    if sampling.top_k is not None:
-        logits = _top_k(logits, min(sampling.top_k, logits.shape[-1]))
-    if sampling.top_p is not None and sampling.top_p < 1:
-        logits = _top_p(logits, sampling.top_p)
-    return logits
+def filtered(logits: Float[Array, "B W"], sampling: RowSampling) -> Float[Array, "B W"]:
+    """Returns the logits that tokens are drawn from; -inf for tokens that are cut.
+
+    Those of a row at temperature 0 are its logits, cut or not.
+    """
+    draws, vocabulary = sampling.temperature > 0, logits.shape[-1]
+    divisor = jnp.where(draws, sampling.temperature, 1)
+    logits = logits.astype(jnp.float32) / divisor[:, None]
+    all_kept = (sampling.top_k == 0) | (sampling.top_k > vocabulary)
+    count = jnp.where(all_kept, vocabulary, sampling.top_k)
+    few = min(_FEW, vocabulary)
+    by_count = draws & (count < vocabulary)
+    by_sorting = draws & (sampling.cut_mass >= 0) | by_count & (count > few)
+
+    def of_few(logits: Float[Array, "B W"]) -> Float[Array, "B W"]:
+        likeliest, _ = jax.lax.top_k(logits, few)
+        least = _at(likeliest, jnp.clip(count - 1, 0, few - 1))
+        return jnp.where(by_count[:, None] & (logits < least), -jnp.inf, logits)
+
+    way = jnp.where(by_sorting.any(), 2, by_count.any().astype(jnp.int32))
+    ways = (lambda logits: logits, of_few, lambda x: _sorted_cut(x, count, sampling))
+    return jax.lax.switch(way, ways, logits)
 
 
-def _top_k(logits: Float[Array, "B W"], count: int) -> Float[Array, "B W"]:
-    # Tokens as likely as the last one kept stay too.
-    least = jax.lax.top_k(logits, count)[0][:, -1:]
-    return jnp.where(logits < least, -jnp.inf, logits)
+def _sorted_cut(
+    logits: Float[Array, "B W"], count: Int[Array, "B"], sampling: RowSampling
+) -> Float[Array, "B W"]:
+    """Cuts all but `count` tokens, then the unlikeliest that hold little together.
 
+    Tokens as likely as the last one of `count` stay too.
 
-def _top_p(logits: Float[Array, "B W"], mass: float) -> Float[Array, "B W"]:
-    """Cuts the unlikeliest tokens as long as they hold at most 1 - mass together.
-
-    probabilities  0.5  0.1  0.15  0.25      mass 0.7
+    probabilities  0.5  0.1  0.15  0.25      cut_mass 0.3
     summed from the unlikeliest on: 0.1, 0.25, 0.5, 1.0
     cut                 x    x
     """
     order = jnp.argsort(logits, axis=-1)
     ascending = jnp.take_along_axis(logits, order, axis=-1)
+    least = _at(ascending, logits.shape[-1] - count)
+    ascending = jnp.where(ascending < least, -jnp.inf, ascending)
     summed = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1)
-    cut = (summed <= 1 - mass).at[:, -1].set(False)
-    place = jnp.argsort(order, axis=-1)
-    return jnp.where(jnp.take_along_axis(cut, place, axis=-1), -jnp.inf, logits)
+    cut = (summed <= sampling.cut_mass[:, None]).at[:, -1].set(False)
+    cut |= jnp.isneginf(ascending)
+    rows = jnp.arange(logits.shape[0])[:, None]
+    cut = jnp.zeros(logits.shape, bool).at[rows, order].set(cut, unique_indices=True)
+    return jnp.where(cut, -jnp.inf, logits)
+
+
+def _at(values: Float[Array, "B N"], index: Int[Array, "B"]) -> Float[Array, "B 1"]:
+    return jnp.take_along_axis(values, index[:, None], axis=-1)

@@ -1,7 +1,7 @@
 """A network with everything that answering takes: what `visor_jax.load` returns."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
@@ -21,7 +23,6 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
-from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.runtime.arguments import whole_number
 
 
@@ -73,9 +74,8 @@ class VisorModel:
     ) -> str:
         """Returns the answer to a prompt.
 
-        Args:
-          images: files, their bytes, PIL images or uint8 arrays; None for none.
-          **options: see `Options`.
+        images: files, their bytes, PIL images or uint8 arrays; None for none. options:
+        see `Options`.
 
         Raises:
           ValueError: for an image that cannot be read, places in the prompt that do not
@@ -95,11 +95,9 @@ class VisorModel:
         videos: Videos = None,
         **options: Unpack[Options],
     ) -> str:
-        """Returns the assistant's next turn.
+        """Returns the assistant's next turn. Options and errors as in `generate`.
 
-        Args:
-          messages: of Hugging Face's form, images in their parts or beside them.
-          **options: as in `generate`, whose errors these are.
+        messages: of Hugging Face's form, images in their parts or beside them.
         """
         return self.generate(images, messages, budget, videos=videos, **options)
 
@@ -113,27 +111,33 @@ class VisorModel:
         sampling: Sampling = GREEDY,
         key: Array | int | None = None,
         cost: float = 0.0,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
 
         Prompts of about the same size are answered together; an answer depends neither
-        on its neighbours nor on their number. Arguments and errors as in `generate`;
-        all prompts are read before the first is answered. For more prompts than fit
-        into memory, or to read each only once with "auto", see `engine`.
+        on its neighbours nor on their number. What a request says in its options goes
+        before the arguments, which are those of `generate`, and so are the errors. All
+        prompts are read before the first is answered. For more prompts than fit into
+        memory, or to read each only once with "auto", see `engine`.
         """
-        count = self._count(max_new_tokens)
         sampling, key = checked.sampling_of(sampling), checked.key_of(key)
-        samples = samples_of(self.processor, requests, room=count)
+        count, asked = self._count(max_new_tokens), checked.requests_of(requests)
+        options = [each.options for each in asked]
+        samples = samples_of(self.processor, asked, room=count)
+        own = [each.budget for each in options]
         return answer_samples(
             self.vlm,
             self.params,
             self.processor,
             samples,
-            self._choice.of_samples(samples, budget, cost),
+            self._choice.of_samples(samples, budget, cost, own),
             batch_size=whole_number(batch_size, "batch_size", least=1),
+            options=options,
             max_new_tokens=count,
             sampling=sampling,
             key=key,
+            stop=AnswerOptions(stop=stop).stop,
         )
 
     def stream(
@@ -144,17 +148,17 @@ class VisorModel:
         *,
         videos: Videos = None,
         max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        key: Array | int | None = None,
         cost: float = 0.0,
+        **how: Any,
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
 
         Arguments and errors are those of `generate`; errors are raised at the call.
+        What a stop string may begin with comes when it is known to be none.
         """
         request = Request(prompt, images, videos)
         read = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
-        return self.pieces(read, sampling=sampling, key=key)
+        return self.pieces(read, **how)
 
     def read(
         self,
@@ -178,8 +182,10 @@ class VisorModel:
         *,
         sampling: Sampling = GREEDY,
         key: Array | int | None = None,
+        stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
+        stop = AnswerOptions(stop=stop).stop
         tokens = generation.stream(
             self.vlm,
             self.params,
@@ -191,7 +197,7 @@ class VisorModel:
             sampling=checked.sampling_of(sampling),
             key=checked.key_of(key),
         )
-        return self.processor.pieces(first_row(tokens, self.params))
+        return self.processor.pieces(first_row(tokens, self.params), stop=stop)
 
     def choose(
         self,
@@ -199,11 +205,8 @@ class VisorModel:
         budget: str | Budget | None = AUTO,
         cost: float = 0.0,
     ) -> list[Budget]:
-        """Returns the budget of each prompt, as `generate` would answer it.
-
-        Errors are those of `generate`.
-        """
-        samples = samples_of(self.processor, requests, room=1)
+        """Returns the budget of each prompt. Errors are those of `generate`."""
+        samples = samples_of(self.processor, checked.requests_of(requests), room=1)
         return self._choice.of_samples(samples, budget, cost)
 
     def engine(
@@ -211,21 +214,22 @@ class VisorModel:
         budget: Router | str | Budget | None = None,
         *,
         cost: float = 0.0,
+        budgets: Iterable[str | Budget] = (),
         **options: Any,
     ) -> Engine:
         """Returns an engine for many requests, each in a budget of its own.
 
         It keeps images, their keys and values, and compiled programs between calls.
 
-        Args:
-          budget: one for all, "auto", or another router.
-          **options: of `visor_jax.inference.engine.engine.Engine`.
+        budget: one for all, "auto", or another router. budgets: that requests may ask
+        for beside it. options: of `visor_jax.inference.engine.engine.Engine`.
 
         Raises:
           ValueError: for a budget that the network was not trained for, "auto" without
             a policy, or a cost without "auto".
         """
         router = self._choice.router(budget, cost)
+        options["budgets"] = [self.budgets.find(each) for each in budgets]
         return Engine(self.vlm, self.params, self.processor, router, **options)
 
     def logits(
@@ -267,9 +271,8 @@ class VisorModel:
     def cost(self, budget: str | Budget | None = None, **lengths: int | None) -> Row:
         """Returns the FLOPs of a budget and what it saves against the dense network.
 
-        Args:
-          budget: any of the network's plan, also one it was not trained for.
-          **lengths: and errors, see `visor_jax.flops.table.prompt_cost`.
+        budget: any of the network's plan, also one it was not trained for. lengths: and
+        errors, see `visor_jax.flops.table.prompt_cost`.
         """
         lengths = checked.lengths_of(lengths)
         asked, left = self.budgets.of_plan(budget), self.vlm.reducer.image_lengths

@@ -6,7 +6,6 @@ decoding then writes exactly this answer.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.packed_answers import PackedAnswers
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 Params = Any
 
@@ -100,7 +100,7 @@ def score_batch(
     )
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@bounded_jit(static_argnames=("model",))
 def _trunk(
     params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
 ) -> tuple[DecoderState, PolicyFeatures]:
@@ -109,7 +109,7 @@ def _trunk(
     return trunk, policy_features(trunk, slots)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
+@bounded_jit(static_argnames=("model", "gates"))
 def _score(
     params: Params,
     trunk: DecoderState,

@@ -24,6 +24,7 @@ class Held(Generic[K, V]):
         *,
         most: int | None = None,
         is_busy: Callable[[V], bool] = lambda value: False,
+        let_go: Callable[[K], None] = lambda key: None,
     ) -> None:
         """Holds nothing yet.
 
@@ -31,6 +32,7 @@ class Held(Generic[K, V]):
           most_bytes: of all values together.
           most: values, None for any number; 0 for none.
           is_busy: whether a value must not go now.
+          let_go: called with the key of a value that went for want of room.
 
         Raises:
           ValueError: for a negative bound.
@@ -38,7 +40,7 @@ class Held(Generic[K, V]):
         if min(most_bytes, most or 0) < 0:
             raise ValueError(f"{most_bytes=} and {most=} must not be negative.")
         self._most_bytes, self._most = most_bytes, most
-        self._is_busy = is_busy
+        self._is_busy, self._let_go = is_busy, let_go
         # In the order of their last use.
         self._values: collections.OrderedDict[K, tuple[V, int]]
         self._values = collections.OrderedDict()
@@ -82,9 +84,14 @@ class Held(Generic[K, V]):
             if not too_many and self.num_bytes + num_bytes <= self._most_bytes:
                 break
             del self._values[other]
+            self._let_go(other)
         value = make()
         self._values[key] = value, num_bytes
         return value
+
+    def remove(self, key: K) -> None:
+        """Lets a value go, if it is held."""
+        self._values.pop(key, None)
 
     def clear(self) -> None:
         """Lets everything go."""

@@ -22,10 +22,10 @@ from tests.inference.engine.tiny_engine import (
 )
 from tests.inference.tiny_processor import Picture
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.routing.router import fixed
-from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import run_trunk
 from visor_jax.runtime.device_cache import Held
 

@@ -10,10 +10,16 @@ import pytest
 
 from tests import passes, tiny, tolerances
 from tests.inference.prompts import extended, left_padded
-from visor_jax.inference.engine.slots import Admission, admit, free_slots
+from visor_jax.inference.engine.slots import (
+    Admission,
+    admit,
+    first_tokens,
+    free_slots,
+    without_cache,
+)
 from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.router import features_of
-from visor_jax.inference.sampling import GREEDY
+from visor_jax.inference.sampling import RowSampling
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM
@@ -25,7 +31,7 @@ CONFIG = tiny.VISOR.replace(
 )
 MODEL, VARIABLES = VLM(CONFIG), tiny.params_of(CONFIG)
 NEW = 3
-RULES = Rules.of(-1, 0, GREEDY)
+RULES = Rules.of(-1, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("gates", "method"))
@@ -73,7 +79,6 @@ def used_slots(gates, columns, length):
         CONFIG,
         gates,
         KEEP_ALL,
-        RULES,
         slots=4,
         text_slots=columns,
         image_tokens=batch().image_mask.shape[1],
@@ -81,6 +86,8 @@ def used_slots(gates, columns, length):
     )
 
     def scrambled(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(9), len(x))
         if x.dtype == bool:
             return jnp.ones(x.shape, bool)
         if x.dtype == jnp.int32:
@@ -99,12 +106,18 @@ def admission(one):
         "slot": list(SLOTS),
         "limit": [NEW] * len(ASKED),
         "draw": [7, 8, 9],
+        "seed": [-1, -1, -1],
     }
     # One more place than questions: it must change nothing.
     padded = {
         name: jnp.array([*v, 4 if name == "slot" else 0]) for name, v in fields.items()
     }
-    return Admission(**padded, count=jnp.int32(len(ASKED)))
+    return Admission(
+        **padded,
+        sampling=jax.tree.map(jnp.asarray, RowSampling.of([], rows=len(ASKED) + 1)),
+        also=jnp.full((len(ASKED) + 1, 1), -1),
+        count=jnp.int32(len(ASKED)),
+    )
 
 
 BUDGETS = list(tiny.every_budget(CONFIG))
@@ -131,7 +144,10 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
         logits[:-1], expected[rows, last_of(one)], **tolerances.REORDERED
     )
     tokens = jnp.asarray(whole.tokens)
-    slots = jax.jit(admit)(slots, asked, logits, tokens, cache, RULES, None)
+    key = jax.random.key(0)
+    slots, first = jax.jit(admit)(slots, asked, logits, tokens, cache, key)
+    light = first_tokens(without_cache(slots), *first, RULES)
+    slots = light.replace(cache=slots.cache, gates=slots.gates)
     for before, after in zip(
         jax.tree.leaves(others), jax.tree.leaves(slots.cache.layers), strict=True
     ):

@@ -1,9 +1,8 @@
 """A tiny network in an engine, and the plain path that its answers are compared with.
 
-Engines of the same config, end tokens and sampling share their compiled programs.
+Engines of the same config and end tokens share their compiled programs.
 """
 
-import collections
 import dataclasses
 
 import jax
@@ -11,12 +10,12 @@ import numpy as np
 
 from tests import tiny
 from tests.inference import tiny_processor
+from visor_jax.data.prompts.sampling import GREEDY
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.generation.generate import generate
 from visor_jax.inference.routing.router import HostRouter
-from visor_jax.inference.sampling import GREEDY
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
 
@@ -43,7 +42,7 @@ ENGINE_CONFIG = EngineConfig(
     new_tokens=5,
     images_at_once=2,
 )
-_COMPILED = collections.defaultdict(dict)
+_COMPILED = {}
 
 
 def scripted(budgets=BUDGETS):
@@ -67,18 +66,17 @@ def engine(
     )
     keeps = options.get("images_kept", 1) > 0
     ends = processor.eos_ids, processor.pad_id
-    shared = _COMPILED[model, config, ends, sampling, keeps]
-    if sampling != GREEDY or not keeps:
-        # Nothing is drawn, nor kept of a budget, before an answer starts.
-        before = ("encode", "prefill_trunk")
-        known = _COMPILED[model, config, ends, GREEDY, True].items()
-        shared |= {key: program for key, program in known if key[0] in before}
-    if not isinstance(router, HostRouter):
-        # Its part on the device is in the programs of the trunk.
-        shared = {
-            k: program for k, program in shared.items() if k[0] != "prefill_trunk"
-        }
-    made.programs.compiled = shared
+    # A router's part on the device is in the programs of the trunk.
+    ruled = None if isinstance(router, HostRouter) else router
+    place, own = (model, config, ends, keeps, ruled), made.programs.compiled
+    known = _COMPILED.get((model, config, ends, True, None))
+    if place not in _COMPILED and known is not None:
+        # Nothing is kept of a budget before an answer starts.
+        before = {"encode"} if ruled else {"encode", "prefill_trunk"}
+        for key, program in list(known.items()):
+            if key[0] in before:
+                own.put(key, 0, lambda program=program: program)
+    made.programs.compiled = _COMPILED.setdefault(place, own)
     return made
 
 

@@ -190,3 +190,28 @@ def test_digests_are_those_of_earlier_answers(tmp_path):
     for line, content in zip(found, before, strict=True):
         text = json.dumps(content, sort_keys=True).encode()
         assert line.digest == hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def test_what_a_line_says_of_its_answer_is_read_and_told_apart(tmp_path):
+    plain = '{"prompt": "a"'
+    said = (
+        '"budget": "none"',
+        '"budget": 2',
+        '"max_new_tokens": 3',
+        '"sampling": {"temperature": 0.5}',
+        '"sampling": {"temperature": 0.5, "top_k": 2}',
+        '"seed": 0',
+        '"stop": ["x"]',
+        '"stop": ["y"], "seed": 4',
+    )
+    found = lines(tmp_path, plain + "}", *(f"{plain}, {each}}}" for each in said))
+    assert [line.error for line in found] == [None] * 9
+    assert len({line.digest for line in found}) == 9
+    # As it was when nothing could be said: old files of answers go on.
+    assert found[0].digest == "fc5ccfd12820e320"
+    options = found[-1].request.options
+    assert (options.stop, options.seed, options.budget) == (("y",), 4, None)
+    assert found[2].request.options.budget == "2"
+    assert found[4].request.options.sampling.temperature == 0.5
+    (bad,) = lines(tmp_path, '{"prompt": "a", "sampling": {"heat": 1}}')
+    assert "unknown ['heat'] in sampling: known are ['temperature'" in bad.error

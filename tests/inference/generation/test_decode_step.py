@@ -16,14 +16,20 @@ import pytest
 from tests import tiny
 from tests.inference import tiny_processor
 from tests.inference.engine.tiny_engine import BUDGETS, CONFIG, MODEL, PARAMS, engine
+from tests.inference.generation import drawn_tokens
 from tests.inference.prompts import extended
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference.engine.slots import free_slots
+from visor_jax.inference.generation import decode as decoding
 from visor_jax.inference.generation.decode_step import Rules, used_tokens, with_token
 from visor_jax.inference.generation.generate import generate, stream
 from visor_jax.inference.routing.router import fixed
-from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.sampling import RowSampling
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
+from visor_jax.runtime import bounded_jit
+from visor_jax.runtime.device_cache import Held
 
+COMPILED = "/jax/core/compile/backend_compile_duration"
 # Some of these answers end at the first token, some later, some never.
 EOS, PAD, NEW = (24, 17, -1), 5, 5
 PROCESSOR = dataclasses.replace(
@@ -124,18 +130,18 @@ def test_every_way_of_decoding_says_the_same(sampling, budget):
 
 def some_state(sampling):
     """Returns five rows: new, in the middle, at their limit, elsewhere, finished."""
-    rules = Rules.of(EOS, PAD, sampling)
+    rules = Rules.of(EOS, PAD)
     state = free_slots(
         CONFIG,
         BUDGETS[0].gates(CONFIG.plan),
         KEEP_ALL,
-        rules,
         slots=5,
         text_slots=9,
         image_tokens=4,
         new_tokens=NEW,
     )
     return rules, state.replace(
+        sampling=RowSampling.of([sampling] * 5),
         newest=jnp.array([1, 2, 3, 4, 6]),
         order=jnp.array([7, 9, 11, 8, 12]),
         count=jnp.array([0, 2, 3, 1, 2]),
@@ -181,7 +187,8 @@ def test_what_is_used_are_the_prompt_and_the_tokens_written():
     rules, state = some_state(PENALTY)
     vocabulary = CONFIG.decoder.vocab_size
     prompts = jnp.array([[0, 9, -1], [-1, -1, -1], [39, 39, 2], [1, 1, 1], [2, -1, 2]])
-    used = used_tokens(prompts, vocabulary, PENALTY)
+    also = jnp.array([PENALTY.also_used] * 5)
+    used = used_tokens(prompts, also, vocabulary)
     found = [np.flatnonzero(row).tolist() for row in np.asarray(used)]
     assert found == [[0, 3, 9], [3], [2, 3, 39], [1, 3], [2, 3]]
     logits = np.zeros((5, vocabulary), np.float32)
@@ -191,3 +198,66 @@ def test_what_is_used_are_the_prompt_and_the_tokens_written():
     )
     found = [np.flatnonzero(row).tolist() for row in np.asarray(state.used)]
     assert found == [[0, 3, 8, 9], [3, 8], [2, 3, 8, 39], [1, 3], [2, 3]]
+
+
+def test_rows_of_one_state_are_chosen_each_in_its_own_way():
+    """...and draw what was drawn when every setting had a program of its own."""
+    rows, new = len(REQUESTS), drawn_tokens.NEW
+    with np.load(drawn_tokens.RECORDING) as recording:
+        recorded = [recording[name] for name in recording.files]
+    order = [row % len(recorded) for row in range(2 * rows)]
+    settings_of_rows = [Sampling(**drawn_tokens.SETTINGS[i]) for i in order]
+    expected = np.stack([recorded[i][row] for row, i in enumerate(order)])
+    found = drawn_tokens.drawn(settings_of_rows)
+    np.testing.assert_array_equal(found, expected)
+    limits = [1 + row % new for row in range(2 * rows)]
+    found = drawn_tokens.drawn(settings_of_rows, max_new_tokens=limits)
+    width = max(limits)
+    for row, limit in enumerate(limits):
+        assert found[row].tolist() == [
+            *expected[row, :limit],
+            *[drawn_tokens.PAD] * (width - limit),
+        ]
+
+
+@pytest.mark.parametrize("number", range(len(drawn_tokens.SETTINGS)))
+def test_draws_are_those_of_a_program_for_each_setting(number):
+    with np.load(drawn_tokens.RECORDING) as recording:
+        expected = recording[recording.files[number]]
+    found = drawn_tokens.drawn(Sampling(**drawn_tokens.SETTINGS[number]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_any_number_of_lengths_leaves_few_programs(monkeypatch):
+    """...and those that are used all the time are not compiled again."""
+    count = bounded_jit.ProgramCount(5, lambda line: None)
+    few = Held(0, most=5, let_go=count.add)
+    monkeypatch.setattr(bounded_jit, "_programs", few)
+    whole = drawn_tokens.drawn(GREEDY)
+    for length in (*range(2, drawn_tokens.NEW), 3, 4):
+        found = drawn_tokens.drawn(GREEDY, max_new_tokens=length)
+        np.testing.assert_array_equal(found, whole[:, :length])
+    assert len(few) == 5
+    assert count.let_go > 3
+    assert decoding._decode.cache_size() == 1
+
+
+def test_no_setting_is_a_program_of_its_own():
+    """...nor is a number of tokens, but for a tiny one that cuts its columns."""
+    rng = np.random.default_rng(0)
+    drawn_tokens.drawn(Sampling(temperature=1.0))
+    before = decoding._decode.cache_size()
+    compiled = []
+    listener = lambda name, *_, **__: compiled.append(name == COMPILED)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    for number in range(300):
+        asked = Sampling(
+            temperature=float(rng.uniform(0.1, 3)),
+            top_k=int(rng.integers(1, 60)) if number % 2 else None,
+            top_p=float(rng.uniform(0.1, 1)) if number % 3 else None,
+            repetition_penalty=float(rng.uniform(0.5, 2)) if number % 5 else 1.0,
+        )
+        drawn_tokens.drawn(asked)
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert decoding._decode.cache_size() == before
+    assert not any(compiled)

@@ -8,6 +8,7 @@ import pytest
 from tests.inference.engine import tiny_engine
 from tests.inference.engine.tiny_engine import BUDGETS, MODEL, PARAMS, PROCESSOR
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.data.prompts.stop_tokens import NOT_FINITE, cut_at_end
 from visor_jax.inference.batch_answers import answer_samples
 from visor_jax.inference.engine.engine import Engine
@@ -18,7 +19,6 @@ from visor_jax.inference.generation.finite import (
 )
 from visor_jax.inference.generation.generate import generate, stream
 from visor_jax.inference.routing.router import fixed
-from visor_jax.inference.sampling import GREEDY, Sampling
 
 BAD = 7
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests import tiny
 from tests.inference.prompts import extended, left_padded, prompts
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.generation import decode as decoding
 from visor_jax.inference.generation import decode_step
@@ -21,7 +22,7 @@ from visor_jax.inference.generation.generate import (
     stream,
 )
 from visor_jax.inference.generation.prefill import check_context, prefill
-from visor_jax.inference.sampling import Sampling, sample_token
+from visor_jax.inference.sampling import sample_token
 from visor_jax.models.vlm import VLM
 
 CONFIG = tiny.NETWORKS["untied"]
@@ -124,7 +125,7 @@ def _forget_programs():
 
 def _programs():
     return tuple(
-        program._cache_size()
+        program.cache_size()
         for program in (
             prefilling._prefill,
             decoding._decode,

@@ -14,8 +14,8 @@ from tests.data.pages.prompt_batch import prompt_batch
 from tests.inference import page_run
 from visor_jax.budget import Budget
 from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.flops.account import account, savings
-from visor_jax.inference.sampling import Sampling
 from visor_jax.models.vlm import VLM
 
 QUESTION = "digit row 2 column 3"

@@ -14,9 +14,9 @@ from tests.data.prompts.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
 from tests.inference import chat_run
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.generation.decode import _decode, _step
 from visor_jax.inference.generation.prefill import _prefill
-from visor_jax.inference.sampling import Sampling
 
 TILE = prompt_cases.TILES[0]
 LIMIT = {"max_new_tokens": prompt_cases.NEW_TOKENS}
@@ -268,14 +268,14 @@ def test_programs_are_few(model):
     image = random_image(30, 40)
     model.generate(image, "Why?", max_new_tokens=5)
     programs = (_prefill, _decode, _step)
-    before = [program._cache_size() for program in programs]
+    before = [program.cache_size() for program in programs]
     for count in (4, 6, 7, 8):
         model.generate(image, "Why?", max_new_tokens=count)
-    assert [program._cache_size() for program in programs] == before
+    assert [program.cache_size() for program in programs] == before
     for count in (5, 6, 8):
         list(model.stream(image, "Why?", max_new_tokens=count))
-    assert _prefill._cache_size() == before[0]
-    assert _step._cache_size() <= before[2] + 1
+    assert _prefill.cache_size() == before[0]
+    assert _step.cache_size() <= before[2] + 1
     samples = [model.processor.sample(Request("Why?", image), room=1)] * 11
     groups = model.processor.buckets.batches(samples, 8, whole=False)
     assert [group.batch.size for group in groups] == [8, 4]

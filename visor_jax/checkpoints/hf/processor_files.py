@@ -5,23 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visor_jax.checkpoints.hf.generation_config import (
-    GENERATION,
-    read_generation_config,
-    say_what_is_not_done,
-)
-from visor_jax.checkpoints.hf.read_config import read_json_object
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import square_patch_index, video_patch_index
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.chat_template import built_in
+from visor_jax.data.prompts.generation_config import (
+    GENERATION,
+    read_generation_config,
+    say_what_is_not_done,
+)
 from visor_jax.data.prompts.messages import IMAGE, VIDEO
 from visor_jax.data.prompts.processor import Processor, Tokenizer
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.data.prompts.token_layout import placeholder_ids
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.models.config import VLMConfig
+from visor_jax.runtime.json_object import read_json_object
 from visor_jax.runtime.lfs_pointer import check_not_pointer
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"

@@ -20,7 +20,7 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
-from visor_jax.runtime.lfs_pointer import check_not_pointer
+from visor_jax.runtime.json_object import read_json_object
 
 MODEL_TYPE = "llava_onevision"
 ARCHITECTURE = "LlavaOnevisionForConditionalGeneration"
@@ -67,18 +67,6 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{folder} is no model of Hugging Face: it has no {CONFIG}.")
     return read_json_object(file)
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file. Raises ValueError if there is none."""
-    check_not_pointer(file)
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): download it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged (no object): download it again.")
-    return found
 
 
 def from_original(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ batch = processor.batch(sample)
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
+from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
 from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import (
     Images,
@@ -21,9 +23,6 @@ from visor_jax.data.prompts.sample import Sample
 
 # A Hugging Face tokenizer; `visor_jax.data` alone imports that package.
 Tokenizer = Any
-
-# What decoders put in place of bytes that are no character yet.
-_INCOMPLETE = "\ufffd"
 
 
 class PromptProcessor(Protocol):
@@ -84,22 +83,49 @@ class Processor:
         """Returns the answer that these tokens are, without special ones."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+    def text_before(
+        self, tokens: Sequence[int], stop: Sequence[str]
+    ) -> tuple[str, int]:
+        """Returns the text before the first stop string, and how many tokens say so."""
+        if not stop:
+            return self.text(tokens), len(tokens)
+        answer, parts = self.answer_text(stop), []
+        for used, token in enumerate(tokens, 1):
+            parts.append(answer.add(token) or "")
+            if answer.is_stopped:
+                return "".join(parts), used
+        return "".join([*parts, answer.rest()]), len(tokens)
+
+    def pieces(
+        self, tokens: Iterable[int], *, stop: Sequence[str] = ()
+    ) -> Iterator[str]:
         """Yields the text of an answer as its tokens come; joined, it is `text`.
 
         Characters of several tokens come when they are complete.
+
+        Args:
+          stop: texts that end the answer; what may be the beginning of one comes when
+            it is known to be none. No token is taken after one of them.
         """
-        seen: list[int] = []
-        given = ""
+        answer = self.answer_text(stop)
         for token in tokens:
             if token in self.eos_ids:
                 break
-            seen.append(token)
-            text = self.text(seen)
-            if text.endswith(_INCOMPLETE):
-                continue
-            yield text[len(given) :]
-            given = text
-        rest = self.text(seen)[len(given) :]
+            piece = answer.add(token)
+            if piece is not None:
+                yield piece
+            if answer.is_stopped:
+                return
+        rest = answer.rest()
         if rest:
             yield rest
+
+    def answer_text(self, stop: Sequence[str] = ()) -> AnswerText:
+        """Returns what gives the text of an answer while its tokens come."""
+        return AnswerText(TextPieces(self.text, skipped=self._skipped), stop)
+
+    @functools.cached_property
+    def _skipped(self) -> frozenset[int]:
+        """Tokens that `text` leaves out."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return frozenset(i for i, token in added.items() if token.special)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from visor_jax.data.images.image_source import BinaryFile, content_of
 from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.messages import (
     IMAGE,
     VIDEO,
@@ -100,6 +101,7 @@ class Request:
       flat list is one video.
     draw: tells the engine's random draws for it from those for others; None for its
       number in the order of asking.
+    options: how it is answered, where that is not as all others are.
 
     Raises ValueError for what is neither.
     """
@@ -108,6 +110,7 @@ class Request:
     images: Images = None
     videos: Videos = None
     draw: int | None = None
+    options: AnswerOptions = dataclasses.field(default_factory=AnswerOptions)
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str | list | tuple):

@@ -7,6 +7,9 @@ import os
 
 from transformers import PreTrainedTokenizerFast
 
+# The folder of a workdir in which tokenizer and processor files lie.
+TOKENIZER = "tokenizer"
+
 
 def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     """Returns the tokenizer that `save_pretrained(folder)` wrote."""

@@ -35,7 +35,8 @@ def program_rows(waiting: int, most: int) -> int:
 def budgets_of_rows(
     router: Router, rows: Sequence[PromptRow], scores: Array, per_row: int
 ) -> list[Budget]:
-    """Returns the budgets of all requests, row by row.
+    """Returns the budgets of all requests, row by row: those that they ask for, or
+    those that the router chooses.
 
     Args:
       scores: of the router, for `per_row` requests in each row.
@@ -55,7 +56,11 @@ def budgets_of_rows(
             f"{type(router).__name__} chose {chosen} for {len(requests)} requests: "
             f"it must give an index below {count} for each."
         )
-    return [router.budgets[i] for i in chosen]
+    asked = [each.budget for row in rows for each in row.requests]
+    return [
+        router.budgets[i] if budget is None else budget
+        for i, budget in zip(chosen, asked, strict=True)
+    ]
 
 
 @flax.struct.dataclass

@@ -11,31 +11,38 @@ from collections.abc import Collection, Container, Hashable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.prompts.answer_text import AnswerText
+from visor_jax.data.prompts.processor import Processor
 from visor_jax.inference.engine.budget_groups import PendingRows, RowPart, program_rows
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, image_shape
 from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS
 from visor_jax.inference.engine.programs import Programs
+from visor_jax.inference.engine.slots import Admitted, without_cache
 from visor_jax.inference.generation.decode_step import DecodeState
 from visor_jax.inference.generation.prefill_parts import ImageKeys
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 Place = tuple[Budget, Bucket]
-# Row, last index, segment, slot, limit, draw; see `Admission`.
-Admitted = tuple[int, int, int, int, int, int]
 # Turns that a budget waits for memory before the others take no new requests.
 _PATIENCE = 8
 
 
 @dataclasses.dataclass
 class _DecodeBatch:
-    """The slots of one budget and bucket, and whose answers they hold."""
+    """The slots of one budget and bucket, and whose answers they hold.
+
+    texts: what looks for the stop strings of a slot's request, None where it has none.
+    looked_at: how many of its tokens have been.
+    """
 
     slots: DecodeState
     requests: list[PreparedRequest | None]
+    texts: list[AnswerText | None]
+    looked_at: list[int]
 
     @property
     def is_busy(self) -> bool:
@@ -45,18 +52,49 @@ class _DecodeBatch:
     def free(self) -> list[int]:
         return [i for i, request in enumerate(self.requests) if request is None]
 
+    def put(self, slot: int, request: PreparedRequest, text: AnswerText | None) -> None:
+        """Gives a free slot to a request."""
+        self.requests[slot], self.texts[slot] = request, text
+        self.looked_at[slot] = 0
+
+    def length_at_stop(
+        self, slot: int, tokens: Int[np.ndarray, "U"], ends: Container[int]
+    ) -> int | None:
+        """Returns how many tokens there are when a stop string is, None without one.
+
+        Args:
+          tokens: of the answer so far; those of earlier calls are not read again.
+          ends: tokens that end an answer and are no text.
+        """
+        text = self.texts[slot]
+        if text is None:
+            return None
+        for index in range(self.looked_at[slot], len(tokens)):
+            if tokens[index] in ends:
+                break
+            text.add(int(tokens[index]))
+            if text.is_stopped:
+                return index + 1
+        self.looked_at[slot] = len(tokens)
+        return None
+
 
 class DecodeBatches:
     """The slots of all budgets and buckets, within the memory's share."""
 
     def __init__(
-        self, programs: Programs, key: Key[Array, ""], *, images_kept: int
+        self,
+        programs: Programs,
+        processor: Processor,
+        key: Key[Array, ""],
+        *,
+        images_kept: int,
     ) -> None:
-        """Takes where programs come from, and the key of all random draws.
+        """Takes where programs come from, and the key of random draws.
 
         images_kept: keys and values of so many images, at most.
         """
-        self._programs, self._key = programs, key
+        self._programs, self._processor, self._key = programs, processor, key
         self._batches: Held[Place, _DecodeBatch] = Held(
             programs.shapes.share(SLOTS), is_busy=lambda batch: batch.is_busy
         )
@@ -134,14 +172,24 @@ class DecodeBatches:
         )
         if images[0] is not None:
             program = programs.prefill_text(budget, bucket, size)
-            batch.slots = program(*arguments, tuple(images[i] for i in filled))
+            slots, first = program(*arguments, tuple(images[i] for i in filled))
+            self._choose_first(batch, slots, first)
             return
         program = programs.prefill(budget, bucket, size)
-        batch.slots, made = program(*arguments)
+        slots, first, made = program(*arguments)
+        self._choose_first(batch, slots, first)
         for part, keys in zip(parts, made, strict=False):
             if part.row.image is not None:
                 image = self._image(part, budget, bucket)
                 self._images.put(image, num_bytes_of(keys), lambda keys=keys: keys)
+
+    def _choose_first(
+        self, batch: _DecodeBatch, slots: DecodeState, first: tuple[Array, Array]
+    ) -> None:
+        """Puts slots into the batch, with the first tokens of those that come."""
+        program = self._programs.first_tokens(len(batch.requests))
+        light = program(without_cache(slots), *first)
+        batch.slots = light.replace(cache=slots.cache, gates=slots.gates)
 
     def _admit(self, batch: _DecodeBatch, parts: Sequence[RowPart]) -> list[Admitted]:
         """Returns the table of an admission, after the requests have their slots."""
@@ -150,11 +198,17 @@ class DecodeBatches:
             last = part.row.last_indices()
             for index in part.indices:
                 request, slot = part.row.requests[index], next(free)
-                batch.requests[slot] = request
                 segment = part.row.segment_of(index)
                 where = (number, int(last[index]), segment, slot)
-                table.append((*where, request.limit, request.draw))
+                how = (request.limit, request.draw, request.seed, request.sampling)
+                table.append(Admitted(*where, *how))
+                batch.put(slot, request, self._text_of(request))
         return table
+
+    def _text_of(self, request: PreparedRequest) -> AnswerText | None:
+        """Returns what finds the stop strings of a request, if it has any."""
+        stop = request.request.options.stop
+        return self._processor.answer_text(stop) if stop else None
 
     def _image(self, part: RowPart, budget: Budget, bucket: Bucket) -> Hashable:
         """Returns what an image's keys and values depend on."""
@@ -162,6 +216,9 @@ class DecodeBatches:
 
     def decode(self) -> Iterator[tuple[PreparedRequest, Budget, np.ndarray]]:
         """Yields (request, budget, tokens) of what a turn of every budget finished.
+
+        An answer is finished at a stop string, too: its slot is free then, though the
+        device goes on with its row until another comes.
 
         All turns are on their way before the first is looked at.
         """
@@ -175,9 +232,13 @@ class DecodeBatches:
                 (slots.finished, slots.count, slots.written)
             )
             for slot, request in enumerate(batch.requests):
-                if request is not None and finished[slot]:
-                    batch.requests[slot] = None
-                    yield request, budget, written[slot, : count[slot]]
+                if request is None:
+                    continue
+                tokens = written[slot, : count[slot]]
+                length = batch.length_at_stop(slot, tokens, self._processor.eos_ids)
+                if length is not None or finished[slot]:
+                    batch.requests[slot] = batch.texts[slot] = None
+                    yield request, budget, tokens[:length]
 
     def keep_turns(self, pending: Collection[Place]) -> None:
         """Notes after a turn who is pending, so that nobody waits for ever."""
@@ -218,9 +279,14 @@ class DecodeBatches:
         batch = self._batches.get(place)
         if batch is not None:
             return batch
-        nobody: list[PreparedRequest | None] = [None] * shapes.slots(budget, bucket)
+        count = shapes.slots(budget, bucket)
         return self._batches.put(
             place,
             shapes.slots_bytes(budget, bucket),
-            lambda: _DecodeBatch(self._programs.new_slots(budget, bucket), nobody),
+            lambda: _DecodeBatch(
+                self._programs.new_slots(budget, bucket),
+                requests=[None] * count,
+                texts=[None] * count,
+                looked_at=[0] * count,
+            ),
         )

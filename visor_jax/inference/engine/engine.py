@@ -27,17 +27,19 @@ from visor_jax.data.buckets import Bucket
 from visor_jax.data.images.read_image import ImageInput
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Prompt, Request, image_list
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageCache
+from visor_jax.inference.engine.preparation import Preparation
+from visor_jax.inference.engine.program_keys import all_keys, name_of
 from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShapes
-from visor_jax.inference.engine.programs import Programs, name_of
+from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.engine.scheduler import Scheduler
 from visor_jax.inference.generation.decode_step import Rules
-from visor_jax.inference.routing.router import Router, checked_router
-from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.routing.router import PolicyRouter, Router, checked_router
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.arguments import iterator_of, shown, whole_number
 from visor_jax.runtime.device_cache import Held
@@ -49,7 +51,8 @@ _logger = logging.getLogger(__name__)
 class Engine:
     """Answers requests as they come; `submit` and `step`, or `answers` for a stream.
 
-    A request that cannot be answered is an answer with an error. Any other exception,
+    What a request says in its options goes before what is said to the engine. A request
+    that cannot be answered is an answer with an error. Any other exception,
     of a router or of an iterable of requests say, ends every request; the
     engine is then as new.
     """
@@ -61,6 +64,7 @@ class Engine:
         processor: Processor,
         router: Router,
         *,
+        budgets: Sequence[Budget] = (),
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
         key: Key[Array, ""] | int | None = None,
@@ -70,7 +74,9 @@ class Engine:
         """Compiles nothing yet; see `warm_up`.
 
         Args:
+          budgets: that requests may ask for beside those of the router.
           config: None for the default, with the processor's number of new tokens.
+          sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
           images_kept: encoded images that later requests may find, at most, and keys
             and values of images; 0 for none.
@@ -81,15 +87,13 @@ class Engine:
             too little memory for even the smallest bucket.
         """
         checked_router(router)
-        for budget in router.budgets:
+        for budget in (*router.budgets, *budgets):
             budget.check(model.config.plan)
         if not isinstance(config, EngineConfig | None):
             raise ValueError(f"config={shown(config)} is no EngineConfig.")
         sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
-        if key is None and not sampling.is_greedy:
-            raise ValueError(f"{sampling} draws at random: give it a key.")
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
         self.processor, self.router = processor, router
         self.shapes = ProgramShapes(
@@ -97,18 +101,27 @@ class Engine:
             params,
             router.budgets,
             processor.buckets,
+            asked=budgets,
             engine_config=self.config,
-            rules=Rules.of(processor.eos_ids, processor.pad_id, sampling),
+            rules=Rules.of(processor.eos_ids, processor.pad_id),
             keep_images=images_kept > 0,
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
+        preparation = Preparation(
+            processor=processor,
+            shapes=self.shapes,
+            sampling=sampling,
+            has_key=key is not None,
+            chooses=isinstance(router, PolicyRouter),
+        )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key
         self.scheduler = Scheduler(
             self.programs,
             processor,
             ImageCache(self.programs, kept),
-            DecodeBatches(self.programs, key, images_kept=images_kept),
+            DecodeBatches(self.programs, processor, key, images_kept=images_kept),
+            preparation,
         )
 
     def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
@@ -213,12 +226,13 @@ class Engine:
         """Compiles all programs for these buckets and budgets; returns how many.
 
         Args:
-          buckets: None for all of the processor's. budgets: None for all of the
-            router's.
+          buckets: None for all of the processor's. budgets: None for all that requests
+            may get.
           report: gets (done, of, name, seconds) after each.
         """
-        known = {"buckets": self.processor.buckets.all, "budgets": self.router.budgets}
-        keys = self.programs.all_keys(
+        known = {"buckets": self.processor.buckets.all, "budgets": self.shapes.budgets}
+        keys = all_keys(
+            self.shapes,
             _among(buckets, known["buckets"], "buckets"),
             _among(budgets, known["budgets"], "budgets"),
         )

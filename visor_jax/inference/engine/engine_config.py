@@ -15,7 +15,7 @@ class EngineConfig:
     turn. new_tokens: of an answer, at most. images_at_once: encoded together.
     memory_bytes: of the device, for all that stays there between two programs beside
     the parameters; long prompts get fewer slots and places where it takes that
-    (`program_shapes`).
+    (`program_shapes`). programs: compiled ones that are kept, at most.
     """
 
     rows: int = 8
@@ -26,6 +26,7 @@ class EngineConfig:
     new_tokens: int = 256
     images_at_once: int = 8
     memory_bytes: int = 4_000_000_000
+    programs: int = 512
 
     def __post_init__(self) -> None:
         problems = []

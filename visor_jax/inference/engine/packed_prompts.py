@@ -19,10 +19,12 @@ from typing import Any
 import flax.struct
 import numpy as np
 
+from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.row_packing import packed
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.ops.masks import TokenTags
 
 # Crops, image tokens and patches per token: what an encoded image depends on.
@@ -35,8 +37,8 @@ Array = Any
 class PreparedRequest:
     """A request that has been read and tokenised.
 
-    number: of the request, in the order of asking. draw: what its random draws depend
-    on. limit: most tokens of its answer.
+    number: of the request, in the order of asking. limit: most tokens of its answer.
+    sampling: how they are chosen. budget: that it asks for, None for the router's.
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the requests of one row have in common.
     """
@@ -47,9 +49,21 @@ class PreparedRequest:
     limit: int
     image: bytes | None
     shared: bytes
+    sampling: Sampling = GREEDY
+    budget: Budget | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of a key of its own for random draws; -1 for the engine's."""
+        seed = self.request.options.seed
+        return -1 if seed is None else seed
 
     @property
     def draw(self) -> int:
+        """What tells its draws from those of others with the same key."""
+        if self.seed >= 0:
+            # As row 0 of a batch of one draws: see `keys_of_rows`.
+            return 0
         return self.number if self.request.draw is None else self.request.draw
 
     @classmethod

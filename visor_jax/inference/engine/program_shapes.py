@@ -11,13 +11,13 @@ ahead:
 Parameters, and what a program needs while it runs, come on top.
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import CORNERS, Bucket, Buckets
@@ -29,7 +29,12 @@ from visor_jax.inference.engine.packed_prompts import (
     image_shape,
     row_arrays,
 )
-from visor_jax.inference.engine.slots import Admission, free_slots
+from visor_jax.inference.engine.slots import (
+    Admission,
+    Admitted,
+    free_slots,
+    without_cache,
+)
 from visor_jax.inference.generation.decode_step import DecodeState, Rules
 from visor_jax.inference.generation.prefill_parts import (
     EncodedImage,
@@ -46,6 +51,10 @@ Array = Any
 # Shares of the memory; they add up to 1. The last two are for images that later prompts
 # may find: their tokens, and their keys and values.
 SLOTS, PENDING, IMAGE_TOKENS, IMAGE_KEYS = 0.5, 0.25, 0.0625, 0.1875
+# Tokens that a request may count as used beside those of its prompt.
+ALSO_USED = 8
+# Numbers and shapes that are remembered, by budget and bucket.
+_MOST_SHAPES = 4096
 
 
 class ProgramShapes:
@@ -58,11 +67,16 @@ class ProgramShapes:
         budgets: Sequence[Budget],
         buckets: Buckets,
         *,
+        asked: Sequence[Budget] = (),
         engine_config: EngineConfig,
         rules: Rules,
         keep_images: bool = True,
     ) -> None:
         """Takes whatever shapes depend on.
+
+        Args:
+          budgets: that the router chooses from. asked: that requests may ask for beside
+            these.
 
         What is asked again and again is remembered: places(bucket), slots(budget,
         bucket): how many there are; pending_bytes(bucket), slots_bytes(budget, bucket):
@@ -72,28 +86,33 @@ class ProgramShapes:
         Raises:
           ValueError: if no bucket fits into the memory.
         """
-        self.model, self.budgets, self.buckets = model, tuple(budgets), buckets
+        self.model, self.buckets, self._chosen = model, buckets, tuple(budgets)
+        self.budgets = tuple(dict.fromkeys([*budgets, *asked]))
         self.engine_config, self.rules = engine_config, rules
         self._keep_images = keep_images
         self._params = jax.eval_shape(lambda: params)
-        self._row = functools.cache(self._row_shapes)
-        self.slots = functools.cache(self._num_slots)
-        self.places = functools.cache(self._num_places)
-        self.slots_bytes = functools.cache(self._slots_bytes)
-        self.pending_bytes = functools.cache(self._pending_bytes)
-        self.keeps_keys = functools.cache(self._keeps_keys)
-        self.requests_per_row = functools.cache(self._requests_per_row)
+        remembered = functools.lru_cache(_MOST_SHAPES)
+        self._row = remembered(self._row_shapes)
+        self.slots = remembered(self._num_slots)
+        self.places = remembered(self._num_places)
+        self.slots_bytes = remembered(self._slots_bytes)
+        self.pending_bytes = remembered(self._pending_bytes)
+        self.keeps_keys = remembered(self._keeps_keys)
+        self.requests_per_row = remembered(self._requests_per_row)
         self.check(self.buckets.all[0])
 
     def share(self, part: float) -> int:
         """Returns the bytes of a share of the memory."""
         return int(part * self.engine_config.memory_bytes)
 
-    def check(self, bucket: Bucket) -> None:
-        """Raises ValueError unless a row of the bucket fits, whatever its budget."""
+    def check(self, bucket: Bucket, budget: Budget | None = None) -> None:
+        """Raises ValueError unless a row of the bucket fits.
+
+        budget: of the row; None for whatever the router may choose.
+        """
         self.places(bucket)
-        for budget in self.budgets:
-            self.slots(budget, bucket)
+        for each in self._chosen if budget is None else (budget,):
+            self.slots(each, bucket)
 
     def rows(self, bucket: Bucket) -> int:
         """Returns how many rows are prefilled at once, at most: a power of two."""
@@ -108,8 +127,12 @@ class ProgramShapes:
         if self.model.reducer.reads_text:
             return 1
         # All of one budget must find slots at once.
-        slots = [self.slots(budget, bucket) for budget in self.budgets]
-        return min(self.engine_config.requests_per_row, *slots)
+        found = self.engine_config.requests_per_row
+        for budget in self.budgets:
+            # Requests that ask for one that does not fit are refused, each by itself.
+            with contextlib.suppress(ValueError):
+                found = min(found, self.slots(budget, bucket))
+        return found
 
     def text_slots(self, bucket: Bucket) -> int:
         """Returns the text columns of a slot: the bucket's, and an answer's."""
@@ -122,7 +145,6 @@ class ProgramShapes:
             self.model.config,
             budget.gates(self.model.config.plan),
             self.model.reducer,
-            self.rules,
             slots=count,
             text_slots=self.text_slots(bucket),
             image_tokens=bucket.image_tokens,
@@ -136,6 +158,11 @@ class ProgramShapes:
         count = self.slots(budget, bucket) if count is None else count
         return jax.eval_shape(lambda: self.new_slots(budget, bucket, count))
 
+    def abstract_light_slots(self, count: int) -> DecodeState:
+        """Returns the shapes of so many slots without their cache, of any budget."""
+        slots = self.abstract_slots(self.budgets[0], self.buckets.all[0], count)
+        return without_cache(slots)
+
     def abstract_pending(
         self, bucket: Bucket, places: int | None = None
     ) -> PendingRows:
@@ -146,16 +173,9 @@ class ProgramShapes:
             self._row(bucket),
         )
 
-    def admission(
-        self,
-        requests: Sequence[tuple[int, int, int, int, int, int]],
-        slots: int,
-    ) -> Admission:
-        """Returns the admission of (row, last, segment, slot, limit, draw) each."""
-        table = np.zeros((slots, 6), np.int32)
-        table[:, 3] = slots
-        table[: len(requests)] = np.reshape(requests, (-1, 6))
-        return Admission(*table.T.copy(), np.int32(len(requests)))
+    def admission(self, requests: Sequence[Admitted], slots: int) -> Admission:
+        """Returns the admission of these requests into a batch of so many slots."""
+        return Admission.of(requests, slots=slots, also_room=ALSO_USED)
 
     def empty_rows(self, bucket: Bucket, count: int) -> RowArrays:
         """Returns rows of padding."""

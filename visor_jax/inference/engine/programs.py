@@ -1,9 +1,10 @@
-"""The compiled programs of the engine; each is compiled once, at a known moment.
+"""The compiled programs of the engine; each is compiled at a known moment.
 
     encode         per image shape, images    pixels -> image tokens, K/V
     prefill_trunk  per bucket, rows           rows of prompts -> pending rows, scores
     prefill        per budget, bucket, rows   pending rows -> slots, image K/V
     prefill_text   per budget, bucket, rows   pending rows, image K/V -> slots
+    first_tokens   per number of slots        slots -> slots, a token on
     decode         per budget and bucket      slots -> slots, a few tokens on
 
 Gates are static: a program of a budget does not contain what the budget leaves out.
@@ -12,7 +13,7 @@ Gates are static: a program of a budget does not contain what the budget leaves 
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -22,19 +23,24 @@ import numpy as np
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.budget_groups import PendingRows
-from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays, image_shape
+from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays
+from visor_jax.inference.engine.program_keys import name_of
 from visor_jax.inference.engine.program_shapes import ProgramShapes
-from visor_jax.inference.engine.slots import Admission, admit, decode_turn
+from visor_jax.inference.engine.slots import Admission, admit, decode_turn, first_tokens
 from visor_jax.inference.generation.decode_step import DecodeState
 from visor_jax.inference.generation.prefill_parts import (
     EncodedImage,
     ImageKeys,
     encode_images,
+    one_by_one,
     prefill_rest,
     prefill_trunk,
 )
 from visor_jax.inference.routing.router import Router, features_of
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.bounded_jit import ProgramCount
+from visor_jax.runtime.device_cache import Held
+from visor_jax.runtime.work_clock import WorkClock
 
 Params = Any
 Array = Any
@@ -42,7 +48,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Programs:
-    """Compiles on demand, or ahead by `warm_up`; counts and logs every compilation."""
+    """Compiles on demand, or ahead by `warm_up`; logs every compilation.
+
+    The longest unused programs go where there are more than `EngineConfig.programs`.
+    clock: of the engine's work; stands still while a program is compiled.
+    """
 
     def __init__(
         self,
@@ -56,7 +66,11 @@ class Programs:
         """Takes whatever is the same in all programs."""
         self.model, self.params, self.router = model, params, router
         self.shapes, self._log = shapes, log
-        self.compiled: dict[Hashable, jax.stages.Compiled] = {}
+        self.clock = WorkClock()
+        most = shapes.engine_config.programs
+        self.let_go = ProgramCount(most, log)
+        self.compiled: Held[Hashable, jax.stages.Compiled]
+        self.compiled = Held(0, most=most, let_go=self.let_go.add)
 
     def encode(self, shape: ImageShape, images: int) -> jax.stages.Compiled:
         """Returns (params, pixels, index, weights, mask) -> one `EncodedImage` each."""
@@ -110,10 +124,11 @@ class Programs:
         return self._get(("prefill_trunk", bucket, rows), trace)
 
     def prefill(self, budget: Budget, bucket: Bucket, rows: int) -> jax.stages.Compiled:
-        """Returns (params, pending, places, slots, admission, key) -> (slots, images).
+        """Returns the program that puts pending rows into slots.
 
-        places: (rows,) of the pending. The slots are donated, and hold the first
-        tokens of the answers afterwards. images: one `ImageKeys` per row, none if they
+        (params, pending, places, slots, admission, key) -> (slots, first, images).
+        places: (rows,) of the pending. The slots are donated. first: what
+        `first_tokens` takes beside them. images: one `ImageKeys` per row, none if they
         are not kept.
         """
         gates, keeps = self._gates(budget), self.shapes.keeps_keys(budget, bucket)
@@ -126,14 +141,14 @@ class Programs:
             slots: DecodeState,
             admission: Admission,
             key: Array,
-        ) -> tuple[DecodeState, tuple[ImageKeys, ...]]:
+        ) -> tuple[DecodeState, tuple[Array, Array], tuple[ImageKeys, ...]]:
             group = jax.tree.map(lambda x: x[places], pending)
             arguments = (group.trunk, gates, admission.row, admission.last)
             logits, cache = prefill_rest(self.model, params, *arguments)
             new = (admission, logits, group.tokens, cache)
             made = tuple(layer.image for layer in cache.layers[behind:])
             images = one_by_one(made, rows if keeps else 0)
-            return admit(slots, *new, self.shapes.rules, key), images
+            return *admit(slots, *new, key), images
 
         def trace() -> jax.stages.Traced:
             arguments = self._abstract_group(budget, bucket, rows)
@@ -144,10 +159,11 @@ class Programs:
     def prefill_text(
         self, budget: Budget, bucket: Bucket, rows: int
     ) -> jax.stages.Compiled:
-        """Returns (params, pending, places, slots, admission, key, images) -> slots.
+        """Returns the program of `prefill` for images whose keys are at hand.
 
-        As `prefill`, for images that have gone through the layers before, behind the
-        same text: only text goes through them now. images: one `ImageKeys` per row.
+        (params, pending, places, slots, admission, key, images) -> (slots, first). The
+        images have gone through the layers before, behind the same text: only text goes
+        through them now. images: one `ImageKeys` per row.
         """
         gates = self._gates(budget)
 
@@ -159,13 +175,13 @@ class Programs:
             admission: Admission,
             key: Array,
             images: tuple[ImageKeys, ...],
-        ) -> DecodeState:
+        ) -> tuple[DecodeState, tuple[Array, Array]]:
             group = jax.tree.map(lambda x: x[places], pending)
             together = jax.tree.map(lambda *x: jnp.concatenate(x), *images)
             arguments = (group.trunk, gates, admission.row, admission.last, together)
             logits, cache = prefill_rest(self.model, params, *arguments)
             new = (admission, logits, group.tokens, cache)
-            return admit(slots, *new, self.shapes.rules, key)
+            return admit(slots, *new, key)
 
         def trace() -> jax.stages.Traced:
             arguments = self._abstract_group(budget, bucket, rows)
@@ -173,6 +189,23 @@ class Programs:
             return jax.jit(run, donate_argnums=3).trace(*arguments, images)
 
         return self._get(("prefill_text", budget, bucket, rows), trace)
+
+    def first_tokens(self, slots: int) -> jax.stages.Compiled:
+        """Returns (slots, logits, come) -> slots with the tokens of those that come.
+
+        The slots, which are donated, are without their cache (`without_cache`): this is
+        one program for all budgets and buckets with as many slots.
+        """
+
+        def run(light: DecodeState, logits: Array, come: Array) -> DecodeState:
+            return first_tokens(light, logits, come, self.shapes.rules)
+
+        def trace() -> jax.stages.Traced:
+            light = self.shapes.abstract_light_slots(slots)
+            logits = light.used.update(dtype=jnp.float32)
+            return jax.jit(run, donate_argnums=0).trace(light, logits, light.finished)
+
+        return self._get(("first_tokens", slots), trace)
 
     def decode(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
         """Returns (params, slots) -> slots after a turn. The slots are donated."""
@@ -187,42 +220,6 @@ class Programs:
 
         return self._get(("decode", budget, bucket), trace)
 
-    def all_keys(
-        self, buckets: Iterable[Bucket], budgets: Iterable[Budget]
-    ) -> list[tuple[Any, ...]]:
-        """Returns the keys of all programs for these buckets and budgets.
-
-        Raises:
-          ValueError: for a bucket that does not fit into the engine's memory.
-        """
-        buckets, budgets = list(buckets), list(budgets)
-        shapes = dict.fromkeys(image_shape(bucket) for bucket in buckets)
-        counts, keeps = self.shapes.row_counts, self.shapes.keeps_keys
-        most = self.shapes.engine_config.images_at_once
-        images = [1 << i for i in range(most.bit_length())]
-        return [
-            *(("encode", shape, n) for shape in shapes for n in images),
-            *(
-                ("prefill_trunk", bucket, n)
-                for bucket in buckets
-                for n in counts(bucket)
-            ),
-            *(
-                key
-                for budget in budgets
-                for bucket in buckets
-                for key in [
-                    *(("prefill", budget, bucket, n) for n in counts(bucket)),
-                    *(
-                        ("prefill_text", budget, bucket, n)
-                        for n in counts(bucket)
-                        if keeps(budget, bucket)
-                    ),
-                    ("decode", budget, bucket),
-                ]
-            ),
-        ]
-
     def compile(self, key: tuple[Any, ...]) -> None:
         """Compiles the program of a key, unless that is done."""
         kind, *arguments = key
@@ -231,12 +228,15 @@ class Programs:
     def new_pending(self, bucket: Bucket) -> PendingRows:
         """Returns pending rows that are all free on the device."""
         shapes = self.shapes.abstract_pending(bucket)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        # The first arrays of a shape take a small program each.
+        with self.clock.stopped():
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def new_slots(self, budget: Budget, bucket: Bucket) -> DecodeState:
         """Returns free slots on the device."""
         count = self.shapes.slots(budget, bucket)
-        return self.shapes.new_slots(budget, bucket, count)
+        with self.clock.stopped():
+            return self.shapes.new_slots(budget, bucket, count)
 
     def _gates(self, budget: Budget) -> tuple[bool, ...]:
         return budget.gates(self.model.config.plan)
@@ -257,29 +257,11 @@ class Programs:
     def _get(
         self, key: tuple[Any, ...], trace: Callable[[], jax.stages.Traced]
     ) -> jax.stages.Compiled:
-        if key not in self.compiled:
+        program = self.compiled.get(key)
+        if program is None:
             began = time.perf_counter()
-            self.compiled[key] = trace().lower().compile()
+            with self.clock.stopped():
+                program = trace().lower().compile()
+            self.compiled.put(key, 0, lambda: program)
             self._log(f"compiled {name_of(key)} in {time.perf_counter() - began:.1f} s")
-        return self.compiled[key]
-
-
-def one_by_one(arrays: Any, count: int) -> tuple[Any, ...]:
-    """Returns the first `count` rows of all arrays, each as a tree of its own."""
-    return tuple(
-        jax.tree.map(lambda x, i=i: x[i : i + 1], arrays) for i in range(count)
-    )
-
-
-def name_of(key: tuple[Any, ...]) -> str:
-    """Returns what logs call a program: its kind, budget, lengths and rows."""
-    words = []
-    for part in key:
-        if isinstance(part, Bucket):
-            crops, tokens, _ = image_shape(part)
-            words.append(f"{crops}x{tokens}+{part.text_tokens}")
-        elif isinstance(part, tuple):
-            words.append(f"{part[0]}x{part[1]}")
-        else:
-            words.append(str(part))
-    return " ".join(words)
+        return program

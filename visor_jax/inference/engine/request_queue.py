@@ -3,15 +3,15 @@
 import collections
 import dataclasses
 import itertools
-import time
 from collections.abc import Container, Iterable, Iterator
 
 from visor_jax.data.buckets import Bucket
-from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow, pack
-from visor_jax.inference.engine.program_shapes import PENDING, ProgramShapes
+from visor_jax.inference.engine.preparation import Preparation
+from visor_jax.inference.engine.program_shapes import PENDING
+from visor_jax.runtime.work_clock import WorkClock
 
 # How often rows of another bucket may go before the oldest request.
 _PATIENCE = 4
@@ -29,7 +29,8 @@ class RequestSource:
 class QueuedRequest:
     """A request that has been taken in, to be prepared.
 
-    source: None if it was submitted. error: why it cannot be answered, or None.
+    source: None if it was submitted. began: by the clock of the queue. error: why it
+    cannot be answered, or None.
     """
 
     number: int
@@ -43,9 +44,10 @@ class QueuedRequest:
 class RequestQueue:
     """Takes requests from those submitted, then from sources, as room permits."""
 
-    def __init__(self, processor: Processor, shapes: ProgramShapes) -> None:
-        """Starts without requests."""
-        self._processor, self._shapes = processor, shapes
+    def __init__(self, preparation: Preparation, clock: WorkClock) -> None:
+        """Starts without requests. clock: says when a request was taken in."""
+        self._preparation, self._clock = preparation, clock
+        self._buckets, self._shapes = preparation.processor.buckets, preparation.shapes
         self._numbers = itertools.count()
         self._submitted: collections.deque[tuple[int, Request, int]]
         self._submitted = collections.deque()
@@ -99,7 +101,8 @@ class RequestQueue:
                 break
             try:
                 checked.request_of(following.request)
-                request = self._prepare(following)
+                what = (following.number, following.request, following.limit)
+                request = self._preparation.prepare(*what)
             except (ValueError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 following = dataclasses.replace(following, error=reason)
@@ -109,15 +112,6 @@ class RequestQueue:
             taken.append(following)
         return taken
 
-    def _prepare(self, queued: QueuedRequest) -> PreparedRequest:
-        """Returns the request, prepared. Raises ValueError or OSError if it fails."""
-        sample = self._processor.sample(queued.request, room=queued.limit)
-        request = PreparedRequest.of(
-            queued.number, queued.request, sample, queued.limit
-        )
-        self._shapes.check(self._processor.buckets.choose(sample))
-        return request
-
     def rows(self) -> tuple[Bucket, list[PromptRow]] | None:
         """Returns prepared rows of one bucket, oldest first; None if there are none.
 
@@ -126,7 +120,7 @@ class RequestQueue:
         if not self._prepared:
             return None
         per_row = self._shapes.requests_per_row
-        rows = pack(self._prepared, self._processor.buckets, per_row=per_row)
+        rows = pack(self._prepared, self._buckets, per_row=per_row)
         counts = collections.Counter(row.bucket for row in rows)
         oldest, chosen = rows[0].bucket, max(counts, key=lambda bucket: counts[bucket])
         if self._passed_over >= _PATIENCE or counts[chosen] == counts[oldest]:
@@ -143,23 +137,22 @@ class RequestQueue:
     def _next(self) -> QueuedRequest | None:
         if self._submitted:
             number, request, limit = self._submitted.popleft()
-            return _queued(number, request, limit, None)
+            return self._queued(number, request, limit, None)
         while self._sources:
             source = self._sources[0]
             request = next(source.requests, None)
             if request is not None:
-                return _queued(next(self._numbers), request, source.limit, source)
+                return self._queued(next(self._numbers), request, source.limit, source)
             self._sources.popleft()
         return None
 
-
-def _queued(
-    number: int, request: Request, limit: int, source: RequestSource | None
-) -> QueuedRequest:
-    return QueuedRequest(
-        number=number,
-        request=request,
-        limit=limit,
-        source=source,
-        began=time.perf_counter(),
-    )
+    def _queued(
+        self, number: int, request: Request, limit: int, source: RequestSource | None
+    ) -> QueuedRequest:
+        return QueuedRequest(
+            number=number,
+            request=request,
+            limit=limit,
+            source=source,
+            began=self._clock.seconds(),
+        )

@@ -1,7 +1,6 @@
 """What the engine does next: rounds of prefilling and decoding."""
 
 import functools
-import time
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow
 from visor_jax.inference.engine.pending import PendingPrompts
+from visor_jax.inference.engine.preparation import Preparation
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.engine.request_queue import (
     QueuedRequest,
@@ -36,13 +36,14 @@ class Scheduler:
         processor: Processor,
         images: ImageCache,
         decode_batches: DecodeBatches,
+        preparation: Preparation,
     ) -> None:
         """Starts without requests."""
         self.programs, self.shapes = programs, programs.shapes
         self.processor, self.images = processor, images
         self.pending = PendingPrompts(programs, processor.pad_id)
         self.decode_batches = decode_batches
-        self.queue = RequestQueue(processor, self.shapes)
+        self.queue = RequestQueue(preparation, programs.clock)
         self.done: list[tuple[Answer, RequestSource | None]] = []
         self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
@@ -97,7 +98,7 @@ class Scheduler:
             if queued.error is None:
                 self._requests[queued.number] = queued
             else:
-                self.done.append((Answer.refused(queued, queued.error), queued.source))
+                self.done.append((self._refused(queued, queued.error), queued.source))
 
     def _prefill_rows(self) -> bool:
         """Takes a batch of rows through the trunk; returns whether there was one."""
@@ -129,7 +130,7 @@ class Scheduler:
             for number in (each.number for row in rows for each in row.requests):
                 self._payers.discard(number)
                 queued = self._requests.pop(number)
-                answer = Answer.refused(queued, f"no budget was chosen: {error}")
+                answer = self._refused(queued, f"no budget was chosen: {error}")
                 self.done.append((answer, queued.source))
             return
         self.pending.add(bucket, places, rows, budgets)
@@ -153,7 +154,7 @@ class Scheduler:
     ) -> None:
         number = request.number
         queued = self._requests.pop(number)
-        seconds = time.perf_counter() - queued.began
+        seconds = self._seconds_of(queued)
         if NOT_FINITE in written:
             answer = Answer.failed(request, budget, self._why_not_finite, seconds)
         else:
@@ -167,3 +168,11 @@ class Scheduler:
             )
         self._payers.discard(number)
         self.done.append((answer, queued.source))
+
+    def _refused(self, queued: QueuedRequest, reason: str) -> Answer:
+        return Answer.refused(
+            queued.number, queued.request, reason, seconds=self._seconds_of(queued)
+        )
+
+    def _seconds_of(self, queued: QueuedRequest) -> float:
+        return self.programs.clock.seconds() - queued.began

@@ -16,13 +16,16 @@ a token may see follows from order and validity, so the order of columns is noth
 anybody. `cache.length` is the ring's next column.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference.generation.decode_step import (
     DecodeState,
     Rules,
@@ -30,6 +33,7 @@ from visor_jax.inference.generation.decode_step import (
     used_tokens,
     with_token,
 )
+from visor_jax.inference.sampling import RowSampling, also_used
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.kv_cache import KVCache, LayerCache
 from visor_jax.models.decoder.token_reducer import TokenReducer
@@ -39,6 +43,19 @@ from visor_jax.ops.masks import TokenTags
 Params = Any
 
 
+class Admitted(NamedTuple):
+    """One request that goes into a slot; see `Admission`."""
+
+    row: int
+    last: int
+    segment: int
+    slot: int
+    limit: int
+    draw: int
+    seed: int
+    sampling: Sampling
+
+
 @flax.struct.dataclass
 class Admission:
     """Which requests of a group of rows go into which slots, padded.
@@ -46,7 +63,10 @@ class Admission:
     row, last, segment: the request's row in the group, the index of its last token in
     the row, and its segment. slot: where it goes; at or beyond the number of slots for
     padding. limit: most tokens of its answer. draw: folded into the key of its draws.
-    count: how many requests there are, before the padding.
+    seed: of a key of its own instead, -1 for none: then it draws as if it were asked
+    alone with that key, and `draw` is 0. sampling: how its tokens are chosen. also:
+    used tokens beside those of its prompt, -1 for padding. count: how many requests
+    there are, before the padding.
     """
 
     row: Int[Array, "X"]
@@ -55,14 +75,36 @@ class Admission:
     slot: Int[Array, "X"]
     limit: Int[Array, "X"]
     draw: Int[Array, "X"]
+    seed: Int[Array, "X"]
+    sampling: RowSampling
+    also: Int[Array, "X A"]
     count: Int[Array, ""]
+
+    @classmethod
+    def of(
+        cls, admitted: Sequence[Admitted], *, slots: int, also_room: int
+    ) -> "Admission":
+        """Returns NumPy arrays of these requests, padded to as many as there are slots.
+
+        also_room: columns of `also`.
+        """
+        table = np.zeros((slots, 7), np.int32)
+        table[:, 3] = slots
+        table[: len(admitted)] = np.reshape([each[:7] for each in admitted], (-1, 7))
+        settings = [each.sampling for each in admitted]
+        settings += [GREEDY] * (slots - len(settings))
+        return cls(
+            *table.T.copy(),
+            sampling=RowSampling.of(settings),
+            also=also_used(settings, also_room),
+            count=np.int32(len(admitted)),
+        )
 
 
 def free_slots(
     config: VLMConfig,
     gates: tuple[bool, ...],
     reducer: TokenReducer,
-    rules: Rules,
     *,
     slots: int,
     text_slots: int,
@@ -79,18 +121,13 @@ def free_slots(
         name: jnp.zeros(slots, jnp.int32)
         for name in ("newest", "order", "segments", "count", "limit")
     }
-    used = None
-    if rules.sampling.needs_used:
-        used = jnp.zeros((slots, config.decoder.vocab_size), bool)
-    keys = None
-    if not rules.sampling.is_greedy:
-        keys = jax.random.split(jax.random.key(0), slots)
     return DecodeState(
         **numbers,
         finished=jnp.ones(slots, bool),
         written=jnp.zeros((slots, new_tokens), jnp.int32),
-        keys=keys,
-        used=used,
+        sampling=jax.tree.map(jnp.asarray, RowSampling.of([], rows=slots)),
+        keys=jax.random.split(jax.random.key(0), slots),
+        used=jnp.zeros((slots, config.decoder.vocab_size), bool),
         cache=KVCache.empty(
             config,
             gates,
@@ -109,14 +146,17 @@ def admit(
     logits: Float[Array, "X W"],
     tokens: Int[Array, "rows T"],
     cache: KVCache,
-    rules: Rules,
-    key: Key[Array, ""] | None,
-) -> DecodeState:
-    """Returns the slots with the requests of a prefilled group and their first tokens.
+    key: Key[Array, ""],
+) -> tuple[DecodeState, tuple[Float[Array, "S W"], Bool[Array, "S"]]]:
+    """Returns the slots with the requests of a prefilled group, without first tokens.
+
+    Beside them what `first_tokens` takes: logits by slot, and which slots have come.
+    Choosing takes as long to compile as some layers do, and is the same for all groups:
+    it is a program of its own.
 
     Args:
       logits: of the token after each request. tokens, cache: of the group's rows.
-      key: of all random draws; a request folds in its own.
+      key: of random draws; a request folds in its own.
     """
     request = admission
     seen = jax.tree.map(lambda x: x[request.row], cache.text)
@@ -127,13 +167,9 @@ def admit(
     def put(old: Array, new: Array) -> Array:
         return old.at[request.slot].set(new.astype(old.dtype), mode="drop")
 
-    keys, used = slots.keys, slots.used
-    if keys is not None:
-        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys = keys.at[request.slot].set(fold(key, request.draw), mode="drop")
-    if used is not None:
-        prompts = jnp.where(seen.valid, tokens[request.row], -1)
-        used = put(used, used_tokens(prompts, used.shape[1], rules.sampling))
+    keys = _keys_of(request, key)
+    prompts = jnp.where(seen.valid, tokens[request.row], -1)
+    used = used_tokens(prompts, request.also, slots.used.shape[1])
     zeros = jnp.zeros_like(request.limit)
     slots = slots.replace(
         order=put(slots.order, last),
@@ -142,15 +178,44 @@ def admit(
         limit=put(slots.limit, request.limit),
         finished=put(slots.finished, zeros),
         written=put(slots.written, jnp.zeros((1, slots.written.shape[1]))),
-        keys=keys,
-        used=used,
+        sampling=jax.tree.map(put, slots.sampling, request.sampling),
+        keys=slots.keys.at[request.slot].set(keys, mode="drop"),
+        used=put(slots.used, used),
         cache=_admit_cache(slots.cache, request, cache, seen),
     )
     come = jnp.zeros(slots.finished.shape, bool)
     come = come.at[request.slot].set(True, mode="drop")
     of_slots = jnp.zeros((*come.shape, logits.shape[1]), logits.dtype)
     of_slots = of_slots.at[request.slot].set(logits, mode="drop")
-    return with_token(slots, of_slots, come, rules)
+    return slots, (of_slots, come)
+
+
+def without_cache(slots: DecodeState) -> DecodeState:
+    """Returns the slots without what depends on their budget and bucket."""
+    return slots.replace(cache=None, gates=())
+
+
+def first_tokens(
+    slots: DecodeState,
+    logits: Float[Array, "S W"],
+    come: Bool[Array, "S"],
+    rules: Rules,
+) -> DecodeState:
+    """Returns the slots with the first tokens of those that have come.
+
+    slots: without their cache, which plays no part.
+    """
+    return with_token(slots, logits, come, rules)
+
+
+def _keys_of(request: Admission, key: Key[Array, ""]) -> Key[Array, "X"]:
+    """Returns the key of each request's draws."""
+
+    def of_one(seed: Int[Array, ""], draw: Int[Array, ""]) -> Key[Array, ""]:
+        own = jax.random.key(seed, impl=jax.random.key_impl(key))
+        return jax.random.fold_in(jnp.where(seed < 0, key, own), draw)
+
+    return jax.vmap(of_one)(request.seed, request.draw)
 
 
 def _admit_cache(

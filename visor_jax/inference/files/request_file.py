@@ -4,10 +4,13 @@
     {"images": ["a.jpg", "b.jpg"], "prompt": "What changed?"}
     {"messages": [{"role": "user", "content": [
         {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}]}
+    {"prompt": "Tell a story.", "budget": "sa1:3", "max_new_tokens": 64, "seed": 7,
+     "sampling": {"temperature": 0.7, "top_p": 0.9}, "stop": ["\\n\\n"]}
 
 (each on one line). Messages may stand under "prompt" too, in every form that
-`data.prompts.messages` reads; null is as if a field were not there. A line without an
-id is called by its number, one that cannot be read "line 3".
+`data.prompts.messages` reads; null is as if a field were not there. What a line says of
+its answer (`AnswerOptions`) goes before what is said of all. A line without an id is
+called by its number, one that cannot be read "line 3".
 """
 
 import collections
@@ -19,6 +22,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.files.picture_files import (
     absolute,
@@ -27,7 +31,8 @@ from visor_jax.inference.files.picture_files import (
 )
 from visor_jax.runtime.arguments import shown
 
-_FIELDS = ("id", "image", "images", "prompt", "messages")
+_OPTIONS = tuple(field.name for field in dataclasses.fields(AnswerOptions))
+_FIELDS = ("id", "image", "images", "prompt", "messages", *_OPTIONS)
 # Texts and whole numbers; 1 and "1" are two.
 Id = str | int
 
@@ -145,10 +150,14 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
     named = images and [os.path.abspath(root / image) for image in images]
     images = images and [absolute(image, root) for image in images]
     asked = with_absolute_parts(prompt, root)
+    said = {name: given[name] for name in _OPTIONS if name in given}
+    options = AnswerOptions.of_dict(said)
+    # Where nothing is said of the answer, as before there was anything to say.
+    parts = [prompt, named, *([options.to_dict()] if said else [])]
     return RequestEntry(
         id=fields["id"],
-        digest=_digest(json.dumps([prompt, named], sort_keys=True)),
-        request=Request(asked, images, draw=number),
+        digest=_digest(json.dumps(parts, sort_keys=True)),
+        request=Request(asked, images, draw=number, options=options),
         pictures=files_of(asked, images),
     )
 

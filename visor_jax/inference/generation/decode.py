@@ -1,18 +1,22 @@
 """Writes the answers to prefilled prompts: at once, or as a stream.
 
 Writing ends when every row has written an end token or the room is used up. A row that
-is finished gives padding (`decode_step`).
+is finished gives padding (`decode_step`). However tokens are chosen and however many,
+there are two programs at most for prompts of one shape: one that takes the likeliest
+token of every row and knows nothing else, and one for everything else.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.data.prompts.stop_tokens import EndTokens
 from visor_jax.inference.generation.decode_step import (
     DecodeState,
@@ -22,8 +26,9 @@ from visor_jax.inference.generation.decode_step import (
     with_token,
 )
 from visor_jax.inference.generation.prefill import Prefilled
-from visor_jax.inference.sampling import GREEDY, Sampling
+from visor_jax.inference.sampling import RowSampling, also_used
 from visor_jax.models.vlm import VLM
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 Params = Any
 
@@ -33,30 +38,29 @@ def decode(
     params: Params,
     prefilled: Prefilled,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_id: EndTokens,
     pad_id: int,
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
     row_keys: Key[Array, "B"] | None = None,
 ) -> Int[Array, "B U"]:
     """Returns the `max_new_tokens` new tokens that follow each prompt.
 
-    The end token is part of the answer. One program per budget, shapes and sampling,
-    for every number of tokens that there is room for.
+    The end token is part of the answer, padding follows it.
 
     Args:
+      max_new_tokens: at most so many, of all rows or of each. U is the largest.
       eos_id: the token or tokens that end a row; a negative number never does.
+      sampling: of all rows or of each.
       row_keys: one random key per row; needed unless sampling is greedy.
 
     Raises:
-      ValueError: for no token or more than the cache has room for, or missing keys.
+      ValueError: for no token or more than the cache has room for, missing keys, or as
+        many settings as there are no rows.
     """
-    rules, row_keys = _rules(
-        prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys
-    )
-    limit = np.int32(max_new_tokens)
-    tokens = _decode(params, prefilled, rules, row_keys, limit, model=model)
-    return tokens[:, :max_new_tokens]
+    begin = _beginning(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
+    tokens = _decode(params, prefilled, begin, model=model)
+    return _first_columns(tokens, count=int(begin.limit.max()))
 
 
 def decode_stream(
@@ -64,23 +68,21 @@ def decode_stream(
     params: Params,
     prefilled: Prefilled,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_id: EndTokens,
     pad_id: int,
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
     row_keys: Key[Array, "B"] | None = None,
 ) -> Iterator[Int[np.ndarray, "B"]]:
     """Yields the tokens of `decode` as they are written, (B,) a step.
 
-    Ends with the last row; a row that is finished before gives padding. One program per
-    budget, shapes and sampling, whatever `max_new_tokens` is. Arguments and errors are
-    those of `decode`; errors are raised here, before the first token is asked for.
+    Ends with the last row; a row that is finished before gives padding. Arguments and
+    errors are those of `decode`; errors are raised here, before the first token is
+    asked for.
     """
-    rules, row_keys = _rules(
-        prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys
-    )
-    state = _begin(prefilled, rules, row_keys, np.int32(max_new_tokens))
-    return _tokens_of(model, params, state, rules)
+    begin = _beginning(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
+    state = _begin(prefilled, begin)
+    return _tokens_of(model, params, state, begin.rules)
 
 
 def _tokens_of(
@@ -97,76 +99,112 @@ def _tokens_of(
             return
 
 
-def _rules(
+@flax.struct.dataclass
+class _Beginning:
+    """What is asked of each row, checked.
+
+    also: used tokens beside those of the prompt. sampling, keys, also: all None where
+    every row takes the likeliest token.
+    """
+
+    rules: Rules
+    limit: Int[Array, "B"]
+    sampling: RowSampling | None
+    keys: Key[Array, "B"] | None
+    also: Int[Array, "B A"] | None
+
+
+def _beginning(
     prefilled: Prefilled,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_id: EndTokens,
     pad_id: int,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     row_keys: Key[Array, "B"] | None,
-) -> tuple[Rules, Key[Array, "B"] | None]:
-    """Returns the rules, checked, and the keys that these draws need."""
+) -> _Beginning:
+    """Returns what is asked of each row. Raises ValueError as `decode`."""
+    rows, vocabulary = prefilled.logits.shape
+    limit = _of_rows("max_new_tokens", max_new_tokens, rows)
+    settings = _of_rows("sampling", sampling, rows)
     most = prefilled.spare + 1
-    if not 1 <= max_new_tokens <= most:
+    if not 1 <= min(limit) <= max(limit) <= most:
         raise ValueError(
             f"{max_new_tokens=} must lie in 1..{most}: prefill with more spare."
         )
-    if row_keys is None and not sampling.is_greedy:
-        raise ValueError(f"{sampling} draws at random: give it a key.")
-    vocabulary = prefilled.logits.shape[-1]
-    if not all(0 <= token < vocabulary for token in (*sampling.also_used, pad_id)):
+    drawing = [each for each in settings if not each.is_greedy]
+    if row_keys is None and drawing:
+        raise ValueError(f"{drawing[0]} draws at random: give it a key.")
+    also = {token for each in settings for token in each.also_used}
+    if not all(0 <= token < vocabulary for token in (*also, pad_id)):
         raise ValueError(
-            f"{pad_id=} and also_used={sampling.also_used} must lie in the vocabulary "
+            f"{pad_id=} and also_used={tuple(sorted(also))} must lie in the vocabulary "
             f"of {vocabulary} tokens."
         )
-    # Where nothing is drawn, keys must not make a program of their own.
-    keys = None if sampling.is_greedy else row_keys
-    return Rules.of(eos_id, pad_id, sampling), keys
+    rules, limits = Rules.of(eos_id, pad_id), np.array(limit, np.int32)
+    if not drawing and not any(each.needs_used for each in settings):
+        return _Beginning(rules, limits, None, None, None)
+    if row_keys is None:
+        # Nobody draws, only a penalty is asked for.
+        row_keys = jax.random.split(jax.random.key(0), rows)
+    longest = max(len(each.also_used) for each in settings)
+    # A power of two, so as few programs.
+    room = 1 << (longest - 1).bit_length() if longest else 0
+    also_of_rows = also_used(settings, room)
+    return _Beginning(rules, limits, RowSampling.of(settings), row_keys, also_of_rows)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+def _of_rows(name: str, given: Any, rows: int) -> list[Any]:
+    """Returns what is given for each row. Raises ValueError for another number."""
+    if not isinstance(given, Sequence | np.ndarray):
+        return [given] * rows
+    if len(given) != rows:
+        raise ValueError(f"{rows} prompts need one {name} or {rows}, got {len(given)}.")
+    return list(given)
+
+
+@bounded_jit(static_argnames=("model",))
 def _decode(
-    params: Params,
-    prefilled: Prefilled,
-    rules: Rules,
-    row_keys: Key[Array, "B"] | None,
-    limit: Int[Array, ""],
-    *,
-    model: VLM,
+    params: Params, prefilled: Prefilled, begin: _Beginning, *, model: VLM
 ) -> Int[Array, "B U"]:
     """Returns up to `limit` tokens, and padding up to what there is room for."""
 
     def goes_on(state: DecodeState) -> Bool[Array, ""]:
         return ~state.finished.all()
 
-    state = _begin(prefilled, rules, row_keys, limit)
+    state = _begun(prefilled, begin)
     if prefilled.spare == 0:
         return state.written  # The prefill said it all: no decoder in the program.
-    advance = functools.partial(step, model, params, rules=rules)
+    advance = functools.partial(step, model, params, rules=begin.rules)
     return jax.lax.while_loop(goes_on, advance, state).written
 
 
-@jax.jit
-def _begin(
-    prefilled: Prefilled,
-    rules: Rules,
-    row_keys: Key[Array, "B"] | None,
-    limit: Int[Array, ""],
-) -> DecodeState:
+@bounded_jit(static_argnames=("count",))
+def _first_columns(tokens: Int[Array, "B V"], *, count: int) -> Int[Array, "B U"]:
+    return tokens[:, :count]
+
+
+@bounded_jit()
+def _begin(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
+    """Returns the answers after their first token; a program of its own."""
+    return _begun(prefilled, begin)
+
+
+def _begun(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
     """Returns the answers after their first token."""
-    rows, vocabulary = prefilled.logits.shape
-    sampling, used = rules.sampling, None
-    if sampling.needs_used:
-        used = used_tokens(prefilled.prompt, vocabulary, sampling)
+    (rows, vocabulary), rules = prefilled.logits.shape, begin.rules
+    used = None
+    if begin.also is not None:
+        used = used_tokens(prefilled.prompt, jnp.asarray(begin.also), vocabulary)
     nothing = DecodeState(
         newest=jnp.full(rows, rules.pad_id, jnp.int32),
         order=prefilled.order - 1,
         segments=prefilled.segments,
         count=jnp.zeros(rows, jnp.int32),
-        limit=jnp.full(rows, limit, jnp.int32),
+        limit=jnp.asarray(begin.limit),
         finished=jnp.zeros(rows, bool),
         written=jnp.full((rows, prefilled.spare + 1), rules.pad_id, jnp.int32),
-        keys=row_keys,
+        sampling=begin.sampling,
+        keys=begin.keys,
         used=used,
         cache=prefilled.cache,
         gates=prefilled.gates,
@@ -174,7 +212,7 @@ def _begin(
     return with_token(nothing, prefilled.logits, ~nothing.finished, rules)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@bounded_jit(static_argnames=("model",))
 def _step(
     params: Params, state: DecodeState, rules: Rules, *, model: VLM
 ) -> DecodeState:

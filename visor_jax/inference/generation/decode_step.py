@@ -7,10 +7,10 @@ it gives padding and counts no more:
     eos = 1, pad = 0    row 0, limit 5    7 4 1 0 0    count 3
                         row 1, limit 3    5 5 2 0 0    count 3
 
-What a row draws depends on its own key and count alone, so rows of one state need not
-have begun together. The cache's text columns are a ring: one behind the last is the
-first. Nothing of a row is lost as long as they hold its prompt and all of its answer
-but the last token, which nobody reads.
+How a row's tokens are chosen is its own, too; what it draws depends on its own key and
+count alone, so rows of one state need not have begun together. The cache's text columns
+are a ring: one behind the last is the first. Nothing of a row is lost as long as they
+hold its prompt and all of its answer but the last token, which nobody reads.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.inference.generation.finite import marked
-from visor_jax.inference.sampling import Sampling, sample_token
+from visor_jax.inference.sampling import RowSampling, sample_token
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
@@ -32,7 +32,7 @@ Params = Any
 
 @flax.struct.dataclass
 class Rules:
-    """What ends an answer and how tokens are drawn; the same for all rows.
+    """What ends an answer; the same for all rows.
 
     eos_ids: any of them ends a row; a negative one never does. pad_id: what a finished
     row gives.
@@ -40,15 +40,13 @@ class Rules:
 
     eos_ids: Int[Array, "Z"]
     pad_id: Int[Array, ""]
-    sampling: Sampling = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, eos_id: EndTokens, pad_id: int, sampling: Sampling) -> "Rules":
-        """Returns the rules of these end tokens, one or several, and this sampling."""
+    def of(cls, eos_id: EndTokens, pad_id: int) -> "Rules":
+        """Returns the rules of these end tokens, one or several."""
         return cls(
             eos_ids=jnp.asarray(end_tokens(eos_id), jnp.int32),
             pad_id=jnp.asarray(pad_id, jnp.int32),
-            sampling=sampling,
         )
 
 
@@ -58,8 +56,12 @@ class DecodeState:
 
     newest, order, segments: the last token, which is not in the cache yet, its place in
     the sequence and its segment. count: tokens written so far; limit: at most so many.
-    written: these tokens, end token included. keys: of random draws, None if greedy.
-    used: tokens that a repetition penalty is for, None without one.
+    written: these tokens, end token included. sampling, keys, used: how each row's
+    tokens are chosen, the keys of its draws and the tokens that its repetition penalty
+    is for; all three are None where every row takes the likeliest token. `used` takes a
+    byte per row and token of the vocabulary, little beside a row's cache, and only a
+    few of them change in a step: so it is there for rows without a penalty, too, and a
+    penalty is no program of its own.
     """
 
     newest: Int[Array, "B"]
@@ -69,9 +71,10 @@ class DecodeState:
     limit: Int[Array, "B"]
     finished: Bool[Array, "B"]
     written: Int[Array, "B U"]
+    sampling: RowSampling | None
     keys: Key[Array, "B"] | None
     used: Bool[Array, "B W"] | None
-    cache: KVCache
+    cache: KVCache | None
     gates: tuple[bool, ...] = flax.struct.field(pytree_node=False)
 
 
@@ -101,13 +104,14 @@ def with_token(
       logits: of that token; where they are not finite, it is `NOT_FINITE` and the row
         ends. writing: none of them finished.
     """
-    keys = state.keys
-    if keys is not None:
+    sampling, keys, used = state.sampling, state.keys, state.used
+    if sampling is not None:
+        # Nothing is sorted or drawn for rows that do not write.
+        sampling = sampling.only(writing)
         keys = jax.vmap(jax.random.fold_in)(keys, state.count)
-    token = sample_token(logits, rules.sampling, keys, state.used)
+    token = sample_token(logits, sampling, keys, used)
     token, broken = marked(token, logits)
     rows = jnp.arange(token.shape[0])
-    used = state.used
     if used is not None:
         used = used.at[rows, token].set(used[rows, token] | writing)
     column = jnp.where(writing, state.count, state.written.shape[1])
@@ -126,12 +130,16 @@ def with_token(
 
 
 def used_tokens(
-    prompt: Int[Array, "B T"], vocabulary: int, sampling: Sampling
+    prompt: Int[Array, "B T"], also: Int[Array, "B A"], vocabulary: int
 ) -> Bool[Array, "B W"]:
-    """Returns the tokens that count as used before an answer; -1 is padding."""
+    """Returns the tokens that count as used before an answer; -1 is padding.
+
+    also: tokens beside those of the prompt.
+    """
     rows = jnp.arange(prompt.shape[0])[:, None]
-    # Padding lies outside and is dropped.
-    prompt = jnp.where(prompt < 0, vocabulary, prompt)
     used = jnp.zeros((prompt.shape[0], vocabulary), bool)
-    used = used.at[rows, prompt].set(True, mode="drop")
-    return used.at[:, jnp.asarray(sampling.also_used, int)].set(True)
+    for tokens in (prompt, also):
+        # Padding lies outside and is dropped.
+        tokens = jnp.where(tokens < 0, vocabulary, tokens)
+        used = used.at[rows, tokens].set(True, mode="drop")
+    return used

@@ -1,7 +1,7 @@
 """From a batch of prompts to tokens, and how long that takes."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.data.prompts.stop_tokens import EndTokens
 from visor_jax.inference.generation.decode import decode, decode_stream
 from visor_jax.inference.generation.prefill import (
@@ -19,7 +20,6 @@ from visor_jax.inference.generation.prefill import (
     check_prompts,
     prefill,
 )
-from visor_jax.inference.sampling import GREEDY, Sampling
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.stopwatch import median_seconds
 
@@ -35,19 +35,20 @@ def generate(
     batch: Batch,
     budget: Budget,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_id: EndTokens,
     pad_id: int,
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
     key: Key[Array, "*B"] | None = None,
 ) -> Int[Array, "B U"]:
     """Returns the `max_new_tokens` new tokens that follow each prompt of a batch.
 
     The end token is part of a row, padding follows it. What a row writes depends on
-    nothing but itself and its key, and not on the side of its padding.
+    nothing but itself, its settings and its key, and not on the side of its padding.
 
     Args:
       batch: one prompt per row, all answered in the same budget.
+      max_new_tokens, sampling: of all rows, or of each.
       eos_id: the token or tokens that end a row; a negative number never does.
       key: for random sampling; every row and token gets a key of its own. Or (B,) keys,
         one per row: then a row draws the same wherever it stands.
@@ -75,10 +76,10 @@ def stream(
     batch: Batch,
     budget: Budget,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_id: EndTokens,
     pad_id: int,
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
     key: Key[Array, "*B"] | None = None,
 ) -> Iterator[Int[np.ndarray, "B"]]:
     """Yields what `generate` returns column by column, as the tokens are written.
@@ -126,15 +127,21 @@ def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
 
 
 def _prefilled(
-    model: VLM, params: Params, batch: Batch, budget: Budget, max_new_tokens: int
+    model: VLM,
+    params: Params,
+    batch: Batch,
+    budget: Budget,
+    max_new_tokens: int | Sequence[int],
 ) -> Prefilled:
     """Returns the prompts, prefilled after a check, with room for an answer."""
-    if max_new_tokens < 1:
+    limits = np.array(max_new_tokens, np.int32)
+    if limits.min() < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
     if _is_on_this_host(batch.tokens):
         check_prompts(batch)
-        check_context(batch, max_new_tokens, model.config.decoder.max_positions)
-    return prefill(model, params, batch, budget, spare=room_for(max_new_tokens) - 1)
+        check_context(batch, limits, model.config.decoder.max_positions)
+    spare = room_for(int(limits.max())) - 1
+    return prefill(model, params, batch, budget, spare=spare)
 
 
 def _is_on_this_host(array: np.ndarray | Array) -> bool:

@@ -10,11 +10,9 @@ last one, follows from order and validity alone. Two rows, an image of order 0 a
     next token of order 5                of order 4
 """
 
-import functools
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -24,6 +22,7 @@ from visor_jax.budget import Budget
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 Params = Any
 
@@ -66,7 +65,7 @@ def prefill(
     return _prefill(params, batch, model=model, gates=gates, spare=spare)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates", "spare"))
+@bounded_jit(static_argnames=("model", "gates", "spare"))
 def _prefill(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...], spare: int
 ) -> Prefilled:
@@ -125,18 +124,24 @@ def check_prompts(batch: Batch) -> None:
         raise ValueError("Not prompts to continue: " + "; ".join(problems) + ".")
 
 
-def check_context(batch: Batch, max_new_tokens: int, max_positions: int) -> None:
+def check_context(
+    batch: Batch, max_new_tokens: int | np.ndarray, max_positions: int
+) -> None:
     """Raises ValueError unless prompts and answers fit into the model's context.
 
     All offending rows are named. Reads the arrays, so they must be on this host.
+
+    Args:
+      max_new_tokens: of all rows, or of each.
     """
     last = np.where(batch.text_mask, np.asarray(batch.text_positions), -1).max(axis=1)
     room = max_positions - (last + 1)
     short = room < max_new_tokens
     if short.any():
         lengths = [f"row {row} ({last[row] + 1} tokens)" for row in _rows(short)]
+        asked = ", ".join(map(str, np.unique(max_new_tokens)))
         raise ValueError(
-            f"Prompt and {max_new_tokens=} exceed the model's context of "
+            f"Prompt and max_new_tokens={asked} exceed the model's context of "
             f"{max_positions} tokens: {', '.join(lengths)}. Shorten the text, give "
             "fewer or smaller images, or ask for fewer new tokens."
         )

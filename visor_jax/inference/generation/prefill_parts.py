@@ -98,3 +98,10 @@ def prefill_rest(
         return module.logits(done.text, indices, rows), done.cache()
 
     return model.apply({"params": params}, method=run)
+
+
+def one_by_one(arrays: Any, count: int) -> tuple[Any, ...]:
+    """Returns the first `count` rows of all arrays, each as a tree of its own."""
+    return tuple(
+        jax.tree.map(lambda x, i=i: x[i : i + 1], arrays) for i in range(count)
+    )

@@ -15,12 +15,15 @@ model = visor_jax.load("runs/policy")             # a network with a policy
 model.generate("page.png", "ring", budget="auto")  # just enough vision
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.runtime.compile_cache import keep_programs, user_folder
 from visor_jax.sharding.mesh import MeshSettings
 
 
@@ -32,6 +35,7 @@ def load(
     special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
+    compilation_cache: str | os.PathLike | bool = False,
 ) -> VisorModel:
     """Returns the network of a checkpoint, ours or Hugging Face's.
 
@@ -49,12 +53,18 @@ def load(
       mesh: over whose axes "fsdp" and "tensor" the parameters are split while they are
         read, for networks too large for one device; every device sees whole batches.
         None for one device.
+      compilation_cache: folder that keeps compiled programs from one process to the
+        next, True for the user's cache folder. False leaves jax's configuration, and
+        JAX_COMPILATION_CACHE_DIR, as they are.
 
     Raises:
       ValueError: if there is no checkpoint, if it is damaged, half written or of
         another model than it says, if its tokenizer or processor is missing, or if it
         does not split over the mesh.
     """
+    if compilation_cache is not False:
+        is_named = compilation_cache is not True
+        keep_programs(Path(compilation_cache) if is_named else user_folder())
     network = open_network(
         path_or_id,
         dtype=dtype,

@@ -65,18 +65,32 @@ class BudgetChoice:
         samples: Sequence[Sample],
         budget: str | Budget | None = None,
         cost: float = 0.0,
+        asked: Sequence[str | None] = (),
     ) -> list[Budget]:
         """Returns every sample's budget: the one that is named, or the policy's choice.
 
         Args:
           cost: how much costs count beyond what the policy was trained for.
+          asked: the budgets that samples ask for themselves, None for the common one;
+            () for none of all.
 
         Raises:
           ValueError: as `router`.
         """
         cost = finite_number(cost, "cost")
-        if not isinstance(budget, str) or budget != AUTO:
-            return [self._named(budget, cost)] * len(samples)
+        names = [
+            budget if own is None else own for own in asked or [None] * len(samples)
+        ]
+        if not any(map(_is_auto, (budget, *names))):
+            return [self._named(name, cost) for name in names]
+        automatic = [i for i, name in enumerate(names) if _is_auto(name)]
+        chosen = iter(self._chosen([samples[i] for i in automatic], cost))
+        return [
+            next(chosen) if _is_auto(name) else self._named(name, 0.0) for name in names
+        ]
+
+    def _chosen(self, samples: Sequence[Sample], cost: float) -> list[Budget]:
+        """Returns what the policy chooses for each sample."""
         policy = self._needed_policy()
         logits = np.zeros((len(samples), len(self.budgets)), np.float32)
         for group in self.buckets.batches(samples, _BATCH, whole=False):
@@ -106,3 +120,7 @@ class BudgetChoice:
                 f"{', '.join(self.budgets.names)}."
             )
         return self.policy
+
+
+def _is_auto(budget: object) -> bool:
+    return isinstance(budget, str) and budget == AUTO

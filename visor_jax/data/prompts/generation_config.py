@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visor_jax.checkpoints.hf.read_config import read_json_object
+from visor_jax.runtime.json_object import read_json_object
 
 GENERATION = "generation_config.json"
 # What transformers takes for what a file leaves out, once it samples.

@@ -1,0 +1,105 @@
+"""What a request may say about its own answer, beside what it asks."""
+
+import dataclasses
+from typing import Any
+
+from visor_jax.data.prompts.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How one request is answered; None, or no text, leaves it as all are answered.
+
+    budget: a name ("none", "all", "sa1:3", a number of layers), or "auto".
+    max_new_tokens: at most so many. sampling: how its tokens are chosen.
+    seed: of its random draws, which then depend on nothing else: they are those of
+      `generate(..., key=jax.random.key(seed))`.
+    stop: texts; the answer ends before the first that it would hold.
+
+    Raises ValueError for what is none of that.
+    """
+
+    budget: str | None = None
+    max_new_tokens: int | None = None
+    sampling: Sampling | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.budget is not None and not isinstance(self.budget, str):
+            problems.append(f"budget={self.budget!r} is no name of a budget")
+        count = self.max_new_tokens
+        if count is not None and not (_is_whole(count) and count >= 1):
+            problems.append(f"max_new_tokens={count!r} is no whole number from 1 on")
+        if self.sampling is not None and not isinstance(self.sampling, Sampling):
+            problems.append(f"sampling={self.sampling!r} is no Sampling")
+        seed = self.seed
+        if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**31):
+            problems.append(f"seed={seed!r} is no whole number in 0..{2**31 - 1}")
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(map(_is_text, stop)):
+            problems.append(f"stop={self.stop!r} are not all texts, none of them empty")
+        if problems:
+            raise ValueError("Impossible options: " + "; ".join(problems) + ".")
+        object.__setattr__(self, "stop", tuple(stop))
+
+    @classmethod
+    def of_dict(cls, fields: dict[str, Any]) -> "AnswerOptions":
+        """Returns the options of JSON values; `sampling` is an object of its own.
+
+        Raises:
+          ValueError: for an unknown name, with those that are known, or values that are
+            none of what they should be.
+        """
+        fields = {**fields}
+        _check_names("an answer's options", fields, cls)
+        if isinstance(fields.get("budget"), int) and _is_whole(fields["budget"]):
+            fields["budget"] = str(fields["budget"])
+        given = fields.get("sampling")
+        if given is not None:
+            if not isinstance(given, dict):
+                raise ValueError(f"sampling {given!r} is no JSON object.")
+            fields["sampling"] = _sampling(given)
+        if fields.get("stop") is None:
+            fields.pop("stop", None)
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON values of what is said, {} for nothing."""
+        said = dataclasses.asdict(self).items()
+        return {name: value for name, value in said if value not in (None, ())}
+
+
+def _sampling(given: dict[str, Any]) -> Sampling:
+    """Returns the sampling of JSON values. Raises ValueError as `of_dict`."""
+    _check_names("sampling", given, Sampling)
+    given = {**given, "also_used": given.get("also_used", [])}
+    wrong = {name: value for name, value in given.items() if not _fits(name, value)}
+    if wrong:
+        raise ValueError(f"sampling has values of another kind: {wrong}.")
+    return Sampling(**{**given, "also_used": tuple(given["also_used"])})
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Returns whether a JSON value is of the kind that a field of `Sampling` has."""
+    if name == "also_used":
+        return isinstance(value, list) and all(map(_is_whole, value))
+    if value is None:
+        return name in ("top_k", "top_p")
+    return _is_whole(value) or (isinstance(value, float) and name != "top_k")
+
+
+def _check_names(what: str, given: dict[str, Any], kind: type) -> None:
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"unknown {unknown} in {what}: known are {known}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""

@@ -1,0 +1,93 @@
+"""From a request to its sample, with what it asks of its answer, checked."""
+
+import dataclasses
+
+from visor_jax.budget import Budget
+from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.engine.packed_prompts import PreparedRequest
+from visor_jax.inference.engine.program_shapes import ALSO_USED, ProgramShapes
+from visor_jax.inference.routing.choose_budgets import AUTO
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Preparation:
+    """What the answers of an engine's requests have in common.
+
+    sampling: of requests that say nothing of it. has_key: whether the engine has a key
+    for random draws. chooses: whether its router chooses budgets ("auto").
+    """
+
+    processor: Processor
+    shapes: ProgramShapes
+    sampling: Sampling
+    has_key: bool
+    chooses: bool
+
+    def __post_init__(self) -> None:
+        self._check_sampling(self.sampling, has_key=self.has_key)
+
+    def prepare(self, number: int, request: Request, limit: int) -> PreparedRequest:
+        """Returns the request, read and tokenised.
+
+        Args:
+          limit: most tokens of its answer, if it says no other number.
+
+        Raises:
+          ValueError: for what cannot be read, is too long, or cannot be answered as it
+            asks.
+          OSError: for images that cannot be read.
+        """
+        options = request.options
+        if options.max_new_tokens is not None:
+            limit = self._checked_limit(options.max_new_tokens)
+        sampling = self.sampling if options.sampling is None else options.sampling
+        has_key = self.has_key or options.seed is not None
+        self._check_sampling(sampling, has_key=has_key)
+        budget = self._budget(options.budget)
+        sample = self.processor.sample(request, room=limit)
+        prepared = PreparedRequest.of(number, request, sample, limit)
+        self.shapes.check(self.processor.buckets.choose(sample), budget)
+        return dataclasses.replace(prepared, sampling=sampling, budget=budget)
+
+    def _checked_limit(self, count: int) -> int:
+        most = self.shapes.engine_config.new_tokens
+        if count > most:
+            raise ValueError(
+                f"max_new_tokens={count} are more than the {most} that this engine has "
+                "room for: ask for fewer, or give it "
+                f"EngineConfig(new_tokens={count})."
+            )
+        return count
+
+    def _check_sampling(self, sampling: Sampling, *, has_key: bool) -> None:
+        if not sampling.is_greedy and not has_key:
+            raise ValueError(
+                f"{sampling} draws at random: give it a key, or the request a seed."
+            )
+        vocabulary = self.shapes.model.config.decoder.vocab_size
+        also = sampling.also_used
+        if len(also) > ALSO_USED or not all(token < vocabulary for token in also):
+            raise ValueError(
+                f"also_used={also} must be at most {ALSO_USED} tokens of the "
+                f"vocabulary of {vocabulary}."
+            )
+
+    def _budget(self, name: str | None) -> Budget | None:
+        """Returns the budget of that name, None for the router's choice."""
+        if name is None or (name == AUTO and self.chooses):
+            return None
+        known = ", ".join(budget.name for budget in self.shapes.budgets)
+        if name == AUTO:
+            raise ValueError(
+                f"budget={AUTO!r} needs a network with a policy and an engine that "
+                f"asks it (budget={AUTO!r}): this one answers in {known}."
+            )
+        budget = Budget.parse(name, self.shapes.model.config.plan)
+        if budget not in self.shapes.budgets:
+            raise ValueError(
+                f"budget {budget.name!r} is none of the engine's: {known}. Make it "
+                "with budgets=[...] for those that requests ask for."
+            )
+        return budget

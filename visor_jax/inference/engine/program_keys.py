@@ -1,0 +1,50 @@
+"""What programs of the engine there are, and what logs call them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from visor_jax.budget import Budget
+from visor_jax.data.buckets import Bucket
+from visor_jax.inference.engine.packed_prompts import image_shape
+from visor_jax.inference.engine.program_shapes import ProgramShapes
+
+
+def all_keys(
+    shapes: ProgramShapes, buckets: Iterable[Bucket], budgets: Iterable[Budget]
+) -> list[tuple[Any, ...]]:
+    """Returns the keys of all programs for these buckets and budgets.
+
+    Raises:
+      ValueError: for a bucket that does not fit into the engine's memory.
+    """
+    buckets, budgets, counts = list(buckets), list(budgets), shapes.row_counts
+    most = shapes.engine_config.images_at_once
+    images = [1 << i for i in range(most.bit_length())]
+    keys: list[tuple[Any, ...]] = []
+    for shape in dict.fromkeys(image_shape(bucket) for bucket in buckets):
+        keys += [("encode", shape, n) for n in images]
+    for bucket in buckets:
+        keys += [("prefill_trunk", bucket, n) for n in counts(bucket)]
+    slots = [shapes.slots(budget, bucket) for budget in budgets for bucket in buckets]
+    keys += [("first_tokens", count) for count in dict.fromkeys(slots)]
+    for budget in budgets:
+        for bucket in buckets:
+            keys += [("prefill", budget, bucket, n) for n in counts(bucket)]
+            if shapes.keeps_keys(budget, bucket):
+                keys += [("prefill_text", budget, bucket, n) for n in counts(bucket)]
+            keys.append(("decode", budget, bucket))
+    return keys
+
+
+def name_of(key: tuple[Any, ...]) -> str:
+    """Returns what logs call a program: its kind, budget, lengths and rows."""
+    words = []
+    for part in key:
+        if isinstance(part, Bucket):
+            crops, tokens, _ = image_shape(part)
+            words.append(f"{crops}x{tokens}+{part.text_tokens}")
+        elif isinstance(part, tuple):
+            words.append(f"{part[0]}x{part[1]}")
+        else:
+            words.append(str(part))
+    return " ".join(words)

@@ -1,0 +1,60 @@
+"""What the lines of a file say of their own answers, beside what is said of all."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.prompts.answer_options import AnswerOptions
+from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.files.request_file import RequestEntry
+
+
+def with_defaults(
+    line: RequestEntry,
+    *,
+    budget: str,
+    max_new_tokens: int | None,
+    stop: Sequence[str],
+) -> RequestEntry:
+    """Returns the line with what is said of all where it says nothing itself.
+
+    Its digest stays: it is of the line alone.
+    """
+    if line.request is None:
+        return line
+    said = line.request.options
+    said = dataclasses.replace(
+        said,
+        budget=said.budget or budget,
+        max_new_tokens=said.max_new_tokens or max_new_tokens,
+        stop=said.stop or tuple(stop),
+    )
+    request = dataclasses.replace(line.request, options=said)
+    return dataclasses.replace(line, request=request)
+
+
+def options_of(lines: Iterable[RequestEntry]) -> list[AnswerOptions]:
+    """Returns what all lines say that can be read."""
+    return [line.request.options for line in lines if line.request is not None]
+
+
+def known_budgets(said: Iterable[AnswerOptions], budgets: BudgetSet) -> list[Budget]:
+    """Returns the budgets that lines ask for and the network has.
+
+    A line that asks for another is an error of its own, said when its turn comes.
+    """
+    found = []
+    for name in dict.fromkeys(each.budget for each in said if each.budget is not None):
+        with contextlib.suppress(ValueError):
+            found.append(budgets.find(name))
+    return found
+
+
+def draws_from_common_key(said: Iterable[AnswerOptions], sampling: Sampling) -> bool:
+    """Returns whether an answer depends on the seed of all.
+
+    sampling: of lines that say nothing of it.
+    """
+    unseeded = [each.sampling or sampling for each in said if each.seed is None]
+    return not all(each.is_greedy for each in [sampling, *unseeded])

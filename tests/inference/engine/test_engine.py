@@ -123,7 +123,7 @@ def test_questions_of_one_budget_share_a_row_of_every_program(monkeypatch):
     # Last tokens that all ask for the largest budget.
     found = asked.ask_many(Picture(seed=92, tokens=11), ["5 3", "7", "9 2 11"])
     assert [call[0] for call in calls[:3]] == ["encode", "prefill_trunk", "prefill"]
-    assert {call[0] for call in calls[3:]} == {"decode"}
+    assert {call[0] for call in calls[3:]} == {"first_tokens", "decode"}
     # One row of three questions: their image went through each layer once.
     assert calls[1][-1] == calls[2][-1] == 1
     check(found, [answer.request for answer in found], asked.router)

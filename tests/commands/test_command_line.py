@@ -162,8 +162,8 @@ def test_help_is_the_usage_and_all_flags(program):
     code, out, err = _run(program, "--help")
     assert (code, err) == (0, "")
     assert out.startswith("A program on visor_jax.commands.command_line.\n")
+    assert "python program.py --config=config.py --workdir=w\n" in out
     for line in (
-        "    python program.py --config=config.py --workdir=w",
         "  --workdir: Where to write. (needed)",
         "  --[no]quick: In no time. (default false)",
         "  --config:",

@@ -14,9 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from visor_jax.checkpoints.hf.generation_config import GENERATION, sampling_fields
-from visor_jax.checkpoints.workdir_files import TOKENIZER
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -68,6 +65,13 @@ class Sampling:
           ValueError: if it is no folder, the file is damaged, or it asks for what is
             not computed here (beams, say).
         """
+        # Choosing a token needs nothing of what reads checkpoints.
+        from visor_jax.checkpoints.hf.generation_config import (
+            GENERATION,
+            sampling_fields,
+        )
+        from visor_jax.checkpoints.workdir_files import TOKENIZER
+
         folder = Path(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder: give that of a checkpoint.")

@@ -7,8 +7,6 @@ import dataclasses
 import os
 from pathlib import Path
 
-from visor_jax.data.prompts.generation_config import GENERATION, sampling_fields
-from visor_jax.data.prompts.tokenizer import TOKENIZER
 from visor_jax.runtime.arguments import finite_number, shown, whole_number
 
 
@@ -78,6 +76,10 @@ class Sampling:
           ValueError: if it is no folder, the file is damaged, or it asks for what is
             not computed here (beams, say).
         """
+        # Choosing a token needs nothing of what reads checkpoints, or of transformers.
+        from visor_jax.data.prompts.generation_config import GENERATION, sampling_fields
+        from visor_jax.data.prompts.tokenizer import TOKENIZER
+
         folder = Path(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder: give that of a checkpoint.")

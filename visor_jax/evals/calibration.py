@@ -5,11 +5,11 @@ observed: whether it is (`policy.labels`: where the full budget is right, it is 
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from matplotlib.figure import Figure
 
 from visor_jax.evals.report import style
 from visor_jax.evals.report.tables import budget_name
@@ -95,8 +95,8 @@ def calibration(
     }
 
 
-def draw_calibration(found: dict[str, Any], file: Path) -> None:
-    """Draws the bins (area: samples in them) and the chosen budgets."""
+def calibration_figure(found: dict[str, Any]) -> Figure:
+    """Returns a picture of the bins (area: samples in them) and the chosen budgets."""
     drawing = style.figure(8.4, 4.2)
     left, right = drawing.subplots(1, 2, width_ratios=[1, 1])
     style.plain_axes(left)
@@ -131,4 +131,4 @@ def draw_calibration(found: dict[str, Any], file: Path) -> None:
     drawing.text(0.08, 0.92, title, fontsize=12, weight="bold")
     # As much below as the budgets' names take.
     drawing.tight_layout(rect=(0.01, 0.01, 0.99, 0.9), w_pad=2)
-    style.save(drawing, file)
+    return drawing

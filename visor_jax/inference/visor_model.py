@@ -20,6 +20,7 @@ from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
 from visor_jax.inference.generation.finite import first_row
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.model_summary import summary_html
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
@@ -53,15 +54,12 @@ class VisorModel:
         """Digest of all sizes and numbers. See `Network.fingerprint`."""
         return self.network.fingerprint
 
+    def _repr_html_(self) -> str:
+        return summary_html(self.network)
+
     @functools.cached_property
     def _choice(self) -> BudgetChoice:
-        return BudgetChoice(
-            model=self.vlm,
-            params=self.params,
-            buckets=self.processor.buckets,
-            budgets=self.budgets,
-            policy=self.policy,
-        )
+        return BudgetChoice.of(self.network)
 
     def generate(
         self,
@@ -123,15 +121,14 @@ class VisorModel:
         """
         sampling, key = checked.sampling_of(sampling), checked.key_of(key)
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
-        options = [each.options for each in asked]
         samples = samples_of(self.processor, asked, room=count)
-        own = [each.budget for each in options]
+        options = [each.options for each in asked]
         return answer_samples(
             self.vlm,
             self.params,
             self.processor,
             samples,
-            self._choice.of_samples(samples, budget, cost, own),
+            self._choice.of_samples(samples, budget, cost, options),
             batch_size=whole_number(batch_size, "batch_size", least=1),
             options=options,
             max_new_tokens=count,

@@ -148,5 +148,5 @@ def check_reads_pages(config: VLMConfig, metadata: Mapping[str, Any]) -> None:
         raise ValueError(
             f"a network of preset {preset!r} for {config.vision.image_size}-pixel "
             "images cannot answer the embedded benchmark: it was not trained on its "
-            f"pages of {IMAGE_SIZE} pixels; only preset 'mini' is so far."
+            f"pages of {IMAGE_SIZE} pixels; only the presets 'mini' and 'demo' are."
         )

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.questions import TASK_NAMES
-from visor_jax.evals.calibration import calibration, draw_calibration
+from visor_jax.evals.calibration import calibration, calibration_figure
 from visor_jax.evals.pages.benchmark import GROUPS
 from visor_jax.evals.pages.policy_references import (
     line_at,
@@ -28,6 +28,7 @@ from visor_jax.evals.pages.policy_references import (
     task_table,
 )
 from visor_jax.evals.policy_choices import oracle_choice
+from visor_jax.evals.report import style
 from visor_jax.policy.adequacy import Adequacy, Uncalibrated
 from visor_jax.policy.choose import choose
 from visor_jax.policy.scores import ScoredSamples
@@ -105,7 +106,7 @@ def write_policy_report(
         # That of an earlier report would not belong to this one.
         (out / CALIBRATION).unlink(missing_ok=True)
     else:
-        draw_calibration(report["calibration"], out / CALIBRATION)
+        style.save(calibration_figure(report["calibration"]), out / CALIBRATION)
     # Last: whoever finds policy.json finds everything else.
     atomic_write.write_json(out / POLICY_JSON, report)
     return _table(report)

@@ -6,10 +6,10 @@ is picked.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from visor_jax.budget import Budget
 from visor_jax.data.images.read_image import read_image
@@ -41,11 +41,10 @@ class _Column:
 def draw(
     runs: Sequence[EvaluatedRun],
     benchmark: Benchmark,
-    file: Path,
     *,
     clusters: int = NUM_CLUSTERS,
-) -> None:
-    """Draws the sheet; of several seeds of a model the first one answers."""
+) -> Figure:
+    """Returns the sheet; of several seeds of a model the first one answers."""
     shown = clusters_of(benchmark, clusters)
     columns = _columns(runs, [example.id for about in shown for example in about])
     left = _MARGIN + _IMAGE + _GAP
@@ -66,7 +65,7 @@ def draw(
             picture.imshow(pixels, interpolation="nearest")
         picture.axis("off")
         _lines(canvas, examples, columns, left, top)
-    style.save(drawing, file)
+    return drawing
 
 
 def _columns(runs: Sequence[EvaluatedRun], ids: Sequence[str]) -> list[_Column]:

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,8 @@ _LEGEND = {
 }
 
 
-def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
-    """Draws every group's accuracy against relative LLM FLOPs, the last one largest.
+def accuracy_vs_flops(rows: Sequence[Row]) -> Figure:
+    """Returns every group's accuracy against relative LLM FLOPs, the last one largest.
 
     Points without room for a name (of very many budgets) are counted below the title.
     """
@@ -71,7 +70,7 @@ def accuracy_vs_flops(rows: Sequence[Row], file: Path) -> None:
     left_out = len(rows) - len(named)
     left_out += place_labels(lowest, [_label(row, last) for row in named])
     _title_and_legend(drawing, lowest, height, left_out)
-    style.save(drawing, file)
+    return drawing
 
 
 def _title_and_legend(
@@ -191,10 +190,8 @@ def _label(row: Row, group: str) -> Label:
     )
 
 
-def tasks_by_budget(
-    rows: Sequence[Row], groups: Mapping[str, Sequence[str]], file: Path
-) -> None:
-    """Draws a heat map: one row per model and budget, one column per task."""
+def tasks_by_budget(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> Figure:
+    """Returns a heat map: one row per model and budget, one column per task."""
     names = [task for group in groups.values() for task in group]
     values = np.array([[100 * row["tasks"][n] for n in names] for row in rows])
     drawing = style.figure(0.72 * len(names) + 3.1, 0.36 * len(rows) + 1.75)
@@ -226,7 +223,7 @@ def tasks_by_budget(
         pad=taken + 14,
     )
     drawing.tight_layout()
-    style.save(drawing, file)
+    return drawing
 
 
 def _dividers(

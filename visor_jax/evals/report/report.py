@@ -18,7 +18,7 @@ from typing import Any
 from visor_jax.evals import timing
 from visor_jax.evals.benchmark import Benchmark
 from visor_jax.evals.harness import Progress, predict
-from visor_jax.evals.report import examples, markdown, pictures
+from visor_jax.evals.report import examples, markdown, pictures, style
 from visor_jax.evals.report.rows import EvaluatedRun, RunFacts, make_rows
 from visor_jax.evals.report.tables import table_text
 from visor_jax.inference.loading.network import Network
@@ -96,9 +96,10 @@ def write_report(
     report = build_report(runs, made)
     out, rows, asked = Path(out), report["rows"], runs[0].predictions
     out.mkdir(parents=True, exist_ok=True)
-    pictures.accuracy_vs_flops(rows, out / pictures.ACCURACY_VS_FLOPS)
-    pictures.tasks_by_budget(rows, asked.groups, out / pictures.TASKS_BY_BUDGET)
-    examples.draw(runs, benchmark, out / examples.EXAMPLES)
+    style.save(pictures.accuracy_vs_flops(rows), out / pictures.ACCURACY_VS_FLOPS)
+    tasks = pictures.tasks_by_budget(rows, asked.groups)
+    style.save(tasks, out / pictures.TASKS_BY_BUDGET)
+    style.save(examples.draw(runs, benchmark), out / examples.EXAMPLES)
     atomic_write.write_text(out / REPORT_MD, markdown.report_text(report, asked))
     # Last: whoever finds report.json finds everything else.
     atomic_write.write_json(out / REPORT_JSON, report)

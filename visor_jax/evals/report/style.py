@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, which readers with any kind of colour vision te
 apart; no picture relies on colour alone.
 """
 
+import io
 import logging
 from pathlib import Path
 
@@ -33,9 +34,18 @@ LABEL_COLOURS = {"universal": INK, "dedicated": "#8A5D00", "dense": INK}
 LABEL_COLOURS |= {"policy": GREEN, "stage": RED}
 
 
+class _Picture(Figure):
+    """A figure that notebooks show, whatever backend they have."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
+
+
 def figure(width: float, height: float) -> Figure:
     """Returns an empty figure of so many inches; no window, no global state."""
-    return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
+    return _Picture(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
 
 
 def plain_axes(axes: Axes) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import (
     PolicyRouter,
     Router,
@@ -43,6 +45,17 @@ class BudgetChoice:
     budgets: BudgetSet
     policy: Policy | None
 
+    @classmethod
+    def of(cls, network: Network) -> "BudgetChoice":
+        """Returns how the prompts of a loaded network come by their budgets."""
+        return cls(
+            model=network.vlm,
+            params=network.params,
+            buckets=network.processor.buckets,
+            budgets=network.budgets,
+            policy=network.policy,
+        )
+
     def router(
         self, budget: Router | str | Budget | None = None, cost: float = 0.0
     ) -> Router:
@@ -65,22 +78,21 @@ class BudgetChoice:
         samples: Sequence[Sample],
         budget: str | Budget | None = None,
         cost: float = 0.0,
-        asked: Sequence[str | None] = (),
+        options: Sequence[AnswerOptions] = (),
     ) -> list[Budget]:
         """Returns every sample's budget: the one that is named, or the policy's choice.
 
         Args:
           cost: how much costs count beyond what the policy was trained for.
-          asked: the budgets that samples ask for themselves, None for the common one;
-            () for none of all.
+          options: of each sample; a budget there goes before the common one. () where
+            nobody says anything.
 
         Raises:
           ValueError: as `router`.
         """
         cost = finite_number(cost, "cost")
-        names = [
-            budget if own is None else own for own in asked or [None] * len(samples)
-        ]
+        own = [each.budget for each in options] or [None] * len(samples)
+        names = [budget if name is None else name for name in own]
         if not any(map(_is_auto, (budget, *names))):
             return [self._named(name, cost) for name in names]
         automatic = [i for i, name in enumerate(names) if _is_auto(name)]

@@ -8,13 +8,14 @@ at zero, so that adding adapters to a pretrained network changes nothing at step
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from visor_jax.models.config import AdapterConfig, DecoderConfig
 from visor_jax.models.decoder.kv_cache import KeyValues
 from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import AUTO, attend
+from visor_jax.ops.attention_weights import attention_weights
 from visor_jax.ops.depthwise_conv import depthwise_conv
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
@@ -71,8 +72,7 @@ class CrossAttention(nn.Module):
         """
         if image_kv.keys.shape[1] == 0:
             return text.hidden
-        asking = self.q_proj(self.text_norm(text.hidden))
-        queries = self._split(asking, self.decoder.num_heads)
+        queries = self._queries(text)
         form = form_between(text.tags, image_tags)
         part = KeyPart(image_kv.keys, image_kv.values, image_tags, form)
         mixed = attend(queries, [part], text.tags, kernel=self.attention)
@@ -80,6 +80,21 @@ class CrossAttention(nn.Module):
         merged = mixed.reshape(*mixed.shape[:2], self.decoder.heads_width)
         looked = self.o_proj(merged)
         return text.hidden + jnp.where(sees_image[..., None], looked, 0)
+
+    def look(
+        self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]
+    ) -> Float[Array, "B R V"]:
+        """Returns how the text tokens at these indices look at the image; float32.
+
+        Averaged over heads; a row adds up to 1, or is zero where it sees no image.
+        """
+        asked, kv = text.take(rows), self.keys_values(image)
+        keys = [KeyPart(kv.keys, kv.values, image.tags)]
+        return attention_weights(self._queries(asked), keys, asked.tags)
+
+    def _queries(self, text: TokenStream) -> Float[Array, "B T N H"]:
+        asking = self.q_proj(self.text_norm(text.hidden))
+        return self._split(asking, self.decoder.num_heads)
 
     def _split(self, x: Float[Array, "B M NH"], heads: int) -> Float[Array, "B M N H"]:
         return x.reshape(*x.shape[:2], heads, self.decoder.head_dim)

@@ -105,6 +105,16 @@ class Decoder(nn.Module):
         """Returns the image's K/V in a layer where they depend on no position."""
         return self.layers[layer].image_keys(image)
 
+    def look_across(
+        self,
+        layer: int,
+        text: TokenStream,
+        image: TokenStream,
+        rows: Int[Array, "B R"],
+    ) -> Float[Array, "B R V"]:
+        """Returns how a CROSS layer's adapter looks. See `CrossAttention.look`."""
+        return self.layers[layer].cross_attention.look(text, image, rows)
+
     def run(
         self,
         state: DecoderState,

@@ -1,0 +1,47 @@
+"""A notebook's training is the command's: its failure, and how it is stopped."""
+
+import _thread
+import sys
+import threading
+import time
+
+import pytest
+
+from visor_jax.notebook import live_training
+from visor_jax.notebook.live_training import TrainingFailed, train
+
+# Trains nothing, and saves when it is told to stop.
+SAVES_AT_AN_INTERRUPT = """
+import pathlib, sys, time
+workdir = pathlib.Path(sys.argv[2].removeprefix("--workdir="))
+try:
+    (workdir / "began").touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    (workdir / "saved").touch()
+"""
+
+
+def test_what_the_command_refuses_is_told(tmp_path):
+    with pytest.raises(TrainingFailed, match=r"(?s)ended with code 2.*nosuchpreset"):
+        train("configs/universal.py:nosuchpreset", workdir=tmp_path)
+
+
+def test_an_interrupted_cell_waits_until_the_run_has_saved(
+    tmp_path, monkeypatch, capsys
+):
+    script = tmp_path / "command.py"
+    script.write_text(SAVES_AT_AN_INTERRUPT)
+    monkeypatch.setattr(live_training, "COMMAND", (sys.executable, str(script)))
+
+    def interrupt():
+        while not (tmp_path / "began").exists():
+            time.sleep(0.05)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train("any.py", workdir=tmp_path, refresh_s=0.2)
+    assert (tmp_path / "saved").exists()
+    assert "run the cell again" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""Where the CROSS layers of a network look while it chooses an answer's first token.
+
+An adapter attends from text to image alone, so that its weights are a map over the
+image: how much each image token was looked at by the last token of the question. They
+are computed beside the network's own attention, for that one token, and add up to 1.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget
+from visor_jax.inference.loading.network import Network
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
+from visor_jax.models.vlm import VLM, begin_batch, text_tags
+from visor_jax.ops.masks import last_valid
+
+
+def cross_attention_maps(
+    network: Network, batch: Batch, budget: Budget
+) -> dict[int, Float[np.ndarray, "B V"]]:
+    """Returns {CROSS layer: attention of each prompt's last token to image tokens}.
+
+    float32, averaged over heads; padding has 0.
+
+    Args:
+      batch: one prompt per row.
+      budget: which SELF layers refine the image on its way.
+
+    Raises:
+      ValueError: for a budget of another plan, or a network that drops image tokens.
+    """
+    if network.reducer != KEEP_ALL:
+        raise ValueError(
+            f"{network.reducer} drops image tokens, so that layers have maps of "
+            "different tokens: load the network without it."
+        )
+    gates = budget.gates(network.config.plan)
+    found = _maps(network.params, batch, model=network.vlm, gates=gates)
+    return {layer: np.asarray(weights[:, 0]) for layer, weights in found.items()}
+
+
+def first_crop_map(
+    weights: Float[np.ndarray, "V"], batch: Batch, row: int, *, patches_per_side: int
+) -> Float[np.ndarray, "side side"]:
+    """Returns a prompt's map over the patches of its first crop, the whole picture.
+
+    Image tokens of other crops are left out, and learned newlines, which show nothing.
+
+    Args:
+      row: of the batch.
+
+    Raises:
+      ValueError: where tokens are mixtures of patches, as in a resized grid.
+    """
+    index = np.asarray(batch.image_token_index)[row]
+    if index.ndim != 1:
+        raise ValueError(
+            "These image tokens are weighted sums of patches and have no place of "
+            "their own: give a picture that is cut without resizing its grid."
+        )
+    shown = np.asarray(batch.image_mask)[row] & (index < patches_per_side**2)
+    flat = np.zeros(patches_per_side**2, np.float32)
+    np.add.at(flat, index[shown], weights[shown])
+    return flat.reshape(patches_per_side, patches_per_side)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "gates"))
+def _maps(
+    params: Any, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
+) -> dict[int, Array]:
+    last = last_valid(text_tags(batch))[:, None]
+
+    def run(module: VLM) -> dict[int, Array]:
+        state, begun, found = begin_batch(module, batch), 0, {}
+        for layer in module.config.plan.cross_layers:
+            state, _ = module.run(state, gates, start=begun, stop=layer)
+            streams = (state.text, state.image)
+            found[layer] = module.language_model.look_across(layer, *streams, last)
+            begun = layer
+        return found
+
+    return model.apply({"params": params}, method=run)

@@ -173,7 +173,7 @@ def test_budgets_are_for_universal_networks(params, tmp_path):
 
 
 def test_a_file_is_no_folder_for_a_report(run):
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="is a file, not a folder"):
         evaluate_checkpoints([run], out=__file__)
 
 

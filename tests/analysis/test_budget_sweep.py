@@ -146,7 +146,7 @@ def test_what_cannot_be_swept_is_refused_before_any_work(tmp_path, monkeypatch):
     workdir = page_run.save(tmp_path / "run", {"a": np.zeros(1)})
     with pytest.raises(ValueError, match="limit=1"):
         sweep.sweep_checkpoint(str(workdir), limit=1)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="is a file, not a folder"):
         sweep.sweep_checkpoint(str(workdir), out=__file__)
     other = page_run.save(
         tmp_path / "other", {"a": np.zeros(1)}, model=llava_ov_0p5b().to_dict()

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one test, worker or started command has compiled the others need not. Workers
@@ -68,11 +69,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _MANY_MAPS = 10_000
 
 
+# The most that a module left, of this process and of those that it started tests in.
+_MAPS_SEEN = [0]
+
+
+def _memory_maps() -> int:
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_are_let_go():
     """Lets go of compiled programs after a module, where many have come together."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+    _MAPS_SEEN.append(_memory_maps())
+    if _MAPS_SEEN[-1] > _MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["memory_maps"] = max(_MAPS_SEEN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    del error
+    _MAPS_SEEN.append(getattr(node, "workeroutput", {}).get("memory_maps", 0))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line(f"memory maps of a process: {max(_MAPS_SEEN)} at most")

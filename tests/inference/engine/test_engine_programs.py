@@ -114,7 +114,7 @@ def _holds(line, length):
     return any(str(length) in shape.split(",") for shape in shapes)
 
 
-@pytest.mark.parametrize("kind", ["prefill", "decode"])
+@pytest.mark.parametrize("kind", ["prefill", "decode", "decode_draws"])
 @pytest.mark.parametrize("budget", BUDGETS[1:3], ids=str)
 def test_an_off_layer_touches_no_image(kind, budget, programs):
     arguments = (budget, BUCKET, 1) if kind == "prefill" else (budget, BUCKET)
@@ -122,6 +122,7 @@ def test_an_off_layer_touches_no_image(kind, budget, programs):
     # What is on is known; how a token is chosen is asked when the program runs.
     conditions = [line for line in text.splitlines() if " conditional(" in line]
     assert all("sample_token" in line for line in conditions)
+    assert bool(conditions) == (kind == "decode_draws")
     for layer in CONFIG.plan.self_layers:
         lines = _lines_of_layer(text, layer)
         assert lines
@@ -136,4 +137,6 @@ def test_every_program_has_a_key_and_a_name(programs):
     names = [name_of(key) for key in keys]
     assert len(set(keys)) == len(keys) == 2 * 2 + 2 * 2 + 1 + 2 * 2 * 5
     assert len(set(names)) == len(names)
+    drawing = all_keys(programs.shapes, [BUCKET], BUDGETS[:2], draws=True)
+    assert {key[0] for key in drawing} - {key[0] for key in keys} == {"decode_draws"}
     assert "prefill sa1:1 2x19+20 2" in names

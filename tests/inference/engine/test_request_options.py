@@ -76,7 +76,8 @@ def test_an_engine_answers_each_request_as_it_asks():
     turned = asked.answer_all(REQUESTS[::-1])
     assert [each.tokens for each in turned[::-1]] == [each.tokens for each in found]
     kinds = [key[0] for key, _ in asked.programs.compiled.items()]
-    assert (kinds.count("decode"), kinds.count("first_tokens")) == (2, 1)
+    assert (kinds.count("decode_draws"), kinds.count("first_tokens")) == (2, 1)
+    assert kinds.count("decode") <= 2
 
 
 def test_one_call_answers_each_request_as_it_asks():

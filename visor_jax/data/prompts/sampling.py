@@ -92,6 +92,11 @@ class Sampling:
         return self.temperature == 0
 
     @property
+    def takes_likeliest(self) -> bool:
+        """Whether the logits' likeliest token is taken, whatever came before."""
+        return self.is_greedy and not self.needs_used
+
+    @property
     def needs_used(self) -> bool:
         """Whether it matters which tokens were used before."""
         return self.repetition_penalty != 1

@@ -49,6 +49,14 @@ class _DecodeBatch:
         return any(request is not None for request in self.requests)
 
     @property
+    def draws(self) -> bool:
+        """Whether some request draws its tokens, or has a repetition penalty."""
+        return any(
+            request is not None and not request.sampling.takes_likeliest
+            for request in self.requests
+        )
+
+    @property
     def free(self) -> list[int]:
         return [i for i, request in enumerate(self.requests) if request is None]
 
@@ -224,7 +232,9 @@ class DecodeBatches:
         """
         busy = [(place, b) for place, b in self._batches.items() if b.is_busy]
         for (budget, bucket), batch in busy:
-            program = self._programs.decode(budget, bucket)
+            programs = self._programs
+            kind = programs.decode_draws if batch.draws else programs.decode
+            program = kind(budget, bucket)
             batch.slots = program(self._programs.params, batch.slots)
         for (budget, _), batch in busy:
             slots = batch.slots

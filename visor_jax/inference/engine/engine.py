@@ -94,6 +94,7 @@ class Engine:
         sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
+        self._sampling = sampling
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
         self.processor, self.router = processor, router
         self.shapes = ProgramShapes(
@@ -229,12 +230,16 @@ class Engine:
           buckets: None for all of the processor's. budgets: None for all that requests
             may get.
           report: gets (done, of, name, seconds) after each.
+
+        Programs that draw are among them if the engine's own sampling does; what a
+        request asks for beyond that is compiled when it comes.
         """
         known = {"buckets": self.processor.buckets.all, "budgets": self.shapes.budgets}
         keys = all_keys(
             self.shapes,
             _among(buckets, known["buckets"], "buckets"),
             _among(budgets, known["budgets"], "budgets"),
+            draws=not self._sampling.takes_likeliest,
         )
         checked.function_of(report, "report")
         for done, key in enumerate(keys, 1):

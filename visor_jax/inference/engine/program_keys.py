@@ -10,9 +10,15 @@ from visor_jax.inference.engine.program_shapes import ProgramShapes
 
 
 def all_keys(
-    shapes: ProgramShapes, buckets: Iterable[Bucket], budgets: Iterable[Budget]
+    shapes: ProgramShapes,
+    buckets: Iterable[Bucket],
+    budgets: Iterable[Budget],
+    *,
+    draws: bool = False,
 ) -> list[tuple[Any, ...]]:
     """Returns the keys of all programs for these buckets and budgets.
+
+    draws: whether those of random draws and penalties are among them.
 
     Raises:
       ValueError: for a bucket that does not fit into the engine's memory.
@@ -33,6 +39,8 @@ def all_keys(
             if shapes.keeps_keys(budget, bucket):
                 keys += [("prefill_text", budget, bucket, n) for n in counts(bucket)]
             keys.append(("decode", budget, bucket))
+            if draws:
+                keys.append(("decode_draws", budget, bucket))
     return keys
 
 

@@ -6,6 +6,7 @@
     prefill_text   per budget, bucket, rows   pending rows, image K/V -> slots
     first_tokens   per number of slots        slots -> slots, a token on
     decode         per budget and bucket      slots -> slots, a few tokens on
+    decode_draws   per budget and bucket      the same where some row draws
 
 Gates are static: a program of a budget does not contain what the budget leaves out.
 `prefill_trunk` ends before the first SELF layer and holds the router's device part.
@@ -208,17 +209,28 @@ class Programs:
         return self._get(("first_tokens", slots), trace)
 
     def decode(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
-        """Returns (params, slots) -> slots after a turn. The slots are donated."""
+        """Returns (params, slots) -> slots after a turn. The slots are donated.
 
+        For rows that all take their likeliest token, without a penalty.
+        """
+        return self._decode("decode", budget, bucket, draws=False)
+
+    def decode_draws(self, budget: Budget, bucket: Bucket) -> jax.stages.Compiled:
+        """Returns what `decode` does, for rows of any sampling."""
+        return self._decode("decode_draws", budget, bucket, draws=True)
+
+    def _decode(
+        self, kind: str, budget: Budget, bucket: Bucket, *, draws: bool
+    ) -> jax.stages.Compiled:
         def run(params: Params, slots: DecodeState) -> DecodeState:
             rules, tokens = self.shapes.rules, self.shapes.engine_config.tokens_per_turn
-            return decode_turn(self.model, params, slots, rules, tokens)
+            return decode_turn(self.model, params, slots, rules, tokens, draws=draws)
 
         def trace() -> jax.stages.Traced:
             slots = self.shapes.abstract_slots(budget, bucket)
             return jax.jit(run, donate_argnums=1).trace(self.params, slots)
 
-        return self._get(("decode", budget, bucket), trace)
+        return self._get((kind, budget, bucket), trace)
 
     def compile(self, key: tuple[Any, ...]) -> None:
         """Compiles the program of a key, unless that is done."""

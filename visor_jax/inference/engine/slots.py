@@ -252,9 +252,23 @@ def _admit_cache(
 
 
 def decode_turn(
-    model: VLM, params: Params, slots: DecodeState, rules: Rules, tokens: int
+    model: VLM,
+    params: Params,
+    slots: DecodeState,
+    rules: Rules,
+    tokens: int,
+    *,
+    draws: bool,
 ) -> DecodeState:
-    """Returns the slots after `tokens` more steps, or fewer if all finish before."""
+    """Returns the slots after `tokens` more steps, or fewer if all finish before.
+
+    draws: whether a row may draw its tokens or have a repetition penalty; without one
+    the program is that of the likeliest tokens alone.
+    """
+    how = {"sampling": slots.sampling, "keys": slots.keys, "used": slots.used}
+    if not draws:
+        # What is left out is of rows that do not ask for it, and stays as it is.
+        slots = slots.replace(**dict.fromkeys(how))
 
     def goes_on(state: tuple[Array, DecodeState]) -> Array:
         done, slots = state
@@ -264,4 +278,5 @@ def decode_turn(
         done, slots = state
         return done + 1, step(model, params, slots, rules)
 
-    return jax.lax.while_loop(goes_on, advance, (jnp.int32(0), slots))[1]
+    slots = jax.lax.while_loop(goes_on, advance, (jnp.int32(0), slots))[1]
+    return slots if draws else slots.replace(**how)

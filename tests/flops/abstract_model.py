@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tests import passes
 from visor_jax.batch import Batch
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.vlm import VLM
+from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.ops.masks import TokenTags
 
 
@@ -85,3 +85,22 @@ def one_token(batch: int) -> tuple[Any, TokenTags]:
     number = jax.ShapeDtypeStruct((batch, 1), jnp.int32)
     valid = jax.ShapeDtypeStruct((batch, 1), jnp.bool_)
     return number, TokenTags(number, number, valid)
+
+
+def with_image_at_hand(
+    config: VLMConfig, gates: tuple[bool, ...]
+) -> Callable[..., Any]:
+    """Returns the forward pass of text: (params, batch, image K/V) to logits.
+
+    The image is encoded, but goes through no layer.
+    """
+    model = VLM(config)
+
+    def run(module: VLM, inputs: Batch, images: Any) -> Any:
+        begun = begin_batch(module, inputs, remember=True)
+        done, _ = module.run(begun, gates, image_keys=images)
+        return module.logits(done.text)
+
+    return lambda params, b, images: model.apply(
+        {"params": params}, b, images, method=run
+    )

@@ -115,6 +115,26 @@ def test_prefill_costs_the_forward_pass_with_its_own_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CONFIGS)
+def test_an_image_at_hand_costs_no_layer_anything(name: str) -> None:
+    config = ALL_CONFIGS[name]
+    inputs = abstract_model.abstract_batch(config, **LENGTHS)
+    params = abstract_model.abstract_params(config, inputs)
+    every = range(config.plan.num_layers)
+    for budget in (_budgets(config)[0], _budgets(config)[-1]):
+        gates = budget.gates(config.plan)
+        cache = abstract_model.abstract_cache(config, gates, params, inputs, 0)
+        images = tuple(layer.image for layer in cache.layers)
+        program = abstract_model.with_image_at_hand(config, gates)
+        counted = count_flops(program, params, inputs, images)
+        expected = account(config, budget, **LENGTHS, at_hand=every)
+        assert expected.end_to_end == counted, budget.name
+        whole = account(config, budget, **LENGTHS)
+        # Of some layers it is between the two.
+        some = account(config, budget, **LENGTHS, at_hand=every[:2])
+        assert expected.end_to_end <= some.end_to_end <= whole.end_to_end
+
+
+@pytest.mark.parametrize("name", ALL_CONFIGS)
 def test_decoding_costs_what_the_account_says(name: str) -> None:
     config, spare = ALL_CONFIGS[name], 6
     inputs = abstract_model.abstract_batch(config, **LENGTHS)

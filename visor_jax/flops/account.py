@@ -12,7 +12,7 @@ nobody reads, so it is 1/L cheaper than a network that computes that layer in fu
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from visor_jax.budget import Budget
 from visor_jax.flops import layer_costs
@@ -116,6 +116,7 @@ def account(
     logit_positions: int | None = None,
     batch: int = 1,
     image_lengths: Sequence[int] | None = None,
+    at_hand: Collection[int] = (),
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
 
@@ -123,7 +124,9 @@ def account(
     evaluation), 1 for what a generation needs of its prefill. crops: 0 if the image
     features are at hand already. image_lengths: what a token reducer leaves for
     each decoder layer (`TokenReducer.image_lengths`), None for all; its own work is
-    not part of the account. The reading loss and the policy are not part of it.
+    not part of the account. at_hand: layers in which the image's keys and values are
+    known, so that only text goes through them. The reading loss and the policy are not
+    part of it.
 
     Raises:
       ValueError: for an impossible length, or a budget that is not of this plan.
@@ -133,7 +136,7 @@ def account(
     lengths = (image_tokens,) * config.plan.num_layers
     if image_lengths is not None:
         lengths = tuple(image_lengths)
-    layers = _prefill_layers(config, budget, text_tokens, lengths)
+    layers = _prefill_layers(config, budget, text_tokens, lengths, at_hand)
     return Account(
         config=config,
         budget=budget,
@@ -162,20 +165,28 @@ def savings(measured: Account) -> Savings:
 
 
 def _prefill_layers(
-    config: VLMConfig, budget: Budget, text: int, lengths: Sequence[int]
+    config: VLMConfig,
+    budget: Budget,
+    text: int,
+    lengths: Sequence[int],
+    at_hand: Collection[int],
 ) -> list[LayerCost]:
     plan, decoder, gates = config.plan, config.decoder, budget.gates(config.plan)
     costs = []
     for layer, image in enumerate(_image_seen(config, budget, lengths)):
-        kind = plan.kinds[layer]
+        kind, known = plan.kinds[layer], layer in at_hand
         if kind.has_adapter:
             cost = layer_costs.cross_layer(
-                decoder, config.adapter, text=text, image=image
+                decoder, config.adapter, text=text, image=image, at_hand=known
             )
         elif image:
             refined = kind.refines_image and plan.image_is_read_after(layer, gates)
             cost = layer_costs.self_layer(
-                decoder, text=text, image=image, image_is_read=refined
+                decoder,
+                text=text,
+                image=image,
+                image_is_read=refined,
+                at_hand=known,
             )
         else:
             cost = layer_costs.text_layer(decoder, text=text)

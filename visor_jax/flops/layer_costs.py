@@ -13,8 +13,10 @@ are included. Other elementwise work, softmax, norms and gathers are not counted
     text only       T         T          T
     SELF, read      V + T     V + T      V + T          image refined for a later layer
     SELF, unread    T         V + T      V + T          nobody reads the image again
+    SELF, at hand   T         T          V + T          the image's K/V are known
     decode          1         1          context (+ V in a SELF layer that is on)
     adapter         T         V          V              before a CROSS layer's text only
+    adapter at hand T         0          V              the image's K/V are known
     adapter, decode 1         0          V              the image's K/V are in the cache
 
 All functions here are per sample; `visor_jax.flops.account` puts them together.
@@ -104,14 +106,22 @@ def text_layer(decoder: DecoderConfig, *, text: int) -> LayerCost:
 
 
 def self_layer(
-    decoder: DecoderConfig, *, text: int, image: int, image_is_read: bool
+    decoder: DecoderConfig,
+    *,
+    text: int,
+    image: int,
+    image_is_read: bool,
+    at_hand: bool = False,
 ) -> LayerCost:
     """Returns a SELF layer that is on.
 
     `image_is_read`: whether a later layer reads the image. Where none does, the image
-    gives keys and values and is not refined any further.
+    gives keys and values and is not refined any further. at_hand: whether these are
+    known, so that only text goes through the layer.
     """
     both = text + image
+    if at_hand:
+        return _decoder_layer(decoder, queries=text, new_keys=text, keys=both)
     queries = both if image_is_read else text
     return _decoder_layer(decoder, queries=queries, new_keys=both, keys=both)
 
@@ -141,10 +151,19 @@ def cross_adapter(
 
 
 def cross_layer(
-    decoder: DecoderConfig, adapter: AdapterConfig, *, text: int, image: int
+    decoder: DecoderConfig,
+    adapter: AdapterConfig,
+    *,
+    text: int,
+    image: int,
+    at_hand: bool = False,
 ) -> LayerCost:
-    """Returns a CROSS layer: the adapter, then the layer on text alone."""
-    look = cross_adapter(decoder, adapter, text=text, image=image, new_image=image)
+    """Returns a CROSS layer: the adapter, then the layer on text alone.
+
+    at_hand: whether the image's keys and values are known.
+    """
+    new = 0 if at_hand else image
+    look = cross_adapter(decoder, adapter, text=text, image=image, new_image=new)
     return look + text_layer(decoder, text=text)
 
 

@@ -20,7 +20,9 @@ class Answer:
     end token; the text ends before a stop string, whose tokens are the last ones.
     steps: of decoding, after the first token. error: what is wrong with the request,
     None if it was answered. text_tokens, image_tokens, crops: of the prompt. encoded:
-    whether its image went through the tower for it; else it was at hand.
+    whether its image went through the tower for it; else it was at hand. at_hand: the
+    decoder's layers in which the image's keys and values were at hand, too, so that
+    only text went through them.
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
     """
@@ -36,6 +38,7 @@ class Answer:
     image_tokens: int = 0
     crops: int = 0
     encoded: bool = False
+    at_hand: tuple[int, ...] = ()
     seconds: float = 0.0
 
     @classmethod
@@ -67,6 +70,7 @@ class Answer:
         processor: Processor,
         *,
         encoded: bool,
+        at_hand: tuple[int, ...],
         seconds: float,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
@@ -83,5 +87,6 @@ class Answer:
             image_tokens=request.sample.num_image_tokens,
             crops=request.sample.num_crops,
             encoded=encoded,
+            at_hand=at_hand,
             seconds=seconds,
         )

@@ -101,7 +101,12 @@ def test_later_questions_find_an_image_behind_the_same_text(monkeypatch):
         for answer, request in zip(found, requests, strict=True):
             assert answer.tokens == alone(request, answer.budget)
         always = {"prefill_trunk", "first_tokens", "decode", "encode"}
-        return {call[0] for call in calls} - always
+        kinds = {call[0] for call in calls} - always
+        # Who finds the image behind the trunk pays for text alone.
+        behind = set(range(PLAN.trunk_length, PLAN.num_layers))
+        finds = [behind <= set(answer.at_hand) for answer in found]
+        assert all(finds) == (kinds == {"prefill_text"})
+        return kinds
 
     # Words that ask for the one budget or the other.
     assert ask("6 2", ["5 3", "7 1 9"]) == {"prefill"}

@@ -6,18 +6,18 @@ a budget, the others take no new requests after some turns, until there is.
 """
 
 import collections
-import dataclasses
-from collections.abc import Collection, Container, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.answer_text import AnswerText
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.inference.engine.budget_groups import PendingRows, RowPart, program_rows
+from visor_jax.inference.engine.decode_batch import DecodeBatch
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, image_shape
 from visor_jax.inference.engine.program_shapes import IMAGE_KEYS, SLOTS
 from visor_jax.inference.engine.programs import Programs
@@ -29,62 +29,6 @@ from visor_jax.runtime.device_cache import Held, num_bytes_of
 Place = tuple[Budget, Bucket]
 # Turns that a budget waits for memory before the others take no new requests.
 _PATIENCE = 8
-
-
-@dataclasses.dataclass
-class _DecodeBatch:
-    """The slots of one budget and bucket, and whose answers they hold.
-
-    texts: what looks for the stop strings of a slot's request, None where it has none.
-    looked_at: how many of its tokens have been.
-    """
-
-    slots: DecodeState
-    requests: list[PreparedRequest | None]
-    texts: list[AnswerText | None]
-    looked_at: list[int]
-
-    @property
-    def is_busy(self) -> bool:
-        return any(request is not None for request in self.requests)
-
-    @property
-    def draws(self) -> bool:
-        """Whether some request draws its tokens, or has a repetition penalty."""
-        return any(
-            request is not None and not request.sampling.takes_likeliest
-            for request in self.requests
-        )
-
-    @property
-    def free(self) -> list[int]:
-        return [i for i, request in enumerate(self.requests) if request is None]
-
-    def put(self, slot: int, request: PreparedRequest, text: AnswerText | None) -> None:
-        """Gives a free slot to a request."""
-        self.requests[slot], self.texts[slot] = request, text
-        self.looked_at[slot] = 0
-
-    def length_at_stop(
-        self, slot: int, tokens: Int[np.ndarray, "U"], ends: Container[int]
-    ) -> int | None:
-        """Returns how many tokens there are when a stop string is, None without one.
-
-        Args:
-          tokens: of the answer so far; those of earlier calls are not read again.
-          ends: tokens that end an answer and are no text.
-        """
-        text = self.texts[slot]
-        if text is None:
-            return None
-        for index in range(self.looked_at[slot], len(tokens)):
-            if tokens[index] in ends:
-                break
-            text.add(int(tokens[index]))
-            if text.is_stopped:
-                return index + 1
-        self.looked_at[slot] = len(tokens)
-        return None
 
 
 class DecodeBatches:
@@ -103,12 +47,14 @@ class DecodeBatches:
         images_kept: keys and values of so many images, at most.
         """
         self._programs, self._processor, self._key = programs, processor, key
-        self._batches: Held[Place, _DecodeBatch] = Held(
+        self._batches: Held[Place, DecodeBatch] = Held(
             programs.shapes.share(SLOTS), is_busy=lambda batch: batch.is_busy
         )
         self._images: Held[Hashable, ImageKeys]
         self._images = Held(programs.shapes.share(IMAGE_KEYS), most=images_kept)
         self._refused: collections.Counter[Place] = collections.Counter()
+        # Requests whose image went through the layers behind the trunk for another.
+        self.read_alone: set[int] = set()
         # For whom the memory is that comes free next.
         self._next: Place | None = None
 
@@ -178,7 +124,11 @@ class DecodeBatches:
             programs.shapes.admission(table, len(batch.requests)),
             self._key,
         )
-        if images[0] is not None:
+        asked = [[part.row.requests[i].number for i in part.indices] for part in parts]
+        is_known = images[0] is not None
+        # Of a row's requests the first one pays for the image.
+        self.read_alone |= {n for each in asked for n in each[0 if is_known else 1 :]}
+        if is_known:
             program = programs.prefill_text(budget, bucket, size)
             slots, first = program(*arguments, tuple(images[i] for i in filled))
             self._choose_first(batch, slots, first)
@@ -192,14 +142,14 @@ class DecodeBatches:
                 self._images.put(image, num_bytes_of(keys), lambda keys=keys: keys)
 
     def _choose_first(
-        self, batch: _DecodeBatch, slots: DecodeState, first: tuple[Array, Array]
+        self, batch: DecodeBatch, slots: DecodeState, first: tuple[Array, Array]
     ) -> None:
         """Puts slots into the batch, with the first tokens of those that come."""
         program = self._programs.first_tokens(len(batch.requests))
         light = program(without_cache(slots), *first)
         batch.slots = light.replace(cache=slots.cache, gates=slots.gates)
 
-    def _admit(self, batch: _DecodeBatch, parts: Sequence[RowPart]) -> list[Admitted]:
+    def _admit(self, batch: DecodeBatch, parts: Sequence[RowPart]) -> list[Admitted]:
         """Returns the table of an admission, after the requests have their slots."""
         table, free = [], iter(batch.free)
         for number, part in enumerate(parts):
@@ -265,8 +215,9 @@ class DecodeBatches:
             if self._refused[longest] > _PATIENCE:
                 self._next = longest
 
-    def drop(self, numbers: Container[int]) -> None:
+    def drop(self, numbers: Collection[int]) -> None:
         """Frees the slots of requests with these numbers."""
+        self.read_alone.difference_update(numbers)
         for _, batch in self._batches.items():
             batch.requests = [
                 None if each is None or each.number in numbers else each
@@ -277,12 +228,13 @@ class DecodeBatches:
         """Forgets all answers, the slots, and who waits."""
         self._batches.clear()
         self._refused.clear()
+        self.read_alone.clear()
         self._next = None
 
     def _has_room(self, place: Place) -> bool:
         return self._batches.has_room(self._programs.shapes.slots_bytes(*place))
 
-    def _batch(self, budget: Budget, bucket: Bucket) -> _DecodeBatch:
+    def _batch(self, budget: Budget, bucket: Bucket) -> DecodeBatch:
         place, shapes = (budget, bucket), self._programs.shapes
         if self._next == place:
             self._next = None
@@ -293,7 +245,7 @@ class DecodeBatches:
         return self._batches.put(
             place,
             shapes.slots_bytes(budget, bucket),
-            lambda: _DecodeBatch(
+            lambda: DecodeBatch(
                 self._programs.new_slots(budget, bucket),
                 requests=[None] * count,
                 texts=[None] * count,

@@ -164,10 +164,24 @@ class Scheduler:
                 written,
                 self.processor,
                 encoded=number in self._payers,
+                at_hand=self._layers_at_hand(number),
                 seconds=seconds,
             )
         self._payers.discard(number)
+        self.decode_batches.read_alone.discard(number)
         self.done.append((answer, queued.source))
+
+    def _layers_at_hand(self, number: int) -> tuple[int, ...]:
+        """Returns in which layers a request found the image's keys and values."""
+        config, reducer = self.programs.model.config, self.programs.model.reducer
+        trunk, found = config.plan.trunk_length, ()
+        if number not in self._payers:
+            # They were made with the image's tokens, up to a reducer's first stage.
+            kept = min(reducer.stages, default=trunk)
+            found = tuple(i for i in config.plan.cross_layers if i < min(trunk, kept))
+        if number in self.decode_batches.read_alone:
+            found += tuple(range(trunk, config.plan.num_layers))
+        return found
 
     def _refused(self, queued: QueuedRequest, reason: str) -> Answer:
         return Answer.refused(

@@ -207,8 +207,9 @@ def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
 def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     """Returns the FLOPs of an answer at its own lengths, by part.
 
-    What it needs by itself, without padding; tower and projector are 0 where the image
-    was at hand. What layers made of an image at hand is counted all the same.
+    Without padding, and without what was at hand of an earlier request: tower and
+    projector are 0 for an image that was, and in layers whose keys and values of it
+    were, only text is counted.
     """
     layers = model.config.plan.num_layers
     cost = account(
@@ -219,6 +220,7 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
         crops=answer.crops if answer.encoded else 0,
         logit_positions=1,
         image_lengths=model.reducer.image_lengths(answer.image_tokens, layers),
+        at_hand=answer.at_hand,
     )
     contexts = range(answer.text_tokens + 1, answer.text_tokens + 1 + answer.steps)
     return {

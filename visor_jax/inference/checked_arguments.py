@@ -140,9 +140,14 @@ def read_prompt_of(prompt: Any) -> ReadPrompt:
 
 
 def lengths_of(lengths: Mapping[str, Any]) -> dict[str, int | None]:
-    """Returns the lengths by name. Raises ValueError for what is no whole number."""
+    """Returns the lengths by name. Raises ValueError for what is no whole number.
+
+    None is one where `prompt_cost` has a meaning for it.
+    """
     return {
-        name: None if value is None else whole_number(value, name)
+        name: value
+        if value is None and name in ("image_tokens", "logit_positions")
+        else whole_number(value, name)
         for name, value in lengths.items()
     }
 

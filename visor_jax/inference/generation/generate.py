@@ -134,14 +134,19 @@ def _prefilled(
     max_new_tokens: int | Sequence[int],
 ) -> Prefilled:
     """Returns the prompts, prefilled after a check, with room for an answer."""
-    limits = np.array(max_new_tokens, np.int32)
+    limits = np.array(max_new_tokens, np.int64)
     if limits.min() < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
+    _check(model, batch, limits)
+    spare = room_for(int(limits.max())) - 1
+    return prefill(model, params, batch, budget, spare=spare)
+
+
+def _check(model: VLM, batch: Batch, limits: int | Int[np.ndarray, "*B"]) -> None:
+    """Raises ValueError for rows that are no prompts or do not fit into the context."""
     if _is_on_this_host(batch.tokens):
         check_prompts(batch)
         check_context(batch, limits, model.config.decoder.max_positions)
-    spare = room_for(int(limits.max())) - 1
-    return prefill(model, params, batch, budget, spare=spare)
 
 
 def _is_on_this_host(array: np.ndarray | Array) -> bool:
@@ -168,8 +173,13 @@ def measure_latency(
     max_new_tokens: int,
     repeats: int = 3,
 ) -> Latency:
-    """Returns medians over `repeats` greedy runs of at least two tokens each."""
+    """Returns medians over `repeats` greedy runs of at least two tokens each.
+
+    Raises:
+      ValueError: for rows that are no prompts or do not fit into the context.
+    """
     count = max(max_new_tokens, 2)
+    _check(model, batch, count)
     batch = jax.device_put(batch)
 
     def prefilled() -> Prefilled:

@@ -107,8 +107,8 @@ def test_bad_steps_are_left_out_counted_and_named(tmp_path):
 def test_a_line_without_a_step_that_counts_has_no_loss(tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "tensorboardX.SummaryWriter.add_scalar",
-        lambda _, name, value, step: drawn.append((name, step)),
+        "visor_jax.training.tensorboard_file.TensorBoardFile.write",
+        lambda _, step, values: drawn.extend((name, step) for name in values),
     )
     run(tmp_path, bad_steps=range(3, STEPS + 1))
     lines = metric_lines(tmp_path)

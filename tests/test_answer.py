@@ -282,7 +282,7 @@ def parse():
         (["--input=gone.jsonl"], "gone.jsonl: No such file"),
         (["--budget=sa1:2"], "sa1:2"),
         (["--rows=3"], "rows=3 is no power of two"),
-        (["--output=visor_jax"], "Is a directory"),
+        (["--output=visor_jax"], "is a folder, not a file"),
         (["--output=README.md"], "README.md is not empty, and README.md.settings"),
         (["--top_k=3"], "top_k and top_p need a temperature above 0"),
         (["--warm_up", "--crops=7"], "No bucket has crops [7]"),

@@ -1,6 +1,7 @@
 """A notebook's training is the command's: its failure, and how it is stopped."""
 
 import _thread
+import signal
 import sys
 import threading
 import time
@@ -12,7 +13,8 @@ from visor_jax.notebook.live_training import TrainingFailed, train
 
 # Trains nothing, and saves when it is told to stop.
 SAVES_AT_AN_INTERRUPT = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 workdir = pathlib.Path(sys.argv[2].removeprefix("--workdir="))
 try:
     (workdir / "began").touch()
@@ -40,8 +42,13 @@ def test_an_interrupted_cell_waits_until_the_run_has_saved(
             time.sleep(0.05)
         _thread.interrupt_main()
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        train("any.py", workdir=tmp_path, refresh_s=0.2)
+    # Tests that run in the background may have been started without one.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            train("any.py", workdir=tmp_path, refresh_s=0.2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert (tmp_path / "saved").exists()
     assert "run the cell again" in capsys.readouterr().out

@@ -33,6 +33,7 @@ def lengths_of(crops, text, **given):
         "first_trained": 6 * crops,
         "shared_tokens": 4 * np.minimum(crops, 1),
         "group": np.zeros_like(crops),
+        "special_text": np.zeros_like(crops),
         "refused": {},
     }
     return LengthIndex(**fields | given)

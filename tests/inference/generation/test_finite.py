@@ -7,6 +7,7 @@ import pytest
 
 from tests.inference.engine import tiny_engine
 from tests.inference.engine.tiny_engine import BUDGETS, MODEL, PARAMS, PROCESSOR
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.data.prompts.stop_tokens import NOT_FINITE, cut_at_end
@@ -100,12 +101,27 @@ def test_rows_end_where_logits_are_not_finite(sampling):
 
 def test_answers_that_come_together_are_refused_with_the_reason():
     samples = [PROCESSOR.sample(request, room=5) for request in REQUESTS]
+    options = [AnswerOptions()] * len(samples)
     how = {"batch_size": 2, "max_new_tokens": 5, "sampling": GREEDY, "key": None}
     budgets = [BUDGETS[0]] * len(samples)
     with pytest.raises(ValueError, match=f"not finite.*{NAME}"):
-        answer_samples(MODEL, broken_params(), PROCESSOR, samples, budgets, **how)
+        answer_samples(
+            MODEL,
+            broken_params(),
+            PROCESSOR,
+            samples,
+            budgets,
+            options=options,
+            **how,
+        )
     fine = answer_samples(
-        MODEL, broken_params(), PROCESSOR, samples[:1], budgets[:1], **how
+        MODEL,
+        broken_params(),
+        PROCESSOR,
+        samples[:1],
+        budgets[:1],
+        options=options[:1],
+        **how,
     )
     assert len(fine) == 1
 

@@ -27,7 +27,7 @@ SHORT = {
     r"\"--config.init_from=\{WORKDIR\}/universal\",\n    f?": '"--config.init_from='
     '{WORKDIR}/universal", "--config.scores.batches=1",\n    ',
     r"STEPS = 10": "STEPS = 1",
-    r"--config.loop.steps=10": "--config.loop.steps=2",
+    r"--config.loop.steps=10": "--config.loop.steps=3",
 }
 
 

@@ -90,6 +90,7 @@ def test_it_is_stored_without_outputs_and_for_a_tpu():
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_all_cells_run_and_say_what_they_are_for(tmp_path):
     said = outputs(run(tmp_path))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
-from tests.inference.strange_arguments import STRANGE, outcome
+from tests.inference.strange_arguments import STRANGE, assert_error_is_ours
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
@@ -234,7 +234,7 @@ def test_strange_arguments_meet_a_check_of_ours(model, engine, data):
         given_["budgets"] = []
     given_[argument] = strange
     target = model if kind == "model" else engine
-    outcome(getattr(target, name), name, strange, **given_)
+    assert_error_is_ours(getattr(target, name), name, strange, **given_)
 
 
 @settings(max_examples=200, derandomize=True)
@@ -242,19 +242,19 @@ def test_strange_arguments_meet_a_check_of_ours(model, engine, data):
     st.sampled_from(["temperature", "top_k", "top_p", "repetition_penalty"]), STRANGE
 )
 def test_strange_settings_of_sampling(name, strange):
-    outcome(Sampling, name, strange, **{"temperature": 1.0, name: strange})
+    assert_error_is_ours(Sampling, name, strange, **{"temperature": 1.0, name: strange})
 
 
 @settings(max_examples=200, derandomize=True)
 @given(st.sampled_from(["rows", "slots", "memory_bytes", "new_tokens"]), STRANGE)
 def test_strange_settings_of_an_engine(name, strange):
-    outcome(EngineConfig, name, strange, **{name: strange})
+    assert_error_is_ours(EngineConfig, name, strange, **{name: strange})
 
 
 @settings(max_examples=200, derandomize=True)
 @given(st.sampled_from(["prompt", "images", "videos", "draw"]), STRANGE)
 def test_strange_requests(name, strange):
-    outcome(Request, name, strange, **{"prompt": "Hi", name: strange})
+    assert_error_is_ours(Request, name, strange, **{"prompt": "Hi", name: strange})
 
 
 @settings(max_examples=200, derandomize=True)
@@ -265,9 +265,11 @@ def test_strange_requests(name, strange):
     STRANGE,
 )
 def test_strange_arguments_of_load(name, strange):
-    outcome(visor_jax.load, name, strange, **{"path_or_id": "gone/x/y", name: strange})
+    assert_error_is_ours(
+        visor_jax.load, name, strange, **{"path_or_id": "gone/x/y", name: strange}
+    )
 
 
 @given(STRANGE)
 def test_strange_budgets(strange):
-    outcome(Budget, "self_layers", strange, self_layers=strange)
+    assert_error_is_ours(Budget, "self_layers", strange, self_layers=strange)

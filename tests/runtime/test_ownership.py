@@ -235,7 +235,7 @@ def test_signs_of_life_do_without_locks(tmp_path, fast, without_locks):
 def test_a_record_that_is_no_record_is_nobody(tmp_path, fast):
     (tmp_path / ".a.owner").write_text('{"host"')
     with owned_file(tmp_path / "a"):
-        pass
+        assert json.loads((tmp_path / ".a.owner").read_bytes())["pid"] == os.getpid()
 
 
 def test_who_lost_a_place_says_so_and_leaves_it_to_the_other(tmp_path, fast, caplog):

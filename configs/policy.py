@@ -72,19 +72,24 @@ def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
         # Every step runs the network, both branches of every SELF layer.
         config.data.batch_size = 32
         config.loop.steps = 400
-    if common.draws_its_data(config.preset):
-        config.data.pages = {
-            "pool_size": 3000,
-            "questions_per_page": 20,
-            "text_length": 112,
-            "phases": ((1.0, _TASK_WEIGHTS),),
-        }
-        if config.preset == "demo":
-            config.data.pages.pool_size = 1000
-            config.scores.batches = 8
-            config.loop.update(steps=400, log_every=10)
-    else:
+    _fit_preset(config)
+    return config
+
+
+def _fit_preset(config: ml_collections.ConfigDict) -> None:
+    """Sets what a preset's data ask for."""
+    if not common.draws_its_data(config.preset):
         # A budget is chosen before the first answer.
         config.data.supervision = "assistant"
         config.scores.batches = 1000
-    return config
+        return
+    config.data.pages = {
+        "pool_size": 3000,
+        "questions_per_page": 20,
+        "text_length": 112,
+        "phases": ((1.0, _TASK_WEIGHTS),),
+    }
+    if config.preset == "demo":
+        config.data.pages.pool_size = 1000
+        config.scores.batches = 8
+        config.loop.update(steps=400, log_every=10)

@@ -140,14 +140,7 @@ def open_run_data(
         max_images=settings.max_images,
         max_frames=0,
     )
-    plan_settings = PlanSettings(
-        batch_size=settings.batch_size,
-        steps=steps,
-        seed=seed,
-        max_length=processor.max_length,
-        too_long=settings.too_long,
-        pack=settings.pack,
-    )
+    plan_settings = _plan_settings(settings, processor, steps, seed)
     usable = usable_samples(lengths, buckets.all, plan_settings)
     usable.check_enough(settings.max_left_out)
     plan = cached_plan(
@@ -168,6 +161,19 @@ def open_run_data(
             buckets,
             plan_settings,
         ),
+    )
+
+
+def _plan_settings(
+    settings: DataSettings, processor: TrainingProcessor, steps: int, seed: int
+) -> PlanSettings:
+    return PlanSettings(
+        batch_size=settings.batch_size,
+        steps=steps,
+        seed=seed,
+        max_length=processor.max_length,
+        too_long=settings.too_long,
+        pack=settings.pack,
     )
 
 

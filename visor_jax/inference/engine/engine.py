@@ -95,8 +95,8 @@ class Engine:
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
         self._sampling = sampling
+        self.router, self.processor = router, processor
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
-        self.processor, self.router = processor, router
         self.shapes = ProgramShapes(
             model,
             params,
@@ -108,20 +108,24 @@ class Engine:
             keep_images=images_kept > 0,
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
+        self.scheduler = self._new_scheduler(key, images_kept)
+
+    def _new_scheduler(self, key: Key[Array, ""] | None, images_kept: int) -> Scheduler:
+        """Returns what answers by the engine's programs, checked for its sampling."""
         preparation = Preparation(
-            processor=processor,
+            processor=self.processor,
             shapes=self.shapes,
-            sampling=sampling,
+            sampling=self._sampling,
             has_key=key is not None,
-            chooses=isinstance(router, PolicyRouter),
+            chooses=isinstance(self.router, PolicyRouter),
         )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key
-        self.scheduler = Scheduler(
+        return Scheduler(
             self.programs,
-            processor,
+            self.processor,
             ImageCache(self.programs, kept),
-            DecodeBatches(self.programs, processor, key, images_kept=images_kept),
+            DecodeBatches(self.programs, self.processor, key, images_kept=images_kept),
             preparation,
         )
 

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -28,6 +29,12 @@ def test_nothing_said_is_nothing():
     assert AnswerOptions.of_dict({"budget": 2}).budget == "2"
 
 
+def test_numbers_of_numpy_are_numbers():
+    given = AnswerOptions(max_new_tokens=np.int64(2), seed=np.int32(7))
+    assert given.to_dict() == {"max_new_tokens": 2, "seed": 7}
+    assert json.dumps(given.to_dict())
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -37,13 +44,14 @@ def test_nothing_said_is_nothing():
             r"unknown \['heat'\] in sampling: known are",
         ),
         ({"sampling": 1}, "sampling 1 is no JSON object"),
-        ({"sampling": {"temperature": "1"}}, r"another kind: {'temperature': '1'}"),
-        ({"sampling": {"temperature": True}}, "another kind"),
-        ({"sampling": {"temperature": None}}, "another kind"),
-        ({"sampling": {"temperature": 1, "top_k": 2.0}}, r"another kind: {'top_k'"),
-        ({"sampling": {"also_used": [1.5]}}, "another kind"),
+        ({"sampling": {"temperature": "1"}}, "temperature='1' is no finite number"),
+        ({"sampling": {"temperature": True}}, "temperature=True is no finite number"),
+        ({"sampling": {"temperature": None}}, "temperature=None is no finite number"),
+        ({"sampling": {"temperature": 1, "top_k": 2.0}}, r"top_k=2\.0 is no whole"),
+        ({"sampling": {"also_used": [1.5]}}, r"also_used=1\.5 is no whole number"),
+        ({"sampling": {"also_used": None}}, "also_used=None is no tuple"),
         ({"sampling": {"temperature": -1}}, "temperature=-1"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0 is no whole number from 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5"),
         ({"max_new_tokens": True}, "max_new_tokens=True"),
         ({"seed": -1}, "seed=-1"),

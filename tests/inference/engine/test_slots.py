@@ -13,11 +13,10 @@ from tests.inference.prompts import extended, left_padded
 from visor_jax.inference.engine.slots import (
     Admission,
     admit,
-    first_tokens,
     free_slots,
     without_cache,
 )
-from visor_jax.inference.generation.decode_step import Rules
+from visor_jax.inference.generation.decode_step import Rules, with_token
 from visor_jax.inference.routing.router import features_of
 from visor_jax.inference.sampling import RowSampling
 from visor_jax.layer_plan import LayerPlan
@@ -146,7 +145,7 @@ def test_decoding_in_used_slots_equals_the_full_forward_pass(budget, length):
     tokens = jnp.asarray(whole.tokens)
     key = jax.random.key(0)
     slots, first = jax.jit(admit)(slots, asked, logits, tokens, cache, key)
-    light = first_tokens(without_cache(slots), *first, RULES)
+    light = with_token(without_cache(slots), *first, RULES)
     slots = light.replace(cache=slots.cache, gates=slots.gates)
     for before, after in zip(
         jax.tree.leaves(others), jax.tree.leaves(slots.cache.layers), strict=True

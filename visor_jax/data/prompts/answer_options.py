@@ -4,6 +4,13 @@ import dataclasses
 from typing import Any
 
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.runtime.arguments import whole_number
+
+# What the numbers may be.
+_NUMBERS = {
+    "max_new_tokens": {"least": 1},
+    "seed": {"least": 0, "most": 2**31 - 1},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,20 +36,25 @@ class AnswerOptions:
         problems = []
         if self.budget is not None and not isinstance(self.budget, str):
             problems.append(f"budget={self.budget!r} is no name of a budget")
-        count = self.max_new_tokens
-        if count is not None and not (_is_whole(count) and count >= 1):
-            problems.append(f"max_new_tokens={count!r} is no whole number from 1 on")
         if self.sampling is not None and not isinstance(self.sampling, Sampling):
             problems.append(f"sampling={self.sampling!r} is no Sampling")
-        seed = self.seed
-        if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**31):
-            problems.append(f"seed={seed!r} is no whole number in 0..{2**31 - 1}")
+        for name, limits in _NUMBERS.items():
+            try:
+                self._check_number(name, limits)
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, list | tuple) or not all(map(_is_text, stop)):
             problems.append(f"stop={self.stop!r} are not all texts, none of them empty")
         if problems:
             raise ValueError("Impossible options: " + "; ".join(problems) + ".")
         object.__setattr__(self, "stop", tuple(stop))
+
+    def _check_number(self, name: str, limits: dict[str, int]) -> None:
+        """Makes Python's number of a field. Raises ValueError for what is none."""
+        value = getattr(self, name)
+        if value is not None:
+            object.__setattr__(self, name, whole_number(value, name, **limits))
 
     @classmethod
     def of_dict(cls, fields: dict[str, Any]) -> "AnswerOptions":
@@ -54,8 +66,9 @@ class AnswerOptions:
         """
         fields = {**fields}
         _check_names("an answer's options", fields, cls)
-        if isinstance(fields.get("budget"), int) and _is_whole(fields["budget"]):
-            fields["budget"] = str(fields["budget"])
+        budget = fields.get("budget")
+        if isinstance(budget, int) and not isinstance(budget, bool):
+            fields["budget"] = str(budget)
         given = fields.get("sampling")
         if given is not None:
             if not isinstance(given, dict):
@@ -74,20 +87,7 @@ class AnswerOptions:
 def _sampling(given: dict[str, Any]) -> Sampling:
     """Returns the sampling of JSON values. Raises ValueError as `of_dict`."""
     _check_names("sampling", given, Sampling)
-    given = {**given, "also_used": given.get("also_used", [])}
-    wrong = {name: value for name, value in given.items() if not _fits(name, value)}
-    if wrong:
-        raise ValueError(f"sampling has values of another kind: {wrong}.")
-    return Sampling(**{**given, "also_used": tuple(given["also_used"])})
-
-
-def _fits(name: str, value: Any) -> bool:
-    """Returns whether a JSON value is of the kind that a field of `Sampling` has."""
-    if name == "also_used":
-        return isinstance(value, list) and all(map(_is_whole, value))
-    if value is None:
-        return name in ("top_k", "top_p")
-    return _is_whole(value) or (isinstance(value, float) and name != "top_k")
+    return Sampling(**given)
 
 
 def _check_names(what: str, given: dict[str, Any], kind: type) -> None:
@@ -95,10 +95,6 @@ def _check_names(what: str, given: dict[str, Any], kind: type) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"unknown {unknown} in {what}: known are {known}.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_text(value: Any) -> bool:

@@ -27,8 +27,8 @@ from visor_jax.inference.engine.budget_groups import PendingRows
 from visor_jax.inference.engine.packed_prompts import ImageShape, RowArrays
 from visor_jax.inference.engine.program_keys import name_of
 from visor_jax.inference.engine.program_shapes import ProgramShapes
-from visor_jax.inference.engine.slots import Admission, admit, decode_turn, first_tokens
-from visor_jax.inference.generation.decode_step import DecodeState
+from visor_jax.inference.engine.slots import Admission, admit, decode_turn
+from visor_jax.inference.generation.decode_step import DecodeState, with_token
 from visor_jax.inference.generation.prefill_parts import (
     EncodedImage,
     ImageKeys,
@@ -199,7 +199,7 @@ class Programs:
         """
 
         def run(light: DecodeState, logits: Array, come: Array) -> DecodeState:
-            return first_tokens(light, logits, come, self.shapes.rules)
+            return with_token(light, logits, come, self.shapes.rules)
 
         def trace() -> jax.stages.Traced:
             light = self.shapes.abstract_light_slots(slots)

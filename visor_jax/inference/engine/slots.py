@@ -31,7 +31,6 @@ from visor_jax.inference.generation.decode_step import (
     Rules,
     step,
     used_tokens,
-    with_token,
 )
 from visor_jax.inference.sampling import RowSampling, also_used
 from visor_jax.models.config import VLMConfig
@@ -150,9 +149,9 @@ def admit(
 ) -> tuple[DecodeState, tuple[Float[Array, "S W"], Bool[Array, "S"]]]:
     """Returns the slots with the requests of a prefilled group, without first tokens.
 
-    Beside them what `first_tokens` takes: logits by slot, and which slots have come.
-    Choosing takes as long to compile as some layers do, and is the same for all groups:
-    it is a program of its own.
+    Beside them what `Programs.first_tokens` takes: logits by slot, and which slots have
+    come. Choosing takes as long to compile as some layers do, and is the same for all
+    groups: it is a program of its own.
 
     Args:
       logits: of the token after each request. tokens, cache: of the group's rows.
@@ -193,19 +192,6 @@ def admit(
 def without_cache(slots: DecodeState) -> DecodeState:
     """Returns the slots without what depends on their budget and bucket."""
     return slots.replace(cache=None, gates=())
-
-
-def first_tokens(
-    slots: DecodeState,
-    logits: Float[Array, "S W"],
-    come: Bool[Array, "S"],
-    rules: Rules,
-) -> DecodeState:
-    """Returns the slots with the first tokens of those that have come.
-
-    slots: without their cache, which plays no part.
-    """
-    return with_token(slots, logits, come, rules)
 
 
 def _keys_of(request: Admission, key: Key[Array, ""]) -> Key[Array, "X"]:

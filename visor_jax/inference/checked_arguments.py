@@ -15,7 +15,7 @@ from visor_jax.batch import Batch
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.options import ReadPrompt
-from visor_jax.runtime.arguments import iterator_of, shown, whole_number
+from visor_jax.runtime.arguments import instance_of, iterator_of, shown, whole_number
 
 # What `jax.random.key` takes.
 _SEEDS = {"least": -(2**63), "most": 2**63 - 1}
@@ -23,12 +23,8 @@ _SEEDS = {"least": -(2**63), "most": 2**63 - 1}
 
 def request_of(request: Any, name: str = "request") -> Request:
     """Returns the request. Raises ValueError for anything else."""
-    if isinstance(request, Request):
-        return request
-    raise ValueError(
-        f"{name}={shown(request)} is no Request: write visor_jax.Request(prompt, "
-        "images)."
-    )
+    remedy = "write visor_jax.Request(prompt, images)"
+    return instance_of(request, Request, name, remedy)
 
 
 def requests_of(requests: Any) -> list[Request]:
@@ -75,12 +71,8 @@ def questions_of(questions: Any) -> list[Any]:
 
 def sampling_of(sampling: Any) -> Sampling:
     """Returns the sampling. Raises ValueError for anything else."""
-    if isinstance(sampling, Sampling):
-        return sampling
-    raise ValueError(
-        f"sampling={shown(sampling)} is no Sampling: write "
-        "visor_jax.Sampling(temperature=...)."
-    )
+    remedy = "write visor_jax.Sampling(temperature=...)"
+    return instance_of(sampling, Sampling, "sampling", remedy)
 
 
 def one_key_of(key: Any) -> Key[Array, ""] | None:
@@ -123,20 +115,14 @@ def _key_size() -> int:
 
 def batch_of(batch: Any) -> Batch:
     """Returns the batch. Raises ValueError for anything else."""
-    if isinstance(batch, Batch):
-        return batch
-    raise ValueError(
-        f"batch={shown(batch)} is no Batch: model.batch(images, prompt) makes one."
-    )
+    remedy = "model.batch(images, prompt) makes one"
+    return instance_of(batch, Batch, "batch", remedy)
 
 
 def read_prompt_of(prompt: Any) -> ReadPrompt:
     """Returns the prompt that was read. Raises ValueError for anything else."""
-    if isinstance(prompt, ReadPrompt):
-        return prompt
-    raise ValueError(
-        f"prompt={shown(prompt)} is no ReadPrompt: model.read(request) makes one."
-    )
+    remedy = "model.read(request) makes one"
+    return instance_of(prompt, ReadPrompt, "prompt", remedy)
 
 
 def lengths_of(lengths: Mapping[str, Any]) -> dict[str, int | None]:

@@ -7,7 +7,9 @@ import numbers
 import operator
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
 
 _LONGEST = 80
 
@@ -54,6 +56,20 @@ def whole_number(
     if most is not None and number > most:
         raise ValueError(f"{name}={number} must be at most {most}.")
     return number
+
+
+def instance_of(value: Any, kind: type[Kind], name: str, remedy: str) -> Kind:
+    """Returns the value.
+
+    Args:
+      name: what errors call it. remedy: what to write instead, without a full stop.
+
+    Raises:
+      ValueError: for anything that is not of this kind.
+    """
+    if isinstance(value, kind):
+        return value
+    raise ValueError(f"{name}={shown(value)} is no {kind.__name__}: {remedy}.")
 
 
 def iterator_of(value: Any) -> Iterator[Any] | None:

@@ -5,6 +5,7 @@ device that would hang, or replace the device by a file.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,14 +18,13 @@ def check_file(place: str | os.PathLike[str], option: str) -> Path:
     Raises:
       ValueError: if something else has that name, or its folder is none.
     """
-    path = Path(place)
-    if path.exists() and not path.is_file():
-        raise ValueError(
-            f"{option}={place} is {_kind(path)}, not a file: name a file that is new "
-            "or may be replaced (and read it afterwards, e.g. with cat)."
-        )
-    _check_above(path, option)
-    return path
+    return _checked(
+        place,
+        option,
+        Path.is_file,
+        "a file: name a file that is new or may be replaced (and read it afterwards, "
+        "e.g. with cat)",
+    )
 
 
 def check_folder(place: str | os.PathLike[str], option: str) -> Path:
@@ -33,12 +33,23 @@ def check_folder(place: str | os.PathLike[str], option: str) -> Path:
     Raises:
       ValueError: as `check_file` does.
     """
+    return _checked(
+        place,
+        option,
+        Path.is_dir,
+        "a folder: name a folder, which is made if it is not there",
+    )
+
+
+def _checked(
+    place: str | os.PathLike[str],
+    option: str,
+    fits: Callable[[Path], bool],
+    wanted: str,
+) -> Path:
     path = Path(place)
-    if path.exists() and not path.is_dir():
-        raise ValueError(
-            f"{option}={place} is {_kind(path)}, not a folder: name a folder, which is "
-            "made if it is not there."
-        )
+    if path.exists() and not fits(path):
+        raise ValueError(f"{option}={place} is {_kind(path)}, not {wanted}.")
     _check_above(path, option)
     return path
 

@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
             model = answer_flags.load_network(options)
             said_of_all = {
                 "budget": _default_budget(model, options),
-                "max_new_tokens": options.max_new_tokens,
+                "max_new_tokens": _default_length(model, options),
                 "stop": options.stop,
             }
             lines = [with_defaults(line, **said_of_all) for line in lines]
@@ -185,8 +185,8 @@ def _engine(
 ) -> Engine:
     """Returns an engine that has room for every line, whatever it says itself."""
     said = options_of(lines)
-    default = options.max_new_tokens or model.processor.new_tokens
-    count = max([default, *(each.max_new_tokens or 0 for each in said)])
+    lengths = [each.max_new_tokens for each in said]
+    count = max([_default_length(model, options), *lengths])
     config = dataclasses.replace(
         EngineConfig(new_tokens=count),
         rows=options.rows,
@@ -210,6 +210,11 @@ def _engine(
 def _default_budget(model: VisorModel, options: Any) -> str:
     """Returns the budget of lines that name none. Raises ValueError as `find`."""
     return AUTO if options.budget == AUTO else model.budget(options.budget).name
+
+
+def _default_length(model: VisorModel, options: Any) -> int:
+    """Returns the most tokens of an answer whose line says no number."""
+    return options.max_new_tokens or model.processor.new_tokens
 
 
 def _answers(
@@ -243,7 +248,7 @@ def _settings(
         "chat_template": options.chat_template,
         "budgets": budgets,
         "cost": options.cost,
-        "max_new_tokens": options.max_new_tokens or model.processor.new_tokens,
+        "max_new_tokens": _default_length(model, options),
         **dataclasses.asdict(sampling),
         "seed": options.seed if draws else None,
     }

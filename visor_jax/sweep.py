@@ -82,8 +82,7 @@ def sweep_checkpoint(
     """
     network, benchmark, folder = _prepare(checkpoint, out, limit, pages, split)
     file = folder / f"{name}.json"
-    with owned_file(file, remedy=_REMEDY):
-        return _sweep(network, benchmark, file, checkpoint, limit, margin), file
+    return _sweep(network, benchmark, file, checkpoint, limit, margin), file
 
 
 def _prepare(
@@ -121,12 +120,13 @@ def _sweep(
             )
         return [_scored(found, budget) for budget in chosen]
 
-    done = sweep(plan, evaluate, limit=limit, margin=margin)
-    facts = {"split": benchmark.split, "pages": len(benchmark.pool)}
-    write_budget_file(file, file.stem, done, checkpoint=checkpoint, **facts)
-    by_cost = sorted(done.scored, key=lambda each: each.cost)
-    picture = tasks_by_budget([_row(each) for each in by_cost], GROUPS)
-    style.save(picture, file.with_suffix(".png"))
+    with owned_file(file, remedy=_REMEDY):
+        done = sweep(plan, evaluate, limit=limit, margin=margin)
+        facts = {"split": benchmark.split, "pages": len(benchmark.pool)}
+        write_budget_file(file, file.stem, done, checkpoint=checkpoint, **facts)
+        by_cost = sorted(done.scored, key=lambda each: each.cost)
+        picture = tasks_by_budget([_row(each) for each in by_cost], GROUPS)
+        style.save(picture, file.with_suffix(".png"))
     return done
 
 
@@ -158,10 +158,7 @@ def main(arguments: list[str]) -> None:
             asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
     file = folder / f"{asked.name}.json"
-    with owned_file(file, remedy=_REMEDY):
-        done = _sweep(
-            network, benchmark, file, asked.checkpoint, asked.limit, asked.margin
-        )
+    done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
     dearest = max(each.cost for each in done.scored)
     viable = {each.budget for each in done.viable}
     print(f"{len(done.scored)} of {done.possible} budgets; viable ones with *")

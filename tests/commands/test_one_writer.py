@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 def nothing_runs(monkeypatch, tmp_path):
     """What is read before a place is owned is at hand, and no network runs."""
     monkeypatch.setattr(evaluate, "_prepare", lambda *_: ([], tmp_path / "place"))
-    monkeypatch.setattr(sweep, "_prepare", lambda *_: (None, None, tmp_path))
-    for command, name in ((evaluate, "_evaluate"), (sweep, "_sweep")):
+    network = types.SimpleNamespace(config=types.SimpleNamespace(plan=None))
+    monkeypatch.setattr(sweep, "_prepare", lambda *_: (network, None, tmp_path))
+    for command, name in ((evaluate, "_evaluate"), (sweep, "sweep")):
         monkeypatch.setattr(command, name, None)
     monkeypatch.setattr(accelerator, "measure", None)
 

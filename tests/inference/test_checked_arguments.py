@@ -108,6 +108,7 @@ def test_what_is_no_request_leaves_the_others(engine):
     mixed = [
         good,
         "Hi",
+        None,
         Request([{"role": "user"}]),
         Request(QUESTION, 7 * [b""]),
         good,
@@ -117,7 +118,14 @@ def test_what_is_no_request_leaves_the_others(engine):
     errors = [found[n].error for n in sorted(found)]
     assert errors[0] is errors[-1] is None
     assert "'Hi' is no Request" in errors[1]
+    assert "None is no Request" in errors[2]
+    assert len(errors) == len(mixed)
     assert all(errors[1:-1])
+
+
+def test_options_of_a_request_are_options():
+    with pytest.raises(ValueError, match=r"options={'seed': 3} is no AnswerOptions"):
+        Request(QUESTION, options={"seed": 3})
 
 
 def test_what_is_no_list_of_requests_is_refused(model, engine):

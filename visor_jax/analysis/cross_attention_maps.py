@@ -5,10 +5,8 @@ image: how much each image token was looked at by the last token of the question
 are computed beside the network's own attention, for that one token, and add up to 1.
 """
 
-import functools
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -18,6 +16,7 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
+from visor_jax.runtime.bounded_jit import bounded_jit
 
 
 def cross_attention_maps(
@@ -69,7 +68,7 @@ def first_crop_map(
     return flat.reshape(patches_per_side, patches_per_side)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "gates"))
+@bounded_jit(static_argnames=("model", "gates"))
 def _maps(
     params: Any, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
 ) -> dict[int, Array]:

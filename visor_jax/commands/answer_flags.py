@@ -11,6 +11,7 @@ from absl import flags
 
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
+from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -48,8 +49,8 @@ def define_answer_flags() -> None:
         "seed",
         0,
         "Of what is drawn.",
-        lower_bound=-(2**63),
-        upper_bound=2**63 - 1,
+        lower_bound=LEAST_SEED,
+        upper_bound=MOST_SEED,
     )
     flags.DEFINE_multi_string(
         "stop", [], "Text that an answer ends before; repeat it for several."

@@ -11,6 +11,7 @@ from absl import flags
 
 from visor_jax.checkpoints.hf.import_options import DTYPES, PLANS, PlanChoice
 from visor_jax.commands import command_line
+from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
 
 
 def define_flags() -> None:
@@ -25,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_list("self_layers", None, "SELF layers of --plan=visor, e.g. 2,5.")
     flags.DEFINE_enum("dtype", "stored", DTYPES, "Of the weights that are written.")
     # As many as keys of random numbers have.
-    seeds = {"lower_bound": -(2**63), "upper_bound": 2**63 - 1}
+    seeds = {"lower_bound": LEAST_SEED, "upper_bound": MOST_SEED}
     flags.DEFINE_integer("seed", 0, "Of parameters that are new.", **seeds)
     flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to export.")
     flags.DEFINE_string("to_hf", None, "New folder for what is exported.")

@@ -75,7 +75,7 @@ class Answer:
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any."""
         (tokens,) = cut_at_end(written[None], processor.eos_ids)
-        text, _ = processor.text_before(tokens, request.request.options.stop)
+        text = processor.text_before(tokens, request.request.options.stop)
         return cls(
             number=request.number,
             request=request.request,

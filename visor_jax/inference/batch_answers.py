@@ -101,7 +101,7 @@ def answer_samples(
                 # Padding follows a row that was at its limit before others.
                 own = written[: limits[row]]
                 ends = options[row].stop or stop
-                found[row], _ = processor.text_before(own, ends)
+                found[row] = processor.text_before(own, ends)
     return found
 
 

@@ -15,10 +15,14 @@ from visor_jax.batch import Batch
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.options import ReadPrompt
-from visor_jax.runtime.arguments import instance_of, iterator_of, shown, whole_number
-
-# What `jax.random.key` takes.
-_SEEDS = {"least": -(2**63), "most": 2**63 - 1}
+from visor_jax.runtime.arguments import (
+    LEAST_SEED,
+    MOST_SEED,
+    instance_of,
+    iterator_of,
+    shown,
+    whole_number,
+)
 
 
 def request_of(request: Any, name: str = "request") -> Request:
@@ -104,7 +108,9 @@ def key_of(key: Any) -> Key[Array, "*B"] | None:
             f"key is an array of {key.dtype} {key.shape}: write jax.random.key(0)."
         )
     try:
-        return jax.random.key(whole_number(key, "key", **_SEEDS))
+        return jax.random.key(
+            whole_number(key, "key", least=LEAST_SEED, most=MOST_SEED)
+        )
     except ValueError as error:
         raise ValueError(f"{error} Give a seed, or jax.random.key(seed).") from None
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from visor_jax.data.prompts.sampling import GREEDY, Sampling
+from visor_jax.data.prompts.sampling import Sampling
 
 # Up to so many tokens of `top_k` are found without sorting the vocabulary, which takes
 # a hundred times as long.
@@ -41,9 +41,8 @@ class RowSampling:
     repetition_penalty: Float[Array, "B"]
 
     @classmethod
-    def of(cls, settings: Sequence[Sampling], *, rows: int = 0) -> "RowSampling":
-        """Returns NumPy arrays of these settings; greedy ones fill up to `rows`."""
-        settings = [*settings, *[GREEDY] * (rows - len(settings))]
+    def of(cls, settings: Sequence[Sampling]) -> "RowSampling":
+        """Returns NumPy arrays of these settings, a row each."""
         return cls(
             temperature=np.array([s.temperature for s in settings], np.float32),
             # More tokens than any vocabulary has are all of them.

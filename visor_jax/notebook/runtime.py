@@ -7,6 +7,7 @@ import platform
 import jax
 
 import visor_jax
+from visor_jax.runtime.machine import num_cores
 
 _PACKAGES = ("jax", "flax", "transformers")
 
@@ -27,7 +28,7 @@ def describe_runtime() -> str:
     lines = [
         ", ".join([f"Python {platform.python_version()}", *versions]),
         f"visor_jax {visor_jax.__version__}",
-        ", ".join([found, *memory, f"{os.cpu_count()} CPU cores"]),
+        ", ".join([found, *memory, f"{num_cores()} CPU cores"]),
     ]
     if first.platform == "cpu":
         lines.append(

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 Kind = TypeVar("Kind")
 
 _LONGEST = 80
+# Seeds that jax.random.key takes.
+LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1
 
 
 class _Short(reprlib.Repr):

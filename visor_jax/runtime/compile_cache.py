@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +37,9 @@ def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """
     cache = environment.get("XDG_CACHE_HOME", "")
     # As the standard says, a path that is not absolute is to be ignored.
-    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return base / "visor_jax" / "programs" / _machine()
+    base = Path(cache) if os.path.isabs(cache) else Path("~/.cache")
+    # Where no home folder is known "~" stays, which `keep_programs` refuses in words.
+    return Path(os.path.expanduser(base)) / "visor_jax" / "programs" / _machine()
 
 
 def keep_programs(folder: Path, *, least_seconds: float = 0.0) -> bool:
@@ -83,9 +85,7 @@ def one_warning_about_faults() -> None:
     show, is_said = warnings.showwarning, []
 
     def show_once(message: Warning | str, *where: object, **more: object) -> None:
-        if not str(message).startswith("Error ") or "compilation cache" not in str(
-            message
-        ):
+        if not re.match(_FAULT, str(message)):
             show(message, *where, **more)
         elif not is_said:
             is_said.append(True)

@@ -8,7 +8,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from visor_jax.runtime.peers import Peers, peers
+from visor_jax.runtime.peers import FAILED, Peers, peers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PERIOD_SECONDS = 0.05
@@ -79,7 +79,7 @@ class Interruption:
         names = [f"step/{i}" for i in range(all_of_us.count)]
         with self._agreeing:
             all_of_us.post(names[all_of_us.index], str(self._step))
-            while (seen := all_of_us.read()) and "failed" not in seen:
+            while (seen := all_of_us.read()) and FAILED not in seen:
                 if all(name in seen for name in names):
                     self._stop_at = 1 + max(int(seen[name]) for name in names)
                     return

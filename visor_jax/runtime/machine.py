@@ -35,7 +35,7 @@ def describe_start() -> dict[str, Any]:
         "machine": {
             "description": machine_description(),
             "cpu": _cpu_model(),
-            "cores": _num_cores(),
+            "cores": num_cores(),
             "platform": jax.default_backend(),
             "devices": jax.device_count(),
             "device_kind": jax.devices()[0].device_kind,
@@ -59,7 +59,7 @@ def package_versions() -> dict[str, str]:
 def machine_description() -> str:
     """Returns e.g. "8 x TPU v5 lite, tpu" or, on a CPU, "2 x AMD EPYC, cpu" (cores)."""
     if jax.default_backend() == "cpu":
-        return f"{_num_cores()} x {_cpu_model()}, cpu"
+        return f"{num_cores()} x {_cpu_model()}, cpu"
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {kind}, {jax.default_backend()}"
 
@@ -99,8 +99,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
-def _num_cores() -> int:
-    # Containers often get fewer cores than the machine has.
+def num_cores() -> int:
+    """Returns the cores of this process: in containers often fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 import orbax.checkpoint as ocp
 
 _FOLDER = "visor_jax/"
-_FAILED, _STOP = "failed", "stop"
+FAILED, _STOP = "failed", "stop"
 # Between two looks at the board.
 _PERIOD_SECONDS = 0.25
 # So long one may go on that hears of another's failure: it may be about to say so.
@@ -99,7 +99,7 @@ class Peers:
 
         The code is 0 for one that was told to stop before there was anything to save.
         """
-        text = self.read().get(_FAILED)
+        text = self.read().get(FAILED)
         if text is None or (said := json.loads(text))["process"] == self.index:
             return None
         if said["code"] == 0:
@@ -114,7 +114,7 @@ class Peers:
         """
         self._leaving.set()
         said = {"process": self.index, "code": code, "message": message}
-        self.post(_FAILED, json.dumps(said))
+        self.post(FAILED, json.dumps(said))
         self._say_farewell()
         self._leave_now(code)
 
@@ -127,10 +127,10 @@ class Peers:
         told = False
         while not self._closed.wait(_PERIOD_SECONDS):
             stopper = self._stopper
-            if stopper is not None and stopper.wanted is not None:
+            if not told and stopper is not None and stopper.wanted is not None:
                 self.post(_STOP, stopper.wanted)
             seen = self.read()
-            if _FAILED in seen and not self._leaving.is_set():
+            if FAILED in seen and not self._leaving.is_set():
                 self._follow()
             if _STOP in seen and stopper is not None and not told:
                 told = True

@@ -7,7 +7,7 @@ from visor_jax.data.settings import DataSettings
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.policy.score_cache import ScoreSettings
-from visor_jax.runtime.arguments import whole_number
+from visor_jax.runtime.arguments import MOST_SEED, whole_number
 from visor_jax.sharding.mesh import MeshSettings
 from visor_jax.training.loop import LoopSettings
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule
@@ -42,7 +42,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         # More digits than keys of random numbers have.
-        whole_number(self.seed, "seed", least=0, most=2**63 - 1)
+        whole_number(self.seed, "seed", least=0, most=MOST_SEED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -203,29 +203,28 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     samples, tasks = _test_scores(run, params, benchmark)
     logits_of = jax.jit(functools.partial(policy_logits, s.policy))
     logits = logits_of(policy, samples.features)
-    write = functools.partial(
-        write_policy_report,
-        np.asarray(logits[:, 0]),
-        samples,
-        tasks,
-        s.budgets,
-        policy_data.page_costs(s),
-        PolicyFacts(
-            label=s.label,
-            seed=s.seed,
-            checkpoint=str(run.workdir),
-            network=s.init_from,
-            train_steps=s.loop.steps,
-            wall_clock_s=round(seconds, 1),
-            git_commit=git_commit(),
-            pages=s.evaluation_pages,
-        ),
-        adequacy=s.objective.adequacy,
-        out=out,
+    facts = PolicyFacts(
+        label=s.label,
+        seed=s.seed,
+        checkpoint=str(run.workdir),
+        network=s.init_from,
+        train_steps=s.loop.steps,
+        wall_clock_s=round(seconds, 1),
+        git_commit=git_commit(),
+        pages=s.evaluation_pages,
     )
     # An evaluation of an earlier checkpoint may be writing there.
     with owned_folder(out, wait=lambda: None):
-        table = write()
+        table = write_policy_report(
+            np.asarray(logits[:, 0]),
+            samples,
+            tasks,
+            s.budgets,
+            policy_data.page_costs(s),
+            facts,
+            adequacy=s.objective.adequacy,
+            out=out,
+        )
     print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'policy.json'}")
 
 

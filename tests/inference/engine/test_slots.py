@@ -10,6 +10,7 @@ import pytest
 
 from tests import passes, tiny, tolerances
 from tests.inference.prompts import extended, left_padded
+from visor_jax.data.prompts.sampling import GREEDY
 from visor_jax.inference.engine.slots import (
     Admission,
     admit,
@@ -113,7 +114,7 @@ def admission(one):
     }
     return Admission(
         **padded,
-        sampling=jax.tree.map(jnp.asarray, RowSampling.of([], rows=len(ASKED) + 1)),
+        sampling=jax.tree.map(jnp.asarray, RowSampling.of([GREEDY] * (len(ASKED) + 1))),
         also=jnp.full((len(ASKED) + 1, 1), -1),
         count=jnp.int32(len(ASKED)),
     )

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import visor_jax
+from tests.inference import page_run
 from tests.inference.engine import tiny_engine
 from tests.inference.engine.tiny_engine import BUDGETS, MODEL, PARAMS, PROCESSOR
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -72,6 +74,17 @@ def test_in_an_engine_only_what_is_not_finite_is_an_error():
     for answer in found[::2]:
         assert answer.tokens == tiny_engine.alone(answer.request, BUDGETS[0])
     assert engine.is_idle
+
+
+def test_in_an_engine_a_stop_string_is_not_looked_for_in_what_is_no_text(tmp_path):
+    """...which a real tokenizer cannot decode."""
+    params = page_run.parameters()
+    params["language_model"]["norm"]["scale"][0] = np.nan
+    model = visor_jax.load(page_run.save(tmp_path, params))
+    options = AnswerOptions(stop=["no such text"])
+    request = Request("ring", page_run.page(), options=options)
+    (answer,) = model.engine("none").answer_all([request])
+    assert "language_model/norm/scale are not" in answer.error
 
 
 def _batch(request):

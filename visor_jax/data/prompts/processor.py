@@ -83,18 +83,9 @@ class Processor:
         """Returns the answer that these tokens are, without special ones."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-    def text_before(
-        self, tokens: Sequence[int], stop: Sequence[str]
-    ) -> tuple[str, int]:
-        """Returns the text before the first stop string, and how many tokens say so."""
-        if not stop:
-            return self.text(tokens), len(tokens)
-        answer, parts = self.answer_text(stop), []
-        for used, token in enumerate(tokens, 1):
-            parts.append(answer.add(token) or "")
-            if answer.is_stopped:
-                return "".join(parts), used
-        return "".join([*parts, answer.rest()]), len(tokens)
+    def text_before(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+        """Returns the text before the first stop string."""
+        return "".join(self.pieces(tokens, stop=stop)) if stop else self.text(tokens)
 
     def pieces(
         self, tokens: Iterable[int], *, stop: Sequence[str] = ()

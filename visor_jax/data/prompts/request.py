@@ -15,7 +15,7 @@ from visor_jax.data.prompts.messages import (
     VIDEO,
     Message,
 )
-from visor_jax.runtime.arguments import shown, whole_number
+from visor_jax.runtime.arguments import instance_of, shown, whole_number
 
 # A video is its frames; files of videos are not decoded here.
 VideoInput = Sequence[ImageInput] | np.ndarray
@@ -120,6 +120,8 @@ class Request:
         if self.draw is not None:
             draw = whole_number(self.draw, "draw", least=0, most=2**31 - 1)
             object.__setattr__(self, "draw", draw)
+        remedy = "write visor_jax.AnswerOptions(max_new_tokens=...)"
+        instance_of(self.options, AnswerOptions, "options", remedy)
         object.__setattr__(self, "images", image_list(self.images))
         object.__setattr__(self, "videos", video_list(self.videos))
 

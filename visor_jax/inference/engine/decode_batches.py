@@ -16,6 +16,7 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.answer_text import AnswerText
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.data.prompts.stop_tokens import NOT_FINITE
 from visor_jax.inference.engine.budget_groups import PendingRows, RowPart, program_rows
 from visor_jax.inference.engine.decode_batch import DecodeBatch
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, image_shape
@@ -186,6 +187,8 @@ class DecodeBatches:
             kind = programs.decode_draws if batch.draws else programs.decode
             program = kind(budget, bucket)
             batch.slots = program(self._programs.params, batch.slots)
+        # Behind these there is no text.
+        ends = (*self._processor.eos_ids, NOT_FINITE)
         for (budget, _), batch in busy:
             slots = batch.slots
             finished, count, written = jax.device_get(
@@ -195,7 +198,7 @@ class DecodeBatches:
                 if request is None:
                     continue
                 tokens = written[slot, : count[slot]]
-                length = batch.length_at_stop(slot, tokens, self._processor.eos_ids)
+                length = batch.length_at_stop(slot, tokens, ends)
                 if length is not None or finished[slot]:
                     batch.requests[slot] = batch.texts[slot] = None
                     yield request, budget, tokens[:length]

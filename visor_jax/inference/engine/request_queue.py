@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Container, Iterable, Iterator
+from typing import Any
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.request import Request
@@ -15,6 +16,8 @@ from visor_jax.runtime.work_clock import WorkClock
 
 # How often rows of another bucket may go before the oldest request.
 _PATIENCE = 4
+# What a source gives at its end; None may be among what it holds.
+_NO_MORE: Any = object()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,8 +143,8 @@ class RequestQueue:
             return self._queued(number, request, limit, None)
         while self._sources:
             source = self._sources[0]
-            request = next(source.requests, None)
-            if request is not None:
+            request = next(source.requests, _NO_MORE)
+            if request is not _NO_MORE:
                 return self._queued(next(self._numbers), request, source.limit, source)
             self._sources.popleft()
         return None

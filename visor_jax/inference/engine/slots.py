@@ -124,7 +124,7 @@ def free_slots(
         **numbers,
         finished=jnp.ones(slots, bool),
         written=jnp.zeros((slots, new_tokens), jnp.int32),
-        sampling=jax.tree.map(jnp.asarray, RowSampling.of([], rows=slots)),
+        sampling=jax.tree.map(jnp.asarray, RowSampling.of([GREEDY] * slots)),
         keys=jax.random.split(jax.random.key(0), slots),
         used=jnp.zeros((slots, config.decoder.vocab_size), bool),
         cache=KVCache.empty(

@@ -14,7 +14,7 @@ def with_defaults(
     line: RequestEntry,
     *,
     budget: str,
-    max_new_tokens: int | None,
+    max_new_tokens: int,
     stop: Sequence[str],
 ) -> RequestEntry:
     """Returns the line with what is said of all where it says nothing itself.

@@ -65,11 +65,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Compiled programs keep memory maps, of which a process may have 65,530 (Linux). What
 # the package compiles is bounded; what tests compile by themselves is not. Low enough
-# for no module to get beyond 20,000.
+# for no test to get beyond 20,000.
 _MANY_MAPS = 10_000
 
 
-# The most that a module left, of this process and of those that it started tests in.
+# The most that a test left, of this process and of those that it started tests in.
 _MAPS_SEEN = [0]
 
 
@@ -78,10 +78,9 @@ def _memory_maps() -> int:
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _programs_are_let_go():
-    """Lets go of compiled programs after a module, where many have come together."""
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Lets go of compiled programs after a test, where many have come together."""
     _MAPS_SEEN.append(_memory_maps())
     if _MAPS_SEEN[-1] > _MANY_MAPS:
         jax.clear_caches()

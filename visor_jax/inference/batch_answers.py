@@ -15,8 +15,11 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.data.prompts.stop_tokens import cut_at_end
-from visor_jax.inference.generation import generate
+from visor_jax.inference.generation.decode import decode
 from visor_jax.inference.generation.finite import check_written
+from visor_jax.inference.generation.generate import keys_of_rows
+from visor_jax.inference.prefilled_parts import prefilled_parts
+from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.bounded_jit import bounded_jit
 
@@ -50,12 +53,12 @@ def samples_of(
 
 
 def answer_samples(
-    model: VLM,
-    params: Params,
+    choice: BudgetChoice,
     processor: Processor,
     samples: Sequence[Sample],
-    budgets: Sequence[Budget],
+    budgets: Sequence[Budget | None],
     *,
+    cost: float = 0.0,
     batch_size: int,
     options: Sequence[AnswerOptions],
     max_new_tokens: int,
@@ -68,40 +71,37 @@ def answer_samples(
     Samples of one budget and about one size are answered together.
 
     Args:
-      budgets: of each sample. options: of each sample; they go before what is said of
-        all. Budgets are not read there.
+      budgets: of each sample; None for what the policy chooses. cost: see `choose`.
+      options: of each sample; they go before what is said of all. Budgets are not read
+        there.
       key: of all draws; a sample's own does not depend on which are beside it.
     """
     limits = [each.max_new_tokens or max_new_tokens for each in options]
     settings = [each.sampling or sampling for each in options]
     keys = _keys(key, options, settings)
     found = [""] * len(samples)
-    for chosen in dict.fromkeys(budgets):
-        mine = np.array([i for i, each in enumerate(budgets) if each == chosen])
-        for group in processor.buckets.batches(
-            [samples[i] for i in mine], batch_size, whole=False
-        ):
-            filler = group.batch.size - len(group.rows)
-            rows = mine[[*group.rows, *group.rows[-1:] * filler]]
-            tokens = generate.generate(
-                model,
-                params,
-                group.batch,
-                chosen,
-                max_new_tokens=[limits[i] for i in rows],
-                eos_id=processor.eos_ids,
-                pad_id=processor.pad_id,
-                sampling=[settings[i] for i in rows],
-                key=None if keys is None else keys[rows],
-            )
-            tokens = np.asarray(tokens)
-            check_written(tokens, params)
-            cut = cut_at_end(tokens, processor.eos_ids)
-            for row, written in zip(rows[: len(group.rows)], cut, strict=False):
-                # Padding follows a row that was at its limit before others.
-                own = written[: limits[row]]
-                ends = options[row].stop or stop
-                found[row] = processor.text_before(own, ends)
+    model, params = choice.model, choice.params
+    for part in prefilled_parts(
+        choice, samples, budgets, limits, cost=cost, batch_size=batch_size
+    ):
+        rows = part.samples
+        tokens = decode(
+            model,
+            params,
+            part.prompts,
+            max_new_tokens=[limits[i] for i in rows],
+            eos_id=processor.eos_ids,
+            pad_id=processor.pad_id,
+            sampling=[settings[i] for i in rows],
+            row_keys=None if keys is None else keys[rows],
+        )
+        tokens = np.asarray(tokens)
+        check_written(tokens, params)
+        cut = cut_at_end(tokens, processor.eos_ids)
+        for row, written in zip(rows[: part.count], cut, strict=False):
+            # Padding follows a row that was at its limit before others.
+            own = written[: limits[row]]
+            found[row] = processor.text_before(own, options[row].stop or stop)
     return found
 
 
@@ -124,9 +124,9 @@ def _keys(
             return None
         # For the others, which draw nothing.
         key = jax.random.key(0)
-    keys = generate.keys_of_rows(key, len(options))
+    keys = keys_of_rows(key, len(options))
     for i, seed in seeds.items():
         own = jax.random.key(seed, impl=jax.random.key_impl(key))
         # As in a batch of one.
-        keys = keys.at[i].set(generate.keys_of_rows(own, 1)[0])
+        keys = keys.at[i].set(keys_of_rows(own, 1)[0])
     return keys

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.generation.shared_trunk import SharedTrunk
 
 
 class Options(TypedDict, total=False):
@@ -28,8 +29,13 @@ class Options(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ReadPrompt:
-    """A prompt as the network takes it: one row, its budget, room for its answer."""
+    """A prompt as the network takes it: one row, its budget, room for its answer.
+
+    trunk: the prompt behind the layers that all budgets share, where it was read to
+      choose the budget; answering goes on from there.
+    """
 
     batch: Batch
     budget: Budget
     max_new_tokens: int
+    trunk: SharedTrunk | None = None

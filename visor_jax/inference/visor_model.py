@@ -18,10 +18,12 @@ from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
+from visor_jax.inference.generation.decode import decode_stream
 from visor_jax.inference.generation.finite import first_row
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.model_summary import summary_html
 from visor_jax.inference.options import Options, ReadPrompt
+from visor_jax.inference.prefilled_parts import prefilled_prompt, read_prompt
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
 from visor_jax.runtime.arguments import whole_number
@@ -116,19 +118,19 @@ class VisorModel:
         Prompts of about the same size are answered together; an answer depends neither
         on its neighbours nor on their number. What a request says in its options goes
         before the arguments, which are those of `generate`, and so are the errors. All
-        prompts are read before the first is answered. For more prompts than fit into
-        memory, or to read each only once with "auto", see `engine`.
+        prompts are taken in before the first is answered; for more than fit into
+        memory see `engine`.
         """
         sampling, key = checked.sampling_of(sampling), checked.key_of(key)
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
         samples = samples_of(self.processor, asked, room=count)
         options = [each.options for each in asked]
         return answer_samples(
-            self.vlm,
-            self.params,
+            self._choice,
             self.processor,
             samples,
-            self._choice.of_samples(samples, budget, cost, options),
+            self._choice.named(len(samples), budget, cost, options),
+            cost=cost,
             batch_size=whole_number(batch_size, "batch_size", least=1),
             options=options,
             max_new_tokens=count,
@@ -168,10 +170,8 @@ class VisorModel:
         """Returns what `pieces` answers. Arguments and errors as in `generate`."""
         count = self._count(max_new_tokens)
         sample = self.processor.sample(checked.request_of(request), room=count)
-        (chosen,) = self._choice.of_samples([sample], budget, cost)
-        return ReadPrompt(
-            batch=self.processor.batch(sample), budget=chosen, max_new_tokens=count
-        )
+        batch = self.processor.batch(sample)
+        return read_prompt(self._choice, batch, budget, cost, max_new_tokens=count)
 
     def pieces(
         self,
@@ -182,17 +182,16 @@ class VisorModel:
         stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written."""
-        stop = AnswerOptions(stop=stop).stop
-        tokens = generation.stream(
+        stop, key = AnswerOptions(stop=stop).stop, checked.key_of(key)
+        tokens = decode_stream(
             self.vlm,
             self.params,
-            checked.read_prompt_of(prompt).batch,
-            prompt.budget,
+            prefilled_prompt(self.vlm, self.params, checked.read_prompt_of(prompt)),
             max_new_tokens=prompt.max_new_tokens,
             eos_id=self.processor.eos_ids,
             pad_id=self.processor.pad_id,
             sampling=checked.sampling_of(sampling),
-            key=checked.key_of(key),
+            row_keys=None if key is None else generation.keys_of_rows(key, 1),
         )
         return self.processor.pieces(first_row(tokens, self.params), stop=stop)
 

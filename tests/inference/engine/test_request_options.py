@@ -15,6 +15,7 @@ from tests.inference.engine.tiny_engine import (
     PARAMS,
     PROCESSOR,
     alone,
+    choice,
     engine,
 )
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -91,8 +92,7 @@ def test_one_call_answers_each_request_as_it_asks():
         BUDGETS[-1] if each.budget in (None, "all") else BUDGETS[0] for each in options
     ]
     found = answer_samples(
-        MODEL,
-        PARAMS,
+        choice(NEVER),
         NEVER,
         samples,
         budgets,

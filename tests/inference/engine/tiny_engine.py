@@ -10,11 +10,13 @@ import numpy as np
 
 from tests import tiny
 from tests.inference import tiny_processor
+from visor_jax.budget import BudgetSet
 from visor_jax.data.prompts.sampling import GREEDY
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.generation.generate import generate
+from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.inference.routing.router import HostRouter
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.vlm import VLM
@@ -43,6 +45,17 @@ ENGINE_CONFIG = EngineConfig(
     images_at_once=2,
 )
 _COMPILED = {}
+
+
+def choice(processor=PROCESSOR, params=PARAMS):
+    """Returns what a loaded network without a policy chooses budgets by."""
+    return BudgetChoice(
+        model=MODEL,
+        params=params,
+        buckets=processor.buckets,
+        budgets=BudgetSet(CONFIG.plan, BUDGETS),
+        policy=None,
+    )
 
 
 def scripted(budgets=BUDGETS):

@@ -119,8 +119,7 @@ def test_answers_that_come_together_are_refused_with_the_reason():
     budgets = [BUDGETS[0]] * len(samples)
     with pytest.raises(ValueError, match=f"not finite.*{NAME}"):
         answer_samples(
-            MODEL,
-            broken_params(),
+            tiny_engine.choice(params=broken_params()),
             PROCESSOR,
             samples,
             budgets,
@@ -128,8 +127,7 @@ def test_answers_that_come_together_are_refused_with_the_reason():
             **how,
         )
     fine = answer_samples(
-        MODEL,
-        broken_params(),
+        tiny_engine.choice(params=broken_params()),
         PROCESSOR,
         samples[:1],
         budgets[:1],

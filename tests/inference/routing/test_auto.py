@@ -1,5 +1,6 @@
 """`budget="auto"`: the policy of a checkpoint chooses, everywhere in the same way."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,10 @@ from tests import tiny
 from tests.data.pages.prompt_batch import prompt_batch
 from tests.inference import page_run
 from visor_jax.budget import BudgetSet
+from visor_jax.data.prompts.answer_options import AnswerOptions
+from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.generation import generate
+from visor_jax.inference.routing import choose_budgets
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.network import PolicyConfig, new_policy
 
@@ -103,6 +108,49 @@ def test_answers_are_those_of_the_chosen_budget(model):
     by_engine = model.engine("auto").answer_all(asked)
     assert [answer.text for answer in by_engine] == answers
     assert [answer.budget for answer in by_engine] == chosen
+
+
+def test_prompts_go_through_the_trunk_once(model, monkeypatch):
+    """...and with them through the tower: neither is read again to answer."""
+    asked = requests()[:7]
+    expected = model.generate_all(asked, "auto", batch_size=4)
+    read, rows = choose_budgets.read_trunk, []
+
+    def counted(params, policy, batch, **how):
+        rows.append(batch.size)
+        return read(params, policy, batch, **how)
+
+    def twice(*args, **how):
+        raise AssertionError("A prompt is read again.")
+
+    monkeypatch.setattr(choose_budgets, "read_trunk", counted)
+    monkeypatch.setattr(choose_budgets, "prompt_logits", twice)
+    monkeypatch.setattr(generate, "prefill", twice)
+    assert model.generate_all(asked, "auto", batch_size=4) == expected
+    assert rows == [4, 4]  # With one row of filler.
+    read_prompt = model.read(asked[2], "auto")
+    assert "".join(model.pieces(read_prompt)) == expected[2]
+    assert rows == [4, 4, 1]
+
+
+def test_answers_go_on_behind_one_trunk_as_options_say(model):
+    """Named budgets, the policy's choices, drawing and lengths, all in one call."""
+    options = [
+        AnswerOptions(seed=3, sampling=Sampling(temperature=3.0)),
+        AnswerOptions(budget="none"),
+        AnswerOptions(budget="auto", max_new_tokens=1),
+        AnswerOptions(),
+        AnswerOptions(budget="all", seed=4, sampling=Sampling(temperature=3.0)),
+        AnswerOptions(seed=5, sampling=Sampling(temperature=3.0), max_new_tokens=3),
+    ]
+    asked = [
+        dataclasses.replace(request, options=said)
+        for request, said in zip(requests()[3:], options, strict=False)
+    ]
+    alone = [model.generate_all([request], "auto")[0] for request in asked]
+    assert model.generate_all(asked, "auto") == alone
+    by_engine = model.engine("auto", budgets=["none", "all"]).answer_all(asked)
+    assert [answer.text for answer in by_engine] == alone
 
 
 def test_auto_without_a_policy_and_cost_without_auto_are_refused(model, tmp_path):

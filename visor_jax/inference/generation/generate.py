@@ -57,7 +57,7 @@ def generate(
       ValueError: for rows that are no prompts or do not fit into the context, a wrong
         budget, number of tokens or lack of a key.
     """
-    prompts = _prefilled(model, params, batch, budget, max_new_tokens)
+    prompts = prefilled(model, params, batch, budget, max_new_tokens)
     return decode(
         model,
         params,
@@ -88,7 +88,7 @@ def stream(
     errors are those of `generate`; errors are raised at the call. One program serves
     all steps after the first.
     """
-    prompts = _prefilled(model, params, batch, budget, max_new_tokens)
+    prompts = prefilled(model, params, batch, budget, max_new_tokens)
     return decode_stream(
         model,
         params,
@@ -126,14 +126,17 @@ def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
     return key
 
 
-def _prefilled(
+def prefilled(
     model: VLM,
     params: Params,
     batch: Batch,
     budget: Budget,
     max_new_tokens: int | Sequence[int],
 ) -> Prefilled:
-    """Returns the prompts, prefilled after a check, with room for an answer."""
+    """Returns the prompts, prefilled after a check, with room for their answers.
+
+    Arguments and errors are those of `generate`.
+    """
     limits = np.array(max_new_tokens, np.int64)
     if limits.min() < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
@@ -182,10 +185,10 @@ def measure_latency(
     _check(model, batch, count)
     batch = jax.device_put(batch)
 
-    def prefilled() -> Prefilled:
+    def read() -> Prefilled:
         return prefill(model, params, batch, budget, spare=count - 1)
 
-    prompts = prefilled()
+    prompts = read()
 
     def decoded() -> Array:
         return decode(
@@ -197,7 +200,7 @@ def measure_latency(
             pad_id=0,
         )
 
-    seconds = median_seconds({"prefill": prefilled, "decode": decoded}, runs=repeats)
+    seconds = median_seconds({"prefill": read, "decode": decoded}, runs=repeats)
     return Latency(
         prefill=1000 * seconds["prefill"],
         per_token=1000 * seconds["decode"] / (count - 1),

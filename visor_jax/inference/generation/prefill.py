@@ -45,6 +45,49 @@ class Prefilled:
     gates: tuple[bool, ...] = flax.struct.field(pytree_node=False)
 
 
+@flax.struct.dataclass
+class PromptEnds:
+    """Where the prompts of a batch end.
+
+    last: (B,) index of the last text token. Others as in `Prefilled`.
+    """
+
+    last: Int[Array, "B"]
+    order: Int[Array, "B"]
+    segments: Int[Array, "B"]
+    prompt: Int[Array, "B T"]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "PromptEnds":
+        """Returns where the prompts of a batch end; traced."""
+        last = last_valid(text_tags(batch))
+        return cls(
+            last=last,
+            order=_at(batch.text_positions, last) + 1,
+            segments=_at(batch.text_segments, last),
+            prompt=jnp.where(batch.text_mask, batch.tokens, -1),
+        )
+
+    def prefilled(
+        self,
+        logits: Float[Array, "B W"],
+        cache: KVCache,
+        *,
+        gates: tuple[bool, ...],
+        spare: int,
+    ) -> Prefilled:
+        """Returns what decoding starts from: logits at these ends, and the cache."""
+        return Prefilled(
+            logits=logits,
+            order=self.order,
+            segments=self.segments,
+            prompt=self.prompt,
+            cache=cache.with_capacity(self.prompt.shape[1] + spare),
+            spare=spare,
+            gates=gates,
+        )
+
+
 def prefill(
     model: VLM, params: Params, batch: Batch, budget: Budget, *, spare: int = 0
 ) -> Prefilled:
@@ -69,22 +112,14 @@ def prefill(
 def _prefill(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...], spare: int
 ) -> Prefilled:
-    last = last_valid(text_tags(batch))
+    ends = PromptEnds.of(batch)
 
     def run(module: VLM) -> tuple[Array, KVCache]:
         done, _ = module.run(begin_batch(module, batch, remember=True), gates)
-        return module.logits(done.text, last[:, None])[:, 0], done.cache()
+        return module.logits(done.text, ends.last[:, None])[:, 0], done.cache()
 
     logits, cache = model.apply({"params": params}, method=run)
-    return Prefilled(
-        logits=logits,
-        order=_at(batch.text_positions, last) + 1,
-        segments=_at(batch.text_segments, last),
-        prompt=jnp.where(batch.text_mask, batch.tokens, -1),
-        cache=cache.with_capacity(batch.tokens.shape[1] + spare),
-        spare=spare,
-        gates=gates,
-    )
+    return ends.prefilled(logits, cache, gates=gates, spare=spare)
 
 
 def _at(values: Int[Array, "B T"], index: Int[Array, "B"]) -> Int[Array, "B"]:

@@ -1,7 +1,7 @@
 """The budget of each prompt: one that is named for all, or what a policy chooses.
 
-To choose, prompts are read up to the layer where budgets part. The engine does this
-once for choosing and answering alike; `of_samples` is the way for a few prompts.
+To choose, prompts are read up to the layer where budgets part; whoever answers them
+goes on from there (`read`, `chosen`). `of_samples` is for those who want budgets alone.
 """
 
 import dataclasses
@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.generation.shared_trunk import SharedTrunk, read_trunk
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import (
     PolicyRouter,
@@ -90,19 +93,61 @@ class BudgetChoice:
         Raises:
           ValueError: as `router`.
         """
-        cost = finite_number(cost, "cost")
-        own = [each.budget for each in options] or [None] * len(samples)
-        names = [budget if name is None else name for name in own]
-        if not any(map(_is_auto, (budget, *names))):
-            return [self._named(name, cost) for name in names]
-        automatic = [i for i, name in enumerate(names) if _is_auto(name)]
-        chosen = iter(self._chosen([samples[i] for i in automatic], cost))
-        return [
-            next(chosen) if _is_auto(name) else self._named(name, 0.0) for name in names
+        named = self.named(len(samples), budget, cost, options)
+        automatic = [
+            sample for sample, name in zip(samples, named, strict=True) if name is None
         ]
+        chosen = iter(self._chosen(automatic, cost))
+        return [next(chosen) if name is None else name for name in named]
+
+    def named(
+        self,
+        count: int,
+        budget: str | Budget | None = None,
+        cost: float = 0.0,
+        options: Sequence[AnswerOptions] = (),
+    ) -> list[Budget | None]:
+        """Returns the budgets of `count` prompts, None where the policy is to choose.
+
+        Arguments and errors are those of `of_samples`.
+        """
+        cost = finite_number(cost, "cost")
+        own = [each.budget for each in options] or [None] * count
+        names = [budget if name is None else name for name in own]
+        if any(map(_is_auto, (budget, *names))):
+            self._needed_policy()
+        else:
+            self._check_cost(cost)
+        return [None if _is_auto(name) else self.budgets.find(name) for name in names]
+
+    def read(self, batch: Batch) -> tuple[SharedTrunk, Float[np.ndarray, "B budgets"]]:
+        """Returns prompts after the trunk and the policy's logits for each row.
+
+        Raises:
+          ValueError: without a policy.
+        """
+        policy = self._needed_policy()
+        trunk, logits = read_trunk(
+            self.params,
+            policy.params,
+            # Labels play no part here and must not make a program of their own.
+            batch.replace(image_labels=None),
+            model=self.model,
+            config=policy.config,
+        )
+        return trunk, np.asarray(logits)
+
+    def chosen(
+        self, logits: Float[np.ndarray, "n budgets"], cost: float = 0.0
+    ) -> list[Budget]:
+        """Returns what the policy chooses by its logits for each prompt."""
+        costs = self._needed_policy().costs
+        return choose_budgets(logits, costs, self.budgets, cost)
 
     def _chosen(self, samples: Sequence[Sample], cost: float) -> list[Budget]:
         """Returns what the policy chooses for each sample."""
+        if not samples:
+            return []
         policy = self._needed_policy()
         logits = np.zeros((len(samples), len(self.budgets)), np.float32)
         for group in self.buckets.batches(samples, _BATCH, whole=False):
@@ -114,7 +159,7 @@ class BudgetChoice:
                 config=policy.config,
             )
             logits[list(group.rows)] = np.asarray(found)[: len(group.rows), 0]
-        return choose_budgets(logits, policy.costs, self.budgets, cost)
+        return self.chosen(logits, cost)
 
     def _named(self, budget: str | Budget | None, cost: float) -> Budget:
         self._check_cost(cost)

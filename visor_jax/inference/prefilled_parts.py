@@ -1,0 +1,122 @@
+"""Many prompts, prefilled in parts of one budget and about one size.
+
+Prompts whose budget a policy chooses go through the trunk together and part behind it.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget
+from visor_jax.data.buckets import Group
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.generation.generate import prefilled, room_for
+from visor_jax.inference.generation.prefill import Prefilled
+from visor_jax.inference.generation.shared_trunk import prefill_behind
+from visor_jax.inference.options import ReadPrompt
+from visor_jax.inference.routing.choose_budgets import BudgetChoice
+from visor_jax.models.vlm import VLM
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrefilledPart:
+    """Prompts that are decoded together.
+
+    samples: which one stands in each row. count: rows before filler, which repeats one.
+    """
+
+    samples: Int[np.ndarray, "X"]
+    count: int
+    prompts: Prefilled
+
+
+def prefilled_parts(
+    choice: BudgetChoice,
+    samples: Sequence[Sample],
+    budgets: Sequence[Budget | None],
+    limits: Sequence[int],
+    *,
+    cost: float = 0.0,
+    batch_size: int,
+) -> Iterator[PrefilledPart]:
+    """Yields all samples, each in one part.
+
+    Args:
+      budgets: of each sample; None for what the policy chooses, at this cost.
+      limits: the most tokens of each sample's answer.
+    """
+    limits = np.asarray(limits)
+    for budget in dict.fromkeys(budgets):
+        mine = np.array([i for i, each in enumerate(budgets) if each == budget])
+        for group in choice.buckets.batches(
+            [samples[i] for i in mine], batch_size, whole=False
+        ):
+            if budget is None:
+                yield from _chosen_parts(choice, group, mine, limits, cost)
+                continue
+            rows = mine[_filled(group.rows, group.batch.size)]
+            prompts = prefilled(
+                choice.model, choice.params, group.batch, budget, limits[rows]
+            )
+            yield PrefilledPart(rows, len(group.rows), prompts)
+
+
+def read_prompt(
+    choice: BudgetChoice,
+    batch: Batch,
+    budget: str | Budget | None,
+    cost: float,
+    *,
+    max_new_tokens: int,
+) -> ReadPrompt:
+    """Returns one prompt with its budget. Errors as `BudgetChoice.of_samples`."""
+    (chosen,), trunk = choice.named(1, budget, cost), None
+    if chosen is None:
+        trunk, logits = choice.read(batch)
+        (chosen,) = choice.chosen(logits, cost)
+    return ReadPrompt(
+        batch=batch, budget=chosen, max_new_tokens=max_new_tokens, trunk=trunk
+    )
+
+
+def prefilled_prompt(model: VLM, params: Params, prompt: ReadPrompt) -> Prefilled:
+    """Returns one prompt, from its trunk where that is at hand."""
+    count = prompt.max_new_tokens
+    if prompt.trunk is None:
+        return prefilled(model, params, prompt.batch, prompt.budget, count)
+    rows, spare = np.arange(prompt.batch.size), room_for(count) - 1
+    return prefill_behind(model, params, prompt.trunk, rows, prompt.budget, spare=spare)
+
+
+def _chosen_parts(
+    choice: BudgetChoice,
+    group: Group,
+    mine: Int[np.ndarray, "n"],
+    limits: Int[np.ndarray, "all"],
+    cost: float,
+) -> Iterator[PrefilledPart]:
+    """Yields a group in parts of what the policy chooses."""
+    trunk, logits = choice.read(group.batch)
+    chosen = choice.chosen(logits[: len(group.rows)], cost)
+    for budget in dict.fromkeys(chosen):
+        places = [i for i, each in enumerate(chosen) if each == budget]
+        # A power of two, so as few programs.
+        size = min(group.batch.size, 1 << (len(places) - 1).bit_length())
+        filled = _filled(places, size)
+        rows = mine[np.array(group.rows)[filled]]
+        spare = room_for(int(limits[rows].max())) - 1
+        prompts = prefill_behind(
+            choice.model, choice.params, trunk, filled, budget, spare=spare
+        )
+        yield PrefilledPart(rows, len(places), prompts)
+
+
+def _filled(rows: Sequence[int], size: int) -> Int[np.ndarray, "X"]:
+    """Returns the rows; the last one again up to `size`."""
+    return np.array([*rows, *[rows[-1]] * (size - len(rows))])

@@ -56,7 +56,11 @@ def mini() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.preset = "mini"
     config.seed = 0
-    config.model = {"variant": "mini", "plan": "visor"}
+    config.model = {
+        "variant": "mini",
+        "plan": "visor",
+        **_adapters("paper"),
+    }
     config.data = {
         "kind": "pages",
         "batch_size": 16,
@@ -116,7 +120,11 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.preset = variant
     config.seed = 0
-    config.model = {"variant": variant, "plan": "visor"}
+    config.model = {
+        "variant": variant,
+        "plan": "visor",
+        **_adapters("decoder"),
+    }
     config.data = _conversations()
     config.tower = ml_collections.config_dict.placeholder(dict)
     config.objective = {
@@ -138,6 +146,11 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
     # A checkpoint to begin with: `--config.init_from=DIR`.
     config.init_from = ml_collections.config_dict.placeholder(str)
     return config
+
+
+def _adapters(shape: str) -> dict:
+    """Returns the adapters' shape, and what those start as that `init_from` lacks."""
+    return {"adapters": shape, "adapter_init": "random"}
 
 
 def _group(pattern: str, learning_rate: float | None = None) -> dict:

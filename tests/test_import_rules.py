@@ -70,7 +70,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # beside its network, and read with it.
     "checkpoints": (
         "policy.network",
-        *("models.config", "models.parameters", "models.variants", "sharding"),
+        *("models.adapters", "models.config", "models.parameters", "models.variants"),
+        "sharding",
         *("data.prompts", "data.images", "data.buckets"),
         *LAYER_0,
     ),

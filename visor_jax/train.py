@@ -49,7 +49,11 @@ from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 from visor_jax.settings.read import read_settings
-from visor_jax.settings.resuming import describe_changes, may_change
+from visor_jax.settings.resuming import (
+    BEFORE_THEY_CAME,
+    describe_changes,
+    may_change,
+)
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
@@ -216,7 +220,10 @@ def prepare(
     if chosen.init_from is not None:
         layout.find_steps(chosen.init_from)
     changes = run_record.check_same_run(
-        workdir, config.to_dict(), may_change=may_change
+        workdir,
+        config.to_dict(),
+        may_change=may_change,
+        earlier=BEFORE_THEY_CAME,
     )
     processes.check_started()
     processes.check_platform(chosen.platform)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests import tiny
 from tests.checkpoints.hf import golden_prompt
 from tests.checkpoints.saved import load_checkpoint
 from tests.tolerances import EXACT, PARITY
@@ -29,6 +30,7 @@ from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
 from visor_jax.inference.generation.generate import generate
 from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.adapters import with_adapters
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.vlm import VLM
@@ -121,6 +123,55 @@ def test_new_adapters_change_nothing(visor, batch):
         logits_of(kept, batch, model=VLM(plain), gates=(True,)),
         **EXACT,
     )
+
+
+def test_adapters_start_as_their_layers_own_attention(visor, batch, tmp_path):
+    """...and change nothing yet, but can learn: the output's gradient is not zero."""
+    how = {"plan": VISOR, "dtype": "float32", "adapter_init": "own"}
+    import_checkpoint(str(GOLDEN), tmp_path / "run", **how)
+    model, params, metadata = network(tmp_path / "run")
+    layer = params["language_model"]["layers_0"]
+    adapter, own = layer["cross_attention"], layer["self_attn"]
+    for name in ("q_proj", "k_proj", "v_proj"):
+        jax.tree.map(np.testing.assert_array_equal, adapter[name], own[name])
+        assert np.abs(adapter[name]["bias"]).max() > 0
+    for name in ("text_norm", "image_norm"):
+        norm = layer["input_layernorm"]
+        jax.tree.map(np.testing.assert_array_equal, adapter[name], norm)
+    names = [path.split("/cross_attention/")[1] for path in metadata["new_parameters"]]
+    assert names == ["o_proj/kernel", "position_conv"]
+    plain, kept, _ = network(visor)
+    found = logits_of(params, batch, model=model, gates=(True,))
+    expected = logits_of(kept, batch, model=plain, gates=(True,))
+    np.testing.assert_allclose(found, expected, **EXACT)
+
+    def loss(kernel):
+        params["language_model"]["layers_0"]["cross_attention"]["o_proj"] = kernel
+        logits = model.apply({"params": params}, tiny.on_device(batch), (True,)).logits
+        return jnp.sum(logits[..., 7])
+
+    (gradient,) = jax.tree.leaves(jax.jit(jax.grad(loss))(adapter["o_proj"]))
+    assert np.abs(gradient).max() > 1e-3
+
+
+def test_training_begins_with_adapters_like_their_layers(dense):
+    """As an import would make them; each an array of its own, so that it can train."""
+    _, params, metadata = network(dense)
+    config = VLMConfig.from_dict(metadata["model"]).replace(
+        plan=LayerPlan.build(2, cross=(0,), self_=(1,))
+    )
+    config = with_adapters(config, "decoder", "own")
+    shapes = parameter_shapes(config)
+    given = warm_start(str(dense), config, shapes, adapter_init="own")
+    layer = given["language_model"]["layers_0"]
+    adapter = layer["cross_attention"]
+    assert set(adapter) == {"q_proj", "k_proj", "v_proj", "text_norm", "image_norm"}
+    own = params["language_model"]["layers_0"]["self_attn"]
+    jax.tree.map(np.testing.assert_array_equal, adapter["q_proj"], own["q_proj"])
+    copied, source = adapter["q_proj"]["kernel"], layer["self_attn"]["q_proj"]["kernel"]
+    assert copied.unsafe_buffer_pointer() != source.unsafe_buffer_pointer()
+    lacking = warm_start(str(dense), config, shapes)["language_model"]["layers_0"]
+    assert "cross_attention" not in lacking
 
 
 def test_text_alone_is_answered_as_by_the_dense_network(dense, visor, batch):

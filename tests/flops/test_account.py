@@ -6,6 +6,7 @@ import pytest
 
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account, savings
+from visor_jax.models.adapters import with_adapters
 from visor_jax.models.variants import dense, llava_ov_0p5b, mini
 
 LENGTHS = {"text_tokens": 11, "image_tokens": 37, "crops": 3, "batch": 2}
@@ -13,7 +14,7 @@ LENGTHS = {"text_tokens": 11, "image_tokens": 37, "crops": 3, "batch": 2}
 
 def test_savings_reproduce_the_published_scale() -> None:
     """24 layers, 8 CROSS, 7290 image and 100 text tokens; last layer in full."""
-    config = llava_ov_0p5b()
+    config = with_adapters(llava_ov_0p5b(), "paper")
     published = {0: 35, 1: 14, 2: 9, 3: 6.6, 4: 5.2, 7: 3.1}
     for count, saving in published.items():
         budget = Budget(config.plan.self_layers[:count])

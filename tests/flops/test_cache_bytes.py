@@ -48,8 +48,8 @@ def test_the_published_size_at_the_largest_image():
         budget = Budget(config.plan.self_layers[:count])
         found = cache_bytes(config, budget, text_slots=100, image_tokens=7353)
         assert found.total == bytes_in(measured(config, budget, 0, lengths).layers)
-        # 14 heads in 8 adapters, 2 in SELF layers: 2 x 64 x 2 bytes each.
-        assert found.image == 7353 * 256 * (8 * 14 + count * 2)
+        # 2 heads in 8 adapters and in SELF layers: 2 x 64 x 2 bytes each.
+        assert found.image == 7353 * 256 * (8 * 2 + count * 2)
 
 
 def test_the_command_prints_all_budgets_and_dense(capsys):

@@ -163,12 +163,14 @@ def _qwen2_layer(
     for token in keys:
         normed = _rms_norm(scale, token.hidden, config.norm_eps)
         key = _linear(attention["k_proj"], normed).reshape(-1, width)
+        key = _head_norm(attention, "k_norm", key, config.norm_eps)
         value = _linear(attention["v_proj"], normed).reshape(-1, width)
         cached.append((_rope(key, token.position, config.rope_theta), value))
     mixed = []
     for token in tokens:
         normed = _rms_norm(scale, token.hidden, config.norm_eps)
         query = _linear(attention["q_proj"], normed).reshape(-1, width)
+        query = _head_norm(attention, "q_norm", query, config.norm_eps)
         query = _rope(query, token.position, config.rope_theta)
         seen = [kv for kv, key in zip(cached, keys, strict=True) if _sees(token, key)]
         mixed.append(_attend(query, seen))
@@ -199,6 +201,7 @@ def _adapter(
             if 0 <= neighbour < len(image):
                 placed += kernel[tap] * normed[neighbour]
         key = _linear(adapter["k_proj"], placed).reshape(-1, width)
+        key = _head_norm(adapter, "k_norm", key, eps)
         cached.append((key, _linear(adapter["v_proj"], placed).reshape(-1, width)))
     last = np.zeros(len(image))
     for token in text:
@@ -207,6 +210,7 @@ def _adapter(
         if seen:
             query = _rms_norm(adapter["text_norm"]["scale"], token.hidden, eps)
             query = _linear(adapter["q_proj"], query).reshape(-1, width)
+            query = _head_norm(adapter, "q_norm", query, eps)
             looked = _linear(adapter["o_proj"], _attend(query, seen))
             token.hidden = token.hidden + looked
             last[sees] = np.mean(_weights(query, seen), axis=0)
@@ -281,6 +285,14 @@ def _linear(params: Any, x: np.ndarray) -> np.ndarray:
 
 def _rms_norm(scale: np.ndarray, x: np.ndarray, eps: float) -> np.ndarray:
     return x / math.sqrt(np.mean(x * x) + eps) * scale
+
+
+def _head_norm(params: Any, name: str, heads: np.ndarray, eps: float) -> np.ndarray:
+    """Returns the heads (N, H), each normalised where there is a norm for them."""
+    if name not in params:
+        return heads
+    scale = params[name]["scale"]
+    return np.array([_rms_norm(scale, head, eps) for head in heads])
 
 
 def _layer_norm(params: Any, x: np.ndarray, eps: float) -> np.ndarray:

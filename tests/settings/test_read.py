@@ -151,6 +151,9 @@ def change(path: str, value):
         ("model.self_layers", (1, 9), r"SELF layers \[9\] are not in 0..8"),
         ("model.cross_layers", (2, 2), r"CROSS layers \[2\] are listed repeatedly"),
         ("model.remat", "half", "remat='half'"),
+        ("model.adapters", "wide", r"adapters='wide' is not one of"),
+        ("model.adapter_init", "zeros", r"adapter_init='zeros' is not one of"),
+        ("model.adapter_init", "own", r"copies 1 key/value heads and the adapters"),
         ("model.compute_dtype", "int8", "compute_dtype='int8'"),
         ("budgets", ("sa1:2",), r"switches on layers \[2\]"),
         ("budgets", ("most",), "Unknown budget 'most'"),
@@ -182,6 +185,19 @@ def test_missing_keys_are_named():
     del config["optimizer"], config["seed"]
     with pytest.raises(ValueError, match=r"lacks the keys \['optimizer', 'seed'\]"):
         read_settings(config)
+
+
+def test_adapters_have_the_shape_and_the_start_that_is_asked_for():
+    config = universal.get_config()
+    assert read_settings(config).model.adapter.num_kv_heads == 2
+    config.model.adapters = "decoder"
+    assert read_settings(config).model.adapter.num_kv_heads == 1
+    config.model.adapter_init = "own"
+    with pytest.raises(ValueError, match=r"adapter_init='own' copies.*init_from"):
+        read_settings(config)
+    config.init_from, config.tower.steps = "somewhere", 0
+    run = read_settings(config)
+    assert (run.adapter_init, run.model.adapter.qkv_bias) == ("own", True)
 
 
 def test_own_layers_replace_those_of_the_variant():

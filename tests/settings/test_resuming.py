@@ -120,6 +120,17 @@ def test_a_run_goes_on_with_what_it_may_change(tmp_path, changes, said, caplog):
     assert said in line
 
 
+def test_a_run_from_before_adapters_had_shapes_goes_on(tmp_path):
+    config = universal.get_config()
+    before = config.to_dict()
+    del before["model"]["adapters"], before["model"]["adapter_init"]
+    run_record.write_run_record(tmp_path, before)
+    train.prepare(config, tmp_path, Interruption())
+    config.model.adapters = "decoder"
+    with pytest.raises(ValueError, match=r'model\.adapters: "paper" -> "decoder"'):
+        train.prepare(config, tmp_path, Interruption())
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -63,6 +63,16 @@ def test_what_may_change_is_said_and_remembered(tmp_path):
     assert "changed" not in write_run_record(tmp_path, other)["starts"][2]
 
 
+def test_keys_that_came_later_say_what_held_before(tmp_path):
+    write_run_record(tmp_path, CONFIG)
+    earlier = {"model.heads": "all", "gone": 3}
+    same = {**CONFIG, "model": {**CONFIG["model"], "heads": "all"}}
+    assert check_same_run(tmp_path, same, earlier=earlier) == {}
+    other = {**CONFIG, "model": {**CONFIG["model"], "heads": "few"}}
+    with pytest.raises(ValueError, match=r'model\.heads: "all" -> "few"'):
+        check_same_run(tmp_path, other, earlier=earlier)
+
+
 def test_a_run_of_other_parameter_groups_is_refused_with_both_patterns(tmp_path):
     config = universal.get_config("llava_ov_0p5b")
     old, new = config.to_dict(), config.to_dict()

@@ -11,6 +11,7 @@ from absl import flags
 
 from visor_jax.checkpoints.hf.import_options import DTYPES, PLANS, PlanChoice
 from visor_jax.commands import command_line
+from visor_jax.models.adapters import INITS, RANDOM, SHAPES
 from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
 
 
@@ -24,6 +25,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_list("cross_layers", None, "CROSS layers of --plan=visor, e.g. 0,3,6.")
     flags.DEFINE_list("self_layers", None, "SELF layers of --plan=visor, e.g. 2,5.")
+    flags.DEFINE_enum(
+        "adapters", "decoder", SHAPES, "K/V heads of new adapters: the decoder's, all."
+    )
+    flags.DEFINE_enum(
+        "adapter_init", RANDOM, INITS, "New adapters start so, or as their layer's own."
+    )
     flags.DEFINE_enum("dtype", "stored", DTYPES, "Of the weights that are written.")
     # As many as keys of random numbers have.
     seeds = {"lower_bound": LEAST_SEED, "upper_bound": MOST_SEED}
@@ -68,6 +75,8 @@ def main(arguments: list[str]) -> None:
                 options.out,
                 revision=options.revision,
                 plan=_plan_choice(options),
+                adapters=options.adapters,
+                adapter_init=options.adapter_init,
                 dtype=options.dtype,
                 seed=options.seed,
             )
@@ -122,6 +131,8 @@ def import_checkpoint(
     *,
     revision: str | None = None,
     plan: PlanChoice = None,
+    adapters: str = SHAPES[0],
+    adapter_init: str = RANDOM,
     dtype: str = "stored",
     seed: int = 0,
 ) -> epath.Path:
@@ -132,6 +143,7 @@ def import_checkpoint(
       out: workdir, new or empty.
       plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
         folder's own (dense, unless this project exported a VISOR network).
+      adapters, adapter_init: of new adapters, see `visor_jax.models.adapters`.
       dtype: "stored" keeps the weights as they are, bit for bit.
       seed: of parameters that the folder does not hold.
 
@@ -145,6 +157,8 @@ def import_checkpoint(
             workdir_files.check_empty(out),
             revision=revision,
             plan=plan,
+            adapters=adapters,
+            adapter_init=adapter_init,
             dtype=dtype,
             seed=seed,
         )
@@ -165,16 +179,14 @@ def _import(
     out: epath.Path,
     *,
     revision: str | None,
-    plan: PlanChoice,
-    dtype: str,
-    seed: int,
+    **how: Any,
 ) -> epath.Path:
     folder = find_folder(path_or_id, revision=revision)
-    network = import_network(folder, plan=plan, dtype=dtype, seed=seed)
+    network = import_network(folder, **how)
     metadata = {
         "task": "import",
         "label": Path(path_or_id).name,
-        "seed": seed,
+        "seed": how["seed"],
         "model": network.config.to_dict(),
         "budgets": list(network.found.budgets),
         "train_steps": 0,

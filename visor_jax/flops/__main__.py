@@ -12,6 +12,7 @@ the count in "sa2:8,14" says how many of the numbers after it belong to it.
 from absl import flags
 
 from visor_jax.commands import command_line
+from visor_jax.models.adapters import SHAPES, with_adapters
 
 DEFAULT_VARIANTS = "llava_ov_0p5b,llava_ov_7b,mini"
 
@@ -40,6 +41,12 @@ def define_flags() -> None:
         "1",
         "Text positions with logits: 1 (default, all that a generation needs), more, "
         "or 'all' (training, evaluation).",
+    )
+    flags.DEFINE_enum(
+        "adapters",
+        None,
+        SHAPES,
+        "K/V heads of the adapters: the decoder's, or all; default: the network's.",
     )
     flags.DEFINE_bool(
         "cache",
@@ -92,7 +99,7 @@ def _tables(options: Any) -> list[Table]:
         logit_positions = _whole_number("logit_positions", options.logit_positions)
     tables = []
     for name in options.variant.split(","):
-        config = variant(name)
+        config = with_adapters(variant(name), options.adapters)
         budgets = BudgetSet.parse(options.budgets, config.plan).budgets
         for image_tokens, crops in _images(options, config):
             table = tabulate(
@@ -121,7 +128,7 @@ def _cache_tables(options: Any) -> list[str]:
             image_tokens=image_tokens,
         )
         for name in options.variant.split(",")
-        for config in [variant(name)]
+        for config in [with_adapters(variant(name), options.adapters)]
         for image_tokens, _ in _images(options, config)
     ]
 

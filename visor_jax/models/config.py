@@ -6,6 +6,7 @@ enough to rebuild the network.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from visor_jax.layer_plan import LayerKind, LayerPlan
@@ -22,6 +23,8 @@ REMAT_POLICIES = ("none", "gated", "layer")
 # Fields that came into `DecoderConfig` after networks had been saved without them, as
 # those networks have them.
 _QWEN2 = {"qkv_bias": True, "qk_norm": False}
+# The same of `AdapterConfig`.
+_PLAIN_ADAPTER = {"qkv_bias": False, "qk_norm": False}
 
 
 def _check_positive(config: Any, *names: str) -> None:
@@ -29,6 +32,11 @@ def _check_positive(config: Any, *names: str) -> None:
     if wrong:
         owner = type(config).__name__
         raise ValueError(f"{owner} needs values of at least 1: {wrong}.")
+
+
+def _without(known: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields without those that have the known value."""
+    return {k: v for k, v in fields.items() if k not in known or v != known[k]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,8 +137,7 @@ class DecoderConfig:
         Digests of networks and of their scores are made of these values, and runs are
         compared by them: those of Qwen2 are what they were before there were others.
         """
-        fields = dataclasses.asdict(self)
-        return {k: v for k, v in fields.items() if k not in _QWEN2 or v != _QWEN2[k]}
+        return _without(_QWEN2, dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,10 +145,13 @@ class AdapterConfig:
     """The text-to-image adapter of a CROSS layer (attention only, no MLP).
 
     num_kv_heads: key/value heads; the query heads are the decoder's.
+    qkv_bias, qk_norm: as in `DecoderConfig`.
     conv_kernel: taps of the depthwise position convolution over the image sequence.
     """
 
     num_kv_heads: int
+    qkv_bias: bool = False
+    qk_norm: bool = False
     conv_kernel: int = 7
     init_std: float = INIT_STD
 
@@ -152,6 +162,10 @@ class AdapterConfig:
                 f"AdapterConfig: conv_kernel={self.conv_kernel} must be odd, so that "
                 "it is centred."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; see `DecoderConfig.to_dict`."""
+        return _without(_PLAIN_ADAPTER, dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,6 +231,7 @@ class VLMConfig:
         """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
+        fields["adapter"] = self.adapter.to_dict()
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
         del fields["attention"]

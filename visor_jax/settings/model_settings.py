@@ -3,6 +3,7 @@
 import dataclasses
 
 from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.adapters import RANDOM, with_adapters
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense, variant
 from visor_jax.ops.attention import check_kernel
@@ -13,12 +14,16 @@ class ModelSettings:
     """Which network to train: a named variant with what a run changes of it.
 
     plan: "visor" (the variant's own layers unless some are given) or "dense".
+    adapters, adapter_init: see `visor_jax.models.adapters`; None for the variant's own
+      shape. What they start as matters to a run that begins with a checkpoint without.
     """
 
     variant: str
     plan: str = "visor"
     self_layers: tuple[int, ...] | None = None
     cross_layers: tuple[int, ...] | None = None
+    adapters: str | None = None
+    adapter_init: str = RANDOM
     reading_layers: tuple[int, ...] | None = None
     compute_dtype: str | None = None
     remat: str | None = None
@@ -33,6 +38,7 @@ class ModelSettings:
             if (value := getattr(self, name)) is not None
         }
         config = config.replace(**overrides)
+        config = with_adapters(config, self.adapters, self.adapter_init)
         check_kernel(config.attention)
         return config
 

@@ -12,6 +12,7 @@ from visor_jax.checkpoints.stored_network import newest_network
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.evals.report.report import check_label, check_policy_label
+from visor_jax.models.adapters import OWN
 from visor_jax.runtime.processes import PLATFORMS
 from visor_jax.settings.run_settings import (
     PolicySettings,
@@ -66,7 +67,8 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
     )
     check_label(fields["label"])
     sections = SECTIONS["universal"]
-    model = build(sections, "model", fields["model"]).build()
+    asked = build(sections, "model", fields["model"])
+    model = asked.build()
     budgets = BudgetSet.parse(fields["budgets"], model.plan)
     shared = _shared(sections, fields)
     phases = tuple(
@@ -81,9 +83,15 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
             f"init_from={init_from!r} brings a vision tower and tower.steps="
             f"{tower.steps} would train one: set tower.steps to 0."
         )
+    if asked.adapter_init == OWN and init_from is None:
+        raise ValueError(
+            f"model.adapter_init={OWN!r} copies from a checkpoint's layers: name one "
+            "(--config.init_from=DIR), or set 'random'."
+        )
     return UniversalSettings(
         **shared,
         model=model,
+        adapter_init=asked.adapter_init,
         budgets=budgets,
         schedule=BudgetSchedule(budgets, phases, shared["loop"].steps),
         objective=build(sections, "objective", fields["objective"]),

@@ -22,6 +22,8 @@ CHANGE_ROUNDING = (
     *(r"mesh\.(data|fsdp|tensor)", r"optimizer\.accumulate"),
     *(r"model\.remat", r"model\.attention"),
 )
+# What keys meant before they came into configurations; older runs do not have them.
+BEFORE_THEY_CAME = {"model.adapters": "paper", "model.adapter_init": "random"}
 
 
 def may_change(key: str) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 
 from visor_jax.budget import BudgetSet
 from visor_jax.data.settings import DataSettings
+from visor_jax.models.adapters import RANDOM
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.network import PolicyConfig
 from visor_jax.policy.score_cache import ScoreSettings
@@ -47,11 +48,15 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniversalSettings(RunSettings):
-    """A network that serves every budget (or one)."""
+    """A network that serves every budget (or one).
+
+    adapter_init: what the adapters start as that `init_from` lacks.
+    """
 
     schedule: BudgetSchedule
     objective: ObjectiveSettings
     tower: TowerSettings | None
+    adapter_init: str = RANDOM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,9 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
 
     def given(abstract: TrainState) -> Params:
         if s.init_from is not None:
-            return warm_start(s.init_from, s.model, abstract.params)
+            return warm_start(
+                s.init_from, s.model, abstract.params, adapter_init=s.adapter_init
+            )
         return {} if tower is None else {"vision_tower": tower}
 
     return Task(

@@ -44,10 +44,12 @@ def write_run_record(
     file.parent.mkdir(parents=True, exist_ok=True)
     before = _read(file) if file.exists() else {}
     start = describe_start()
-    if before and (changes := _changes(before.get("config", {}), config)):
+    as_json = _as_json(config)
+    old, new = _flatten(before.get("config", {})), _flatten(as_json)
+    if before and (changes := _changes(old, new)):
         start["changed"] = {key: list(values) for key, values in changes.items()}
     record = {
-        "config": _as_json(config),
+        "config": as_json,
         "starts": [*before.get("starts", []), start],
     }
     atomic_write.write_json(file, record)
@@ -66,6 +68,7 @@ def check_same_run(
     config: Mapping[str, Any],
     *,
     may_change: Callable[[str], bool] = lambda key: False,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, tuple[str, str]]:
     """Returns what has changed and may: {dotted key: (old, new)}, as JSON texts.
 
@@ -75,6 +78,7 @@ def check_same_run(
       workdir: directory of the run.
       config: as for `write_run_record`.
       may_change: whether a run may go on with another value of a dotted key.
+      earlier: {dotted key: its value in a configuration that does not have it yet}.
 
     Raises:
       ValueError: if config.json holds the configuration of another run; every key that
@@ -83,7 +87,9 @@ def check_same_run(
     file = Path(workdir) / CONFIG
     if not file.exists():
         return {}
-    changes = _changes(_read(file).get("config", {}), config)
+    old, new = _flatten(_read(file).get("config", {})), _flatten(_as_json(config))
+    unsaid = {key: value for key, value in (earlier or {}).items() if key in new}
+    changes = _changes({**unsaid, **old}, new)
     refused = [
         f"\n  {key}: {old} -> {new}"
         for key, (old, new) in changes.items()
@@ -140,11 +146,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _changes(
-    before: Mapping[str, Any], config: Mapping[str, Any]
-) -> dict[str, tuple[str, str]]:
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns {dotted key: (old, new)} of the values that differ, as JSON texts."""
-    old, new = _flatten(before), _flatten(_as_json(config))
     absent = object()
     return {
         key: (_show(old, key), _show(new, key))

@@ -6,6 +6,7 @@ and their zero output leaves everything else as it was.
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Any
 
 import flax.traverse_util
@@ -18,6 +19,7 @@ from visor_jax.checkpoints.restore import (
     read_arrays,
 )
 from visor_jax.checkpoints.stored_network import StoredNetwork
+from visor_jax.models.adapters import OWN, RANDOM, own_sources
 from visor_jax.models.config import VLMConfig
 
 Params = Any
@@ -28,13 +30,17 @@ _MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+)/")
 _MAY_DIFFER = ("init_std", "embedding_init_std", "max_positions")
 
 
-def warm_start(path: str, config: VLMConfig, abstract: Params) -> Params:
+def warm_start(
+    path: str, config: VLMConfig, abstract: Params, *, adapter_init: str = RANDOM
+) -> Params:
     """Returns the checkpoint's parameters in the dtypes and places of the run.
 
     Args:
       path: workdir or checkpoint.
       config: the run's network.
       abstract: shapes, dtypes and shardings of all its parameters.
+      adapter_init: what adapters start as that the checkpoint lacks; random ones are
+        not among the parameters that are returned.
 
     Raises:
       ValueError: if there is no checkpoint, or if it is of another network: sizes and
@@ -51,9 +57,19 @@ def warm_start(path: str, config: VLMConfig, abstract: Params) -> Params:
             if name in stored or not _MAY_BE_NEW.search(name)
         }
         tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
-        return read_arrays(step, layout.PARAMS, tree)
+        read = read_arrays(step, layout.PARAMS, tree)
+        lacking = flat.keys() - wanted.keys() if adapter_init == OWN else ()
+        return _with_own(read, lacking)
 
     return newest_readable(path, read)
+
+
+def _with_own(read: Params, lacking: Collection[str]) -> Params:
+    """Returns the parameters with copies for the adapters among what is lacking."""
+    flat = flax.traverse_util.flatten_dict(read, sep="/")
+    # Arrays of their own: a training step gives its state's memory away.
+    copies = {path: flat[own].copy() for path, own in own_sources(lacking).items()}
+    return flax.traverse_util.unflatten_dict({**flat, **copies}, sep="/")
 
 
 def bring_processing_files(

@@ -26,6 +26,13 @@ from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo
 from visor_jax.checkpoints.placement import placed
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models import variants
+from visor_jax.models.adapters import (
+    OWN,
+    RANDOM,
+    SHAPES,
+    own_sources,
+    with_adapters,
+)
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import new_parameters, parameter_shapes
 
@@ -74,12 +81,18 @@ class ImportedNetwork:
 
 
 def import_network(
-    folder: Path, *, plan: PlanChoice = None, dtype: str = "stored", seed: int = 0
+    folder: Path,
+    *,
+    plan: PlanChoice = None,
+    adapters: str = SHAPES[0],
+    adapter_init: str = RANDOM,
+    dtype: str = "stored",
+    seed: int = 0,
 ) -> ImportedNetwork:
     """Returns the network of a folder of Hugging Face, on the first device.
 
     Args:
-      plan: as for `find_network`.
+      plan, adapters, adapter_init: as for `find_network`.
       dtype: one of DTYPES; "stored" keeps the weights as they are, bit for bit.
       seed: of parameters that the folder does not hold.
 
@@ -89,7 +102,9 @@ def import_network(
     """
     if dtype not in DTYPES:
         raise ValueError(f"{dtype=} is not one of {DTYPES}.")
-    found = find_network(folder, plan=plan)
+    found = find_network(
+        folder, plan=plan, adapters=adapters, adapter_init=adapter_init
+    )
     target = found.dtype if dtype == "stored" else np.dtype(dtype)
     config = found.config
     if target == jnp.bfloat16:
@@ -98,12 +113,19 @@ def import_network(
     return ImportedNetwork(config=config, params=params, dtype=target, found=found)
 
 
-def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
+def find_network(
+    folder: Path,
+    *,
+    plan: PlanChoice = None,
+    adapters: str = SHAPES[0],
+    adapter_init: str = RANDOM,
+) -> FoundNetwork:
     """Returns what a folder of Hugging Face holds; it is checked completely.
 
     Args:
       plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
         folder's own (dense, unless this project exported a VISOR network).
+      adapters, adapter_init: of new adapters, see `visor_jax.models.adapters`.
 
     Raises:
       ValueError: as `import_network`.
@@ -119,7 +141,8 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
         if own is not None:
             _logger.info("%s holds a VISOR network: its dense part is taken", folder)
         dense = _tied_as_stored(backbone.read_config(fields), weights)
-        config = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
+        planned = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
+        config = with_adapters(planned, adapters, adapter_init)
         budgets, visor_weights = weights_folder.extreme_budgets(config.plan), {}
     # What only training reads comes along where it is stored.
     reading = any("reading_heads" in key for key in visor_weights)
@@ -133,6 +156,9 @@ def find_network(folder: Path, *, plan: PlanChoice = None) -> FoundNetwork:
         # A network that has been exported is whole; any other gets new adapters.
         allow_new=own is None or plan is not None,
     )
+    if adapter_init == OWN:
+        copied = own_sources(_flat(shapes).keys() - sources.keys())
+        sources |= {path: sources[source] for path, source in copied.items()}
     return FoundNetwork(
         backbone=backbone,
         config=config,

@@ -186,7 +186,7 @@ def to_vlm_config(fields: Mapping[str, Any]) -> VLMConfig:
             norm_eps=text.rms_norm_eps,
             tie_embeddings=parsed.tie_word_embeddings,
         ),
-        adapter=AdapterConfig(num_kv_heads=heads),
+        adapter=AdapterConfig(num_kv_heads=text.num_key_value_heads),
         plan=LayerPlan.dense(text.num_hidden_layers),
     )
 

@@ -3,7 +3,8 @@
 text + o(attend(q(norm(text)), k(v'), v(v'))) with v' = norm(image) + conv(norm(image)).
 The depthwise convolution over the image sequence tells neighbours apart (conditional
 position embedding); the adapter has no rotary positions. The output projection starts
-at zero, so that adding adapters to a pretrained network changes nothing at step 0.
+at zero, so that adding adapters to a pretrained network changes nothing at step 0. What
+shapes there are and what else they start as: `visor_jax.models.adapters`.
 """
 
 import flax.linen as nn
@@ -34,8 +35,9 @@ class CrossAttention(nn.Module):
         d = self.decoder
         kv_width = self.config.num_kv_heads * d.head_dim
 
-        def dense(width: int, init_std: float = self.config.init_std) -> nn.Dense:
-            return Dense(width, init_std, use_bias=False, dtype=self.dtype)
+        def dense(width: int) -> nn.Dense:
+            bias, std = self.config.qkv_bias, self.config.init_std
+            return Dense(width, std, use_bias=bias, dtype=self.dtype)
 
         self.text_norm = RMSNorm(d.norm_eps)
         self.image_norm = RMSNorm(d.norm_eps)
@@ -48,7 +50,9 @@ class CrossAttention(nn.Module):
         self.q_proj = dense(d.heads_width)
         self.k_proj = dense(kv_width)
         self.v_proj = dense(kv_width)
-        self.o_proj = dense(d.width, init_std=0.0)
+        self.o_proj = Dense(d.width, 0.0, use_bias=False, dtype=self.dtype)
+        if self.config.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(d.norm_eps), RMSNorm(d.norm_eps)
 
     def keys_values(self, image: TokenStream) -> KeyValues:
         """Returns the image's keys and values; they serve every question about it."""
@@ -57,10 +61,10 @@ class CrossAttention(nn.Module):
         normed = jnp.where(image.tags.valid[..., None], normed, 0)
         placed = normed + depthwise_conv(normed, self.position_conv)
         heads = self.config.num_kv_heads
-        return KeyValues(
-            self._split(self.k_proj(placed), heads),
-            self._split(self.v_proj(placed), heads),
-        )
+        keys = self._split(self.k_proj(placed), heads)
+        if self.config.qk_norm:
+            keys = self.k_norm(keys)
+        return KeyValues(keys, self._split(self.v_proj(placed), heads))
 
     def __call__(
         self, text: TokenStream, image_kv: KeyValues, image_tags: TokenTags
@@ -94,7 +98,8 @@ class CrossAttention(nn.Module):
 
     def _queries(self, text: TokenStream) -> Float[Array, "B T N H"]:
         asking = self.q_proj(self.text_norm(text.hidden))
-        return self._split(asking, self.decoder.num_heads)
+        queries = self._split(asking, self.decoder.num_heads)
+        return self.q_norm(queries) if self.config.qk_norm else queries
 
     def _split(self, x: Float[Array, "B M NH"], heads: int) -> Float[Array, "B M N H"]:
         return x.reshape(*x.shape[:2], heads, self.decoder.head_dim)

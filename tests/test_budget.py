@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.layer_plan import READ, LayerKind, LayerPlan
 
 PLANS = st.lists(st.sampled_from(LayerKind), min_size=1, max_size=30).map(
     lambda kinds: LayerPlan(tuple(kinds))
@@ -17,8 +17,11 @@ PLAN = LayerPlan.build(20, cross=(0, 9), self_=(2, 8, 16))
 @st.composite
 def plans_and_budgets(draw):
     plan = draw(PLANS)
-    on = [layer for layer in plan.self_layers if draw(st.booleans())]
-    return plan, Budget(tuple(on))
+    drawn = {i: draw(st.sampled_from([False, READ, True])) for i in plan.self_layers}
+    return plan, Budget(
+        tuple(i for i, gate in drawn.items() if gate is True),
+        tuple(i for i, gate in drawn.items() if gate is READ),
+    )
 
 
 @given(plans_and_budgets())
@@ -33,9 +36,47 @@ def test_name_round_trip(plan_and_budget):
 def test_gates_say_which_self_layers_run(plan_and_budget):
     plan, budget = plan_and_budget
     gates = budget.gates(plan)
-    assert all(type(gate) is bool for gate in gates)
-    on = [i for i, gate in zip(plan.self_layers, gates, strict=True) if gate]
-    assert tuple(on) == budget.self_layers
+    assert all(type(gate) is bool or gate is READ for gate in gates)
+    for value, layers in ((True, budget.self_layers), (READ, budget.read_layers)):
+        on = [
+            i for i, gate in zip(plan.self_layers, gates, strict=True) if gate is value
+        ]
+        assert tuple(on) == layers
+
+
+@given(PLANS.flatmap(lambda plan: st.tuples(st.just(plan), st.data())))
+def test_lists_of_names_come_apart_where_they_were_joined(plan_and_data):
+    plan, data = plan_and_data
+    kinds = st.sampled_from([False, READ, True])
+    budgets = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        drawn = [(i, data.draw(kinds)) for i in plan.self_layers]
+        budget = Budget(
+            tuple(i for i, gate in drawn if gate is True),
+            tuple(i for i, gate in drawn if gate is READ),
+        )
+        budgets += [budget] * (budget not in budgets)
+    joined = ",".join(budget.name for budget in budgets)
+    assert BudgetSet.parse(joined, plan).budgets == tuple(budgets)
+
+
+def test_layers_that_read_have_their_part_of_the_name():
+    budget = Budget((2,), (8, 16))
+    assert budget.name == "sa1:2+rd2:8,16"
+    assert Budget.parse("read", PLAN).name == "sa0+rd3:2,8,16"
+    assert Budget.of_name("sa0+rd1:8") == Budget((), (8,))
+    assert budget.gates(PLAN) == (True, READ, READ)
+    found = BudgetSet.parse("sa1:2+rd2:8,16,none,sa2:2,8+rd1:16,1", PLAN)
+    assert found.names == ("sa1:2+rd2:8,16", "sa0", "sa2:2,8+rd1:16", "sa1:8")
+    assert found.gate_table().tolist() == [[2, 1, 1], [0, 0, 0], [2, 2, 1], [0, 2, 0]]
+    assert BudgetSet.parse("none,1", PLAN).gate_table().dtype == bool
+    assert found.largest.name == "sa2:2,8+rd1:16"
+    with pytest.raises(ValueError, match=r"layers \[8\] are on and read"):
+        Budget((8,), (8, 16))
+    with pytest.raises(ValueError, match="says 2 SELF layers but lists 1"):
+        Budget.parse("sa0+rd2:8", PLAN)
+    with pytest.raises(ValueError, match=r"switches on layers \[9\]"):
+        Budget.parse("sa1:2+rd1:9", PLAN)
 
 
 @given(st.text(max_size=12))
@@ -58,7 +99,7 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("half", r"Unknown budget 'half': write 'none', 'all' or .*'sa2:2,8'"),
+        ("half", r"Unknown budget 'half': write 'none', 'all', .*'sa2:2,8'"),
         ("", "Unknown budget ''"),
         ("sa2:8", "'sa2:8' says 2 SELF layers but lists 1"),
         ("sa3", "'sa3' says 3 SELF layers but lists 0"),
@@ -151,7 +192,7 @@ def test_without_names_there_is_a_budget_of_every_size():
     [
         ("", "Unknown budget ''"),
         ("none,,all", "Unknown budget ''"),
-        ("none,most", "Unknown budget 'most': write 'none', 'all' or"),
+        ("none,most", "Unknown budget 'most': write 'none', 'all', 'read'"),
         ("sa2:8,none", "'sa2:8' says 2 SELF layers but lists 1"),
         ("sa1:8,16", "A budget of 16 SELF layers does not fit: this network has 3"),
         ("sa2:8,9,all", r"'sa2:8,9' switches on layers \[9\]"),

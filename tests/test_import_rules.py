@@ -30,7 +30,7 @@ VAGUE_NAMES = {
 COMMANDS = ("train", "evaluate", "generate", "answer", "sweep", "serve")
 COMMAND_FOLDERS = ("convert", "timing", "show")
 
-LAYER_0 = ("axes", "layer_plan", "budget", "batch", "runtime")
+LAYER_0 = ("axes", "layer_plan", "budget_names", "budget", "batch", "runtime")
 LAYERS_0_TO_4 = (
     *LAYER_0,
     *("ops", "data", "sharding", "flops", "models"),
@@ -52,11 +52,13 @@ _BELOW_THE_TASKS = (
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "axes": (),
     "layer_plan": (),
-    "budget": ("layer_plan",),
+    "budget_names": (),
+    "budget": ("layer_plan", "budget_names"),
     "batch": (),
     # Processes, signals, progress, caches: nothing of what this project is about.
     "runtime": (),
-    "ops": ("axes",),
+    # The positions of a gate.
+    "ops": ("axes", "layer_plan"),
     "data": ("batch", "runtime"),
     "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
-from visor_jax.layer_plan import LayerPlan
+from visor_jax.layer_plan import LayerPlan, StaticGate
 from visor_jax.models.config import (
     ENTRY,
     AdapterConfig,
@@ -52,6 +52,8 @@ NETWORKS: dict[str, VLMConfig] = {
     "dense": VISOR.replace(plan=LayerPlan.dense(3)),
     "cross_only": VISOR.replace(plan=LayerPlan.build(3, cross=(0, 2))),
     "text_only": VISOR.replace(plan=LayerPlan.build(2)),
+    # Text reads what a SELF layer has made of the image, in the layer's own attention.
+    "read": VISOR.replace(plan=LayerPlan.build(4, cross=(0,), self_=(1,), read=(2,))),
     # Nobody reads what the last SELF layer makes of the image.
     "unread_self": VISOR.replace(plan=LayerPlan.build(4, cross=(1,), self_=(0, 2, 3))),
     # One key/value head for all query heads, in the adapters one for two.
@@ -214,7 +216,7 @@ def forward_static(
     batch: Batch,
     *,
     config: VLMConfig,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
     reading: bool = False,
 ) -> Any:
     """Returns the `VLMOutput` of the program made for these gates."""

@@ -1,43 +1,56 @@
-"""Which SELF layers are on: one value that every part of the project understands.
+"""How far SELF layers are on: one value that every part of the project understands.
 
-A `Budget` is frozen, hashable and has a name (`sa0`, `sa2:8,16`). Inside a jitted
-program it appears only as `gates`, one bool per SELF layer of the plan. A `BudgetSet`
-is ordered: the index of a budget is its class in the sampler, policy and report.
+A `Budget` is frozen, hashable and has a name: `sa0`, `sa2:8,16`, or `sa1:2+rd2:8,16`
+where text reads the image in two more layers, which leave it as it is. Inside a jitted
+program it appears only as `gates`, one per SELF layer of the plan. A `BudgetSet` is
+ordered: the index of a budget is its class in the sampler, policy and report.
 """
 
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.budget_names import (
+    is_name,
+    is_number,
+    layers_of,
+    name_of,
+    split_names,
+)
+from visor_jax.layer_plan import READ, LayerKind, LayerPlan, StaticGate
 
-_NAME = re.compile(r"sa(\d+)(?::(\d+(?:,\d+)*))?")
-_NUMBER = re.compile(r"[0-9]{1,9}")
-# In a list with commas: the count says how many of the numbers behind it belong here.
-_FIRST_OF_SEVERAL = re.compile(r"sa([0-9]{1,9}):[0-9]+")
+# Of a traced gate with three positions, in the order of `gating.gated`'s branches.
+ON_LEVEL = 2
+_LEVELS = {False: 0, READ: 1, True: ON_LEVEL}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Budget:
-    """The SELF layers that run, in ascending order."""
+    """The SELF layers that run, in ascending order.
+
+    self_layers: those that are on. read_layers: those in which text reads the image
+    and the image is not refined.
+    """
 
     self_layers: tuple[int, ...] = ()
+    read_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        layers = self.self_layers
-        if not isinstance(layers, tuple) or not all(_is_index(i) for i in layers):
-            raise ValueError(
-                f"self_layers={layers!r:.80} are no layers: write Budget((8, 16))."
-            )
-        if list(self.self_layers) != sorted(set(self.self_layers)):
-            raise ValueError(
-                f"Budget layers must ascend without repeats, got {self.self_layers}."
-            )
+        for name in ("self_layers", "read_layers"):
+            layers = getattr(self, name)
+            if not isinstance(layers, tuple) or not all(map(_is_index, layers)):
+                problem = f"{name}={layers!r:.80} are no layers: write Budget((8, 16))."
+                raise ValueError(problem)
+            if list(layers) != sorted(set(layers)):
+                problem = f"Budget layers must ascend without repeats, got {layers}."
+                raise ValueError(problem)
+        both = sorted(set(self.self_layers) & set(self.read_layers))
+        if both:
+            raise ValueError(f"Budget layers {both} are on and read: choose one.")
 
     @classmethod
     def none(cls) -> "Budget":
@@ -50,33 +63,36 @@ class Budget:
         return cls(plan.self_layers)
 
     @classmethod
+    def reading(cls, plan: LayerPlan) -> "Budget":
+        """Returns the budget in which every SELF layer reads."""
+        return cls((), plan.self_layers)
+
+    @classmethod
+    def of_name(cls, name: str) -> "Budget":
+        """Returns the budget with this very name. Raises ValueError for no name."""
+        return cls(*layers_of(name))
+
+    @classmethod
     def parse(cls, name: str, plan: LayerPlan) -> "Budget":
-        """Returns the budget called `name` ("none", "all", "sa0", "sa2:8,16", "2").
+        """Returns the budget called `name` ("none", "read", "all", "sa2:8,16", "2").
 
         A number n is a budget of n SELF layers, evenly spread over those of the plan.
 
         Raises:
           ValueError: if the name does not parse or names a layer that is not SELF.
         """
-        if name == "none":
-            return cls.none()
-        if name == "all":
-            return cls.all(plan)
-        if _NUMBER.fullmatch(name):
+        known = {"none": cls(), "all": cls.all(plan), "read": cls.reading(plan)}
+        if name in known:
+            return known[name]
+        if is_number(name):
             return cls.spread(int(name), plan)
-        match = _NAME.fullmatch(name)
-        if match is None:
+        if not is_name(name):
+            example = cls(plan.self_layers[:2]).name
             raise ValueError(
-                f"Unknown budget {name!r}: write 'none', 'all' or e.g. "
-                f"'{cls(plan.self_layers[:2]).name}' (count, then the SELF layers), or "
-                "how many SELF layers are on."
+                f"Unknown budget {name!r}: write 'none', 'all', 'read' or e.g. "
+                f"'{example}' (count, then the SELF layers), or how many are on."
             )
-        layers = tuple(int(i) for i in match[2].split(",")) if match[2] else ()
-        if len(layers) != int(match[1]):
-            raise ValueError(
-                f"Budget {name!r} says {match[1]} SELF layers but lists {len(layers)}."
-            )
-        budget = cls(layers)
+        budget = cls.of_name(name)
         budget.check(plan)
         return budget
 
@@ -98,22 +114,28 @@ class Budget:
 
     @property
     def name(self) -> str:
-        listed = ",".join(map(str, self.self_layers))
-        return f"sa{len(self.self_layers)}" + (f":{listed}" if listed else "")
+        return name_of(self.self_layers, self.read_layers)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.self_layers), len(self.read_layers)
 
     def check(self, plan: LayerPlan) -> None:
         """Raises ValueError unless every layer of the budget is a SELF layer."""
-        wrong = sorted(set(self.self_layers) - set(plan.self_layers))
+        wrong = sorted({*self.self_layers, *self.read_layers} - {*plan.self_layers})
         if wrong:
             raise ValueError(
                 f"Budget {self.name!r} switches on layers {wrong}, but the SELF layers "
                 f"of this model are {list(plan.self_layers)}."
             )
 
-    def gates(self, plan: LayerPlan) -> tuple[bool, ...]:
-        """Returns one Python bool per SELF layer of the plan (the static form)."""
+    def gates(self, plan: LayerPlan) -> tuple[StaticGate, ...]:
+        """Returns one gate per SELF layer of the plan: False, READ or True."""
         self.check(plan)
-        return tuple(i in self.self_layers for i in plan.self_layers)
+        return tuple(
+            READ if i in self.read_layers else i in self.self_layers
+            for i in plan.self_layers
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -154,15 +176,14 @@ class BudgetSet:
         if names is None:
             names = map(str, range(len(plan.self_layers) + 1))
         if isinstance(names, str):
-            names = _split(names)
+            names = split_names(names)
         return cls(plan, tuple(b for name in names for b in _named(name, plan)))
 
     def index(self, budget: Budget) -> int:
         """Returns the budget's class. Raises ValueError if it is not in the set."""
         if budget not in self.budgets:
-            raise ValueError(
-                f"Budget {budget.name!r} is not in this set {list(self.names)}."
-            )
+            known = list(self.names)
+            raise ValueError(f"Budget {budget.name!r} is not in this set {known}.")
         return self.budgets.index(budget)
 
     def find(self, budget: str | Budget | None = None) -> Budget:
@@ -207,16 +228,25 @@ class BudgetSet:
 
     @property
     def largest(self) -> Budget:
-        return max(self.budgets, key=lambda b: len(b.self_layers))
+        return max(self.budgets, key=lambda b: b.size)
 
     @property
     def smallest(self) -> Budget:
-        return min(self.budgets, key=lambda b: len(b.self_layers))
+        return min(self.budgets, key=lambda b: b.size)
+
+    @property
+    def reads(self) -> bool:
+        """Whether a budget of the set has a layer that reads."""
+        return any(budget.read_layers for budget in self.budgets)
 
     def gate_table(self) -> np.ndarray:
-        """Returns the gates of every budget, bool (num_budgets, S)."""
-        rows = [b.gates(self.plan) for b in self.budgets]
-        return np.asarray(rows, bool).reshape(len(rows), len(self.plan.self_layers))
+        """Returns the gates of every budget, (num_budgets, S), as a program takes them.
+
+        bool where no budget reads; else int32: 0 (off), 1 (READ) or ON_LEVEL.
+        """
+        rows = [[_LEVELS[g] for g in b.gates(self.plan)] for b in self.budgets]
+        table = np.array(rows, np.int32).reshape(len(self), len(self.plan.self_layers))
+        return table if self.reads else table == ON_LEVEL
 
     def __iter__(self) -> Iterator[Budget]:
         return iter(self.budgets)
@@ -238,20 +268,6 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
     layers = plan.self_layers
     sizes = range(len(layers) + 1)
     return [Budget(c) for n in sizes for c in itertools.combinations(layers, n)]
-
-
-def _split(text: str) -> list[str]:
-    """Returns the names of a list with commas; those of a name stay with it."""
-    parts, names = text.split(","), []
-    while parts:
-        name = parts.pop(0)
-        if listed := _FIRST_OF_SEVERAL.fullmatch(name):
-            for _ in range(int(listed[1]) - 1):
-                if not parts or not _NUMBER.fullmatch(parts[0]):
-                    break
-                name += f",{parts.pop(0)}"
-        names.append(name)
-    return names
 
 
 def _named(name: str, plan: LayerPlan) -> list[Budget]:

@@ -6,6 +6,7 @@ layers run on a given sample is the other half and lives in `visor_jax.budget`.
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ class LayerKind(enum.Enum):
 
     TEXT = "text"  # text only
     CROSS = "cross"  # a text-to-image adapter, then the layer on text only
+    READ = "read"  # text looks at the image in the layer itself; the image stays
     SELF = "self"  # if switched on: the layer on image and text; if off: as TEXT
 
     @property
@@ -42,6 +44,18 @@ class LayerKind(enum.Enum):
         return self is LayerKind.SELF
 
 
+class Middle(enum.Enum):
+    """The one position of a gate between False (off) and True (on)."""
+
+    READ = "read"
+
+
+# Of a SELF layer: text sees the image as in a READ layer, and nothing refines it.
+READ = Middle.READ
+# A gate whose position is known: off, READ or on.
+StaticGate = bool | Middle
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
     """One kind per decoder layer, first layer first (hashable, static under jit)."""
@@ -57,17 +71,26 @@ class LayerPlan:
 
     @classmethod
     def build(
-        cls, num_layers: int, *, cross: Iterable[int] = (), self_: Iterable[int] = ()
+        cls,
+        num_layers: int,
+        *,
+        cross: Iterable[int] = (),
+        self_: Iterable[int] = (),
+        read: Iterable[int] = (),
     ) -> "LayerPlan":
-        """Returns the plan with CROSS and SELF layers at the given depths, else TEXT.
+        """Returns the plan with layers of these kinds at the given depths, else TEXT.
 
         Raises:
           ValueError: for an index outside 0..num_layers-1, a repeated index, or a layer
-            that is asked to be both CROSS and SELF; all offenders are named.
+            that is asked to be of two kinds; all offenders are named.
         """
-        cross, self_ = tuple(cross), tuple(self_)
+        asked = {
+            LayerKind.CROSS: tuple(cross),
+            LayerKind.SELF: tuple(self_),
+            LayerKind.READ: tuple(read),
+        }
         problems = []
-        for name, layers in (("CROSS", cross), ("SELF", self_)):
+        for name, layers in ((kind.name, layers) for kind, layers in asked.items()):
             if len(layers) > num_layers:
                 problems.append(
                     f"{len(layers)} {name} layers do not fit {num_layers} layers"
@@ -79,16 +102,17 @@ class LayerPlan:
             repeated = sorted({i for i in layers if layers.count(i) > 1})
             if repeated:
                 problems.append(f"{name} layers {repeated} are listed repeatedly")
-        both = sorted(set(cross) & set(self_))
-        if both:
-            problems.append(f"layers {both} are both CROSS and SELF: choose one")
+        for one, other in itertools.combinations(asked, 2):
+            both = sorted(set(asked[one]) & set(asked[other]))
+            if both:
+                names = f"{one.name} and {other.name}"
+                problems.append(f"layers {both} are both {names}: choose one")
         if problems:
             raise ValueError("Impossible LayerPlan: " + "; ".join(problems) + ".")
         kinds = [LayerKind.TEXT] * num_layers
-        for i in cross:
-            kinds[i] = LayerKind.CROSS
-        for i in self_:
-            kinds[i] = LayerKind.SELF
+        for kind, layers in asked.items():
+            for layer in layers:
+                kinds[layer] = kind
         return cls(tuple(kinds))
 
     @classmethod
@@ -118,6 +142,10 @@ class LayerPlan:
     @property
     def cross_layers(self) -> tuple[int, ...]:
         return tuple(i for i, kind in enumerate(self.kinds) if kind.has_adapter)
+
+    @property
+    def read_layers(self) -> tuple[int, ...]:
+        return tuple(i for i, k in enumerate(self.kinds) if k is LayerKind.READ)
 
     @property
     def is_dense(self) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tests import passes
 from visor_jax.batch import Batch
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.ops.masks import TokenTags
@@ -46,13 +47,17 @@ def abstract_params(config: VLMConfig, inputs: Batch) -> Any:
     return init["params"]
 
 
-def forward(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[[Any, Batch], Any]:
+def forward(
+    config: VLMConfig, gates: tuple[StaticGate, ...]
+) -> Callable[[Any, Batch], Any]:
     """Returns the plain forward pass: (params, batch) to logits."""
     model = VLM(config)
     return lambda params, b: model.apply({"params": params}, b, gates).logits
 
 
-def prefill(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[[Any, Batch], Any]:
+def prefill(
+    config: VLMConfig, gates: tuple[StaticGate, ...]
+) -> Callable[[Any, Batch], Any]:
     """Returns the prefill: (params, batch) to (logits, cache)."""
     model = VLM(config)
     return lambda params, b: model.apply(
@@ -60,7 +65,7 @@ def prefill(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[[Any, Batch]
     )
 
 
-def decode(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[..., Any]:
+def decode(config: VLMConfig, gates: tuple[StaticGate, ...]) -> Callable[..., Any]:
     """Returns one step of decoding: (params, tokens, tags, cache) to logits."""
     model = VLM(config)
     return lambda params, tokens, tags, cache: model.apply(
@@ -69,7 +74,11 @@ def decode(config: VLMConfig, gates: tuple[bool, ...]) -> Callable[..., Any]:
 
 
 def abstract_cache(
-    config: VLMConfig, gates: tuple[bool, ...], params: Any, inputs: Batch, extra: int
+    config: VLMConfig,
+    gates: tuple[StaticGate, ...],
+    params: Any,
+    inputs: Batch,
+    extra: int,
 ) -> Any:
     """Returns the shapes of a prefilled cache with room for `extra` more tokens."""
     capacity = inputs.tokens.shape[1] + extra
@@ -88,7 +97,7 @@ def one_token(batch: int) -> tuple[Any, TokenTags]:
 
 
 def with_image_at_hand(
-    config: VLMConfig, gates: tuple[bool, ...]
+    config: VLMConfig, gates: tuple[StaticGate, ...]
 ) -> Callable[..., Any]:
     """Returns the forward pass of text: (params, batch, image K/V) to logits.
 

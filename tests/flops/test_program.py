@@ -76,6 +76,7 @@ ODD_CONFIGS = {
     "CROSS only": _odd(LayerPlan.build(3, cross=(0, 2)), image_newline=False),
     "SELF only": _odd(LayerPlan.build(3, self_=(1,)), grid_embedding=True),
     "text only": _odd(LayerPlan.build(2)),
+    "READ before and behind SELF": _odd(LayerPlan.build(4, self_=(1, 2), read=(0, 3))),
     "heads wider than the stream, as in Qwen3": _qwen3(
         _odd(LayerPlan.build(5, cross=(0, 4), self_=(1, 3)))
     ),
@@ -88,7 +89,13 @@ ALL_CONFIGS = {"mini": mini(), "dense mini": dense(mini()), **ODD_CONFIGS}
 
 def _budgets(config: VLMConfig) -> list[Budget]:
     plan = config.plan
-    return [Budget.all(plan)] if plan.is_dense else [*BudgetSet.parse(["every"], plan)]
+    *rest, last = plan.self_layers or (0,)
+    reading = [Budget.reading(plan), Budget(tuple(rest), (last,))]
+    if not plan.self_layers:
+        reading = []
+    if plan.is_dense:
+        return [*reading, Budget.all(plan)]
+    return [*BudgetSet.parse(["every"], plan), *reading]
 
 
 @pytest.mark.parametrize("name", ALL_CONFIGS)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from visor_jax.batch import Batch
-from visor_jax.layer_plan import LayerKind
+from visor_jax.layer_plan import READ, LayerKind
 from visor_jax.models.config import DecoderConfig, VLMConfig
 
 
@@ -110,7 +110,10 @@ def _sample(
     after, looked = [], {}
     for index, kind in enumerate(config.plan.kinds):
         layer = params["language_model"][f"layers_{index}"]
-        if kind is LayerKind.SELF and on[index]:
+        gate = on.get(index, kind is not LayerKind.TEXT)
+        if kind is LayerKind.READ or gate is READ:
+            _qwen2_layer(layer, config.decoder, text, image + text)
+        elif kind is LayerKind.SELF and gate:
             _qwen2_layer(layer, config.decoder, image + text, image + text)
         else:
             if kind is LayerKind.CROSS:

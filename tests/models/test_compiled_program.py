@@ -36,6 +36,15 @@ def test_one_conditional_for_each_self_layer(remat):
     assert conditionals(lowered) == 2
 
 
+def test_one_conditional_of_three_branches_where_layers_may_read():
+    lowered = tiny.forward_traced.lower(
+        *inputs(CONFIG), jnp.array([2, 1]), config=CONFIG
+    )
+    text = lowered.compile().as_text()
+    found = re.findall(r" conditional\(.*branch_computations={([^}]*)}", text)
+    assert [len(branches.split(",")) for branches in found] == [3, 3]
+
+
 def test_training_step_keeps_the_conditionals_forward_and_backward():
     config = CONFIG.replace(remat="layer")
     gates = jnp.array([True, False])

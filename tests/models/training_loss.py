@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from visor_jax.batch import Batch
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 
@@ -22,7 +23,7 @@ def loss(params: Any, batch: Batch, gates: Any, config: VLMConfig) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("gates", "config"))
 def gradient_static(
-    params: Any, batch: Batch, *, gates: tuple[bool, ...], config: VLMConfig
+    params: Any, batch: Batch, *, gates: tuple[StaticGate, ...], config: VLMConfig
 ) -> Any:
     """Returns loss and gradient of the program made for these gates."""
     return jax.value_and_grad(loss)(params, batch, gates, config)

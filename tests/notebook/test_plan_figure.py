@@ -29,6 +29,16 @@ def test_layers_that_a_budget_leaves_out_are_hollow():
     assert words(figure).count("refine") == words(figure).count("off") == 1
 
 
+def test_a_layer_that_reads_has_an_arrow_and_a_hollow_box():
+    figure = plan_figure(PLAN, Budget((1,), (3,)))
+    hollow = [box for box in boxes(figure) if box.get_facecolor() == to_rgba("white")]
+    assert (len(boxes(figure)), len(hollow)) == (8, 1)
+    assert words(figure).count("read") == words(figure).count("refine") == 1
+    kinds = plan_figure(LayerPlan.build(2, read=(1,)))
+    assert words(kinds).count("read") == 1
+    assert len(boxes(kinds)) == 2
+
+
 def test_without_a_budget_all_layers_run():
     assert "off" not in words(plan_figure(PLAN))
 

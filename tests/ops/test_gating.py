@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from visor_jax.layer_plan import READ
 from visor_jax.ops.gating import as_sequence, gated, is_static
 
 # The package's own checks, without those that the tests put around every function.
@@ -21,7 +22,14 @@ class Gated(nn.Module):
         )
 
     def __call__(self, x, gate):
-        return gated(gate, lambda m, x: m(x), lambda m, x: x + 1, self.inner, x)
+        return gated(
+            gate,
+            lambda m, x: m(x),
+            lambda m, x: x + 1,
+            self.inner,
+            x,
+            read=lambda m, x: m(x) - 1,
+        )
 
 
 X = jnp.full((1, 1), 5.0)
@@ -32,6 +40,15 @@ def test_both_forms_take_the_same_branch(gate, expected):
     params = Gated().init(jax.random.key(0), X, gate=True)
     assert Gated().apply(params, X, gate) == expected
     assert jax.jit(Gated().apply)(params, X, jnp.array(gate)) == expected
+
+
+@pytest.mark.parametrize(
+    ("gate", "level", "expected"), [(False, 0, 6.0), (READ, 1, 9.0), (True, 2, 10.0)]
+)
+def test_a_middle_position_is_a_third_branch(gate, level, expected):
+    params = Gated().init(jax.random.key(0), X, gate=READ)
+    assert Gated().apply(params, X, gate) == expected
+    assert jax.jit(Gated().apply)(params, X, jnp.int32(level)) == expected
 
 
 def test_initialisation_under_a_traced_gate_makes_all_parameters():
@@ -47,8 +64,10 @@ def test_python_bools_are_static_and_arrays_are_not():
 
 def test_gates_become_one_for_each_layer():
     assert as_sequence([True, False], 2) == (True, False)
+    assert as_sequence([READ, np.True_], 2) == (READ, True)
     first, second = as_sequence(jnp.array([True, False]), 2)
     assert first.shape == second.shape == ()
+    assert [int(x) for x in as_sequence(jnp.array([2, 0]), 2)] == [2, 0]
     assert as_sequence(jnp.zeros(0, bool), 0) == ()
 
 
@@ -59,7 +78,7 @@ def test_gates_become_one_for_each_layer():
         np.ones((2, 2), bool),
         np.ones(3, bool),
         np.ones((), bool),
-        np.ones(2, np.int32),
+        np.ones(3, np.int32),
         np.ones(2, np.float32),
     ],
 )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.inference.loading.network import Network
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
@@ -70,7 +71,7 @@ def first_crop_map(
 
 @bounded_jit(static_argnames=("model", "gates"))
 def _maps(
-    params: Any, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
+    params: Any, batch: Batch, *, model: VLM, gates: tuple[StaticGate, ...]
 ) -> dict[int, Array]:
     last = last_valid(text_tags(batch))[:, None]
 

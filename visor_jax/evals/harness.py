@@ -33,6 +33,7 @@ from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation.finite import marked, why_not_finite
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.router import HostRouter
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.packed_answers import PackedAnswers
@@ -88,7 +89,7 @@ def check_plan(config: VLMConfig, budgets: BudgetSet) -> None:
 
 @bounded_jit(static_argnames=("model", "gates"))
 def next_tokens(
-    model: VLM, params: Params, batch: Batch, gates: tuple[bool, ...]
+    model: VLM, params: Params, batch: Batch, gates: tuple[StaticGate, ...]
 ) -> Int[Array, "B T"]:
     """Returns the most likely next token at every place, int32, or `NOT_FINITE`.
 

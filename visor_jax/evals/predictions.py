@@ -203,7 +203,7 @@ class Predictions:
         """
         settings = json.loads(_settings_file(file).read_text())
         reducer = settings.pop("reducer", None)
-        budgets = [Budget(tuple(layers)) for layers in settings.pop("budgets").values()]
+        budgets = [Budget.of_name(name) for name in settings.pop("budgets")]
         groups = {g: tuple(tasks) for g, tasks in settings.pop("groups").items()}
         facts = BenchmarkFacts(
             name=settings.pop("benchmark"), groups=groups, **settings

@@ -172,7 +172,7 @@ def _prefill_layers(
     at_hand: Collection[int],
 ) -> list[LayerCost]:
     plan, decoder, gates = config.plan, config.decoder, budget.gates(config.plan)
-    costs = []
+    on, costs = plan.gate_of_layer(gates), []
     for layer, image in enumerate(_image_seen(config, budget, lengths)):
         kind, known = plan.kinds[layer], layer in at_hand
         if kind.has_adapter:
@@ -180,7 +180,8 @@ def _prefill_layers(
                 decoder, config.adapter, text=text, image=image, at_hand=known
             )
         elif image:
-            refined = kind.refines_image and plan.image_is_read_after(layer, gates)
+            refined = kind.refines_image and on.get(layer, True) is True
+            refined = refined and plan.image_is_read_after(layer, gates)
             cost = layer_costs.self_layer(
                 decoder,
                 text=text,

@@ -13,6 +13,7 @@ are included. Other elementwise work, softmax, norms and gathers are not counted
     text only       T         T          T
     SELF, read      V + T     V + T      V + T          image refined for a later layer
     SELF, unread    T         V + T      V + T          nobody reads the image again
+    READ            T         V + T      V + T          the image stays as it is
     SELF, at hand   T         T          V + T          the image's K/V are known
     decode          1         1          context (+ V in a SELF layer that is on)
     adapter         T         V          V              before a CROSS layer's text only

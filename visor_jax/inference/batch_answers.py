@@ -20,6 +20,7 @@ from visor_jax.inference.generation.finite import check_written
 from visor_jax.inference.generation.generate import keys_of_rows
 from visor_jax.inference.prefilled_parts import prefilled_parts
 from visor_jax.inference.routing.choose_budgets import BudgetChoice
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.bounded_jit import bounded_jit
 
@@ -28,7 +29,7 @@ Params = Any
 
 @bounded_jit(static_argnames=("model", "gates"))
 def batch_logits(
-    params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...]
+    params: Params, batch: Batch, *, model: VLM, gates: tuple[StaticGate, ...]
 ) -> Float[Array, "B T W"]:
     """Returns float32 logits of all text tokens, those of padding among them."""
     return model.apply({"params": params}, batch, gates).logits

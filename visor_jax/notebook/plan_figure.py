@@ -6,15 +6,15 @@ from matplotlib.patches import FancyBboxPatch
 
 from visor_jax.budget import Budget
 from visor_jax.evals.report import style
-from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.layer_plan import READ, LayerKind, LayerPlan, StaticGate
 
 # Heights of the two streams, and half the size of a layer's box.
 _IMAGE, _TEXT, _HALF = 1.0, 0.0, 0.3
 _LEGEND = (
-    "look: text attends to the image by an adapter",
+    "look: text attends to the image by an adapter; read: in the layer itself",
     "refine: self-attention over image and text, where the budget wants it",
 )
-_NAMES = {LayerKind.TEXT: "text", LayerKind.CROSS: "look", LayerKind.SELF: "refine"}
+_NAMES = {LayerKind.CROSS: "look", LayerKind.READ: "read", LayerKind.SELF: "refine"}
 
 
 def plan_figure(plan: LayerPlan, budget: Budget | None = None) -> Figure:
@@ -43,17 +43,17 @@ def plan_figure(plan: LayerPlan, budget: Budget | None = None) -> Figure:
     return drawing
 
 
-def _layer(axes: Axes, index: int, kind: LayerKind, is_on: bool) -> None:
+def _layer(axes: Axes, index: int, kind: LayerKind, gate: StaticGate) -> None:
     _box(axes, index, _TEXT, style.INK, filled=True)
     axes.text(index, _TEXT - 0.5, str(index), ha="center", fontsize=7.5)
     if not kind.sees_image:
         return
-    colour = style.BLUE if kind.refines_image else style.ORANGE
+    colour = style.ORANGE if kind.has_adapter else style.BLUE
     if kind.refines_image:
-        _box(axes, index, _IMAGE, colour, filled=is_on)
-    if is_on:
+        _box(axes, index, _IMAGE, colour, filled=gate is True)
+    if gate:
         _arrow(axes, (index, _IMAGE - _HALF), (index, _TEXT + _HALF), colour)
-    words = _NAMES[kind] if is_on else "off"
+    words = "off" if not gate else "read" if gate is READ else _NAMES[kind]
     axes.text(index, 1.45, words, ha="center", fontsize=7.5, color=colour)
 
 

@@ -6,8 +6,11 @@ serves every budget and still skips the work (universal training). Never `vmap` 
 gate: the conditional would turn into a select and both branches would run. Samples with
 different budgets are grouped on the host instead.
 
+A gate may have a middle position, READ. Traced, it is then a number of the levels in
+`visor_jax.budget`, and a `lax.switch` of three branches.
+
 While a policy trains there is a third form: one number in 0..1 per sample, which blends
-the two branches, so that a loss has a gradient with respect to the choice. Both run.
+off and on, so that a loss has a gradient with respect to the choice. Both run.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +20,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-Gate = bool | Bool[Array, ""] | Float[Array, "B"]
-Gates = Sequence[bool] | Bool[np.ndarray, "S"] | Bool[Array, "S"] | Float[Array, "B S"]
+from visor_jax.layer_plan import READ, Middle, StaticGate
+
+Gate = StaticGate | Bool[Array, ""] | Int[Array, ""] | Float[Array, "B"]
+Gates = (
+    Sequence[StaticGate]
+    | Bool[np.ndarray, "S"]
+    | Bool[Array, "S"]
+    | Int[Array, "S"]
+    | Float[Array, "B S"]
+)
 
 
 def gated(
@@ -29,19 +40,26 @@ def gated(
     off: Callable[..., Any],
     module: nn.Module,
     *operands: Any,
+    read: Callable[..., Any] | None = None,
 ) -> Any:
     """Returns `on(module, *operands)` if the gate is on, else `off(...)`.
 
-    Both branches must return the same structure of arrays. While parameters are being
+    read: what runs in the middle position; needed where a gate may have it.
+
+    All branches must return the same structure of arrays. While parameters are being
     created the branch that is on runs, because it touches all of them. A blending gate
     needs a leading axis of samples in every float array.
     """
+    if gate is READ:
+        return read(module, *operands)
     if isinstance(gate, bool):
         return (on if gate else off)(module, *operands)
     if module.is_initializing():
         return on(module, *operands)
     if gate.ndim == 1:
         return _blended(gate, on(module, *operands), off(module, *operands))
+    if gate.dtype != jnp.bool_:
+        return nn.switch(gate, (off, read, on), module, *operands)
     return nn.cond(gate, on, off, module, *operands)
 
 
@@ -76,7 +94,7 @@ def is_static(gates: Any) -> bool:
 def as_sequence(gates: Any, count: int) -> tuple[Gate, ...]:
     """Returns `Gates`, checked, one per SELF layer.
 
-    They are Python bools, traced scalars, or (B,) numbers that blend.
+    They are Python bools or READ, traced scalars, or (B,) numbers that blend.
 
     Raises:
       ValueError: for another count, shape or dtype; per-sample bools are among these.
@@ -84,16 +102,18 @@ def as_sequence(gates: Any, count: int) -> tuple[Gate, ...]:
     if not is_static(gates):
         if jnp.issubdtype(gates.dtype, jnp.floating) and gates.shape[1:] == (count,):
             return tuple(gates[:, i] for i in range(count))
-        if gates.shape != (count,) or gates.dtype != jnp.bool_:
+        known = gates.dtype == jnp.bool_ or jnp.issubdtype(gates.dtype, jnp.integer)
+        if gates.shape != (count,) or not known:
             raise ValueError(
                 f"Traced gates must be bool ({count},), one per SELF layer; got "
                 f"{gates.dtype} {gates.shape}. Per-sample gates are not supported: "
                 "group the samples by budget."
             )
         return tuple(gates[i] for i in range(count))
-    if len(gates) != count or not all(isinstance(g, bool | np.bool_) for g in gates):
+    positions = bool | np.bool_ | Middle
+    if len(gates) != count or not all(isinstance(g, positions) for g in gates):
         raise ValueError(
             f"Static gates must be {count} bools, one per SELF layer; got {gates!r}. "
             "Per-sample gates are not supported: group the samples by budget."
         )
-    return tuple(bool(g) for g in gates)
+    return tuple(g if g is READ else bool(g) for g in gates)

@@ -116,8 +116,9 @@ def kept_by_layer(
     text, image = batch.text_tokens, batch.image_tokens
     traced = budget is None and kind.is_gated
     is_on = not kind.is_gated or traced or layer in budget.self_layers
+    reads = is_on or layer in budget.read_layers
     refined = image if kind.refines_image and is_on else 0
-    seen = image if _sees_in_itself(kind) and is_on else 0
+    seen = image if _sees_in_itself(kind) and reads else 0
     whole = config.remat == "none" or (config.remat == "gated" and not kind.is_gated)
     if not whole:
         inputs = text + refined

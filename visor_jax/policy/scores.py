@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from visor_jax.batch import Batch
 from visor_jax.budget import BudgetSet
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
@@ -116,7 +117,7 @@ def _score(
     answers: PackedAnswers,
     *,
     model: VLM,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
 ) -> tuple[Bool[Array, "B R"], Float[Array, "B R"]]:
     """Returns whether each answer is right, and its log-likelihood."""
 

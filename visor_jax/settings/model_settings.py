@@ -22,6 +22,7 @@ class ModelSettings:
     plan: str = "visor"
     self_layers: tuple[int, ...] | None = None
     cross_layers: tuple[int, ...] | None = None
+    read_layers: tuple[int, ...] | None = None
     adapters: str | None = None
     adapter_init: str = RANDOM
     reading_layers: tuple[int, ...] | None = None
@@ -45,16 +46,26 @@ class ModelSettings:
     def _with_plan(self, config: VLMConfig) -> VLMConfig:
         if self.plan not in ("visor", "dense"):
             raise ValueError(f"model.plan={self.plan!r} is not 'visor' or 'dense'.")
-        own = self.self_layers is None and self.cross_layers is None
+        given = {
+            "self_": self.self_layers,
+            "cross": self.cross_layers,
+            "read": self.read_layers,
+        }
+        own = all(layers is None for layers in given.values())
         if self.plan == "dense":
             if not own:
-                raise ValueError("A dense plan takes no self_layers or cross_layers.")
+                raise ValueError(
+                    "A dense plan takes no self_layers, cross_layers or read_layers."
+                )
             return dense(config)
         if own:
             return config
         plan = config.plan
-        given = {"self_": self.self_layers, "cross": self.cross_layers}
-        defaults = {"self_": plan.self_layers, "cross": plan.cross_layers}
+        defaults = {
+            "self_": plan.self_layers,
+            "cross": plan.cross_layers,
+            "read": plan.read_layers,
+        }
         layers = {k: defaults[k] if v is None else v for k, v in given.items()}
         # The variant's reading layers belong to its own plan.
         return config.replace(

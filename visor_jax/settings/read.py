@@ -21,6 +21,7 @@ from visor_jax.settings.run_settings import (
 )
 from visor_jax.settings.sections import SECTIONS, Sections, build, check_keys
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.policy_objective import BLENDED
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 
@@ -137,13 +138,20 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
             f"{init_from} has one budget, {budgets.names[0]!r}: nothing to choose."
         )
     policy = {**fields["policy"], "num_budgets": len(budgets)}
+    objective = build(sections, "objective", fields["objective"])
+    if objective.kind == BLENDED and budgets.reads:
+        raise ValueError(
+            f"objective.kind={BLENDED!r} blends layers that are on with layers that "
+            f"are off, and {list(budgets.names)} have some that read: take another "
+            "objective."
+        )
     return PolicySettings(
         **shared,
         model=model,
         budgets=budgets,
         init_from=init_from,
         policy=build(sections, "policy", policy),
-        objective=build(sections, "objective", fields["objective"]),
+        objective=objective,
         scores=build(sections, "scores", fields["scores"]),
     )
 

@@ -21,6 +21,7 @@ from tests.inference.engine.tiny_engine import (
     scripted,
 )
 from tests.inference.tiny_processor import Picture
+from visor_jax.budget import Budget
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.engine_config import EngineConfig
@@ -45,6 +46,15 @@ def test_mixed_budgets_and_sizes_are_answered_as_alone():
     assert len({answer.tokens for answer in found}) > 12
     assert len({len(answer.tokens) for answer in found}) > 2
     assert shared_engine().is_idle
+
+
+def test_a_budget_that_reads_is_one_among_others():
+    """...with what it keeps of an image: a second question sends only text."""
+    router = scripted((BUDGETS[0], Budget.reading(CONFIG.plan)))
+    requests = tiny_processor.requests(8, seed=4)
+    asked = engine(router)
+    check(asked.answer_all(requests), requests, router)
+    check(asked.answer_all(requests), requests, router)
 
 
 def test_answers_of_unlike_lengths_free_their_slots():

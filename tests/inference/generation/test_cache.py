@@ -18,6 +18,10 @@ CASES = [
     (name, budget)
     for name, config in tiny.NETWORKS.items()
     for budget in tiny.every_budget(config)
+] + [
+    ("visor", Budget((1,), (3,))),
+    ("visor", Budget((3,), (1,))),
+    ("dense", Budget.reading(tiny.NETWORKS["dense"].plan)),
 ]
 # Other numbers of heads are other shapes: minutes of compilation, nothing new to see.
 EQUALITY = [case for case in CASES if case[0] != "grouped"]
@@ -85,7 +89,9 @@ def test_prefill_and_decode_equal_the_full_forward_pass(name, budget):
 
 def _check_contents(cache, config, budget, batch, spare):
     """Asserts that every layer holds what its kind and the budget need, and no more."""
-    on = set(config.plan.cross_layers) | set(budget.self_layers)
+    plan = config.plan
+    on = {*plan.cross_layers, *plan.read_layers}
+    on |= {*budget.self_layers, *budget.read_layers}
     for index, layer in enumerate(cache.layers):
         assert (layer.image is not None) == (index in on)
     assert cache.num_bytes() == _expected_bytes(config, budget, batch, spare)
@@ -96,7 +102,8 @@ def _expected_bytes(config, budget, batch, spare):
     d, plan = config.decoder, config.plan
     text = (batch.tokens.shape[1] + spare) * plan.num_layers * d.num_kv_heads
     held = len(plan.cross_layers) * config.adapter.num_kv_heads
-    held += len(budget.self_layers) * d.num_kv_heads
+    seeing = (budget.self_layers, budget.read_layers, plan.read_layers)
+    held += sum(map(len, seeing)) * d.num_kv_heads
     tokens = text + held * batch.image_mask.shape[1]
     return 2 * batch.size * d.head_dim * 4 * tokens
 

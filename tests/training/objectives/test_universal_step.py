@@ -13,6 +13,7 @@ import pytest
 from configs import stage_a
 from tests import tiny
 from tests.tolerances import GRADIENT
+from visor_jax.budget import BudgetSet
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
@@ -102,6 +103,22 @@ def test_a_step_is_gradient_descent_at_the_drawn_budget(plain, phase, gates):
     expected = descended(state.params, jnp.asarray(gates))
     jax.tree.map(assert_close, after.params, expected)
     assert after.step == 10 * phase + 1
+
+
+def test_a_step_trains_a_budget_that_reads():
+    plan = CONFIG.plan
+    budgets = BudgetSet.parse("none,sa1:0+rd1:2,all", plan)
+    phases = (SchedulePhase(1.0, {"sa1:0+rd1:2": 1.0}),)
+    schedule = BudgetSchedule(budgets, phases, 100)
+    objective = ObjectiveSettings()
+    step = make_universal_step(VLM(CONFIG), DESCENT, schedule, objective, FROZEN)
+    state = TrainState.create(
+        tiny.params_of(CONFIG)["params"], DESCENT, FROZEN, seed=0, num_budgets=3
+    )
+    after = jax.jit(step)(state, BATCH)
+    expected = descended(state.params, jnp.asarray([2, 1]))
+    jax.tree.map(assert_close, after.params, expected)
+    assert after.sums.steps.tolist() == [0, 1, 0]
 
 
 def test_a_batch_in_parts_is_the_whole_batch(plain):

@@ -38,6 +38,7 @@ from visor_jax.inference.generation.prefill_parts import (
     prefill_trunk,
 )
 from visor_jax.inference.routing.router import Router, features_of
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.bounded_jit import ProgramCount
 from visor_jax.runtime.device_cache import Held
@@ -250,7 +251,7 @@ class Programs:
         with self.clock.stopped():
             return self.shapes.new_slots(budget, bucket, count)
 
-    def _gates(self, budget: Budget) -> tuple[bool, ...]:
+    def _gates(self, budget: Budget) -> tuple[StaticGate, ...]:
         return budget.gates(self.model.config.plan)
 
     def _abstract_group(

@@ -33,6 +33,7 @@ from visor_jax.inference.generation.decode_step import (
     used_tokens,
 )
 from visor_jax.inference.sampling import RowSampling, also_used
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.kv_cache import KVCache, LayerCache
 from visor_jax.models.decoder.token_reducer import TokenReducer
@@ -102,7 +103,7 @@ class Admission:
 
 def free_slots(
     config: VLMConfig,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
     reducer: TokenReducer,
     *,
     slots: int,

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from visor_jax.data.prompts.stop_tokens import EndTokens, end_tokens
 from visor_jax.inference.generation.finite import marked
 from visor_jax.inference.sampling import RowSampling, sample_token
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
@@ -75,7 +76,7 @@ class DecodeState:
     keys: Key[Array, "B"] | None
     used: Bool[Array, "B W"] | None
     cache: KVCache | None
-    gates: tuple[bool, ...] = flax.struct.field(pytree_node=False)
+    gates: tuple[StaticGate, ...] = flax.struct.field(pytree_node=False)
 
 
 def step(model: VLM, params: Params, state: DecodeState, rules: Rules) -> DecodeState:

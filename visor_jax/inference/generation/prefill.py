@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
@@ -42,7 +43,7 @@ class Prefilled:
     prompt: Int[Array, "B T"]
     cache: KVCache
     spare: int = flax.struct.field(pytree_node=False)
-    gates: tuple[bool, ...] = flax.struct.field(pytree_node=False)
+    gates: tuple[StaticGate, ...] = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -73,7 +74,7 @@ class PromptEnds:
         logits: Float[Array, "B W"],
         cache: KVCache,
         *,
-        gates: tuple[bool, ...],
+        gates: tuple[StaticGate, ...],
         spare: int,
     ) -> Prefilled:
         """Returns what decoding starts from: logits at these ends, and the cache."""
@@ -110,7 +111,12 @@ def prefill(
 
 @bounded_jit(static_argnames=("model", "gates", "spare"))
 def _prefill(
-    params: Params, batch: Batch, *, model: VLM, gates: tuple[bool, ...], spare: int
+    params: Params,
+    batch: Batch,
+    *,
+    model: VLM,
+    gates: tuple[StaticGate, ...],
+    spare: int,
 ) -> Prefilled:
     ends = PromptEnds.of(batch)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.vision.image_tokens import ImageTokens
@@ -79,7 +80,7 @@ def prefill_rest(
     model: VLM,
     params: Params,
     trunk: DecoderState,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
     rows: Int[Array, "X"],
     indices: Int[Array, "X"],
     image_keys: ImageKeys | None = None,

@@ -19,6 +19,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.inference.generation.prefill import Prefilled, PromptEnds
 from visor_jax.inference.generation.prefill_parts import prefill_rest
+from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.features import policy_features
@@ -86,7 +87,7 @@ def _prefill_behind(
     rows: Int[Array, "X"],
     *,
     model: VLM,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
     spare: int,
 ) -> Prefilled:
     mine = jax.tree.map(lambda x: x[rows], trunk)

@@ -3,7 +3,8 @@
     text, image = embeddings, projected patches
     for each layer:  TEXT   text <- layer(text)
                      CROSS  text <- layer(text + adapter(text, image))
-                     SELF   on: both <- layer([image; text]); off: as TEXT
+                     READ   text <- layer([image; text]), the image stays
+                     SELF   on: both <- layer([image; text]); off: as TEXT; or as READ
 
 With every layer SELF and every gate on this is the unmodified Qwen of a LLaVA model.
 `run` goes through any span of layers, so that a policy can decide after the trunk that
@@ -175,10 +176,10 @@ class Decoder(nn.Module):
     ) -> DecoderState:
         """Returns the state behind a layer of which nothing but the streams is kept."""
         again = self._is_computed_again(index)
-        on = _streams_of(self.ways[index].when_on(is_read), again)
-        off = _streams_of(self.ways[index].off, again)
-        streams = (state.text, state.image)
-        text, image = gated(gate, on, off, self.layers[index], *streams)
+        ways, layer = self.ways[index], self.layers[index]
+        on = _streams_of(ways.when_on(is_read), again)
+        off, read = _streams_of(ways.off, again), _streams_of(ways.read, again)
+        text, image = gated(gate, on, off, layer, state.text, state.image, read=read)
         return state.replace(text=text, image=image)
 
     def _remembered(
@@ -191,10 +192,11 @@ class Decoder(nn.Module):
         past: KVCache | None,
     ) -> DecoderState:
         """Returns the state behind a layer, with what the layer remembers."""
-        on, off = self.ways[index].when_on(is_read), self.ways[index].off
+        ways = self.ways[index]
         text = self._at_positions(index, state.text, past)
         operands = (self.layers[index], text, state.image, known)
-        text, image, new = gated(gate, on, off, *operands)
+        on, off = ways.when_on(is_read), ways.off
+        text, image, new = gated(gate, on, off, *operands, read=ways.read)
         return state.replace(text=text, image=image, caches=(*state.caches, new))
 
     def _reduced(

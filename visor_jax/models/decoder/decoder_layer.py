@@ -5,6 +5,7 @@
     SELF, on                [image; text] <- layer([image; text])
     SELF, off               text <- layer(text), image as it was
     SELF, on, image unread  text <- layer([image; text]); of the image only K/V are made
+    READ; SELF at READ      the same, whoever reads the image later: it stays as it is
 
 Every way is one method, and `WAYS` says which kind of layer runs which. A method takes
 both streams and what is at hand of tokens that the layer has seen before (`past`), and
@@ -117,7 +118,7 @@ class DecoderLayer(nn.Module):
     def full_for_text(
         self, text: TokenStream, image: ImageStream, past: Past | None = None
     ) -> LayerResult:
-        """As `full` for the text; the image, which nobody reads later, stays."""
+        """As `full` for the text; the image stays as it is."""
         if past is None or past.image is None:
             image_kv = self.self_attn.keys_values(self._normed(image))
             image_tags = image.tags
@@ -190,12 +191,17 @@ class Ways(NamedTuple):
     """How a kind of layer runs.
 
     refining: on, while a later layer reads the image. on: while none does, or where
-    the image is not to be refined. off: with its gate off.
+    the image is not to be refined: with the gate at READ. off: with its gate off.
     """
 
     refining: Way
     on: Way
     off: Way
+
+    @property
+    def read(self) -> Way:
+        """The way that is taken while the gate is at READ."""
+        return self.on
 
     def when_on(self, image_is_read: bool) -> Way:
         """Returns the way that is taken while the gate is on."""
@@ -209,6 +215,7 @@ def _always(way: Way) -> Ways:
 WAYS = {
     LayerKind.TEXT: _always(DecoderLayer.text_only),
     LayerKind.CROSS: _always(DecoderLayer.cross),
+    LayerKind.READ: _always(DecoderLayer.full_for_text),
     LayerKind.SELF: Ways(
         DecoderLayer.full, DecoderLayer.full_for_text, DecoderLayer.text_only
     ),

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from visor_jax.layer_plan import LayerKind
+from visor_jax.layer_plan import LayerKind, StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     TokenReducer,
@@ -91,7 +91,7 @@ class KVCache:
     def empty(
         cls,
         config: VLMConfig,
-        gates: Sequence[bool],
+        gates: Sequence[StaticGate],
         reducer: TokenReducer,
         *,
         rows: int,

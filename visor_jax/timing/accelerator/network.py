@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
-from visor_jax.layer_plan import LayerPlan
+from visor_jax.layer_plan import LayerPlan, StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
@@ -155,7 +155,7 @@ def pixels(of: Size, *, rows: int) -> Array:
 
 
 def prefill(
-    config: VLMConfig, gates: tuple[bool, ...]
+    config: VLMConfig, gates: tuple[StaticGate, ...]
 ) -> Callable[[Params, Prompts], tuple[Array, KVCache]]:
     """Returns (params, prompts) -> last logits (B, 1, W) and cache; decoder alone."""
 
@@ -180,7 +180,7 @@ def prefill(
 def filled_cache(
     of: Size,
     config: VLMConfig,
-    gates: tuple[bool, ...],
+    gates: tuple[StaticGate, ...],
     *,
     rows: int,
     new_tokens: int,
@@ -204,7 +204,7 @@ def filled_cache(
 
 
 def decode(
-    config: VLMConfig, gates: tuple[bool, ...], steps: int
+    config: VLMConfig, gates: tuple[StaticGate, ...], steps: int
 ) -> Callable[[Params, KVCache], tuple[Array, KVCache]]:
     """Returns (params, cache) -> the last of `steps` greedy tokens, the cache again.
 

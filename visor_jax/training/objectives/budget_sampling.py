@@ -56,7 +56,10 @@ class BudgetSchedule:
         return jax.random.categorical(jax.random.fold_in(key, step), logits)
 
     def gates(self, index: Int[Array, ""]) -> Array:
-        """Returns the traced gates, bool (S,), of the budget with this index."""
+        """Returns the traced gates (S,) of the budget with this index.
+
+        See `BudgetSet.gate_table`.
+        """
         return jnp.asarray(self._gate_table)[index]
 
 

@@ -14,9 +14,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax.batch import Batch
+from visor_jax.budget import ON_LEVEL
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.training.accumulation import Term, gradient
@@ -126,10 +127,10 @@ class _Minimised:
     def __init__(
         self, model: VLM, schedule: BudgetSchedule, objective: ObjectiveSettings
     ) -> None:
-        budgets = schedule.budgets
+        budgets, table = schedule.budgets, schedule.budgets.gate_table()
         self.model, self.schedule, self.objective = model, schedule, objective
-        self.largest = jnp.asarray(budgets.largest.gates(budgets.plan), bool)
-        self.smallest = jnp.asarray(budgets.smallest.gates(budgets.plan), bool)
+        self.largest = jnp.asarray(table[budgets.index(budgets.largest)])
+        self.smallest = jnp.asarray(table[budgets.index(budgets.smallest)])
 
     def __call__(
         self, params: Tree, batch: Batch, budget: Array
@@ -154,15 +155,18 @@ class _Minimised:
                 terms.append(Term(gap, share * self.objective.distill_weight))
         return terms, drawn.sums
 
-    def _run(self, params: Tree, batch: Batch, gates: Bool[Array, "S"]) -> _Outcome:
+    def _run(
+        self, params: Tree, batch: Batch, gates: Bool[Array, "S"] | Int[Array, "S"]
+    ) -> _Outcome:
         reads = self.objective.reading_weight > 0
         output = self.model.apply({"params": params}, batch, gates, reading=reads)
         reading = Summed(jnp.zeros(()), jnp.zeros(()))
         if output.reading_logits:
             layers = self.model.config.plan.self_layers
-            is_on = {layer: gates[i] for i, layer in enumerate(layers)}
-            # With every gate off, what enters the decoder is all that text can read.
-            is_on[ENTRY] = ~jnp.any(gates)
+            refines = gates if gates.dtype == jnp.bool_ else gates == ON_LEVEL
+            is_on = {layer: refines[i] for i, layer in enumerate(layers)}
+            # Where nothing refines it, what enters the decoder is all that text reads.
+            is_on[ENTRY] = ~jnp.any(refines)
             reading = reading_loss(output.reading_logits, batch.image_labels, is_on)
         scored = (output.logits, batch.targets, batch.loss_mask)
         sums = _Sums(cross_entropy(*scored), accuracy(*scored), reading)

@@ -30,7 +30,15 @@ VAGUE_NAMES = {
 COMMANDS = ("train", "evaluate", "generate", "answer", "sweep", "serve")
 COMMAND_FOLDERS = ("convert", "timing", "show")
 
-LAYER_0 = ("axes", "layer_plan", "budget_names", "budget", "batch", "runtime")
+LAYER_0 = (
+    "axes",
+    "layer_plan",
+    "budget_names",
+    "budget_file",
+    "budget",
+    "batch",
+    "runtime",
+)
 LAYERS_0_TO_4 = (
     *LAYER_0,
     *("ops", "data", "sharding", "flops", "models"),
@@ -53,7 +61,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "axes": (),
     "layer_plan": (),
     "budget_names": (),
-    "budget": ("layer_plan", "budget_names"),
+    "budget_file": ("layer_plan",),
+    "budget": ("layer_plan", "budget_names", "budget_file"),
     "batch": (),
     # Processes, signals, progress, caches: nothing of what this project is about.
     "runtime": (),

@@ -8,12 +8,12 @@ ordered: the index of a budget is its class in the sampler, policy and report.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from visor_jax.budget_file import PREFIX, name_within, names_in
 from visor_jax.budget_names import (
     is_name,
     is_number,
@@ -21,7 +21,7 @@ from visor_jax.budget_names import (
     name_of,
     split_names,
 )
-from visor_jax.layer_plan import READ, LayerKind, LayerPlan, StaticGate
+from visor_jax.layer_plan import READ, LayerPlan, StaticGate
 
 # Of a traced gate with three positions, in the order of `gating.gated`'s branches.
 ON_LEVEL = 2
@@ -189,6 +189,8 @@ class BudgetSet:
     def find(self, budget: str | Budget | None = None) -> Budget:
         """Returns the budget of that name, the largest for None.
 
+        "@FILE:0.4" may be any of the plan: who names a file knows what they ask for.
+
         Raises:
           ValueError: if it is not in the set, with those that are.
         """
@@ -197,7 +199,8 @@ class BudgetSet:
             found = self.of_plan(budget)
         except ValueError as error:
             raise ValueError(f"{error} There are: {known}.") from error
-        if found not in self.budgets:
+        is_of_file = isinstance(budget, str) and budget.startswith(PREFIX)
+        if found not in self.budgets and not is_of_file:
             raise ValueError(
                 f"The network was not trained for budget {found.name!r}: choose one of "
                 f"{known}."
@@ -213,7 +216,9 @@ class BudgetSet:
         if budget is None:
             return self.largest
         if isinstance(budget, str):
-            return Budget.parse(budget, self.plan)
+            is_of_file = budget.startswith(PREFIX)
+            name = name_within(budget, self.plan) if is_of_file else budget
+            return Budget.parse(name, self.plan)
         if not isinstance(budget, Budget):
             raise ValueError(
                 f"budget={budget!r:.80} is neither a name ('none', 'all', '2', "
@@ -273,26 +278,7 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
 def _named(name: str, plan: LayerPlan) -> list[Budget]:
     if name == "every":
         return _subsets(plan)
-    if name.startswith("@"):
-        return _in_file(Path(name[1:]), plan)
+    if name.startswith(PREFIX):
+        found = names_in(Path(name.removeprefix(PREFIX)), plan)
+        return [Budget.parse(each, plan) for each in found]
     return [Budget.parse(name, plan)]
-
-
-def _in_file(file: Path, plan: LayerPlan) -> list[Budget]:
-    """Returns the budgets of a file that `analysis.budget_sweep` wrote."""
-    try:
-        content = json.loads(file.read_text())
-        names = tuple(content["budgets"])
-        kinds = tuple(LayerKind(kind) for kind in content["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} holds no budgets ({error}): give a file that "
-            "`python -m visor_jax.sweep` wrote."
-        ) from error
-    if kinds != plan.kinds:
-        raise ValueError(
-            f"The budgets in {file} are of another layer plan: SELF layers "
-            f"{list(LayerPlan(kinds).self_layers)} there, {list(plan.self_layers)} "
-            "in this network."
-        )
-    return [Budget.parse(name, plan) for name in names]

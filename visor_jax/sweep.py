@@ -8,6 +8,16 @@ heat map, and prints them. Configurations read them by that name:
 
     python -m visor_jax.train --config=configs/universal.py \\
         --config.budgets="('@runs/universal/budgets/viable.json',)"
+
+A network that was trained for no budgets, a LLaVA-OneVision of Hugging Face as it is,
+has some too: layers in which text only reads the image, or does without. They are found
+on a few prompts by how little they change its next token:
+
+    python -m visor_jax.sweep --checkpoint=PATH_OR_ID --out=DIR --calibrate=FILE
+    python -m visor_jax.generate --checkpoint=PATH_OR_ID \\
+        --budget=@DIR/viable.json:0.5 --image=photo.jpg --prompt="What is it?"
+
+FILE holds requests as those of `visor_jax.answer`; "pages" are those of the benchmark.
 """
 
 from absl import flags
@@ -21,17 +31,25 @@ def define_flags() -> None:
     flags.DEFINE_string("name", "viable", "Of the file that is written.")
     flags.DEFINE_string("out", None, "Folder; default: <checkpoint>/budgets.")
     flags.DEFINE_integer("limit", 256, "Evaluate at most so many budgets.")
+    flags.DEFINE_string(
+        "calibrate", None, "Without training: requests (JSON lines), or 'pages'."
+    )
+    flags.DEFINE_integer(
+        "prompts", 128, "With --calibrate: at most so many.", lower_bound=1
+    )
     flags.DEFINE_integer("pages", 512, "Pages; each is asked 10 tasks.")
     flags.DEFINE_string("split", "policy", "Handwriting: train, policy or test.")
     flags.DEFINE_float(
-        "margin", 0.005, "Share of answers by which a dearer budget must be better."
+        "margin",
+        0.005,
+        "Share of answers, or nats, by which a dearer budget must be better.",
     )
 
 
 if __name__ == "__main__":
     command_line.begin(define_flags)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +60,18 @@ from visor_jax.analysis.budget_sweep import (
     sweep,
     write_budget_file,
 )
+from visor_jax.analysis.calibration import calibrate
+from visor_jax.analysis.layer_lowering import check_lowering
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.stored_network import newest_network
+from visor_jax.commands.calibration_prompts import calibration_prompts
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report import style
 from visor_jax.evals.report.pictures import tasks_by_budget
+from visor_jax.inference.batch_answers import samples_of
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.runtime import output_place
@@ -93,9 +115,7 @@ def _prepare(
     stored = newest_network(checkpoint)
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)
-    folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
-    output_place.check_folder(folder, "--out")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(checkpoint, out)
     benchmark = PageBenchmark.make(pages, split=split)
     return open_network(checkpoint), benchmark, folder
 
@@ -130,6 +150,62 @@ def _sweep(
     return done
 
 
+def calibrate_checkpoint(
+    checkpoint: str,
+    data: str,
+    *,
+    out: str | None = None,
+    name: str = "viable",
+    limit: int = 256,
+    prompts: int = 128,
+    split: str = "policy",
+    margin: float = 0.005,
+) -> tuple[Sweep, Path]:
+    """Returns the budgets of a network that was trained for none, and their file.
+
+    Args:
+      checkpoint: path or id, ours or Hugging Face's.
+      data: file of requests, or "pages".
+      margin: nats by which a dearer budget must be closer to everything on.
+
+    Raises:
+      ValueError: for what is no checkpoint, requests that cannot be read, a wrong
+        limit, or measurements with other settings under this name.
+      OSError: if the folder cannot be made, or the file of requests not be read.
+    """
+    folder = _folder(checkpoint, out)
+    network = open_network(checkpoint)
+    check_lowering(network.config.plan, limit)
+    requests, facts = calibration_prompts(network, data, prompts, split)
+    samples = samples_of(network.processor, requests, room=1)
+    file = folder / f"{name}.json"
+    with (
+        owned_file(file, remedy=_REMEDY),
+        Progress(limit, description="measuring", unit="budgets") as shown,
+    ):
+        done = calibrate(
+            network,
+            samples,
+            file,
+            limit=limit,
+            margin=margin,
+            facts={"checkpoint": checkpoint, **facts},
+            progress=shown.update,
+        )
+    return done, file
+
+
+def _folder(checkpoint: str, out: str | None) -> Path:
+    """Returns the folder of the file, made. Raises ValueError for what is none."""
+    if out is None and not Path(checkpoint).is_dir():
+        raise ValueError(f"{checkpoint} is no folder to write budgets to: give --out.")
+    layout.check_local(checkpoint if out is None else out, "--out")
+    folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
+    output_place.check_folder(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _scored(found: Predictions, budget: Budget) -> ScoredBudget:
     scores = {name: score.value for name, score in found.scores_at(budget).items()}
     groups = {group: scores[group] for group in found.groups}
@@ -153,20 +229,52 @@ def main(arguments: list[str]) -> None:
     """Sweeps the checkpoint that the flags name."""
     del arguments
     asked = flags.FLAGS
+    if asked.calibrate is not None:
+        _main_calibrate(asked)
+        return
     with command_line.user_errors():
         network, benchmark, folder = _prepare(
             asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
     file = folder / f"{asked.name}.json"
     done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
+
+    def shown(each: ScoredBudget) -> str:
+        return "  ".join(f"{g} {100 * each.details[g]:5.1f} %" for g in GROUPS)
+
+    _print(done, file, done.scored, shown)
+
+
+def _main_calibrate(asked: Any) -> None:
+    with command_line.user_errors():
+        done, file = calibrate_checkpoint(
+            asked.checkpoint,
+            asked.calibrate,
+            out=asked.out,
+            name=asked.name,
+            limit=asked.limit,
+            prompts=asked.prompts,
+            split=asked.split,
+            margin=asked.margin,
+        )
+    _print(
+        done, file, done.viable, lambda each: f"{each.details['divergence']:.4f} nats"
+    )
+
+
+def _print(
+    done: Sweep,
+    file: Path,
+    listed: Sequence[ScoredBudget],
+    shown: Callable[[ScoredBudget], str],
+) -> None:
     dearest = max(each.cost for each in done.scored)
     viable = {each.budget for each in done.viable}
     print(f"{len(done.scored)} of {done.possible} budgets; viable ones with *")
-    for each in sorted(done.scored, key=lambda each: each.cost):
+    for each in sorted(listed, key=lambda each: each.cost):
         mark = "*" if each.budget in viable else " "
-        groups = "  ".join(f"{g} {100 * each.details[g]:5.1f} %" for g in GROUPS)
         cost = f"cost {100 * each.cost / dearest:5.1f} %"
-        print(f"{mark} {each.budget.name:16} {cost}  {groups}")
+        print(f"{mark} {each.budget.name:16} {cost}  {shown(each)}")
     print(f"\nbudgets: {file}")
 
 

@@ -17,7 +17,7 @@ from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.evals import checkpoints
 from visor_jax.evaluate import evaluate_checkpoints
 from visor_jax.inference.loading.open_network import open_network
-from visor_jax.models.variants import llava_ov_0p5b
+from visor_jax.models.variants import dense, llava_ov_0p5b
 from visor_jax.policy.network import PolicyConfig, new_policy
 
 _ROOT = Path(__file__).parents[1]
@@ -170,6 +170,40 @@ def test_budgets_are_for_universal_networks(params, tmp_path):
     path = _save(tmp_path, params, label="dedicated:sa0", budgets=["sa0"])
     with pytest.raises(ValueError, match="there is none here"):
         evaluate_checkpoints([path], budgets="sa0")
+
+
+def test_a_dense_network_is_tried_at_budgets_it_was_not_trained_for(run, tmp_path):
+    """...beside a universal one, in one report and one picture."""
+    network = dense(CONFIG)
+    path = _save(
+        tmp_path / "dense",
+        params_of(network)["params"],
+        label="dense",
+        model=network.to_dict(),
+        budgets=["all"],
+    )
+    report = evaluate_checkpoints(
+        [path, run],
+        out=str(tmp_path / "both"),
+        pages=2,
+        budgets="none",
+        untrained="read,sa1:0+rd1:1",
+    )
+    found = {(row["model"], row["budget"]): row for row in report["rows"]}
+    assert list(found) == [
+        ("dense", "sa3:0,1,2"),
+        ("universal", "sa0"),
+        ("untrained", "sa0+rd3:0,1,2"),
+        ("untrained", "sa1:0+rd1:1"),
+    ]
+    dearest, *_, cheaper, cheapest = (row["flops"] for row in found.values())
+    assert cheapest["llm_prefill"] != cheaper["llm_prefill"] < dearest["llm_prefill"]
+    assert (tmp_path / "both/accuracy_vs_flops.png").stat().st_size > 0
+    with pytest.raises(ValueError, match="--untrained=read is for dense networks"):
+        evaluate_checkpoints([run], pages=2, untrained="read")
+    # Without names it is itself alone.
+    (row,) = evaluate_checkpoints([path], pages=2, out=str(tmp_path / "one"))["rows"]
+    assert row["model"] == "dense"
 
 
 def test_a_file_is_no_folder_for_a_report(run):

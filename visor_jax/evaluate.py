@@ -35,6 +35,11 @@ def define_flags() -> None:
         "Budgets of universal networks, such as 'none,sa2:1,5,all', 'every' or '@FILE' "
         "of a sweep; default: those they were trained with.",
     )
+    flags.DEFINE_string(
+        "untrained",
+        None,
+        "The same of dense networks, which nobody trained for any: 'read', '@FILE'.",
+    )
     flags.DEFINE_list(
         "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
     )
@@ -57,11 +62,11 @@ from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.evals.checkpoints import (
+    AskedBudgets,
     EvaluatedCheckpoint,
     check_description,
     check_replicates,
     read_checkpoint,
-    takes_budgets,
 )
 from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.networks import evaluate_networks, num_budgets
@@ -85,6 +90,7 @@ def evaluate_checkpoints(
     out: str | None = None,
     pages: int = PAGES,
     budgets: str | None = None,
+    untrained: str | None = None,
     split: str = "test",
     command: str = "",
     progress: Callback | None = None,
@@ -96,6 +102,7 @@ def evaluate_checkpoints(
       paths: workdirs or checkpoints.
       out: folder of the report; None for `<first path>/report`.
       budgets: comma-separated names for the universal networks; None for their own.
+      untrained: the same for the dense ones, beside all layers on.
       command: that makes the report again, for the record.
       progress: called with (answers so far, of how many).
       costs: preferences at which policies are tried (`policy.choose`); None for 0, 5
@@ -105,7 +112,8 @@ def evaluate_checkpoints(
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
-    checkpoints, folder = _prepare(paths, out, pages, budgets, split, costs)
+    asked = AskedBudgets(universal=budgets, untrained=untrained)
+    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs)
     with owned_folder(folder, remedy=_REMEDY):
         report, _ = _evaluate(
             checkpoints, folder, pages, split, command, progress, costs
@@ -117,7 +125,7 @@ def _prepare(
     paths: Sequence[str],
     out: str | None,
     pages: int,
-    budgets: str | None,
+    asked: AskedBudgets,
     split: str,
     costs: Sequence[float] | None,
 ) -> tuple[list[EvaluatedCheckpoint], Path]:
@@ -133,31 +141,25 @@ def _prepare(
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
     described = [read_metadata(path) for path in paths]
     for path, metadata in zip(paths, described, strict=True):
-        config, _ = check_description(path, metadata, budgets)
+        config, _ = check_description(path, metadata, asked)
         try:
             check_reads_pages(config, metadata)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    _check_options(described, budgets, costs)
+    asked.check(described)
+    _check_costs(described, costs)
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
     output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = [read_checkpoint(path, budgets) for path in paths]
+    checkpoints = [read_checkpoint(path, asked) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])
     return checkpoints, folder
 
 
-def _check_options(
-    described: Sequence[Mapping[str, Any]],
-    budgets: str | None,
-    costs: Sequence[float] | None,
+def _check_costs(
+    described: Sequence[Mapping[str, Any]], costs: Sequence[float] | None
 ) -> None:
-    """Raises ValueError for options that no checkpoint can do anything with."""
-    if budgets is not None and not any(map(takes_budgets, described)):
-        raise ValueError(
-            f"--budgets={budgets} is for universal networks, and there is none here: "
-            "leave it out."
-        )
+    """Raises ValueError for costs where there is no policy."""
     if costs is not None and not any(each.get("policy") for each in described):
         raise ValueError(
             f"--cost={','.join(f'{cost:g}' for cost in costs)} is for policies, and "
@@ -206,8 +208,9 @@ def main(arguments: list[str]) -> None:
     asked = flags.FLAGS
     with command_line.user_errors():
         costs = _numbers(asked.cost)
+        names = AskedBudgets(universal=asked.budgets, untrained=asked.untrained)
         checkpoints, out = _prepare(
-            asked.checkpoint, asked.out, asked.pages, asked.budgets, asked.split, costs
+            asked.checkpoint, asked.out, asked.pages, names, asked.split, costs
         )
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])

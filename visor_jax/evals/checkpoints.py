@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from visor_jax.budget import BudgetSet
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.evals.report.rows import RunFacts
 from visor_jax.inference.loading.network import Network
@@ -59,19 +59,46 @@ class EvaluatedCheckpoint:
     facts: RunFacts
 
 
-def takes_budgets(metadata: Mapping[str, Any]) -> bool:
-    """Returns whether a checkpoint may be evaluated at other budgets than its own."""
-    # A policy knows the budgets that it was trained for.
-    return metadata["label"] == "universal" and not metadata.get("policy")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedBudgets:
+    """Budgets to try networks at, names separated by commas; None for their own.
+
+    universal: of universal networks. untrained: of dense ones, beside all layers on.
+    """
+
+    universal: str | None = None
+    untrained: str | None = None
+
+    def check(self, described: Iterable[Mapping[str, Any]]) -> None:
+        """Raises ValueError for budgets that none of the checkpoints takes."""
+        labels = {each["label"] for each in described if not each.get("policy")}
+        for flag, names, label in (
+            ("budgets", self.universal, "universal"),
+            ("untrained", self.untrained, "dense"),
+        ):
+            if names is not None and label not in labels:
+                raise ValueError(
+                    f"--{flag}={names} is for {label} networks, and there is none "
+                    "here: leave it out."
+                )
+
+    def names(self, metadata: Mapping[str, Any]) -> str | Sequence[str]:
+        """Returns those of the network that a checkpoint describes."""
+        own, label = metadata["budgets"], metadata["label"]
+        # A policy knows the budgets that it was trained for.
+        if metadata.get("policy"):
+            return own
+        if label == "universal" and self.universal is not None:
+            return self.universal
+        if label == "dense" and self.untrained is not None:
+            return self.untrained
+        return own
 
 
 def check_description(
-    path: str, metadata: Mapping[str, Any], budgets: str | None
+    path: str, metadata: Mapping[str, Any], asked: AskedBudgets
 ) -> tuple[VLMConfig, BudgetSet]:
     """Returns the sizes of a checkpoint's network and the budgets to try it at.
-
-    Args:
-      budgets: comma-separated names for universal networks; None for their own.
 
     Raises:
       ValueError: for a checkpoint that no report can show.
@@ -82,30 +109,29 @@ def check_description(
             f"{path}: the checkpoint does not say its {', '.join(lacking)}: it was not "
             "written by `python -m visor_jax.train`."
         )
-    names = metadata["budgets"]
-    if budgets is not None and takes_budgets(metadata):
-        names = budgets
     try:
         check = check_policy_label if metadata.get("policy") else check_label
         check(metadata["label"])
         config = VLMConfig.from_dict(metadata["model"])
-        return config, BudgetSet.parse(names, config.plan)
+        budgets = BudgetSet.parse(asked.names(metadata), config.plan)
+        full = Budget.all(config.plan)
+        if metadata["label"] == "dense" and full not in budgets:
+            # What the others are compared with.
+            budgets = BudgetSet(config.plan, (*budgets, full))
+        return config, budgets
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_checkpoint(path: str, budgets: str | None) -> EvaluatedCheckpoint:
+def read_checkpoint(path: str, asked: AskedBudgets) -> EvaluatedCheckpoint:
     """Returns what a checkpoint holds, description and parameters of the same step.
-
-    Args:
-      budgets: comma-separated names for universal networks; None for their own.
 
     Raises:
       ValueError: if it cannot be read, or shown in a report.
     """
     network = open_network(path)
     metadata, policy = network.metadata, network.policy
-    _, chosen = check_description(path, metadata, budgets)
+    _, chosen = check_description(path, metadata, asked)
     return EvaluatedCheckpoint(
         replicate=Replicate(
             path=path,

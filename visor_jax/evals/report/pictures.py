@@ -28,6 +28,7 @@ _LEGEND = {
     "universal": "universal, a point per budget",
     "dedicated": "dedicated to one budget",
     "dense": "dense",
+    "untrained": "dense, at budgets it was not trained for",
     "stage": "a stage before universal training",
     "policy": "a budget per question",
 }

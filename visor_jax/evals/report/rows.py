@@ -25,6 +25,10 @@ from visor_jax.evals.statistics import scores_by_name, spread
 Row = dict[str, Any]
 
 
+# A dense network at budgets that nobody trained it for.
+UNTRAINED = "untrained"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """Where a network comes from.
@@ -64,6 +68,12 @@ class EvaluatedRun:
     ms_per_sample: Mapping[Budget, float]
     policy: PolicyChoices | None = None
 
+    def model_at(self, budget: Budget) -> str:
+        """Returns what the row of this budget is called."""
+        full = max(self.predictions.budgets, key=lambda each: each.size)
+        is_dense = self.label == "dense" and budget != full
+        return UNTRAINED if is_dense else self.label
+
 
 def make_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
     """Returns one row per model and budget, in the order in which they first appear.
@@ -75,9 +85,10 @@ def make_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
     # facts of its own training where they are known.
     for run in sorted(runs, key=lambda run: run.policy is not None):
         for budget in run.predictions.budgets:
-            of_row = replicates.setdefault((run.label, budget), {})
+            of_row = replicates.setdefault((run.model_at(budget), budget), {})
             of_row.setdefault(run.network, run)
     order = list(dict.fromkeys(run.label for run in runs))
+    order.append(UNTRAINED)
     keys = sorted(replicates, key=lambda key: order.index(key[0]))
     fixed = [_row(list(replicates[key].values()), key[1]) for key in keys]
     return [*fixed, *_policy_rows(runs)]
@@ -109,7 +120,7 @@ def _row(runs: Sequence[EvaluatedRun], budget: Budget) -> Row:
     times = [run.ms_per_sample[budget] for run in runs]
     counts = tables[0].counts.sum(axis=0).tolist()
     row = {
-        "model": runs[0].label,
+        "model": runs[0].model_at(budget),
         "budget": budget.name,
         "self_layers_on": len(budget.self_layers),
         "accuracy": {g: mean[g].value for g in asked.groups},

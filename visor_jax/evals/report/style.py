@@ -25,13 +25,14 @@ MODEL_MARKS = {
     "universal": (BLUE, "o", 60),
     "dedicated": (ORANGE, "s", 62),
     "dense": (INK, "D", 62),
+    "untrained": (GREY, "d", 56),
     "stage": (RED, "v", 66),
     "policy": (GREEN, "^", 72),
 }
 
 # Dark enough for small text; a dedicated network's name differs by colour and marker.
 LABEL_COLOURS = {"universal": INK, "dedicated": "#8A5D00", "dense": INK}
-LABEL_COLOURS |= {"policy": GREEN, "stage": RED}
+LABEL_COLOURS |= {"policy": GREEN, "stage": RED, "untrained": GREY}
 
 
 class _Picture(Figure):

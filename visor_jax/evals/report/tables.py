@@ -11,7 +11,7 @@ _LONGEST_NAME = 16
 
 
 def model_name(row: Mapping[str, Any]) -> str:
-    """Returns "universal", "dense", "dedicated", "stage" or "policy"."""
+    """Returns "universal", "dense", "untrained", "dedicated", "stage" or "policy"."""
     return row["model"].partition(":")[0]
 
 

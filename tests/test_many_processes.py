@@ -75,7 +75,10 @@ def test_one_that_is_killed_ends_the_others_and_all_go_on(commands, four, tmp_pa
     assert seconds < 60
     assert all(each.code != 0 for each in ended)
     for each in (ended[0], ended[1], ended[3]):
-        assert "another task died" in each.err
+        # Either jax hears of it first, or one that waits for its numbers, and says so.
+        assert "another task died" in each.err or "Gloo all-reduce failed" in each.err
+        told = [line for line in each.err.splitlines() if line.startswith("error: ")]
+        assert len(told) <= 1
     assert "going on from step" in run_four(commands, workdir)
     check_same_network(workdir, four)
 

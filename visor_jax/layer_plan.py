@@ -148,6 +148,17 @@ class LayerPlan:
         return tuple(i for i, k in enumerate(self.kinds) if k is LayerKind.READ)
 
     @property
+    def layers_by_kind(self) -> dict[str, tuple[int, ...]]:
+        """{name of a kind: its layers}; CROSS and SELF always, others where any are."""
+        kinds = (LayerKind.CROSS, LayerKind.SELF, LayerKind.READ, LayerKind.TEXT)
+        found = {
+            kind.name: tuple(i for i, each in enumerate(self.kinds) if each is kind)
+            for kind in kinds
+        }
+        always = ("CROSS", "SELF")
+        return {k: layers for k, layers in found.items() if layers or k in always}
+
+    @property
     def is_dense(self) -> bool:
         return all(kind is LayerKind.SELF for kind in self.kinds)
 

@@ -29,7 +29,7 @@ from visor_jax.checkpoints import workdir_files
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.convert.__main__ import export_checkpoint, import_checkpoint
 from visor_jax.inference.generation.generate import generate
-from visor_jax.layer_plan import LayerPlan
+from visor_jax.layer_plan import READ, LayerPlan
 from visor_jax.models.adapters import with_adapters
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
@@ -201,6 +201,31 @@ def test_a_visor_network_comes_back_from_its_export(visor, tmp_path):
     assert after.metadata["model"] == before.metadata["model"]
     assert after.metadata["new_parameters"] == []
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_a_dense_network_reads_without_training(golden, batch, tmp_path):
+    """The weights stay as they are, there and back; budgets come along."""
+    import_checkpoint(str(GOLDEN), tmp_path / "run", plan="read")
+    model, params, metadata = network(tmp_path / "run")
+    names = ["sa2:0,1", "sa1:0+rd1:1", "sa0+rd2:0,1"]
+    assert metadata["budgets"] == names
+    assert metadata["new_parameters"] == []
+    # The last layer's image is read by nobody: to read there is to be on.
+    for name in names[:2]:
+        gates = Budget.of_name(name).gates(model.config.plan)
+        logits = logits_of(params, batch, model=model, gates=gates)[0]
+        found = np.asarray(logits)[batch.text_mask[0]]
+        np.testing.assert_allclose(found, golden["logits"], **PARITY)
+    frozen = logits_of(params, batch, model=model, gates=(READ, READ))[0]
+    assert np.abs(frozen - logits).max() > 1e-2
+    export_checkpoint(tmp_path / "run", tmp_path / "hf")
+    original = load_file(GOLDEN / "model.safetensors")
+    exported = load_file(tmp_path / "hf/model.safetensors")
+    assert exported.keys() == original.keys()
+    for key, tensor in original.items():
+        np.testing.assert_array_equal(exported[key], tensor)
+    import_checkpoint(str(tmp_path / "hf"), tmp_path / "again")
+    assert load_checkpoint(tmp_path / "again").metadata["budgets"] == names
 
 
 def saved(workdir, params, metadata, *steps, **changes):

@@ -162,6 +162,7 @@ def _end_with_others(error: Exception) -> None:
         return
     # What breaks where another process has failed is not worth a traceback.
     if (heard := others.failure()) is not None:
+        others.wait_if_following()
         fail(*heard)
     traceback.print_exception(error)
     line = traceback.format_exception_only(error)[-1].strip()

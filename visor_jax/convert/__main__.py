@@ -1,6 +1,6 @@
 """`python -m visor_jax.convert`: LLaVA-OneVision weights in, trained networks out.
 
-    python -m visor_jax.convert --from_hf=PATH_OR_ID --out=DIR [--plan=dense|visor]
+    python -m visor_jax.convert --from_hf=PATH_OR_ID --out=DIR [--plan=dense|visor|read]
     python -m visor_jax.convert --checkpoint=DIR --to_hf=DIR
 
 The first writes a checkpoint that every command here opens, tokenizer and processor
@@ -141,7 +141,7 @@ def import_checkpoint(
     Args:
       path_or_id: folder or Hub id.
       out: workdir, new or empty.
-      plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
+      plan: one of PLANS, {"cross": layers, "self_": layers}, or None for the
         folder's own (dense, unless this project exported a VISOR network).
       adapters, adapter_init: of new adapters, see `visor_jax.models.adapters`.
       dtype: "stored" keeps the weights as they are, bit for bit.

@@ -45,8 +45,8 @@ def summary_html(network: Network) -> str:
 
 
 def _layers(plan: LayerPlan) -> str:
-    kinds = (("CROSS", plan.cross_layers), ("SELF", plan.self_layers))
     if plan.is_dense:
         return f"{plan.num_layers}, all SELF: the dense network"
-    named = [f"{name} {', '.join(map(str, layers))}" for name, layers in kinds]
+    kinds = {k: layers for k, layers in plan.layers_by_kind.items() if k != "TEXT"}
+    named = [f"{k} {', '.join(map(str, layers))}" for k, layers in kinds.items()]
     return f"{plan.num_layers}: {'; '.join(named)}; the others TEXT"

@@ -75,6 +75,7 @@ class Peers:
         self._board, self._end, self._grace_s = board, end, grace_s
         self._stopper: Stopper | None = None
         self._leaving, self._closed = threading.Event(), threading.Event()
+        self._following = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -106,6 +107,11 @@ class Peers:
             return said["message"], 0
         who = f"process {said['process']} of {self.count}"
         return f"{who} failed: {said['message']}", said["code"]
+
+    def wait_if_following(self) -> None:
+        """Returns unless the watch is ending this process already, and has said why."""
+        if self._following.is_set():
+            self._thread.join()
 
     def leave(self, message: str, code: int) -> NoReturn:
         """Ends this process before its work is done, once the others know why.
@@ -141,6 +147,7 @@ class Peers:
         found = self.failure()
         if found is None or self._leaving.wait(self._grace_s) or self._closed.is_set():
             return
+        self._following.set()
         message, code = found
         said = f"error: {message}" if code else message
         print(said, file=sys.stderr if code else sys.stdout, flush=True)

@@ -123,7 +123,7 @@ def find_network(
     """Returns what a folder of Hugging Face holds; it is checked completely.
 
     Args:
-      plan: "dense", "visor", {"cross": layers, "self_": layers}, or None for the
+      plan: one of PLANS, {"cross": layers, "self_": layers}, or None for the
         folder's own (dense, unless this project exported a VISOR network).
       adapters, adapter_init: of new adapters, see `visor_jax.models.adapters`.
 
@@ -144,6 +144,8 @@ def find_network(
         planned = dense.replace(plan=_layer_plan(plan, dense.plan.num_layers))
         config = with_adapters(planned, adapters, adapter_init)
         budgets, visor_weights = weights_folder.extreme_budgets(config.plan), {}
+        if plan == "read":
+            budgets = weights_folder.reading_budgets(config.plan)
     # What only training reads comes along where it is stored.
     reading = any("reading_heads" in key for key in visor_weights)
     shapes = parameter_shapes(config, reading=reading)
@@ -207,7 +209,7 @@ def read_network(
 
 
 def _layer_plan(plan: PlanChoice, num_layers: int) -> LayerPlan:
-    if plan in (None, "dense"):
+    if plan in (None, "dense", "read"):
         return LayerPlan.dense(num_layers)
     if plan == "visor":
         return variants.visor_plan(num_layers)

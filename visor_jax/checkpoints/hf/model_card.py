@@ -30,10 +30,7 @@ def model_card(
     if VISOR_CONFIG not in files:
         return text + f"\n## Use\n\n{_DENSE_USE}\n"
     plan = config.plan
-    kinds = {"CROSS": plan.cross_layers, "SELF": plan.self_layers}
-    kinds["TEXT"] = tuple(
-        i for i in range(plan.num_layers) if i not in kinds["CROSS"] + kinds["SELF"]
-    )
+    kinds = plan.layers_by_kind
     rows = "".join(f"| {kind} | {_list(layers)} |\n" for kind, layers in kinds.items())
     return (
         f"{text}\n## VISOR\n\n{_DENSE if plan.is_dense else _VISOR}\n"

@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from visor_jax.budget import BudgetSet
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.hf.weights.safetensors_file import TensorInfo, read_header
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import VLMConfig
@@ -58,6 +58,19 @@ def extreme_budgets(plan: LayerPlan) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(BudgetSet.parse([name], plan).names[0] for name in names)
     )
+
+
+def reading_budgets(plan: LayerPlan) -> tuple[str, ...]:
+    """Returns the names of budgets that a dense network has without any training.
+
+    All on; then the first three quarters, half, a quarter and none of the layers, while
+    text reads the image in those behind: what the image still gains there, deeper
+    layers use least (ShortV, arXiv 2504.00502).
+    """
+    layers = plan.self_layers
+    counts = [len(layers) * quarters // 4 for quarters in (4, 3, 2, 1, 0)]
+    names = (Budget(layers[:count], layers[count:]).name for count in counts)
+    return tuple(dict.fromkeys(names))
 
 
 def read_visor_weights(folder: str | os.PathLike) -> dict[str, TensorInfo]:

@@ -132,3 +132,8 @@ def check(found, requests, router, **options):
         assert answer.budget == router.budgets[index]
         assert answer.tokens == alone(request, answer.budget, **options)
         assert answer.text == " ".join(map(str, answer.tokens))
+
+
+def forget_programs():
+    """Lets go of the programs that engines share."""
+    _COMPILED.clear()

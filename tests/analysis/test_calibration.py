@@ -17,6 +17,7 @@ from visor_jax import sweep
 from visor_jax.analysis import calibration
 from visor_jax.budget import Budget
 from visor_jax.commands.calibration_prompts import calibration_prompts
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.flops.account import account
 
@@ -116,6 +117,25 @@ def test_a_network_answers_at_what_the_file_says(found, model, folder):
     assert (by_engine.text, by_engine.budget) == (answer, best)
     with pytest.raises(ValueError, match="not trained for"):
         model.generate(picture, "Why?", best.name)
+
+
+def test_a_file_of_requests_is_answered_at_what_the_file_says(found, model, folder):
+    _, file = found
+    out = folder.parent / "out.jsonl"
+    command = [
+        *(sys.executable, "-m", "visor_jax.answer", f"--checkpoint={folder}"),
+        *(f"--input={folder.parent}/in.jsonl", f"--output={out}"),
+        *(f"--budget=@{file}:0.8", "--max_new_tokens=3"),
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    named = model.budget(f"@{file}:0.8").name
+    assert [answer["budget"] for answer in answers] == [named] * 3
+    # A request may be a stranger's, and opens no file.
+    with pytest.raises(ValueError, match="is a file and no name of a budget"):
+        AnswerOptions(budget=f"@{file}:0.8")
 
 
 def test_a_run_that_was_stopped_measures_only_what_is_missing(

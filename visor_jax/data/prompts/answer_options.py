@@ -36,6 +36,9 @@ class AnswerOptions:
         problems = []
         if self.budget is not None and not isinstance(self.budget, str):
             problems.append(f"budget={self.budget!r} is no name of a budget")
+        elif (self.budget or "").startswith("@"):
+            # A request may be a stranger's: it opens no files.
+            problems.append(f"budget={self.budget!r} is a file and no name of a budget")
         if self.sampling is not None and not isinstance(self.sampling, Sampling):
             problems.append(f"sampling={self.sampling!r} is no Sampling")
         for name, limits in _NUMBERS.items():

@@ -1,7 +1,7 @@
 """What the training configurations share: one base per preset.
 
 `mini` is the embedded benchmark: it draws its own data and trains on two CPU cores;
-`demo` is the same in three minutes, for those who watch.
+`demo` is the same in about seven minutes, for those who watch.
 `llava_ov_0p5b` and `llava_ov_7b` are the published shapes and need converted data.
 """
 
@@ -105,7 +105,7 @@ def mini() -> ml_collections.ConfigDict:
 
 
 def demo() -> ml_collections.ConfigDict:
-    """Returns `mini` with fewer pages and steps: three minutes on two CPU cores."""
+    """Returns `mini` with fewer pages and steps: seven minutes on two CPU cores."""
     config = mini()
     config.preset = "demo"
     config.data.pages.pool_size = 6000

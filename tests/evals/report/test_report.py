@@ -136,4 +136,6 @@ def test_printed_table_is_aligned_and_fits(benchmark):
 def test_long_budget_names_are_shortened():
     name = "sa9:" + ",".join(map(str, range(9)))
     assert budget_name({"budget": name}) == "sa9:0,1,…,8"
+    reading = {"budget": "sa3:0,1,3+rd6:2,4,5,6,7,8"}
+    assert budget_name(reading) == "sa3:0,1,3+rd6:2,4,…,8"
     assert budget_name({"budget": BUDGETS.largest.name}) == "sa1:1"

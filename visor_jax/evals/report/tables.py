@@ -31,11 +31,17 @@ def milliseconds(row: Mapping[str, Any]) -> str:
 
 
 def budget_name(row: Mapping[str, Any]) -> str:
-    """Returns the budget's name; layers in the middle of a long one become "…"."""
+    """Returns the budget's name; layers in the middle of a long list become "…"."""
     name = row["budget"]
-    if len(name) <= _LONGEST_NAME or name.count(",") < 3:
+    if len(name) <= _LONGEST_NAME:
         return name
-    count, _, listed = name.partition(":")
+    return "+".join(_shortened(part) for part in name.split("+"))
+
+
+def _shortened(part: str) -> str:
+    count, _, listed = part.partition(":")
+    if listed.count(",") < 3:
+        return part
     layers = listed.split(",")
     return f"{count}:{layers[0]},{layers[1]},…,{layers[-1]}"
 

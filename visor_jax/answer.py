@@ -258,38 +258,33 @@ def _settings(
 
 
 def _buckets(engine: Engine, options: Any) -> list[Bucket]:
-    """Returns the buckets to warm up.
-
-    Raises:
-      ValueError: if there are none of these, or they do not fit into the memory.
-    """
+    """Returns the buckets to warm up. Raises ValueError for none, or too large ones."""
     crops, text = (
         None if values is None else {_whole_number(value) for value in values}
         for values in (options.crops, options.text_tokens)
     )
     every = engine.processor.buckets.all
-    chosen = [
-        bucket
-        for bucket in every
-        if (crops is None or bucket.crops in crops)
-        and (text is None or bucket.text_tokens in text)
-    ]
+
+    def is_asked_for(bucket: Bucket) -> bool:
+        has_crops = crops is None or bucket.crops in crops
+        return has_crops and (text is None or bucket.text_tokens in text)
+
+    chosen = [*filter(is_asked_for, every)]
     if not chosen:
         raise ValueError(
             f"No bucket has crops {sorted(crops or [])} and text_tokens "
             f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
             f"and text_tokens {sorted({b.text_tokens for b in every})}."
         )
-    if options.warm_up:
-        for bucket in chosen:
-            engine.shapes.check(bucket)
+    for bucket in chosen if options.warm_up else ():
+        engine.shapes.check(bucket)
     return chosen
 
 
 def _whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"{text!r} is no whole number.")
-    return int(text)
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"{text!r} is no whole number.")
 
 
 def _report_program(done: int, total: int, name: str, seconds: float) -> None:

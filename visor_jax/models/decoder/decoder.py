@@ -289,10 +289,8 @@ def _streams_of(
 ) -> Callable[..., tuple[TokenStream, TokenStream]]:
     """Returns a function that runs a layer this way and drops what it would cache.
 
-    The two branches of a gate must return alike, and they cache different things.
-
-    Args:
-      again: whether the backward pass computes the layer again.
+    The branches of a gate must return alike, and they cache different things.
+    again: whether the backward pass computes the layer again.
     """
 
     def run(layer: DecoderLayer, *streams: TokenStream) -> Any:

@@ -170,7 +170,7 @@ def test_processes_that_differ_end_with_the_difference(commands, tmp_path):
         for i in range(2)
     ]
     for ended in [child.wait() for child in children]:
-        assert ended.code == 2
+        assert ended.code == 2, ended.err
         assert "process 1 has config.seed 1, process 0 has 0" in ended.err
         assert "Traceback" not in ended.err
     assert not (tmp_path / "run").exists()

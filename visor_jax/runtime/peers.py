@@ -155,13 +155,26 @@ class Peers:
         self._leave_now(code)
 
     def _say_farewell(self) -> None:
-        """Returns when all others have come as far, or too late."""
-        self.post(f"gone/{self.index}", "")
+        """Returns when all others have come as far, or too late.
+
+        The first process holds the board, and jax aborts those whose board has gone: it
+        is the last to return.
+        """
         until = time.monotonic() + _FAREWELL_SECONDS
-        others = {f"gone/{i}" for i in range(self.count)}
+        self.post(f"going/{self.index}", "")
+        self._wait_for_all("going", until)
+        self.post(f"gone/{self.index}", "")
+        if self.index == 0:
+            self._wait_for_all("gone", until)
+            # The others have nothing left to do but to end.
+            time.sleep(2 * _PERIOD_SECONDS)
+
+    def _wait_for_all(self, word: str, until: float) -> None:
+        """Returns when all have said the word, or the board has gone, or too late."""
+        said = {f"{word}/{index}" for index in range(self.count)}
         while time.monotonic() < until:
             seen = self.read()
-            if others <= seen.keys() or not seen:
+            if said <= seen.keys() or not seen:
                 return
             time.sleep(_PERIOD_SECONDS)
 

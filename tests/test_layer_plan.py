@@ -1,8 +1,10 @@
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from visor_jax.layer_plan import LayerKind, LayerPlan
+from visor_jax.layer_plan import READ, LayerKind, LayerPlan
 
 PLANS = st.lists(st.sampled_from(LayerKind), min_size=1, max_size=12).map(
     lambda kinds: LayerPlan(tuple(kinds))
@@ -12,7 +14,10 @@ PLANS = st.lists(st.sampled_from(LayerKind), min_size=1, max_size=12).map(
 @given(PLANS)
 def test_build_gives_back_the_plan(plan):
     built = LayerPlan.build(
-        plan.num_layers, cross=plan.cross_layers, self_=plan.self_layers
+        plan.num_layers,
+        cross=plan.cross_layers,
+        self_=plan.self_layers,
+        read=plan.read_layers,
     )
     assert built == plan
     assert hash(built) == hash(plan)
@@ -22,13 +27,17 @@ def test_build_gives_back_the_plan(plan):
 def test_every_layer_is_of_one_kind(plan):
     layers = range(plan.num_layers)
     text = [i for i in layers if plan.kinds[i] is LayerKind.TEXT]
-    assert sorted((*text, *plan.cross_layers, *plan.self_layers)) == list(layers)
+    kinds = (text, plan.cross_layers, plan.self_layers, plan.read_layers)
+    assert sorted(itertools.chain(*kinds)) == list(layers)
+    named = plan.layers_by_kind
+    assert sorted(itertools.chain(*named.values())) == list(layers)
+    assert all(plan.kinds[i].name == k for k, found in named.items() for i in found)
     assert plan.is_dense == (plan == LayerPlan.dense(plan.num_layers))
 
 
 @given(PLANS, st.data())
-def test_image_is_read_by_later_cross_and_open_self_layers(plan, data):
-    gate = st.sampled_from([True, False, "traced"])
+def test_image_is_read_by_later_cross_read_and_open_self_layers(plan, data):
+    gate = st.sampled_from([True, False, READ, "traced"])
     gates = [data.draw(gate) for _ in plan.self_layers]
     on = dict(zip(plan.self_layers, gates, strict=True))
     for layer in range(plan.num_layers):
@@ -36,7 +45,7 @@ def test_image_is_read_by_later_cross_and_open_self_layers(plan, data):
         readers = [
             i
             for i in later
-            if plan.kinds[i] is LayerKind.CROSS
+            if plan.kinds[i] in (LayerKind.CROSS, LayerKind.READ)
             or (plan.kinds[i] is LayerKind.SELF and on[i] is not False)
         ]
         assert plan.image_is_read_after(layer, gates) == bool(readers)

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from tests.flops import abstract_model
+from visor_jax.models.adapters import with_adapters
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense, variant
 from visor_jax.models.vlm import VLM
@@ -38,10 +39,16 @@ def test_dense_network_has_the_published_parameter_count(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "added"), [("llava_ov_0p5b", 25_754_624), ("llava_ov_7b", 462_712_320)]
+    ("name", "shape", "added"),
+    [
+        ("llava_ov_0p5b", "paper", 25_754_624),
+        ("llava_ov_7b", "paper", 462_712_320),
+        ("llava_ov_0p5b", None, 14_744_576),
+        ("llava_ov_7b", None, 264_531_456),
+    ],
 )
-def test_visor_adds_its_adapters_and_nothing_else(name, added):
-    config = variant(name)
+def test_visor_adds_its_adapters_and_nothing_else(name, shape, added):
+    config = with_adapters(variant(name), shape)
     adapters = len(config.plan.cross_layers)
     assert adapters * adapter_size(config) == added
     assert count(config) == PUBLISHED[name] + added

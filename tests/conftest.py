@@ -21,6 +21,13 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR"
 ) or tempfile.mkdtemp(prefix="visor_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Tests mostly compile: a third of the time, for steps that need no speed (XLA_FLAGS of
+# one's own has programs made as for users). And a busy machine is no deadlock.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS") or (
+    "--xla_backend_optimization_level=0"
+    " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import hypothesis
 import jax

@@ -94,9 +94,6 @@ class Commands:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Half the time of a compilation; steps this small need no speed.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-            "--xla_llvm_disable_expensive_passes=true",
             "COLUMNS": "100",
         }
         self._server = subprocess.Popen(

@@ -276,8 +276,9 @@ def _buckets(engine: Engine, options: Any) -> list[Bucket]:
             f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
             f"and text_tokens {sorted({b.text_tokens for b in every})}."
         )
-    for bucket in chosen if options.warm_up else ():
-        engine.shapes.check(bucket)
+    if options.warm_up:
+        for bucket in chosen:
+            engine.shapes.check(bucket)
     return chosen
 
 

@@ -118,6 +118,7 @@ class Budget:
 
     @property
     def size(self) -> tuple[int, int]:
+        """How many layers are on, and how many read."""
         return len(self.self_layers), len(self.read_layers)
 
     def check(self, plan: LayerPlan) -> None:
@@ -136,6 +137,10 @@ class Budget:
             READ if i in self.read_layers else i in self.self_layers
             for i in plan.self_layers
         )
+
+    def levels(self, plan: LayerPlan) -> np.ndarray:
+        """Returns the gates as numbers, int32 (S,): 0 (off), 1 (READ) or ON_LEVEL."""
+        return np.array([_LEVELS[gate] for gate in self.gates(plan)], np.int32)
 
     def __str__(self) -> str:
         return self.name
@@ -199,8 +204,7 @@ class BudgetSet:
             found = self.of_plan(budget)
         except ValueError as error:
             raise ValueError(f"{error} There are: {known}.") from error
-        is_of_file = isinstance(budget, str) and budget.startswith(PREFIX)
-        if found not in self.budgets and not is_of_file:
+        if found not in self.budgets and not _is_of_file(budget):
             raise ValueError(
                 f"The network was not trained for budget {found.name!r}: choose one of "
                 f"{known}."
@@ -216,8 +220,8 @@ class BudgetSet:
         if budget is None:
             return self.largest
         if isinstance(budget, str):
-            is_of_file = budget.startswith(PREFIX)
-            name = name_within(budget, self.plan) if is_of_file else budget
+            of_file = _is_of_file(budget)
+            name = name_within(budget, self.plan) if of_file else budget
             return Budget.parse(name, self.plan)
         if not isinstance(budget, Budget):
             raise ValueError(
@@ -247,10 +251,9 @@ class BudgetSet:
     def gate_table(self) -> np.ndarray:
         """Returns the gates of every budget, (num_budgets, S), as a program takes them.
 
-        bool where no budget reads; else int32: 0 (off), 1 (READ) or ON_LEVEL.
+        bool where no budget reads; else `Budget.levels`.
         """
-        rows = [[_LEVELS[g] for g in b.gates(self.plan)] for b in self.budgets]
-        table = np.array(rows, np.int32).reshape(len(self), len(self.plan.self_layers))
+        table = np.stack([budget.levels(self.plan) for budget in self.budgets])
         return table if self.reads else table == ON_LEVEL
 
     def __iter__(self) -> Iterator[Budget]:
@@ -262,6 +265,10 @@ class BudgetSet:
 
 def _is_index(layer: object) -> bool:
     return isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+
+
+def _is_of_file(budget: object) -> bool:
+    return isinstance(budget, str) and budget.startswith(PREFIX)
 
 
 def _subsets(plan: LayerPlan) -> list[Budget]:
@@ -278,7 +285,7 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
 def _named(name: str, plan: LayerPlan) -> list[Budget]:
     if name == "every":
         return _subsets(plan)
-    if name.startswith(PREFIX):
+    if _is_of_file(name):
         found = names_in(Path(name.removeprefix(PREFIX)), plan)
         return [Budget.parse(each, plan) for each in found]
     return [Budget.parse(name, plan)]

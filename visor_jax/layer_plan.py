@@ -90,7 +90,8 @@ class LayerPlan:
             LayerKind.READ: tuple(read),
         }
         problems = []
-        for name, layers in ((kind.name, layers) for kind, layers in asked.items()):
+        for kind, layers in asked.items():
+            name = kind.name
             if len(layers) > num_layers:
                 problems.append(
                     f"{len(layers)} {name} layers do not fit {num_layers} layers"
@@ -150,13 +151,14 @@ class LayerPlan:
     @property
     def layers_by_kind(self) -> dict[str, tuple[int, ...]]:
         """{name of a kind: its layers}; CROSS and SELF always, others where any are."""
-        kinds = (LayerKind.CROSS, LayerKind.SELF, LayerKind.READ, LayerKind.TEXT)
-        found = {
-            kind.name: tuple(i for i, each in enumerate(self.kinds) if each is kind)
-            for kind in kinds
-        }
-        always = ("CROSS", "SELF")
-        return {k: layers for k, layers in found.items() if layers or k in always}
+        always, last = (LayerKind.CROSS, LayerKind.SELF), LayerKind.TEXT
+        found: dict[str, tuple[int, ...]] = {}
+        others = (kind for kind in LayerKind if kind not in (*always, last))
+        for kind in (*always, *others, last):
+            layers = tuple(i for i, each in enumerate(self.kinds) if each is kind)
+            if layers or kind in always:
+                found[kind.name] = layers
+        return found
 
     @property
     def is_dense(self) -> bool:

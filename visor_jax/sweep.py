@@ -60,7 +60,7 @@ from visor_jax.analysis.budget_sweep import (
     sweep,
     write_budget_file,
 )
-from visor_jax.analysis.calibration import calibrate
+from visor_jax.analysis.calibrated_budgets import calibrate
 from visor_jax.analysis.layer_lowering import check_lowering
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints import layout
@@ -111,11 +111,12 @@ def _prepare(
     checkpoint: str, out: str | None, limit: int, pages: int, split: str
 ) -> tuple[Network, PageBenchmark, Path]:
     """Returns the network, what it is asked, and the folder of the file."""
-    layout.check_local(checkpoint if out is None else out, "--out")
+    folder = _folder(checkpoint, out)
     stored = newest_network(checkpoint)
     check_reads_pages(stored.config, stored.metadata)
     check_search(stored.config.plan, limit)
-    folder = _folder(checkpoint, out)
+    output_place.check_folder(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
     benchmark = PageBenchmark.make(pages, split=split)
     return open_network(checkpoint), benchmark, folder
 
@@ -173,11 +174,15 @@ def calibrate_checkpoint(
         limit, or measurements with other settings under this name.
       OSError: if the folder cannot be made, or the file of requests not be read.
     """
+    if out is None and not Path(checkpoint).is_dir():
+        raise ValueError(f"{checkpoint} is no folder to write budgets to: give --out.")
     folder = _folder(checkpoint, out)
+    output_place.check_folder(folder, "--out")
     network = open_network(checkpoint)
     check_lowering(network.config.plan, limit)
     requests, facts = calibration_prompts(network, data, prompts, split)
     samples = samples_of(network.processor, requests, room=1)
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     with (
         owned_file(file, remedy=_REMEDY),
@@ -196,14 +201,9 @@ def calibrate_checkpoint(
 
 
 def _folder(checkpoint: str, out: str | None) -> Path:
-    """Returns the folder of the file, made. Raises ValueError for what is none."""
-    if out is None and not Path(checkpoint).is_dir():
-        raise ValueError(f"{checkpoint} is no folder to write budgets to: give --out.")
+    """Returns the folder of the file. Raises ValueError for a remote one."""
     layout.check_local(checkpoint if out is None else out, "--out")
-    folder = Path(out) if out is not None else Path(checkpoint) / "budgets"
-    output_place.check_folder(folder, "--out")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(out) if out is not None else Path(checkpoint) / "budgets"
 
 
 def _scored(found: Predictions, budget: Budget) -> ScoredBudget:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
-from visor_jax.budget import Budget, BudgetSet
+from visor_jax.budget import Budget
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
@@ -41,9 +41,7 @@ class Divergence:
             (jax.device_put(group.batch), len(group.rows))
             for group in network.processor.buckets.batches(samples, batch_size)
         ]
-        # Levels, even if no layer of this budget reads.
-        self._reads = Budget.reading(network.config.plan)
-        full = self._levels(Budget.all(network.config.plan))
+        full = Budget.all(network.config.plan)
         self._reference = [self._log_probs(batch, full) for batch, _ in self._groups]
 
     def __call__(self, budgets: Sequence[Budget]) -> list[float]:
@@ -51,22 +49,15 @@ class Divergence:
         return [float(np.mean(np.concatenate([*self._of(b)]))) for b in budgets]
 
     def _of(self, budget: Budget) -> Iterator[Float[np.ndarray, "rows"]]:
-        levels = self._levels(budget)
         for (batch, rows), reference in zip(self._groups, self._reference, strict=True):
-            found = _divergence(reference, self._log_probs(batch, levels))
+            found = _divergence(reference, self._log_probs(batch, budget))
             yield np.asarray(found, np.float64)[:rows]
 
-    def _levels(self, budget: Budget) -> Int[np.ndarray, "S"]:
-        plan = self._network.config.plan
-        both = tuple(dict.fromkeys((budget, self._reads)))
-        return BudgetSet(plan, both).gate_table()[0].astype(np.int32)
-
-    def _log_probs(
-        self, batch: Batch, levels: Int[np.ndarray, "S"]
-    ) -> Float[Array, "B W"]:
-        return _log_probs(
-            self._network.params, batch, jnp.asarray(levels), model=self._network.vlm
-        )
+    def _log_probs(self, batch: Batch, budget: Budget) -> Float[Array, "B W"]:
+        network = self._network
+        # Always levels, whatever the budget: one program.
+        levels = jnp.asarray(budget.levels(network.config.plan))
+        return _log_probs(network.params, batch, levels, model=network.vlm)
 
 
 @bounded_jit(static_argnames=("model",))

@@ -60,20 +60,9 @@ def lower_layers(
         candidates = {layer: lowered(state, [layer]) for layer in layers}
         if search.count + len(candidates) + 1 > limit:
             break
-        (before,) = search.divergences([state])
-        found = dict(
-            zip(layers, search.divergences([*candidates.values()]), strict=True)
-        )
-
-        def rate(layer: int) -> tuple[float, int]:
-            # What saves nothing is lowered first where it changes nothing, else last.
-            saved = cost(state) - cost(candidates[layer])  # noqa: B023  Used at once.
-            moved = found[layer] - before  # noqa: B023
-            if saved <= 0:
-                return math.inf if moved > 0 else -math.inf, layer
-            return moved / saved, layer
-
-        chosen = sorted(layers, key=rate)[:at_once]
+        rates = search.rates(state, [*candidates.values()])
+        by_rate = sorted(zip(rates, layers, strict=True))
+        chosen = [layer for _, layer in by_rate[:at_once]]
         state = lowered(state, chosen)
         search.divergences([state])
         path.append(state)
@@ -129,6 +118,20 @@ class _Search:
         if new:
             self._found |= dict(zip(new, self._measure(new), strict=True))
         return [self._found[each] for each in budgets]
+
+    def rates(self, state: Budget, candidates: Sequence[Budget]) -> list[float]:
+        """Returns how far each moves the answers from the state's for what it saves.
+
+        What saves nothing goes first where it changes nothing, else last.
+        """
+        before, *found = self.divergences([state, *candidates])
+        rates = []
+        for candidate, divergence in zip(candidates, found, strict=True):
+            saved = self._cost(state) - self._cost(candidate)
+            moved = divergence - before
+            nothing_saved = math.inf if moved > 0 else -math.inf
+            rates.append(moved / saved if saved > 0 else nothing_saved)
+        return rates
 
     def scored(self) -> list[ScoredBudget]:
         return [

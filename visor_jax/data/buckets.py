@@ -183,8 +183,7 @@ class Buckets:
         for bucket, rows in members.items():
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
-                least = batch_size if whole else 1 << (len(chosen) - 1).bit_length()
-                size = min(batch_size, least)
+                size = batch_size if whole else padded_rows(len(chosen), batch_size)
                 filled = chosen + chosen[-1:] * (size - len(chosen))
                 batch = self.batch([samples[row] for row in filled], bucket)
                 batch.loss_mask[len(chosen) :] = False
@@ -239,6 +238,11 @@ class Buckets:
     def _size(self, bucket: Bucket) -> tuple[int, int]:
         patches = bucket.crops * self._settings.patches_per_crop
         return patches + bucket.image_tokens + bucket.text_tokens, bucket.corners
+
+
+def padded_rows(rows: int, most: int) -> int:
+    """Returns how many rows stand for so many: a power of two up to `most`."""
+    return min(most, 1 << (rows - 1).bit_length())
 
 
 def _padded(values: np.ndarray, length: int, filler: int = 0) -> np.ndarray:

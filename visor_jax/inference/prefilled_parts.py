@@ -12,9 +12,9 @@ from jaxtyping import Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
-from visor_jax.data.buckets import Group
+from visor_jax.data.buckets import Group, padded_rows
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.inference.generation.generate import prefilled, room_for
+from visor_jax.inference.generation.generate import prefilled, spare_for
 from visor_jax.inference.generation.prefill import Prefilled
 from visor_jax.inference.generation.shared_trunk import prefill_behind
 from visor_jax.inference.options import ReadPrompt
@@ -90,7 +90,7 @@ def prefilled_prompt(model: VLM, params: Params, prompt: ReadPrompt) -> Prefille
     count = prompt.max_new_tokens
     if prompt.trunk is None:
         return prefilled(model, params, prompt.batch, prompt.budget, count)
-    rows, spare = np.arange(prompt.batch.size), room_for(count) - 1
+    rows, spare = np.arange(prompt.batch.size), spare_for(count)
     return prefill_behind(model, params, prompt.trunk, rows, prompt.budget, spare=spare)
 
 
@@ -106,13 +106,15 @@ def _chosen_parts(
     chosen = choice.chosen(logits[: len(group.rows)], cost)
     for budget in dict.fromkeys(chosen):
         places = [i for i, each in enumerate(chosen) if each == budget]
-        # A power of two, so as few programs.
-        size = min(group.batch.size, 1 << (len(places) - 1).bit_length())
-        filled = _filled(places, size)
+        filled = _filled(places, padded_rows(len(places), group.batch.size))
         rows = mine[np.array(group.rows)[filled]]
-        spare = room_for(int(limits[rows].max())) - 1
         prompts = prefill_behind(
-            choice.model, choice.params, trunk, filled, budget, spare=spare
+            choice.model,
+            choice.params,
+            trunk,
+            filled,
+            budget,
+            spare=spare_for(limits[rows]),
         )
         yield PrefilledPart(rows, len(places), prompts)
 

@@ -125,8 +125,8 @@ def test_prefill_gives_the_logits_and_tags_after_each_last_valid_token():
         np.testing.assert_allclose(
             found.logits[row], whole[row, last], **tolerances.REORDERED
         )
-        assert found.order[row] == batch.text_positions[row, last] + 1
-        assert found.segments[row] == batch.text_segments[row, last]
+        assert found.ends.order[row] == batch.text_positions[row, last] + 1
+        assert found.ends.segments[row] == batch.text_segments[row, last]
     assert found.cache.text.valid.shape[1] == batch.tokens.shape[1] + 3
     assert not np.asarray(found.cache.text.valid)[:, -3:].any()
 

@@ -23,8 +23,6 @@ from visor_jax.evals.report.policy_rows import (
 from visor_jax.evals.statistics import scores_by_name, spread
 
 Row = dict[str, Any]
-
-
 # A dense network at budgets that nobody trained it for.
 UNTRAINED = "untrained"
 

@@ -192,13 +192,14 @@ def _begin(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
 def _begun(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
     """Returns the answers after their first token."""
     (rows, vocabulary), rules = prefilled.logits.shape, begin.rules
+    ends = prefilled.ends
     used = None
     if begin.also is not None:
-        used = used_tokens(prefilled.prompt, jnp.asarray(begin.also), vocabulary)
+        used = used_tokens(ends.prompt, jnp.asarray(begin.also), vocabulary)
     nothing = DecodeState(
         newest=jnp.full(rows, rules.pad_id, jnp.int32),
-        order=prefilled.order - 1,
-        segments=prefilled.segments,
+        order=ends.order - 1,
+        segments=ends.segments,
         count=jnp.zeros(rows, jnp.int32),
         limit=jnp.asarray(begin.limit),
         finished=jnp.zeros(rows, bool),

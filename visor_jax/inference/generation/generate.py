@@ -111,6 +111,11 @@ def room_for(max_new_tokens: int) -> int:
     return max(_LEAST_ROOM, 1 << (max_new_tokens - 1).bit_length())
 
 
+def spare_for(max_new_tokens: int | Sequence[int] | np.ndarray) -> int:
+    """Returns the room that a cache needs behind the prompts for so long answers."""
+    return room_for(int(np.max(max_new_tokens))) - 1
+
+
 def keys_of_rows(key: Key[Array, "*B"], rows: int) -> Key[Array, "B"]:
     """Returns one key per row; row i of one key has the same in a batch of any size.
 
@@ -141,8 +146,7 @@ def prefilled(
     if limits.min() < 1:
         raise ValueError(f"{max_new_tokens=} must be at least 1.")
     _check(model, batch, limits)
-    spare = room_for(int(limits.max())) - 1
-    return prefill(model, params, batch, budget, spare=spare)
+    return prefill(model, params, batch, budget, spare=spare_for(limits))
 
 
 def _check(model: VLM, batch: Batch, limits: int | Int[np.ndarray, "*B"]) -> None:

@@ -29,28 +29,12 @@ Params = Any
 
 
 @flax.struct.dataclass
-class Prefilled:
-    """What decoding starts from.
-
-    logits: (B, W) of the token that follows each prompt. order, segments: (B,) its
-    place in the sequence and its segment. prompt: (B, T) the prompts' text, -1 for
-    padding. cache: theirs, with room for `spare` more tokens. gates: of the budget.
-    """
-
-    logits: Float[Array, "B W"]
-    order: Int[Array, "B"]
-    segments: Int[Array, "B"]
-    prompt: Int[Array, "B T"]
-    cache: KVCache
-    spare: int = flax.struct.field(pytree_node=False)
-    gates: tuple[StaticGate, ...] = flax.struct.field(pytree_node=False)
-
-
-@flax.struct.dataclass
 class PromptEnds:
     """Where the prompts of a batch end.
 
-    last: (B,) index of the last text token. Others as in `Prefilled`.
+    last: (B,) index of the last text token. order, segments: (B,) the place in the
+    sequence of the token that follows, and its segment. prompt: (B, T) the text, -1 for
+    padding.
     """
 
     last: Int[Array, "B"]
@@ -69,24 +53,34 @@ class PromptEnds:
             prompt=jnp.where(batch.text_mask, batch.tokens, -1),
         )
 
-    def prefilled(
-        self,
+
+@flax.struct.dataclass
+class Prefilled:
+    """What decoding starts from.
+
+    logits: (B, W) of the token that follows each prompt. ends: where that stands.
+    cache: the prompts', with room for `spare` more tokens. gates: of the budget.
+    """
+
+    logits: Float[Array, "B W"]
+    ends: PromptEnds
+    cache: KVCache
+    spare: int = flax.struct.field(pytree_node=False)
+    gates: tuple[StaticGate, ...] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(
+        cls,
         logits: Float[Array, "B W"],
+        ends: PromptEnds,
         cache: KVCache,
         *,
         gates: tuple[StaticGate, ...],
         spare: int,
-    ) -> Prefilled:
-        """Returns what decoding starts from: logits at these ends, and the cache."""
-        return Prefilled(
-            logits=logits,
-            order=self.order,
-            segments=self.segments,
-            prompt=self.prompt,
-            cache=cache.with_capacity(self.prompt.shape[1] + spare),
-            spare=spare,
-            gates=gates,
-        )
+    ) -> "Prefilled":
+        """Returns the prompts with room for `spare` tokens in a cache that has none."""
+        with_room = cache.with_capacity(ends.prompt.shape[1] + spare)
+        return cls(logits, ends, with_room, spare, gates)
 
 
 def prefill(
@@ -125,7 +119,7 @@ def _prefill(
         return module.logits(done.text, ends.last[:, None])[:, 0], done.cache()
 
     logits, cache = model.apply({"params": params}, method=run)
-    return ends.prefilled(logits, cache, gates=gates, spare=spare)
+    return Prefilled.of(logits, ends, cache, gates=gates, spare=spare)
 
 
 def _at(values: Int[Array, "B T"], index: Int[Array, "B"]) -> Int[Array, "B"]:

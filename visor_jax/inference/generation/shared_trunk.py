@@ -95,4 +95,4 @@ def _prefill_behind(
     logits, cache = prefill_rest(
         model, params, mine.state, gates, places, mine.ends.last
     )
-    return mine.ends.prefilled(logits, cache, gates=gates, spare=spare)
+    return Prefilled.of(logits, mine.ends, cache, gates=gates, spare=spare)

@@ -130,8 +130,7 @@ class BudgetChoice:
         trunk, logits = read_trunk(
             self.params,
             policy.params,
-            # Labels play no part here and must not make a program of their own.
-            batch.replace(image_labels=None),
+            batch,
             model=self.model,
             config=policy.config,
         )

@@ -14,7 +14,7 @@ import visor_jax
 from tests.data import tiny_llava
 from tests.inference import chat_run, page_run
 from visor_jax import sweep
-from visor_jax.analysis import calibration
+from visor_jax.analysis import calibrated_budgets
 from visor_jax.budget import Budget
 from visor_jax.commands.calibration_prompts import calibration_prompts
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -150,14 +150,14 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(
         del content["divergence"][name]
     (tmp_path / kept.name).write_text(json.dumps(content))
     measured = []
-    divergence = calibration.Divergence
+    divergence = calibrated_budgets.Divergence
 
     class Counted(divergence):
         def __call__(self, budgets):
             measured.extend(budgets)
             return super().__call__(budgets)
 
-    monkeypatch.setattr(calibration, "Divergence", Counted)
+    monkeypatch.setattr(calibrated_budgets, "Divergence", Counted)
     how = {"out": str(tmp_path), "limit": 20, "margin": 0.0}
     arguments = str(folder), str(folder.parent / "in.jsonl")
     sweep.calibrate_checkpoint(*arguments, **how)

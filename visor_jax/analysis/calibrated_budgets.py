@@ -3,6 +3,7 @@
 What was measured is kept beside the file, so that a run that was stopped goes on.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ def mean_cost(network: Network, samples: Sequence[Sample]) -> Callable[[Budget],
     """Returns what gives a budget's LLM prefill FLOPs, mean over the samples."""
     lengths = [(s.num_text_tokens, s.num_image_tokens) for s in samples]
 
+    @functools.cache
     def cost(budget: Budget) -> float:
         each = {
             (text, image): account(
@@ -117,5 +119,4 @@ class _Measured:
     def keep(self, name: str, value: float) -> None:
         self.found[name] = value
         content = {"settings": self._settings, "divergence": self.found}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write.write_json(self._file, content)

@@ -481,6 +481,16 @@ def test_command(tmp_path):
     [
         (("--from_hf=a", "--to_hf=b"), "Give --from_hf and --out to import, or"),
         (("--from_hf=nowhere", "--out=run"), "'nowhere' does not exist"),
+        (
+            ("--from_hf=a", "--out=b", "--adapter_init=own"),
+            "--adapter_init would change nothing without --plan=visor",
+        ),
+        (
+            ("--from_hf=a", "--out=b", "--plan=read", "--cross_layers=1"),
+            "without --plan",
+        ),
+        (("--checkpoint=a", "--to_hf=b", "--plan=visor"), "--plan would change noth"),
+        (("--from_hf=a", "--out=b", "--max_shard_size=1GB"), "nothing without --to_hf"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, tmp_path):

@@ -61,6 +61,13 @@ from visor_jax.runtime.ownership import is_of_an_owner, owned_folder
 
 _logger = logging.getLogger("visor_jax.convert")
 
+# The flags that only one way of converting reads.
+_READ_WITH = {
+    "--from_hf": ("revision", "plan", "seed"),
+    "--plan=visor": ("cross_layers", "self_layers", "adapters", "adapter_init"),
+    "--to_hf": ("max_shard_size",),
+}
+
 
 def main(arguments: list[str]) -> None:
     """Imports or exports, as the flags say."""
@@ -69,7 +76,9 @@ def main(arguments: list[str]) -> None:
     # Weights are only moved: no accelerator has to be free, or large enough.
     jax.config.update("jax_platforms", "cpu")
     with command_line.user_errors():
-        if _chosen(options) == "import":
+        way = _chosen(options)
+        _check_unread(options)
+        if way == "import":
             step = import_checkpoint(
                 options.from_hf,
                 options.out,
@@ -107,13 +116,24 @@ def _chosen(options: Any) -> str:
     )
 
 
+def _check_unread(options: Any) -> None:
+    """Raises ValueError if a flag was given that nothing would read."""
+    here = {"--from_hf"} if options.from_hf else {"--to_hf"}
+    if options.from_hf and options.plan == "visor":
+        here.add("--plan=visor")
+    for owner, names in _READ_WITH.items():
+        given = [f"--{name}" for name in names if options[name].present]
+        if given and owner not in here:
+            raise ValueError(
+                f"{', '.join(given)} would change nothing without {owner}: leave out."
+            )
+
+
 def _plan_choice(options: Any) -> PlanChoice:
     """Returns --plan, or the layers by kind where they are listed."""
     given = {"cross": options.cross_layers, "self_": options.self_layers}
     if all(layers is None for layers in given.values()):
         return options.plan
-    if options.plan != "visor":
-        raise ValueError("--cross_layers and --self_layers belong to --plan=visor.")
     try:
         return {
             kind: tuple(int(layer) for layer in layers or ())

@@ -173,7 +173,8 @@ def test_who_waits_gets_it_and_may_stop_waiting(tmp_path, fast, caplog):
         order.append("second")
     thread.join()
     assert order[:3] == ["waits"] * 3
-    assert order[-2:] == ["first", "second"]
+    # Between the two, the waiting one may have looked once more.
+    assert order.index("first") < order.index("second") == len(order) - 1
     said = [line for line in caplog.messages if "waiting for another process" in line]
     assert len(said) == 1
 

@@ -19,7 +19,7 @@ from visor_jax.training.state import TrainState
 
 ONE, FSDP = (1, 1, 1), (1, 8, 1)
 MESHES = ((8, 1, 1), FSDP, (2, 2, 2))
-STEPS = 30
+STEPS = 15
 # Ways to make the step: arguments of `make_universal_step`.
 WAYS = {"plain": {}, "in parts": {"accumulate": 7}}
 SLOW_WAYS = ("in parts",)

@@ -72,7 +72,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "models.config", "models.variants"),
     "models": ("ops", "axes", "layer_plan", "batch"),
-    "token_reduction": _METHODS,
+    # What they may read of an image before the decoder.
+    "token_reduction": (*_METHODS, "models.vision.crop_features"),
     # Features come from the streams behind the trunk; scores run the network behind it
     # at every budget, for training and evaluation alike; a budget's cost is its FLOPs.
     "policy": _METHODS,

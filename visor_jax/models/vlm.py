@@ -18,17 +18,9 @@ from visor_jax.models.config import ENTRY, VLMConfig
 from visor_jax.models.decoder.decoder import Decoder, DecoderState
 from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import (
-    KEEP_ALL,
-    CropFeatures,
-    TokenReducer,
-)
-from visor_jax.models.vision.image_tokens import (
-    ImageTokens,
-    gather_image_tokens,
-    keep_of_tokens,
-    kept_tokens,
-)
+from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
+from visor_jax.models.reduced_image import reduced_image_tokens
+from visor_jax.models.vision.image_tokens import ImageTokens, gather_image_tokens
 from visor_jax.models.vision.projector import Projector
 from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.ops.gating import Gates
@@ -124,21 +116,17 @@ class VLM(nn.Module):
         Args:
           index, weights: see `Batch`. mask: False for padding, None if there is none.
         """
-        features, keep = self.vision_tower.of_samples(pixels), None
-        if self.reducer.reads_crops:
-            everything = jnp.ones(features.shape[:3], bool)
-            crops = self.reducer.on_crops(CropFeatures(features, everything))
-            features, keep = crops.features, keep_of_tokens(crops.keep, index, weights)
-        patches = self.multi_modal_projector(features)
         newline = self.image_newline if self.config.image_newline else None
-        hidden = gather_image_tokens(patches, newline, index, weights)
-        if keep is None:
-            return ImageTokens(hidden)
-        keep = keep if mask is None else keep & mask
-        lengths = self.reducer.image_lengths(
-            hidden.shape[1], self.config.plan.num_layers
+        tower, project = self.vision_tower, self.multi_modal_projector
+        if not self.reducer.reads_crops:
+            patches = project(tower.of_samples(pixels))
+            return ImageTokens(gather_image_tokens(patches, newline, index, weights))
+        layers = self.config.plan.num_layers
+        length = self.reducer.image_lengths(index.shape[1], layers)[0]
+        return reduced_image_tokens(
+            *(tower, project, newline, self.reducer, length),
+            *(pixels, index, weights, mask),
         )
-        return kept_tokens(hidden, keep, lengths[0])
 
     def begin(
         self,

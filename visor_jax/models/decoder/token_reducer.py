@@ -16,11 +16,11 @@ import dataclasses
 import enum
 from typing import ClassVar, Protocol, runtime_checkable
 
-import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from visor_jax.models.decoder.streams import TokenStream
+from visor_jax.models.vision.crop_features import CropFeatures
 from visor_jax.ops.masks import last_valid, visible
 from visor_jax.ops.rope import rotary_table
 
@@ -37,17 +37,6 @@ class PositionRule(enum.Enum):
         if self is PositionRule.FRESH:
             return layer == 0
         return self is PositionRule.RENUMBER
-
-
-@flax.struct.dataclass
-class CropFeatures:
-    """What the tower made of the crops, and which patches are to stay.
-
-    features: (B, C, P, E). keep: (B, C, P).
-    """
-
-    features: Float[Array, "B C P E"]
-    keep: Bool[Array, "B C P"]
 
 
 class Look(Protocol):
@@ -87,7 +76,8 @@ class TokenReducer(Protocol):
     def on_crops(self, crops: CropFeatures) -> CropFeatures:
         """Returns the crops with `keep` False where patches go, or other features.
 
-        Called if `reads_crops`. Tokens that are made of no patch (newlines) stay.
+        Called if `reads_crops`. Newlines stay unless `keep_newlines` says otherwise. A
+        method that reads more than features has `tower_reads` (`crop_features`).
         """
         ...
 

@@ -50,23 +50,6 @@ def kept_tokens(
     return ImageTokens(hidden, kept, jnp.take_along_axis(keep, kept, axis=1))
 
 
-def keep_of_tokens(
-    keep: Bool[Array, "B C P"],
-    index: Int[Array, "B V *corners"],
-    weights: Float[Array, "B V *corners"] | None,
-) -> Bool[Array, "B V"]:
-    """Returns which image tokens stay if these patches do; newlines always do.
-
-    A token that is a sum of several patches stays if one of them does.
-    """
-    flat = keep.reshape(keep.shape[0], -1)
-    flat = jnp.pad(flat, ((0, 0), (0, 1)), constant_values=True)
-    if weights is None:
-        return jnp.take_along_axis(flat, index, axis=1)
-    corners = jnp.take_along_axis(flat[..., None], index, axis=1)
-    return (corners & (weights > 0)).any(axis=-1)
-
-
 def gather_image_tokens(
     patches: Float[Array, "B C P D"],
     newline: Float[Array, "D"] | None,

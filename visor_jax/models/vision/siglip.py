@@ -4,11 +4,21 @@ No class token; the features are the last block's output without the final norm,
 is what LLaVA-OneVision reads. Parameter names follow the published checkpoints.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.config import VisionConfig
+from visor_jax.models.vision.crop_features import (
+    NOTHING,
+    QueryKey,
+    TowerParts,
+    TowerReads,
+)
 from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
@@ -47,6 +57,13 @@ class VisionAttention(nn.Module):
         mixed = attend(query, [part], kernel=self.attention)
         return self.out_proj(mixed.reshape(x.shape))
 
+    def query_key(
+        self, x: Float[Array, "B P E"]
+    ) -> tuple[Float[Array, "B P N H"], Float[Array, "B P N H"]]:
+        """Returns the queries and keys alone."""
+        heads = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
+        return self.q_proj(x).reshape(heads), self.k_proj(x).reshape(heads)
+
 
 class VisionMLP(nn.Module):
     """fc2(gelu_tanh(fc1(x)))."""
@@ -79,6 +96,12 @@ class VisionBlock(nn.Module):
     def __call__(self, x: Float[Array, "B P E"]) -> Float[Array, "B P E"]:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
+
+    def query_key(
+        self, x: Float[Array, "B P E"]
+    ) -> tuple[Float[Array, "B P N H"], Float[Array, "B P N H"]]:
+        """Returns the queries and keys that the block makes of its input."""
+        return self.self_attn.query_key(self.layer_norm1(x))
 
 
 class PatchEmbeddings(nn.Module):
@@ -120,25 +143,52 @@ class Encoder(nn.Module):
         ]
 
     def __call__(
-        self, groups: Float[Array, "groups B P E"]
-    ) -> Float[Array, "groups B P E"]:
+        self, groups: Float[Array, "groups B P E"], reads: TowerReads = NOTHING
+    ) -> tuple[Float[Array, "groups B P E"], TowerParts]:
         """Returns the features of groups of crops, one group at a time in each block.
 
-        A block takes all groups before the next block begins: where parameters are
-        split over devices, those of one block are gathered, once, and no others.
+        And what else is to be read. A block takes all groups before the next block
+        begins: where parameters are split over devices, those of one block are
+        gathered, once, and no others.
         """
-        if len(groups) == 1:
-            for layer in self.layers:
-                groups = layer(groups[0])[None]
-            return groups
-        over_groups = nn.scan(
-            lambda layer, _, group: ((), layer(group)),
-            variable_broadcast="params",
-            split_rngs={"params": False},
-        )
-        for layer in self.layers:
-            _, groups = over_groups(layer, (), groups)
-        return groups
+        count, parts = len(self.layers), TowerParts()
+        # Before any block is run: a layer that is not there is said at once.
+        asked = [
+            (
+                reads.of_layer(reads.attention, layer, count),
+                reads.of_layer(reads.features, layer, count),
+            )
+            for layer in range(count)
+        ]
+        for layer, (attention, features) in zip(self.layers, asked, strict=True):
+            if attention:
+                pair = QueryKey(*_over_groups(_query_key, layer, groups))
+                parts.attention.update(dict.fromkeys(attention, pair))
+            groups = _over_groups(_features, layer, groups)
+            parts.features.update(dict.fromkeys(features, groups))
+        return groups, parts
+
+
+def _features(layer: VisionBlock, group: Array) -> Array:
+    return layer(group)
+
+
+def _query_key(layer: VisionBlock, group: Array) -> tuple[Array, Array]:
+    return layer.query_key(group)
+
+
+def _over_groups(
+    way: Callable[[VisionBlock, Array], Any], layer: VisionBlock, groups: Array
+) -> Any:
+    """Returns what a block makes of every group, one after the other."""
+    if len(groups) == 1:
+        return jax.tree.map(lambda x: x[None], way(layer, groups[0]))
+    over_groups = nn.scan(
+        lambda layer, _, group: ((), way(layer, group)),
+        variable_broadcast="params",
+        split_rngs={"params": False},
+    )
+    return over_groups(layer, (), groups)[1]
 
 
 class VisionTower(nn.Module):
@@ -156,34 +206,53 @@ class VisionTower(nn.Module):
 
     def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:
         """Returns the patch features of each crop."""
-        features = self.encoder(self.embeddings(crops)[None])[0]
+        return self._read(crops, NOTHING)[0]
+
+    def _read(
+        self, crops: Float[Array, "B h w 3"], reads: TowerReads
+    ) -> tuple[Float[Array, "B P E"], TowerParts]:
+        features, parts = self.encoder(self.embeddings(crops)[None], reads)
+        features, parts = features[0], jax.tree.map(lambda x: x[0], parts)
         if self.is_initializing():
             # Published checkpoints carry this norm; it is kept so that they survive a
             # round trip, and not used.
             self.post_layernorm(features)
-        return features
+        return features, parts
 
     def of_samples(self, pixels: Float[Array, "B C h w 3"]) -> Float[Array, "B C P E"]:
-        """Returns the patch features of each sample's crops.
+        """Returns the patch features of each sample's crops. See `read_samples`."""
+        return self.read_samples(pixels, NOTHING)[0]
+
+    def read_samples(
+        self, pixels: Float[Array, "B C h w 3"], reads: TowerReads
+    ) -> tuple[Float[Array, "B C P E"], TowerParts]:
+        """Returns the patch features of each sample's crops, and what else is read.
 
         Many crops go through a block in groups, so that its memory does not grow with
         their number; zeros fill up the last group. A group holds crops of every sample:
         samples may lie on different devices.
+
+        Raises:
+          ValueError: if a layer is to be read that the tower does not have.
         """
         samples, crops = pixels.shape[:2]
         size = crops_at_once(self.config, samples=samples, crops=crops)
         if size >= crops or self.is_initializing():
-            features = self(pixels.reshape(-1, *pixels.shape[2:]))
-            return features.reshape(samples, crops, *features.shape[1:])
+            found = self._read(pixels.reshape(-1, *pixels.shape[2:]), reads)
+            return jax.tree.map(
+                lambda x: x.reshape(samples, crops, *x.shape[1:]), found
+            )
         patches = self.embeddings(pixels.reshape(-1, *pixels.shape[2:]))
         patches = patches.reshape(samples, crops, *patches.shape[1:])
         patches = jnp.pad(patches, ((0, 0), (0, -crops % size), (0, 0), (0, 0)))
         groups = patches.reshape(samples, -1, size, *patches.shape[2:]).swapaxes(0, 1)
         groups = groups.reshape(-1, samples * size, *patches.shape[2:])
-        features = self.encoder(groups)
-        features = features.reshape(-1, samples, size, *patches.shape[2:])
-        features = features.swapaxes(0, 1).reshape(samples, -1, *patches.shape[2:])
-        return features[:, :crops]
+
+        def ungrouped(x: Array) -> Array:
+            x = x.reshape(-1, samples, size, *x.shape[2:]).swapaxes(0, 1)
+            return x.reshape(samples, -1, *x.shape[3:])[:, :crops]
+
+        return jax.tree.map(ungrouped, self.encoder(groups, reads))
 
 
 def crops_at_once(config: VisionConfig, *, samples: int, crops: int) -> int:

@@ -1,0 +1,76 @@
+"""Methods inside the network: what is gathered, decoded, and left as it was."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import passes, tiny, tolerances
+from tests.inference.prompts import extended
+from tests.token_reduction import pictures
+from tests.token_reduction.pictures import CONFIG, PLAIN, RESIZED
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
+from visor_jax.models.vlm import VLM
+from visor_jax.ops.masks import TokenTags
+from visor_jax.token_reduction.crops.fastervlm import FasterVLM
+from visor_jax.token_reduction.crops.visionzip import VisionZip
+
+PLAIN_BATCH = pictures.batch_of(PLAIN)
+SMALL = CONFIG.replace(plan=LayerPlan.dense(1))
+SMALL_PARAMS, GATES = tiny.params_of(SMALL), (True,)
+
+
+def test_logits_of_all_tokens_are_those_without_a_method():
+    found, expected = (
+        jax.jit(lambda b, r=r: VLM(SMALL, r).apply(SMALL_PARAMS, b, GATES).logits)(
+            PLAIN_BATCH
+        )
+        for r in (FasterVLM(keep=1.0), KEEP_ALL)
+    )
+    np.testing.assert_allclose(found, expected, **tolerances.REORDERED)
+
+
+@pytest.mark.parametrize("method", [FasterVLM, VisionZip])
+def test_tokens_of_a_resized_grid_go_by_their_nearest_patch(method):
+    batch = pictures.batch_of(RESIZED)
+    assert batch.image_token_weights is not None
+    tokens = pictures.encode(method(keep=0.25), batch)
+    whole = np.asarray(pictures.encode(KEEP_ALL, batch).hidden)
+    for row, part in enumerate(RESIZED):
+        kept = pictures.kept_of(tokens, row)
+        assert part.count // 4 - 5 * part.crops <= len(kept) <= part.count // 4
+        hidden = np.asarray(tokens.hidden)[row, : len(kept)]
+        same = np.isclose(hidden, whole[row, kept], atol=1e-5).all(axis=1)
+        # What is not merged is what it would have been; and some are merged.
+        assert same.all() == (method is FasterVLM)
+        assert same.mean() > 0.5
+
+
+def test_prefill_and_tokens_equal_the_forward_pass():
+    """...for a method that merges: what the prompt was is gone, positions are fresh."""
+    method, new = VisionZip(keep=0.3), 3
+    tokens = np.random.default_rng(3).integers(0, 40, (len(PLAIN), new), np.int32)
+    prompt = PLAIN_BATCH
+    batch, model = extended(prompt, tokens), VLM(SMALL, method)
+
+    @jax.jit
+    def stepwise(prompt, tokens, tags):
+        def run(model):
+            _, cache = passes.prefill(model, prompt, GATES)
+            cache = cache.with_capacity(prompt.tokens.shape[1] + new)
+            return model.decode(tokens, tags, cache, GATES)[0]
+
+        return model.apply(SMALL_PARAMS, method=run)
+
+    last = slice(-new, None)
+    tags = TokenTags(
+        *(batch.text_positions[:, last], batch.text_segments[:, last]),
+        batch.text_mask[:, last],
+    )
+    whole = jax.jit(lambda b: model.apply(SMALL_PARAMS, b, GATES).logits[:, -new:])
+    expected = whole(batch)
+    found = stepwise(prompt, tokens, tags)
+    np.testing.assert_allclose(found, expected, **tolerances.REORDERED)
+    # Of the whole image, or of another text's place, it is not.
+    off = stepwise(prompt, tokens, tags.replace(order=tags.order + 1))
+    assert np.abs(np.asarray(off) - expected).max() > 1e-4

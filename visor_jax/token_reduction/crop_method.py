@@ -1,0 +1,152 @@
+"""What the methods that work on crops share: budgets, newlines, static lengths.
+
+`keep` is the share of image tokens that the decoder sees, newlines included. An image
+of n tokens keeps floor(keep n) at most, whatever else is in the batch:
+
+    n = 3 crops of 4 patches, 2 newlines    14 tokens, keep 0.5: 7 at most
+    newlines "rows"    2 are set aside, 5 patches in proportion: 1 1 1
+    newlines "drop"    floor(keep 12) = 6 patches in proportion: 2 2 2
+
+A patch counts if it makes a token: not in padding, and in a resized grid not between
+the patches that tokens stand for.
+"""
+
+import dataclasses
+from fractions import Fraction
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from visor_jax.models.decoder.streams import TokenStream
+from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.vision.crop_features import (
+    NOTHING,
+    CropFeatures,
+    Packing,
+    TowerReads,
+)
+
+NEWLINE_RULES = ("rows", "drop")
+# int32 holds a share of 200,000 tokens.
+_FINEST = 10_000
+
+
+def fraction(share: float) -> Fraction:
+    """Returns the share that a decimal number means: 0.1 is one tenth exactly."""
+    return Fraction(share).limit_denominator(_FINEST)
+
+
+def share_of(share: float, count: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+    """Returns floor(share * count), exactly."""
+    part = fraction(share)
+    return count * part.numerator // part.denominator
+
+
+@dataclasses.dataclass(frozen=True)
+class CropMethod:
+    """A method that drops patches before the projector; it says in `select` which.
+
+    keep: share of an image's tokens that stays, above 0 and up to 1. newlines: "rows",
+    a newline stays if its row keeps a token; "drop", none stays.
+    """
+
+    keep: float = 0.25
+    newlines: str = "rows"
+
+    position_rule: ClassVar = PositionRule.FRESH
+    reads_text: ClassVar = False
+    reads_crops: ClassVar = True
+    stages: ClassVar = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that mean nothing."""
+        if not 0 < self.keep <= 1 or fraction(self.keep) == 0:
+            raise ValueError(
+                f"{type(self).__name__}: keep={self.keep} must be a share of the "
+                f"tokens, from 1 / {_FINEST} to 1."
+            )
+        self.check_choice("newlines", NEWLINE_RULES)
+
+    def check_choice(self, name: str, known: tuple[str, ...]) -> None:
+        """Raises ValueError if a setting is none of the known ones."""
+        if getattr(self, name) not in known:
+            raise ValueError(
+                f"{type(self).__name__}: {name}={getattr(self, name)!r} is not one of "
+                f"{list(known)}."
+            )
+
+    def check_share(self, *names: str) -> None:
+        """Raises ValueError if a setting is no share from 0 to 1."""
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{type(self).__name__}: {name}={getattr(self, name)} must be a "
+                    "share from 0 to 1."
+                )
+
+    def check_positive(self, *names: str) -> None:
+        """Raises ValueError if a setting is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{type(self).__name__}: {name}={getattr(self, name)} must be at "
+                    "least 1."
+                )
+
+    @property
+    def tower_reads(self) -> TowerReads:
+        """What it reads besides features."""
+        return NOTHING
+
+    def most_of(self, count: int) -> int:
+        """Returns how many of `count` tokens, or patches, may stay at most."""
+        return int(fraction(self.keep) * count)
+
+    def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
+        """Returns floor(keep V) for every layer."""
+        return (self.most_of(image_tokens),) * num_layers
+
+    def budgets(self, packing: Packing) -> tuple[Int[Array, "B C"], Int[Array, "B"]]:
+        """Returns how many patches of each crop stay, and newlines of each image."""
+        patches = packing.there.sum(axis=2, dtype=jnp.int32)
+        whole = patches.sum(axis=1)
+        if self.newlines == "drop":
+            room, total = jnp.zeros_like(whole), share_of(self.keep, whole)
+        else:
+            ends = packing.is_newline.sum(axis=1, dtype=jnp.int32)
+            total = share_of(self.keep, whole + ends)
+            # Never more than half of what stays, unless the patches need no more.
+            room = jnp.minimum(ends, jnp.maximum(total // 2, total - whole))
+            total = jnp.minimum(total - room, share_of(self.keep, whole))
+        each = total[:, None] * patches // jnp.maximum(whole, 1)[:, None]
+        return each, room
+
+    def on_crops(self, crops: CropFeatures) -> CropFeatures:
+        """Returns what `select` keeps, with the newlines that go with it."""
+        budgets, room = self.budgets(crops.packing)
+        found = self.select(crops, budgets)
+        return found.replace(keep_newlines=kept_newlines(found, room))
+
+    def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
+        """Returns the crops with at most this many patches of each in `keep`."""
+        raise NotImplementedError
+
+    def on_stream(
+        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+    ) -> TokenStream:
+        """Returns the image as it is; never called, since there are no stages."""
+        return image
+
+
+def kept_newlines(crops: CropFeatures, room: Int[Array, "B"]) -> Bool[Array, "B V"]:
+    """Returns the newlines of rows that keep a token, the first `room` of them."""
+    packing, is_newline = crops.packing, crops.packing.is_newline
+    of_base = packing.has_base[:, None] & (packing.patch < packing.per_crop)
+    kept = packing.of_tokens(crops.keep) & ~of_base
+    count = jnp.cumsum(kept, axis=1)
+    # Of each place, the count at the newline before it: counts never fall.
+    before = jnp.maximum.accumulate(jnp.where(is_newline, count, 0), axis=1)
+    before = jnp.pad(before, ((0, 0), (1, 0)))[:, :-1]
+    ends = is_newline & (count > before)
+    return ends & (jnp.cumsum(ends, axis=1) <= room[:, None])

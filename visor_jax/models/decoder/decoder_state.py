@@ -66,54 +66,45 @@ def reduced(
     Raises:
       ValueError: if the reducer wants to see an image of which K/V alone are at hand.
     """
-    notes = isinstance(reducer, TakesNotes) and index in reducer.noted
     drops = index in reducer.stages
-    if notes or drops:
-        state = _looked_at(index, state, reducer, look, notes, drops)
+    if drops:
+        seen = _look(index, state, reducer, look)
+        image = reducer.on_stream(index, state.text, state.image, seen)
+        # Nobody asks for notes behind the last stage.
+        notes = None if index == max(reducer.stages) else state.notes
+        state = state.replace(image=image, notes=notes)
     if index == 0:
         state = state.replace(image_tags=_tags(state.image))
         drops = drops or reducer.reads_crops
-    if not drops or not reducer.position_rule.renumbers(index):
-        return state
-    text, image, shift = renumbered(
-        state.text,
-        state.image,
-        head_dim=config.head_dim,
-        rope_theta=config.rope_theta,
-    )
-    return state.replace(text=text, image=image, shift=shift)
+    if drops and reducer.position_rule.renumbers(index):
+        text, image, shift = renumbered(
+            state.text,
+            state.image,
+            head_dim=config.head_dim,
+            rope_theta=config.rope_theta,
+        )
+        state = state.replace(text=text, image=image, shift=shift)
+    if isinstance(reducer, TakesNotes) and index in reducer.noted:
+        seen = _look(index, state, reducer, look)
+        notes = reducer.note(index, state.text, state.image, seen)
+        state = state.replace(notes=notes)
+    return state
 
 
-def _looked_at(
-    index: int,
-    state: DecoderState,
-    reducer: TokenReducer,
-    look: Callable[..., Any],
-    notes: bool,
-    drops: bool,
-) -> DecoderState:
-    """Returns the state with the reducer's notes, and without what it drops."""
+def _look(
+    index: int, state: DecoderState, reducer: TokenReducer, look: Callable[..., Any]
+) -> LayerLook:
     if not isinstance(state.image, TokenStream):
         raise ValueError(
             f"{reducer} looks at the image before layer {index}, where only its keys "
             "and values are at hand: give the image stream, and no image_keys from "
             "this layer on."
         )
-    text, image, first = state.text, state.image, state.image_tags
-    seen = LayerLook(
-        weights=functools.partial(look, text, image),
-        first=image.tags if first is None else first,
+    return LayerLook(
+        weights=functools.partial(look, state.text, state.image),
+        first=_tags(state.image) if state.image_tags is None else state.image_tags,
         notes=state.notes,
     )
-    if notes:
-        noted = reducer.note(index, text, image, seen)
-        state, seen = state.replace(notes=noted), seen._replace(notes=noted)
-    if drops:
-        image = reducer.on_stream(index, text, image, seen)
-        # Nobody asks for them behind the last stage.
-        kept = None if index == max(reducer.stages) else state.notes
-        state = state.replace(image=image, notes=kept)
-    return state
 
 
 def _tags(image: TokenStream | TokenTags) -> TokenTags:

@@ -52,6 +52,7 @@ class CropFeatures:
     keep: Bool[Array, "B C P"]
 
 
+@runtime_checkable
 class Look(Protocol):
     """How text looks at the image in the layer that comes next.
 
@@ -128,7 +129,7 @@ class TokenReducer(Protocol):
 class TakesNotes(Protocol):
     """A reducer that looks before one layer and drops before another.
 
-    noted: the layers before which `note` is called, ascending; before `on_stream`,
+    noted: the layers before which `note` is called, ascending; behind `on_stream`,
     where both are. What it returns goes with the batch to the next of either, as
     `look.notes`: arrays whose first axis is the row, or None.
     """

@@ -7,9 +7,13 @@ import pytest
 from tests import tiny
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
+from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.answer_file import flops_of
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.decoder.token_reducer import selection_flops
-from visor_jax.token_reduction.registry import fitted, parse
+from visor_jax.models.vlm import VLM
+from visor_jax.token_reduction.fastv import FastV
+from visor_jax.token_reduction.registry import fitted, name_of, parse
 from visor_jax.token_reduction.solve import TEXT_TOKENS
 
 # The depth and the image of LLaVA-1.5-7B.
@@ -114,6 +118,44 @@ def test_a_budget_is_the_buckets_and_smaller_images_keep_the_share():
     share = method.knob(TOKENS)
     assert method.table(TOKENS, 0)[300] == round(300 * share) < 166
     assert method.table(300, 0)[300] > round(300 * share)
+    assert method.in_bucket(TOKENS) == FastV(keep=share)
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
+def test_in_a_bucket_a_budget_is_settings_of_the_methods_own(name):
+    method = method_of(f"{name}:average=200")
+    plain = method.in_bucket(TOKENS)
+    assert (plain.average, plain.network) == (None, None)
+    assert parse(name_of(plain)) == plain == plain.in_bucket(7)
+    for tokens in (0, 1, 37, 300, TOKENS):
+        stages = range(len(plain.stages))
+        own = tuple(method.table(TOKENS, stage)[tokens] for stage in stages)
+        assert own == plain.counts(tokens, None)
+
+
+def test_an_answers_flops_are_those_of_the_bucket_that_it_was_in():
+    method = method_of("fastv:average=192")
+    answer = Answer(
+        number=0,
+        request=None,
+        budget=Budget.all(CONFIG.plan),
+        text_tokens=9,
+        image_tokens=300,
+        image_slots=TOKENS,
+    )
+    left = round(300 * method.knob(TOKENS))
+    prompt = {"text_tokens": 9, "image_tokens": 300}
+    counted = account(
+        CONFIG,
+        answer.budget,
+        **prompt,
+        crops=0,
+        logit_positions=1,
+        image_lengths=(300, 300, *[left] * (DEPTH - 2)),
+        selection=selection_flops(method, CONFIG, **prompt),
+    )
+    found = flops_of(answer, VLM(CONFIG, method))
+    assert found["llm_prefill"] == counted.llm_prefill
 
 
 def test_who_has_a_budget_wants_to_know_the_network():

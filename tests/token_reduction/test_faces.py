@@ -1,5 +1,6 @@
 """`reduce`: load, generate, answer, evaluate and engine answer as one network does."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,12 +8,16 @@ from PIL import Image
 
 import visor_jax
 from tests import own_flags, tiny
+from tests.evals import small
 from tests.inference import page_run
 from visor_jax import answer, evaluate, generate
-from visor_jax.budget import Budget
 from visor_jax.data.pages.questions import TASK_NAMES
+from visor_jax.evals.checkpoints import AskedBudgets
+from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.policy_choices import questions_of_policies
+from visor_jax.evals.report.markdown import report_text
+from visor_jax.evals.report.report import ReportFacts, build_report
 from visor_jax.flops.account import account
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.decoder.token_reducer import selection_flops
@@ -88,25 +93,27 @@ def test_a_file_of_answers_is_of_one_reduction(workdir, model, capsys):
         assert f'reduce was "{SPEC}", now' in capsys.readouterr().err
 
 
-def whole_prefill(lengths):
-    """Returns the FLOPs of a prompt of which nothing is dropped."""
-    budget = Budget.of_name("sa1:1")
-    counted = account(page_run.CONFIG, budget, **lengths, logit_positions=1)
-    return counted.llm_prefill
-
-
-def test_a_report_says_what_reduced_its_images(tmp_path):
+def test_a_report_says_what_reduced_its_images(workdir, tmp_path):
     place = page_run.save(tmp_path / "run", page_run.parameters(), **_TRAINED)
-    found = evaluate.evaluate_checkpoints(
-        [str(place)], out=str(tmp_path / "out"), pages=1, budgets="sa1:1", reduce=SPEC
-    )
-    assert found["reduce"] == SPEC
-    assert f"`{SPEC}`" in (tmp_path / "out/report.md").read_text()
-    (row,), lengths = found["rows"], found["lengths"]
-    assert row["n"] == dict.fromkeys(TASK_NAMES, 1)
+    how = ([str(place)], None, 1, AskedBudgets(universal="sa1:1"), "test", None, SPEC)
+    (checkpoint,), _ = evaluate._prepare(*how)
+    assert checkpoint.network.reducer == METHOD
+    benchmark = PageBenchmark.make(1)
+    found = predict(checkpoint.network, benchmark, checkpoint.budgets)
+    assert (found.reducer, len(found.ids)) == (SPEC, len(TASK_NAMES))
     # One question a row, in the lengths of its own, without an answer.
+    (budget,), lengths = checkpoint.budgets, found.mean_lengths()
     assert lengths["text_tokens"] < 10
-    assert row["flops"]["llm_prefill"] < whole_prefill(lengths)
+    whole = account(page_run.CONFIG, budget, **lengths, logit_positions=1)
+    assert found.mean_flops(budget)["llm_prefill"] < whole.llm_prefill
+    run = small.made_up_run(benchmark, "universal")
+    run = dataclasses.replace(
+        run, predictions=dataclasses.replace(run.predictions, reducer=SPEC)
+    )
+    made = ReportFacts(git_commit="", machine="", command="")
+    report = build_report([run], made)
+    assert report["reduce"] == SPEC
+    assert f"reduced by `{SPEC}`" in report_text(report, run.predictions)
 
 
 def test_several_questions_in_a_row_are_refused_before_any_work(model):

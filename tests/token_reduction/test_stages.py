@@ -1,5 +1,6 @@
 """Methods between layers against NumPy's, in the cache, in FLOPs and in bytes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -25,7 +26,10 @@ from visor_jax.token_reduction.fastv import FastV
 from visor_jax.token_reduction.pyramid_drop import PyramidDrop
 from visor_jax.token_reduction.sparsevlm import SparseVLM
 
-CONFIG = tiny.VISOR.replace(plan=LayerPlan.dense(4))
+VISION = dataclasses.replace(tiny.VISION, num_layers=1)
+CONFIG = tiny.VISOR.replace(vision=VISION, plan=LayerPlan.dense(4))
+# Layer 0 is the trunk.
+MIXED = CONFIG.replace(plan=LayerPlan.build(4, cross=(0, 2), self_=(1, 3)))
 PARAMS, GATES = tiny.params_of(CONFIG), tiny.all_on(CONFIG)
 NEW = 8
 FASTV = FastV(layer=2, keep=0.4)
@@ -153,8 +157,7 @@ def test_flops_are_those_of_the_program_its_own_work_included(method, monkeypatc
     monkeypatch.setattr(cross_attention, "depthwise_conv", as_one_operation)
     lengths = {"text_tokens": 11, "image_tokens": 37, "crops": 3, "batch": 2}
     prompt = {name: lengths[name] for name in ("text_tokens", "image_tokens")}
-    left = method.image_lengths(37, 4)
-    for config in (CONFIG, tiny.VISOR):
+    for config in (CONFIG, *[MIXED] * (method is FASTV)):
         inputs = abstract_model.abstract_batch(config, **lengths)
         params = abstract_model.abstract_params(config, inputs)
         gates, budget = tiny.all_on(config), Budget.all(config.plan)
@@ -192,7 +195,7 @@ def test_cache_bytes_and_free_slots_are_those_of_the_arrays(method):
 
 def test_what_was_noted_goes_along_from_the_trunk():
     """The trunk is a program of its own where budgets share it."""
-    config = tiny.VISOR
+    config = MIXED
     model, gates = VLM(config, FastV(layer=1, keep=0.4)), tiny.all_on(config)
     assert config.plan.trunk_length == 1
     batch, params = tiny.on_device(prompt_of(batches())), tiny.params_of(config)

@@ -173,6 +173,7 @@ def _generate(
             text_tokens=answer.text_tokens,
             image_tokens=answer.image_tokens,
             crops=answer.crops,
+            image_slots=answer.image_slots or None,
         )
         recorder.answer(number, example, row, answer.text, lengths, answer.error)
         yield 1

@@ -17,6 +17,7 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
     TokenReducer,
+    in_bucket,
     selection_flops,
 )
 from visor_jax.token_reduction.registry import name_of
@@ -125,6 +126,8 @@ class Recorder:
         if not lengths.text_tokens:
             return (0,) * len(FLOPS)
         layers = self._config.plan.num_layers
+        slots = lengths.image_slots or lengths.image_tokens
+        reducer = in_bucket(self._reducer, slots)
         prompt = {
             "text_tokens": lengths.text_tokens,
             "image_tokens": lengths.image_tokens,
@@ -135,8 +138,8 @@ class Recorder:
             **prompt,
             crops=lengths.crops,
             logit_positions=1,
-            image_lengths=self._reducer.image_lengths(lengths.image_tokens, layers),
-            selection=selection_flops(self._reducer, self._config, **prompt),
+            image_lengths=reducer.image_lengths(lengths.image_tokens, layers),
+            selection=selection_flops(reducer, self._config, **prompt),
         )
         return (
             cost.tower.total,

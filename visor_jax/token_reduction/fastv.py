@@ -7,7 +7,7 @@ Every layer before K sees the whole image, so K / L of its cost remains.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 from jaxtyping import Array, Float
@@ -67,6 +67,10 @@ class FastV(LayerStages):
         """Returns how many tokens are left; the knob is the share."""
         share = (_KEEP if self.keep is None else self.keep) if knob is None else knob
         return (min(image_tokens, max(1, round(image_tokens * share))),)
+
+    def at_knob(self, knob: float) -> Self:
+        """Returns the method that keeps this share."""
+        return dataclasses.replace(self, keep=knob)
 
     def most(self, image_tokens: int) -> float:
         """Returns the share of everything."""

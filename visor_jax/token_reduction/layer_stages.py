@@ -9,8 +9,8 @@ tokens stay; a budget says it instead, as a number that can be compared between 
                       every SELF layer on
 
 For each padded number of image tokens (the bucket's) the knob is found on the host, so
-that the bucket's own image meets the budget; a smaller image in that bucket keeps the
-same share, or the same number, whichever the method's knob is.
+that an image that fills the bucket meets the budget; smaller ones in that bucket are
+reduced by the same settings (`in_bucket`), and so are never above it.
 """
 
 import dataclasses
@@ -52,6 +52,22 @@ class LayerStages:
     def most(self, image_tokens: int) -> float:
         """Returns the knob at which nothing is dropped."""
         raise NotImplementedError
+
+    def at_knob(self, knob: float) -> Self:
+        """Returns the method whose own settings are those of the knob."""
+        raise NotImplementedError
+
+    def in_bucket(self, image_tokens: int) -> Self:
+        """Returns the method with the settings that meet its budget in a bucket.
+
+        Raises:
+          ValueError: as `knob`.
+        """
+        knob = self.knob(image_tokens)
+        if knob is None:
+            return self
+        plain = dataclasses.replace(self, average=None, llm_flops=None, network=None)
+        return plain.at_knob(knob)
 
     def fitted(self, config: VLMConfig) -> Self:
         """Returns the method for a network of these sizes.

@@ -81,11 +81,17 @@ class PyramidDrop(LayerStages):
 
     def counts(self, image_tokens: int, knob: float | None) -> tuple[int, ...]:
         """Returns how many tokens are left; the knob is the ratio between stages."""
-        ratios = self.ratios or _RATIOS
-        if knob is not None:
-            ratios = tuple(knob ** (i + 1) for i in range(len(self.stages)))
+        method = self if knob is None else self.at_knob(knob)
+        ratios = method.ratios or _RATIOS
         least = min(image_tokens, 1)
         return tuple(max(least, int(image_tokens * ratio)) for ratio in ratios)
+
+    def at_knob(self, knob: float) -> Self:
+        """Returns the method with this ratio from stage to stage."""
+        ratios = tuple(knob ** (i + 1) for i in range(len(self.stages)))
+        return dataclasses.replace(
+            self, ratios=ratios, average=None, llm_flops=None, network=None
+        )
 
     def most(self, image_tokens: int) -> float:
         """Returns the ratio at which every stage keeps everything."""

@@ -15,6 +15,8 @@ from visor_jax.models.config import VLMConfig
 # Text of the prompt that `llm_flops` is a share of: the smallest bucket's.
 TEXT_TOKENS = 64
 _HALVINGS = 32
+# A position at which one token stays of any image.
+_LEAST = 1e-9
 # How a budget may be exceeded by arithmetic alone.
 _SLACK = 1e-9
 
@@ -58,7 +60,7 @@ def knob(method: Tunable, image_tokens: int) -> float:
             "`fitted(config)`."
         )
     cost, wanted = _cost(method, image_tokens), _wanted(method)
-    low, high = 0.0, method.most(image_tokens)
+    low, high = _LEAST, method.most(image_tokens)
     if cost(high) <= wanted + _SLACK:
         return high
     if cost(low) > wanted + _SLACK:

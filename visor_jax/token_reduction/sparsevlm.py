@@ -116,9 +116,8 @@ class SparseVLM(LayerStages):
     def steps(self, image_tokens: int, knob: float | None) -> tuple[Step, ...]:
         """Returns what each stage does; the knob is a factor on `keep`."""
         found, left = [], image_tokens
-        for keep in self.keep or _KEEP:
-            wanted = keep if knob is None else max(1, round(keep * knob))
-            step = _step(left, wanted)
+        for keep in self._kept(knob):
+            step = _step(left, keep)
             found.append(step)
             left = step.kept + step.clusters
         return tuple(found)
@@ -127,6 +126,16 @@ class SparseVLM(LayerStages):
         """Returns how many tokens are left after each stage, merged ones included."""
         steps = self.steps(image_tokens, knob)
         return tuple(step.kept + step.clusters for step in steps)
+
+    def at_knob(self, knob: float) -> Self:
+        """Returns the method that keeps so many times its numbers."""
+        return dataclasses.replace(self, keep=self._kept(knob))
+
+    def _kept(self, knob: float | None) -> tuple[int, ...]:
+        keep = _KEEP if self.keep is None else self.keep
+        if knob is None:
+            return keep
+        return tuple(max(1, round(each * knob)) for each in keep)
 
     def most(self, image_tokens: int) -> float:
         """Returns the factor at which one token goes and comes back as a cluster."""

@@ -192,6 +192,15 @@ def selection_flops(
     )
 
 
+def in_bucket(reducer: TokenReducer, image_tokens: int) -> TokenReducer:
+    """Returns what the reducer amounts to where images are padded to this length.
+
+    Itself, unless its settings are found for each bucket (`LayerStages.in_bucket`).
+    """
+    resolve = getattr(reducer, "in_bucket", None)
+    return reducer if resolve is None else resolve(image_tokens)
+
+
 def is_reduced(reducer: TokenReducer, layer: int) -> bool:
     """Returns whether this layer sees another image stream than the first one."""
     return any(0 < stage <= layer for stage in reducer.stages)

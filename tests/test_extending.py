@@ -21,7 +21,7 @@ PAGES = dict(
 )
 # What a page may touch beside the files that it adds: the table of the architecture.
 TOUCHED = {
-    "A token-reduction method": set(),
+    "A token-reduction method": {"visor_jax/token_reduction/registry.py"},
     "A benchmark and its metric": set(),
     "An attention kernel": {"visor_jax/ops/attention.py"},
     "A layer kind": {

@@ -252,9 +252,8 @@ def _settings(
         **dataclasses.asdict(sampling),
         "seed": options.seed if draws else None,
     }
-    if options.stop:
-        settings["stop"] = options.stop
-    return settings
+    optional = {"stop": options.stop, "reduce": model.network.reduce}
+    return settings | {name: value for name, value in optional.items() if value}
 
 
 def _buckets(engine: Engine, options: Any) -> list[Bucket]:

@@ -12,7 +12,7 @@ in turn.
 
 from absl import flags
 
-from visor_jax.commands import command_line
+from visor_jax.commands import answer_flags, command_line
 
 PAGES = 1024
 
@@ -44,6 +44,7 @@ def define_flags() -> None:
         "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
     )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+    answer_flags.define_reduce_flag()
 
 
 if __name__ == "__main__":
@@ -71,12 +72,14 @@ from visor_jax.evals.checkpoints import (
 from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.networks import evaluate_networks, num_budgets
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
+from visor_jax.evals.policy_choices import check_reads_no_text
 from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
 from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
+from visor_jax.token_reduction.registry import fitted, reducer_of
 
 # Where another process writes the report.
 _REMEDY = "Wait for it, stop it, or give another --out."
@@ -95,6 +98,7 @@ def evaluate_checkpoints(
     command: str = "",
     progress: Callback | None = None,
     costs: Sequence[float] | None = None,
+    reduce: str | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing the report of all checkpoints.
 
@@ -107,13 +111,14 @@ def evaluate_checkpoints(
       progress: called with (answers so far, of how many).
       costs: preferences at which policies are tried (`policy.choose`); None for 0, 5
         and 10.
+      reduce: drops image tokens in all of them (`token_reduction.registry`).
 
     Raises:
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
     asked = AskedBudgets(universal=budgets, untrained=untrained)
-    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs)
+    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs, reduce)
     with owned_folder(folder, remedy=_REMEDY):
         report, _ = _evaluate(
             checkpoints, folder, pages, split, command, progress, costs
@@ -128,9 +133,11 @@ def _prepare(
     asked: AskedBudgets,
     split: str,
     costs: Sequence[float] | None,
+    reduce: str | None = None,
 ) -> tuple[list[EvaluatedCheckpoint], Path]:
     """Returns the checkpoints, each read once, and the folder of the report."""
     split_id(split)
+    reducer = reducer_of(reduce)
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
@@ -144,6 +151,9 @@ def _prepare(
         config, _ = check_description(path, metadata, asked)
         try:
             check_reads_pages(config, metadata)
+            fitted(reducer, config)
+            if metadata.get("policy"):
+                check_reads_no_text(reducer)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     asked.check(described)
@@ -151,7 +161,7 @@ def _prepare(
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
     output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = [read_checkpoint(path, asked) for path in paths]
+    checkpoints = [read_checkpoint(path, asked, reduce) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])
     return checkpoints, folder
 
@@ -210,7 +220,13 @@ def main(arguments: list[str]) -> None:
         costs = _numbers(asked.cost)
         names = AskedBudgets(universal=asked.budgets, untrained=asked.untrained)
         checkpoints, out = _prepare(
-            asked.checkpoint, asked.out, asked.pages, names, asked.split, costs
+            asked.checkpoint,
+            asked.out,
+            asked.pages,
+            names,
+            asked.split,
+            costs,
+            asked.reduce,
         )
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])

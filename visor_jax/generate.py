@@ -70,6 +70,7 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
     return {
         "answer": answer,
         "budget": budget.name,
+        **({} if model.network.reduce is None else {"reduce": model.network.reduce}),
         "self_layers_on": len(budget.self_layers),
         "flops": {
             "tower": cost.tower,

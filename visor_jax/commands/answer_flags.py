@@ -28,6 +28,17 @@ def define_network_flags() -> None:
     flags.DEFINE_enum(
         "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
+    define_reduce_flag()
+
+
+def define_reduce_flag() -> None:
+    """Declares the method that drops image tokens."""
+    flags.DEFINE_string(
+        "reduce",
+        None,
+        "Drop image tokens: 'fastv:keep=0.25', ... "
+        "(python -m visor_jax.show.reducers); default: none.",
+    )
 
 
 def define_answer_flags() -> None:
@@ -66,6 +77,7 @@ def load_network(options: Any) -> "VisorModel":
         dtype=options.dtype,
         chat_template=options.chat_template,
         revision=options.revision,
+        reduce=options.reduce,
     )
 
 

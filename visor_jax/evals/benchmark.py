@@ -32,11 +32,15 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptLengths:
-    """The lengths that a prompt's FLOPs are counted for; 0 text tokens: never read."""
+    """The lengths that a prompt's FLOPs are counted for; 0 text tokens: never read.
+
+    image_slots: image tokens that it was padded to, None for no padding.
+    """
 
     text_tokens: int
     image_tokens: int
     crops: int
+    image_slots: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

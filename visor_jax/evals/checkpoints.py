@@ -123,13 +123,17 @@ def check_description(
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_checkpoint(path: str, asked: AskedBudgets) -> EvaluatedCheckpoint:
+def read_checkpoint(
+    path: str, asked: AskedBudgets, reduce: str | None = None
+) -> EvaluatedCheckpoint:
     """Returns what a checkpoint holds, description and parameters of the same step.
+
+    reduce: of all checkpoints of an evaluation alike (`token_reduction.registry`).
 
     Raises:
       ValueError: if it cannot be read, or shown in a report.
     """
-    network = open_network(path)
+    network = open_network(path, reduce=reduce)
     metadata, policy = network.metadata, network.policy
     _, chosen = check_description(path, metadata, asked)
     return EvaluatedCheckpoint(

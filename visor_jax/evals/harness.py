@@ -2,7 +2,8 @@
 
 Packed questions are answered by one pass over their rows, right answers included
 (`evals.packed_answers`); others by the engine, which reads an image once for all
-budgets and questions about it.
+budgets and questions about it. A token reducer that goes by the question has to see one
+question alone, without its answer: then all are asked by the engine.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def predict(
     budgets = network.budgets if budgets is None else budgets
     check_plan(network.config, budgets)
     recorder = Recorder(network.config, budgets, benchmark, network.reducer)
-    packed = benchmark.packed()
+    packed = None if network.reducer.reads_text else benchmark.packed()
     if packed is None:
         answered = _generate(network, benchmark, budgets, recorder)
     else:
@@ -172,6 +173,7 @@ def _generate(
             text_tokens=answer.text_tokens,
             image_tokens=answer.image_tokens,
             crops=answer.crops,
+            image_slots=answer.image_slots or None,
         )
         recorder.answer(number, example, row, answer.text, lengths, answer.error)
         yield 1

@@ -45,11 +45,12 @@ def evaluate_networks(
       progress: called with (answers so far, of how many).
 
     Raises:
-      ValueError: if there are policies, but no questions that they can be tried on;
-        before any network runs.
+      ValueError: if there are policies, but no questions that they can be tried on, or
+        a token reducer that goes by the question; before any network runs.
     """
-    if any(each.network.policy is not None for each in checkpoints):
-        questions_of_policies(benchmark)
+    for each in checkpoints:
+        if each.network.policy is not None:
+            questions_of_policies(benchmark, each.network.reducer)
     work = _distinct(checkpoints)
     total = num_budgets(checkpoints) * len(benchmark)
     predictions: dict[str, Predictions] = {}

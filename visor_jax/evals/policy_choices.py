@@ -11,21 +11,27 @@ from visor_jax.evals.benchmark import Benchmark, PackedBatch
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.inference.loading.network import Network
+from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
 from visor_jax.policy.choose import choose
 from visor_jax.policy.network import Policy, prompt_logits
 from visor_jax.policy.packed_answers import PackedAnswers
+from visor_jax.token_reduction.registry import name_of
 
 Params = Any
 # Of the random policy's draws.
 _SEED = 0
 
 
-def questions_of_policies(benchmark: Benchmark) -> Iterator[PackedBatch]:
+def questions_of_policies(
+    benchmark: Benchmark, reducer: TokenReducer = KEEP_ALL
+) -> Iterator[PackedBatch]:
     """Returns the packed questions on which policies are tried.
 
     Raises:
-      ValueError: if the benchmark has none.
+      ValueError: if the benchmark has none, or if the network's reducer goes by the
+        question: it cannot choose for several questions in a row.
     """
+    check_reads_no_text(reducer)
     packed = benchmark.packed()
     if packed is None:
         raise ValueError(
@@ -33,6 +39,16 @@ def questions_of_policies(benchmark: Benchmark) -> Iterator[PackedBatch]:
             "has none: leave the policies' checkpoints out."
         )
     return packed
+
+
+def check_reads_no_text(reducer: TokenReducer) -> None:
+    """Raises ValueError for a reducer that chooses image tokens by one question."""
+    if reducer.reads_text:
+        raise ValueError(
+            "Policies are tried on rows of several questions so far, but "
+            f"{name_of(reducer)} chooses image tokens by one question: leave the "
+            "policies' checkpoints out, or reduce by a method that reads no text."
+        )
 
 
 def policy_logits(
@@ -44,7 +60,7 @@ def policy_logits(
       ValueError: as `questions_of_policies`.
     """
     policy, parts = network.policy, []
-    for asked in questions_of_policies(benchmark):
+    for asked in questions_of_policies(benchmark, network.reducer):
         rows, length = asked.batch.tokens.shape
         found = prompt_logits(
             network.params,

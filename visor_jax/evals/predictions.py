@@ -63,8 +63,8 @@ class Predictions:
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
     the first is the one that accuracies are means of. flops: by `FLOPS`. lengths: by
-    `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: `repr` of what
-    dropped image tokens; None if nothing did.
+    `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: the name of what
+    dropped image tokens (`token_reduction.registry`); None if nothing did.
     """
 
     benchmark: BenchmarkFacts

@@ -14,7 +14,13 @@ from visor_jax.evals.predictions import (
 )
 from visor_jax.flops.account import account
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
+from visor_jax.models.decoder.token_reducer import (
+    KEEP_ALL,
+    TokenReducer,
+    in_bucket,
+    selection_flops,
+)
+from visor_jax.token_reduction.registry import name_of
 
 
 class Recorder:
@@ -90,7 +96,7 @@ class Recorder:
         return Predictions(
             benchmark=BenchmarkFacts.of(self._benchmark),
             budgets=self._budgets.budgets,
-            reducer=None if self._reducer == KEEP_ALL else repr(self._reducer),
+            reducer=None if self._reducer == KEEP_ALL else name_of(self._reducer),
             ids=ids,
             example_tasks=tasks,
             example_clusters=clusters,
@@ -120,14 +126,20 @@ class Recorder:
         if not lengths.text_tokens:
             return (0,) * len(FLOPS)
         layers = self._config.plan.num_layers
+        slots = lengths.image_slots or lengths.image_tokens
+        reducer = in_bucket(self._reducer, slots)
+        prompt = {
+            "text_tokens": lengths.text_tokens,
+            "image_tokens": lengths.image_tokens,
+        }
         cost = account(
             self._config,
             self._budgets.budgets[budget],
-            text_tokens=lengths.text_tokens,
-            image_tokens=lengths.image_tokens,
+            **prompt,
             crops=lengths.crops,
             logit_positions=1,
-            image_lengths=self._reducer.image_lengths(lengths.image_tokens, layers),
+            image_lengths=reducer.image_lengths(lengths.image_tokens, layers),
+            selection=selection_flops(reducer, self._config, **prompt),
         )
         return (
             cost.tower.total,

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from visor_jax.budget import Budget
 from visor_jax.flops import layer_costs
 from visor_jax.flops.layer_costs import LayerCost, TowerCost
-from visor_jax.models.config import VLMConfig
+from visor_jax.models.config import DecoderConfig, VLMConfig
 from visor_jax.models.variants import dense
 
 
@@ -28,7 +28,7 @@ class Account:
     image_lengths: image tokens that each decoder layer sees; all of them, unless a
     token reducer drops some. tower, projector: all crops. layers: the decoder's
     layers in a prefill, first layer first. lm_head: the logits at `logit_positions`
-    tokens of every sample.
+    tokens of every sample. selection: a token reducer's own work, part of the prefill.
     """
 
     config: VLMConfig
@@ -43,11 +43,13 @@ class Account:
     projector: int
     layers: tuple[LayerCost, ...]
     lm_head: int
+    selection: int = 0
 
     @property
     def llm_prefill(self) -> int:
-        """Returns the FLOPs of all decoder layers and the logits."""
-        return sum(layer.total for layer in self.layers) + self.lm_head
+        """Returns the FLOPs of all decoder layers, the logits and the selection."""
+        layers = sum(layer.total for layer in self.layers)
+        return layers + self.lm_head + self.selection
 
     @property
     def end_to_end(self) -> int:
@@ -116,6 +118,7 @@ def account(
     logit_positions: int | None = None,
     batch: int = 1,
     image_lengths: Sequence[int] | None = None,
+    selection: int = 0,
     at_hand: Collection[int] = (),
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
@@ -123,10 +126,10 @@ def account(
     logit_positions: text tokens whose logits are computed: None for all (training and
     evaluation), 1 for what a generation needs of its prefill. crops: 0 if the image
     features are at hand already. image_lengths: what a token reducer leaves for
-    each decoder layer (`TokenReducer.image_lengths`), None for all; its own work is
-    not part of the account. at_hand: layers in which the image's keys and values are
-    known, so that only text goes through them. The reading loss and the policy are not
-    part of it.
+    each decoder layer (`TokenReducer.image_lengths`), None for all. selection: FLOPs of
+    its own work in one sample (`token_reducer.selection_flops`). at_hand: layers in
+    which the image's keys and values are known, so that only text goes through them.
+    The reading loss and the policy are not part of it.
 
     Raises:
       ValueError: for an impossible length, or a budget that is not of this plan.
@@ -152,6 +155,25 @@ def account(
         ),
         layers=tuple(layer.times(batch) for layer in layers),
         lm_head=layer_costs.lm_head(config.decoder, positions=batch * logits),
+        selection=batch * selection,
+    )
+
+
+def look_flops(
+    decoder: DecoderConfig, *, rows: int, text_tokens: int, image_tokens: int
+) -> int:
+    """Returns the FLOPs of a reducer's look (`token_reducer.Look`) in one sample.
+
+    The queries of so many text tokens, the keys of both streams, and the scores; the
+    layer makes its keys again.
+    """
+    keys = text_tokens + image_tokens
+    return (
+        layer_costs.matmul(rows, decoder.width, decoder.heads_width)
+        + layer_costs.matmul(
+            keys, decoder.width, decoder.num_kv_heads * decoder.head_dim
+        )
+        + layer_costs.matmul(rows, decoder.heads_width, keys)
     )
 
 

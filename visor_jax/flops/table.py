@@ -150,6 +150,7 @@ def prompt_cost(
     crops: int = 1,
     logit_positions: int | None = 1,
     image_lengths: Callable[[int, int], Sequence[int]] | None = None,
+    selection: Callable[[int, int], int] | None = None,
 ) -> Row:
     """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
 
@@ -158,6 +159,7 @@ def prompt_cost(
       logit_positions: 1, all that a generation needs; None for all text tokens.
       image_lengths: what each layer sees of these image tokens, in so many layers
         (`TokenReducer.image_lengths`); None for all.
+      selection: FLOPs of dropping the others, of text and image tokens; None for none.
 
     Raises:
       ValueError: for an impossible length.
@@ -175,6 +177,7 @@ def prompt_cost(
         crops=crops,
         logit_positions=logit_positions,
         image_lengths=seen,
+        selection=0 if selection is None else selection(text_tokens, image_tokens),
     )
     return Row.of(budget.name, counted)
 

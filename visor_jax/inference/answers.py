@@ -19,10 +19,11 @@ class Answer:
     number: of the request, in the order of asking. text, tokens: the answer, without
     end token; the text ends before a stop string, whose tokens are the last ones.
     steps: of decoding, after the first token. error: what is wrong with the request,
-    None if it was answered. text_tokens, image_tokens, crops: of the prompt. encoded:
-    whether its image went through the tower for it; else it was at hand. at_hand: the
-    decoder's layers in which the image's keys and values were at hand, too, so that
-    only text went through them.
+    None if it was answered. text_tokens, image_tokens, crops: of the prompt.
+    image_slots: image tokens that it was padded to, 0 if nobody says. encoded: whether
+    its image went through the tower for it; else it was at hand. at_hand: the decoder's
+    layers in which the image's keys and values were at hand, too, so that only text
+    went through them.
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
     """
@@ -36,6 +37,7 @@ class Answer:
     error: str | None = None
     text_tokens: int = 0
     image_tokens: int = 0
+    image_slots: int = 0
     crops: int = 0
     encoded: bool = False
     at_hand: tuple[int, ...] = ()
@@ -85,6 +87,7 @@ class Answer:
             budget=budget,
             text_tokens=request.sample.num_text_tokens,
             image_tokens=request.sample.num_image_tokens,
+            image_slots=processor.buckets.choose(request.sample).image_tokens,
             crops=request.sample.num_crops,
             encoded=encoded,
             at_hand=at_hand,

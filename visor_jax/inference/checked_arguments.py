@@ -119,10 +119,22 @@ def _key_size() -> int:
     return jax.random.key_data(jax.random.key(0)).shape[-1]
 
 
-def batch_of(batch: Any) -> Batch:
-    """Returns the batch. Raises ValueError for anything else."""
+def batch_of(batch: Any, *, one_question: bool = False) -> Batch:
+    """Returns the batch.
+
+    Raises:
+      ValueError: for anything else; with one_question, for several questions in a row.
+    """
     remedy = "model.batch(images, prompt) makes one"
-    return instance_of(batch, Batch, "batch", remedy)
+    batch = instance_of(batch, Batch, "batch", remedy)
+    segments = np.where(batch.text_mask, batch.text_segments, 0)
+    if one_question and np.any(segments > 1):
+        raise ValueError(
+            "The batch has several questions in a row, but the network drops image "
+            "tokens by what one question looks at: give each a row of its own, or "
+            "load the network with another `reduce`."
+        )
+    return batch
 
 
 def read_prompt_of(prompt: Any) -> ReadPrompt:

@@ -4,7 +4,7 @@ import html
 
 import jax
 
-from visor_jax.flops.table import GIGA, prompt_cost
+from visor_jax.flops.table import GIGA
 from visor_jax.inference.loading.network import Network
 from visor_jax.layer_plan import LayerPlan
 
@@ -24,10 +24,12 @@ def summary_html(network: Network) -> str:
         "from": metadata.get("source") or metadata.get("label", "unknown"),
         "policy": "yes: budget=“auto”" if network.policy is not None else "none",
     }
+    if network.reduce is not None:
+        facts["image tokens"] = f"reduced by {network.reduce}"
     rows = [(name, value) for name, value in facts.items()]
     shown = list(network.budgets)[:_MOST_BUDGETS]
     for budget in shown:
-        cost = prompt_cost(config, budget, image_lengths=network.reducer.image_lengths)
+        cost = network.cost(budget)
         rows.append(
             (
                 f"budget {budget.name}",

@@ -13,7 +13,7 @@ from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
-from visor_jax.flops.table import Row, prompt_cost
+from visor_jax.flops.table import Row
 from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
 from visor_jax.inference.engine.engine import Engine
@@ -247,7 +247,7 @@ class VisorModel:
         self, batch: Batch, budget: str | Budget | None = None
     ) -> Float[np.ndarray, "B T W"]:
         """Returns the logits of a batch, those of padding among them."""
-        batch = checked.batch_of(batch)
+        batch = checked.batch_of(batch, one_question=self.vlm.reducer.reads_text)
         gates = self.budget(budget).gates(self.config.plan)
         return np.asarray(batch_logits(self.params, batch, model=self.vlm, gates=gates))
 
@@ -271,8 +271,7 @@ class VisorModel:
         errors, see `visor_jax.flops.table.prompt_cost`.
         """
         lengths = checked.lengths_of(lengths)
-        asked, left = self.budgets.of_plan(budget), self.vlm.reducer.image_lengths
-        return prompt_cost(self.config, asked, image_lengths=left, **lengths)
+        return self.network.cost(self.budgets.of_plan(budget), **lengths)
 
     def budget(self, budget: str | Budget | None = None) -> Budget:
         """Returns the budget of that name. See `BudgetSet.find`."""

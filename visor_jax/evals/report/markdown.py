@@ -54,6 +54,8 @@ def _summary(asked: Predictions) -> str:
         what += f", each asked {len(asked.tasks)} tasks once."
     else:
         what += f", {len(asked.ids)} questions of {len(asked.tasks)} tasks about them."
+    if asked.reducer is not None:
+        what += f" Image tokens are reduced by `{asked.reducer}`, in every row."
     return (
         f"{what} A budget names the SELF layers that are on "
         "(`sa2:1,3`: two of them, layers 1 and 3). Accuracies in per cent with 95 % "

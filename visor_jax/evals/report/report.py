@@ -5,7 +5,7 @@ report.json is read by others. Per row: "model" is "universal", "dense",
 are per sample; savings are factors against the dense network (2.0 = half the FLOPs);
 "ms_is" says whether the time was measured or predicted. At the top, "preset",
 "train_steps" and "wall_clock_s" (of training) are those of the first run; "runs" has
-them all.
+them all; "reduce" names what dropped image tokens, if anything did.
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ def build_report(runs: Sequence[EvaluatedRun], made: ReportFacts) -> dict[str, A
             f"{cluster_name}s": asked.num_clusters,
         },
         "lengths": asked.mean_lengths(),
+        **({} if asked.reducer is None else {"reduce": asked.reducer}),
         "timing": timing.describe(cluster_name),
         "runs": [
             {

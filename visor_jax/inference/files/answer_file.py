@@ -20,8 +20,14 @@ from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
+from visor_jax.models.decoder.token_reducer import (
+    KEEP_ALL,
+    in_bucket,
+    selection_flops,
+)
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write, disk_errors, output_place
+from visor_jax.token_reduction.registry import name_of
 
 # What all answers of a file depend on: JSON values by name.
 Settings = Mapping[str, Any]
@@ -191,6 +197,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "id": entry.id,
         "answer": answer.text,
         "budget": answer.budget.name,
+        **({} if model.reducer == KEEP_ALL else {"reduce": name_of(model.reducer)}),
         "flops": flops_of(answer, model),
         "ms": round(1000 * answer.seconds, 3),
         "image_reused": bool(answer.crops) and not answer.encoded,
@@ -212,14 +219,16 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     were, only text is counted.
     """
     layers = model.config.plan.num_layers
+    reducer = in_bucket(model.reducer, answer.image_slots or answer.image_tokens)
+    prompt = {"text_tokens": answer.text_tokens, "image_tokens": answer.image_tokens}
     cost = account(
         model.config,
         answer.budget,
-        text_tokens=answer.text_tokens,
-        image_tokens=answer.image_tokens,
+        **prompt,
         crops=answer.crops if answer.encoded else 0,
         logit_positions=1,
-        image_lengths=model.reducer.image_lengths(answer.image_tokens, layers),
+        image_lengths=reducer.image_lengths(answer.image_tokens, layers),
+        selection=selection_flops(reducer, model.config, **prompt),
         at_hand=answer.at_hand,
     )
     contexts = range(answer.text_tokens + 1, answer.text_tokens + 1 + answer.steps)

@@ -23,6 +23,7 @@ import jax
 
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.compile_cache import keep_programs, user_folder
 from visor_jax.sharding.mesh import MeshSettings
 
@@ -35,6 +36,7 @@ def load(
     special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
+    reduce: str | TokenReducer | None = None,
     compilation_cache: str | os.PathLike | bool = False,
 ) -> VisorModel:
     """Returns the network of a checkpoint, ours or Hugging Face's.
@@ -53,14 +55,18 @@ def load(
       mesh: over whose axes "fsdp" and "tensor" the parameters are split while they are
         read, for networks too large for one device; every device sees whole batches.
         None for one device.
+      reduce: a method that drops image tokens, by name and settings
+        ("fastv:keep=0.25", `token_reduction.registry`) or as an object; every answer,
+        cost and engine of the model is then that network's. None for none.
       compilation_cache: folder that keeps compiled programs from one process to the
         next, True for the user's cache folder. False leaves jax's configuration, and
         JAX_COMPILATION_CACHE_DIR, as they are.
 
     Raises:
       ValueError: if there is no checkpoint, if it is damaged, half written or of
-        another model than it says, if its tokenizer or processor is missing, or if it
-        does not split over the mesh.
+        another model than it says, if its tokenizer or processor is missing, if it
+        does not split over the mesh, or for a reduction that there is not or that the
+        network has no layers for.
     """
     if compilation_cache is not False:
         is_named = compilation_cache is not True
@@ -72,5 +78,6 @@ def load(
         special_tokens=special_tokens,
         revision=revision,
         mesh=mesh,
+        reduce=reduce,
     )
     return VisorModel(network)

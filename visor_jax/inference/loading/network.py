@@ -9,12 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from visor_jax.budget import BudgetSet
+from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
+from visor_jax.models.decoder.token_reducer import (
+    KEEP_ALL,
+    TokenReducer,
+    selection_flops,
+)
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
+from visor_jax.token_reduction.registry import name_of
 
 Params = Any
 
@@ -25,7 +31,8 @@ class Network:
 
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
-    it has none. reducer: drops image tokens on their way through it.
+    it has none. reducer: drops image tokens on their way through it; fitted to its
+    sizes (`token_reduction.registry.fitted`).
     """
 
     config: VLMConfig
@@ -41,6 +48,33 @@ class Network:
         """The module that computes with `params`, reducer included."""
         return VLM(self.config, self.reducer)
 
+    @property
+    def reduce(self) -> str | None:
+        """The reducer's name (`token_reduction.registry`), None if it keeps all."""
+        return None if self.reducer == KEEP_ALL else name_of(self.reducer)
+
+    def cost(self, budget: Budget, **lengths: int | None) -> Row:
+        """Returns the FLOPs of one prompt, those of the reducer's own work included.
+
+        lengths: and errors, see `flops.table.prompt_cost`.
+        """
+
+        def selection(text_tokens: int, image_tokens: int) -> int:
+            return selection_flops(
+                self.reducer,
+                self.config,
+                text_tokens=text_tokens,
+                image_tokens=image_tokens,
+            )
+
+        return prompt_cost(
+            self.config,
+            budget,
+            image_lengths=self.reducer.image_lengths,
+            selection=selection,
+            **lengths,
+        )
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of sizes, numbers, policy and reducer: 32 hexadecimal digits.
@@ -50,7 +84,7 @@ class Network:
         """
         found = hashlib.sha256(json.dumps(self.config.to_dict()).encode())
         if self.reducer != KEEP_ALL:
-            found.update(repr(self.reducer).encode())
+            found.update(name_of(self.reducer).encode())
         parts = [self.params, () if self.policy is None else self.policy.params]
         for path, leaf in jax.tree.leaves_with_path(parts):
             values = np.ascontiguousarray(jax.device_get(leaf))

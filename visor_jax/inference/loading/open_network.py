@@ -32,8 +32,10 @@ from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
+from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.arguments import shown
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
+from visor_jax.token_reduction.registry import fitted, reducer_of
 
 
 def open_network(
@@ -44,12 +46,13 @@ def open_network(
     special_tokens: str = "plain",
     revision: str | None = None,
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
+    reduce: str | TokenReducer | None = None,
 ) -> Network:
     """Returns the network of a path or id. See `load`."""
     _check_names(path_or_id, dtype, template, revision)
     check_special_tokens(special_tokens)
     mesh = None if mesh is None else as_mesh(mesh)
-    how = _How(dtype, template, special_tokens, mesh)
+    how = _How(dtype, template, special_tokens, mesh, reducer_of(reduce))
     if _is_hugging_face(path_or_id):
         opened = _from_hugging_face(find_folder(path_or_id, revision=revision), how)
     else:
@@ -88,6 +91,7 @@ class _How:
     template: str | None
     special_tokens: str
     mesh: jax.sharding.Mesh | None
+    reducer: TokenReducer
 
     def dtype_of(self, stored: Iterable[np.dtype]) -> str | None:
         """Returns the dtype of parameters and computation, None to keep both.
@@ -127,6 +131,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     # The cheap things first: errors in them should not wait for the weights.
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
+    reducer = fitted(how.reducer, found.config)
     processor = found.backbone.processor(
         found.config,
         folder,
@@ -144,13 +149,14 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
         budgets=BudgetSet.parse(found.budgets, found.config.plan),
         processor=processor,
         metadata={"from_hf": folder.as_posix(), "new_parameters": found.new},
+        reducer=reducer,
     )
 
 
 def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
-    processor = _reader(stored, how)
+    processor, reducer = _reader(stored, how), fitted(how.reducer, stored.config)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),
@@ -158,6 +164,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         processor=processor,
         metadata=stored.metadata,
         policy=stored.read_policy(mesh=how.mesh),
+        reducer=reducer,
     )
 
 

@@ -13,54 +13,29 @@ prefill, prefill of text alone and decoding are the same loop: they differ in wh
 hand of earlier tokens, and in what is remembered.
 """
 
-import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax import axes
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.decoder_layer import WAYS, DecoderLayer, Past, Way
-from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
+from visor_jax.models.decoder.decoder_state import (
+    DecoderState,
+    past_of_layer,
+    reduced,
+    with_places,
+)
+from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import (
-    KEEP_ALL,
-    TokenReducer,
-    is_reduced,
-    renumbered,
-)
+from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
-from visor_jax.ops.masks import MaskForm, TokenTags
+from visor_jax.ops.masks import TokenTags
 from visor_jax.ops.rope import rotary_table
-
-
-@flax.struct.dataclass
-class DecoderState:
-    """A batch between two layers: both streams, and what the layers behind remember.
-
-    text: while decoding the new tokens alone. image: its tags alone where every layer
-    to come has its keys and values at hand. caches: one per layer gone through; None if
-    nothing is remembered (training). image_tags: of the image as the first layer saw
-    it. shift: see `LayerCache`.
-    """
-
-    text: TokenStream
-    image: TokenStream | TokenTags
-    caches: tuple[LayerCache, ...] | None = None
-    image_tags: TokenTags | None = None
-    shift: Int[Array, "B"] | None = None
-
-    def cache(self) -> KVCache:
-        """Returns the cache of a prompt that has gone through all layers."""
-        length = jnp.asarray(self.text.length, jnp.int32)
-        # Nothing is known of the tokens that are to come.
-        text = self.text.tags.replace(form=MaskForm.TAGS)
-        return KVCache(self.caches, text, self.image_tags, length)
 
 
 class Decoder(nn.Module):
@@ -154,7 +129,8 @@ class Decoder(nn.Module):
         captured = {}
         for index in range(start, stop):
             if past is None:
-                state = self._reduced(index, state, reducer)
+                layer, c = self.layers[index], self.config.decoder
+                state = reduced(index, state, reducer, layer.look, c)
             is_read = (past is None and image_keys is None) and (
                 self.config.plan.image_is_read_after(index, gate_of.values())
                 or max(capture, default=-1) >= index
@@ -164,9 +140,9 @@ class Decoder(nn.Module):
                 state = self._without_memory(index, gate, state, is_read)
             else:
                 keys = None if image_keys is None else image_keys[index - start]
-                known = _past_of_layer(index, state, past, keys)
+                known = past_of_layer(index, state, past, keys)
                 state = self._remembered(index, gate, state, is_read, known, past)
-                state = _with_places(index, state, past, reducer)
+                state = with_places(index, state, past, reducer)
             if index in capture:
                 captured[index] = state.image
         return state, captured
@@ -198,26 +174,6 @@ class Decoder(nn.Module):
         on, off = ways.when_on(is_read), ways.off
         text, image, new = gated(gate, on, off, *operands, read=ways.read)
         return state.replace(text=text, image=image, caches=(*state.caches, new))
-
-    def _reduced(
-        self, index: int, state: DecoderState, reducer: TokenReducer
-    ) -> DecoderState:
-        """Returns what this layer is to see: fewer image tokens, other positions."""
-        reduces = index in reducer.stages
-        if reduces:
-            look = functools.partial(self.layers[index].look, state.text, state.image)
-            image = reducer.on_stream(index, state.text, state.image, look)
-            state = state.replace(image=image)
-        if index == 0:
-            state = state.replace(image_tags=_tags(state.image))
-            reduces = reduces or reducer.reads_crops
-        if not reduces or not reducer.position_rule.renumbers(index):
-            return state
-        c = self.config.decoder
-        text, image, shift = renumbered(
-            state.text, state.image, head_dim=c.head_dim, rope_theta=c.rope_theta
-        )
-        return state.replace(text=text, image=image, shift=shift)
 
     def _at_positions(
         self, index: int, text: TokenStream, past: KVCache | None
@@ -252,36 +208,6 @@ class Decoder(nn.Module):
                 "it holds depends on the budget. Group samples by budget."
             )
         return self.config.plan.gate_of_layer(as_sequence(gates, len(layers)))
-
-
-def _tags(image: TokenStream | TokenTags) -> TokenTags:
-    return image.tags if isinstance(image, TokenStream) else image
-
-
-def _past_of_layer(
-    index: int, state: DecoderState, past: KVCache | None, image_keys: KeyValues | None
-) -> Past:
-    """Returns what is at hand for a layer that remembers."""
-    if past is None:
-        return Past(image_keys, _tags(state.image))
-    layer = past.layers[index]
-    tags = past.image if layer.image_tags is None else layer.image_tags
-    return Past(layer.image, tags, layer.text, past.text, past.length)
-
-
-def _with_places(
-    index: int, state: DecoderState, past: KVCache | None, reducer: TokenReducer
-) -> DecoderState:
-    """Returns the state with where the newest cache's tokens stand, if elsewhere."""
-    *others, new = state.caches
-    if past is not None:
-        old = past.layers[index]
-        tags, shift = old.image_tags, old.shift
-    else:
-        differs = is_reduced(reducer, index) and new.image is not None
-        tags, shift = _tags(state.image) if differs else None, state.shift
-    new = new.replace(image_tags=tags, shift=shift)
-    return state.replace(caches=(*others, new))
 
 
 def _streams_of(

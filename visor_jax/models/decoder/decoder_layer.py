@@ -149,10 +149,11 @@ class DecoderLayer(nn.Module):
         used by the layer.
         """
         asked = self._normed(text.take(rows))
+        # Weights alone: there are no values to mix.
         keys = [
-            KeyPart(kv.keys, kv.values, stream.tags)
+            KeyPart(key, key, stream.tags)
             for stream in (image, text)
-            for kv in [self.self_attn.keys_values(self._normed(stream))]
+            for key in [self.self_attn.keys(self._normed(stream))]
         ]
         weights = attention_weights(self.self_attn.queries(asked), keys, asked.tags)
         return weights[..., : image.length]

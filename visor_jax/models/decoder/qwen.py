@@ -63,11 +63,14 @@ class Attention(nn.Module):
     def keys_values(self, x: TokenStream) -> KeyValues:
         """Returns the rotated keys and the values of the stream's tokens."""
         count = self.config.num_kv_heads
-        keys = self._split(self.k_proj(x.hidden), count)
+        return KeyValues(self.keys(x), self._split(self.v_proj(x.hidden), count))
+
+    def keys(self, x: TokenStream) -> Float[Array, "B T K H"]:
+        """Returns the rotated keys of the stream's tokens."""
+        keys = self._split(self.k_proj(x.hidden), self.config.num_kv_heads)
         if self.config.qk_norm:
             keys = self.k_norm(keys)
-        keys = rotate(keys, x.rotary)
-        return KeyValues(keys, self._split(self.v_proj(x.hidden), count))
+        return rotate(keys, x.rotary)
 
     def output(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Returns the heads merged and projected back to the stream's width."""

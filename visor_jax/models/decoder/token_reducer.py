@@ -14,14 +14,16 @@ loop over layers, not the method, gives the tokens that stay their rotary positi
 
 import dataclasses
 import enum
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.vision.crop_features import CropFeatures
-from visor_jax.ops.masks import last_valid, visible
+from visor_jax.ops.masks import TokenTags, last_valid, visible
 from visor_jax.ops.rope import rotary_table
 
 
@@ -39,8 +41,17 @@ class PositionRule(enum.Enum):
         return self is PositionRule.RENUMBER
 
 
+@runtime_checkable
 class Look(Protocol):
-    """How text looks at the image in the layer that comes next."""
+    """How text looks at the image in the layer that comes next.
+
+    first: the tags of the image as the first layer saw it: its length is that of the
+    bucket, its valid tokens are the row's own. notes: what the reducer has noted so far
+    (`TakesNotes`), else None.
+    """
+
+    first: TokenTags
+    notes: Any
 
     def __call__(self, rows: Int[Array, "B R"]) -> Float[Array, "B R V"]:
         """Returns the attention of the text tokens at these indices; float32.
@@ -49,6 +60,18 @@ class Look(Protocol):
         text, so a row adds up to less than 1.
         """
         ...
+
+
+class LayerLook(NamedTuple):
+    """The `Look` of one layer; weights: of the text tokens at given indices."""
+
+    weights: Callable[[Int[Array, "B R"]], Float[Array, "B R V"]]
+    first: TokenTags
+    notes: Any
+
+    def __call__(self, rows: Int[Array, "B R"]) -> Float[Array, "B R V"]:
+        """Returns the attention of these tokens. See `Look`."""
+        return self.weights(rows)
 
 
 @runtime_checkable
@@ -92,6 +115,35 @@ class TokenReducer(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesNotes(Protocol):
+    """A reducer that looks before one layer and drops before another.
+
+    noted: the layers before which `note` is called, ascending; behind `on_stream`,
+    where both are. What it returns goes with the batch to the next of either, as
+    `look.notes`: arrays whose first axis is the row, or None.
+    """
+
+    noted: tuple[int, ...]
+
+    def note(
+        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+    ) -> Any:
+        """Returns what is to be known of both streams from here on."""
+        ...
+
+
+@runtime_checkable
+class CountsItsWork(Protocol):
+    """A reducer whose own matrix products belong to a prompt's FLOPs."""
+
+    def selection_flops(
+        self, config: VLMConfig, *, text_tokens: int, image_tokens: int
+    ) -> int:
+        """Returns those of one prompt, counted as `visor_jax.flops` counts."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class KeepAll:
     """The method that keeps every token: VISOR's own way."""
@@ -117,6 +169,26 @@ class KeepAll:
 
 
 KEEP_ALL = KeepAll()
+
+
+def selection_flops(
+    reducer: TokenReducer, config: VLMConfig, *, text_tokens: int, image_tokens: int
+) -> int:
+    """Returns what a reducer's own work costs in one prompt; 0 if it counts none."""
+    if not isinstance(reducer, CountsItsWork):
+        return 0
+    return reducer.selection_flops(
+        config, text_tokens=text_tokens, image_tokens=image_tokens
+    )
+
+
+def in_bucket(reducer: TokenReducer, image_tokens: int) -> TokenReducer:
+    """Returns what the reducer amounts to where images are padded to this length.
+
+    Itself, unless its settings are found for each bucket (`LayerStages.in_bucket`).
+    """
+    resolve = getattr(reducer, "in_bucket", None)
+    return reducer if resolve is None else resolve(image_tokens)
 
 
 def is_reduced(reducer: TokenReducer, layer: int) -> bool:

@@ -183,8 +183,9 @@ class VLMConfig:
       decoder layer and tower block; "gated", SELF layers, because a layer behind an off
       gate would otherwise still hand zeros of its activations to the backward pass.
     attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
-      (which checks it); "auto" chooses by shapes and platform. The machine's business,
-      not the network's: `to_dict` leaves it out, and a checkpoint runs anywhere.
+      (which checks it): "cudnn" (GPUs), "tags" (TPUs), "plain", "blockwise". "auto"
+      chooses by shapes, platform and mesh. The machine's business, not the network's:
+      `to_dict` leaves it out, and a checkpoint runs anywhere.
     """
 
     vision: VisionConfig

@@ -14,6 +14,7 @@ from visor_jax.ops.kernels.blockwise import BlockwiseKernel
 from visor_jax.ops.kernels.cudnn import CudnnKernel
 from visor_jax.ops.kernels.kernel import Kernel, KeyPart
 from visor_jax.ops.kernels.plain import PlainKernel
+from visor_jax.ops.kernels.tags import TagsKernel
 from visor_jax.ops.masks import TokenTags
 
 # The name that leaves the choice to `chosen`.
@@ -21,6 +22,7 @@ AUTO = "auto"
 # In order of preference.
 KERNELS: dict[str, Kernel] = {
     "cudnn": CudnnKernel(),
+    "tags": TagsKernel(),
     "plain": PlainKernel(),
     "blockwise": BlockwiseKernel(),
 }
@@ -79,10 +81,13 @@ def check_kernel(name: str) -> str:
 
 
 def current_platform() -> str:
-    """Returns what programs are compiled for: "cpu", "gpu" or "tpu"."""
-    # The one place that says so. Where a program is made for devices that are not here
-    # (a plan of a TPU step on a CPU), their platform belongs here instead.
-    return jax.default_backend()
+    """Returns what programs are compiled for: "cpu", "gpu" or "tpu".
+
+    The platform of the mesh in context, whose devices need not be here; without one,
+    or with one of no devices, that of this process.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def writes_scores(queries: int, keys: int, *, kernel: str = AUTO) -> bool:
@@ -92,7 +97,13 @@ def writes_scores(queries: int, keys: int, *, kernel: str = AUTO) -> bool:
     """
     if kernel != AUTO:
         return KERNELS[check_kernel(kernel)].writes_scores
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        mesh = jax.sharding.AbstractMesh((1,), ("data",))
+    # A row and a head for every device, so that nothing depends on how they are split.
     query, key = (
-        jax.ShapeDtypeStruct((1, length, 1, 8), "float32") for length in (queries, keys)
+        jax.ShapeDtypeStruct((mesh.size, length, mesh.size, 8), "float32")
+        for length in (queries, keys)
     )
-    return KERNELS[chosen(query, [KeyPart(key, key, None)])].writes_scores
+    with jax.sharding.use_abstract_mesh(mesh):
+        return KERNELS[chosen(query, [KeyPart(key, key, None)])].writes_scores

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 
 from tests.tolerances import BFLOAT16, GRADIENT, REORDERED
-from visor_jax.ops.kernels.blockwise import _block_length, blockwise_attend
-from visor_jax.ops.kernels.kernel import KeyPart
+from visor_jax.ops.kernels.blockwise import blockwise_attend
+from visor_jax.ops.kernels.kernel import KeyPart, block_length
 from visor_jax.ops.kernels.plain import plain_attend
 from visor_jax.ops.masks import TokenTags, visible
 
@@ -157,4 +157,4 @@ def test_bfloat16_keeps_its_dtype_and_most_of_its_digits():
     [(7377, 256, 256), (300, 256, 160), (5, 256, 16), (256, 256, 256), (33, 16, 16)],
 )
 def test_blocks_are_of_equal_length_with_little_padding(length, most, expected):
-    assert _block_length(length, most) == expected
+    assert block_length(length, most, multiple=16) == expected

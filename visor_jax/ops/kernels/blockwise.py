@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax.ops.gating import updated_if
-from visor_jax.ops.kernels.kernel import KeyPart, joined
+from visor_jax.ops.kernels.kernel import KeyPart, block_length, joined
 from visor_jax.ops.masks import HIDDEN, TokenTags, mask_bias
 
 # Tokens in a block, at most: large enough for products that use the machine fully,
@@ -95,7 +95,9 @@ def blockwise_attend(
     batch, queries, heads, width = query.shape
     keys, kv_heads = key.shape[1:3]
     groups = heads // kv_heads
-    query_block, key_block = (_block_length(n, block) for n in (queries, keys))
+    query_block, key_block = (
+        block_length(n, block, multiple=_STEP) for n in (queries, keys)
+    )
     query_tags = _tags_in_blocks(query_tags, batch, queries, query_block)
     key_tags = _tags_in_blocks(key_tags, batch, keys, key_block)
     grouped = _in_blocks(query * width**-0.5, query_block)
@@ -107,13 +109,6 @@ def blockwise_attend(
     mixed = _attend(_Blocks(stacked, key, value, query_tags, key_tags, needed))
     mixed = mixed.reshape(grouped.shape).transpose(1, 0, 4, 2, 3, 5)
     return mixed.reshape(batch, -1, heads, width)[:, :queries]
-
-
-def _block_length(length: int, most: int) -> int:
-    """Returns the length of equal blocks that leaves the least padding."""
-    blocks = -(-length // most)
-    even = -(-length // blocks)
-    return min(most, -(-even // _STEP) * _STEP)
 
 
 def _in_blocks(x: Array, block: int) -> Array:

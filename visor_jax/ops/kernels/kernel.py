@@ -70,3 +70,14 @@ def joined(parts: Sequence[KeyPart]) -> KeyPart:
     if parts[0].tags is not None:
         tags = functools.reduce(TokenTags.concat, [part.tags for part in parts])
     return KeyPart(key, value, tags)
+
+
+def block_length(length: int, most: int, *, multiple: int) -> int:
+    """Returns the length of equal blocks that leaves the least padding.
+
+    Args:
+      length: of all tokens. most: in a block. multiple: what a block is a multiple of.
+    """
+    blocks = -(-length // most)
+    even = -(-length // blocks)
+    return min(most, -(-even // multiple) * multiple)

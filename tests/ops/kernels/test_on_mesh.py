@@ -1,0 +1,119 @@
+"""A kernel that XLA cannot split, on eight devices and on one."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.ops.kernels import numpy_attention
+from tests.sharding.collectives import collectives
+from tests.sharding.mesh_run import mesh_of
+from tests.tolerances import GRADIENT
+from visor_jax.ops.kernels.kernel import KeyPart
+from visor_jax.ops.kernels.on_mesh import refuses_mesh
+from visor_jax.ops.kernels.tags import TagsKernel
+from visor_jax.sharding.axis_rules import logical_rules, spec
+
+ROWS, LENGTH, HEADS, WIDTH = 8, 130, (4, 2), 8
+KERNEL = TagsKernel(block=128, interpret=True)
+
+
+def inputs():
+    """Returns query, key, value, weights of a loss, and the tags."""
+    rng = np.random.default_rng(0)
+    heads = (HEADS[0], HEADS[1], HEADS[1], HEADS[0])
+    arrays = [
+        jnp.asarray(rng.normal(size=(ROWS, LENGTH, each, WIDTH)), jnp.float32)
+        for each in heads
+    ]
+    parts = [numpy_attention.packed(rng, LENGTH).tags for _ in range(ROWS // 2)]
+    return arrays, jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def gradients(arrays, tags, gate):
+    """As in training: in layers that are scanned, remembered in part, and gated."""
+    *arrays, weight = arrays
+
+    def layer(query, key, value):
+        return KERNEL(query, [KeyPart(key, value, tags)], tags)
+
+    def step(query, _):
+        on = functools.partial(jax.checkpoint(layer), query, *arrays[1:])
+        return jax.lax.cond(gate, on, lambda: query), None
+
+    def loss(query, key, value):
+        arrays[1:] = key, value
+        mixed, _ = jax.lax.scan(step, query, length=2)
+        return (mixed * weight).sum()
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))(*arrays)
+
+
+def run(sizes):
+    """Returns loss and gradients on a mesh, and what the program sends."""
+    arrays, tags = inputs()
+    mesh = mesh_of(sizes)
+    heads = jax.NamedSharding(mesh, spec(("batch", None, "heads")))
+    rows = jax.NamedSharding(mesh, spec(("batch",)))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+        arrays, tags = jax.device_put(arrays, heads), jax.device_put(tags, rows)
+        program = jax.jit(gradients).lower(arrays, tags, True).compile()
+    return program(arrays, tags, True), collectives(program.as_text())
+
+
+@functools.cache
+def one_device():
+    return run((1, 1, 1))[0]
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)], ids=str)
+def test_eight_devices_give_what_one_gives_and_send_nothing_but_the_loss(sizes):
+    (loss, found), sent = run(sizes)
+    expected = one_device()
+    np.testing.assert_allclose(loss, expected[0], **GRADIENT)
+    for one, other in zip(found, expected[1], strict=True):
+        assert np.abs(other).max() > 0.1
+        np.testing.assert_allclose(one, other, **GRADIENT)
+    assert {(x.kind, *x.numbers) for x in sent} == {("all-reduce", ())}
+
+
+def refused(rows=8, heads=4, kv_heads=2, *, sizes, alone=True):
+    query = jax.ShapeDtypeStruct((rows, 256, heads, 8), jnp.float32)
+    key = jax.ShapeDtypeStruct((rows, 256, kv_heads, 8), jnp.float32)
+    mesh = jax.sharding.AbstractMesh(sizes, ("data", "fsdp", "tensor"))
+    with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+        return refuses_mesh(query, [key], alone=alone)
+
+
+def test_what_a_mesh_cannot_split_is_refused_by_name():
+    assert refused(sizes=(2, 4, 1)) is None
+    assert refused(sizes=(2, 2, 2)) is None
+    assert "12 rows do not split over 8 devices" in refused(rows=12, sizes=(2, 4, 1))
+    assert "6 heads do not split over 4" in refused(heads=6, sizes=(1, 1, 4))
+    assert "2 key/value heads do not split over 4" in refused(sizes=(1, 1, 4))
+    # One device needs no splitting, and a mesh says that it is one.
+    assert refused(rows=3, heads=5, kv_heads=5, sizes=(1, 1, 1)) is None
+
+
+def test_without_a_mesh_several_devices_are_refused_where_it_matters():
+    query = jax.ShapeDtypeStruct((8, 256, 4, 8), jnp.float32)
+    assert "which of the 8 devices" in refuses_mesh(query, [query])
+    assert refuses_mesh(query, [query], alone=False) is None
+
+
+def test_on_the_share_of_a_device_nothing_is_split_again():
+    arrays, tags = inputs()
+    mesh = mesh_of((8, 1, 1))
+
+    def share(query, key, tags):
+        assert refuses_mesh(query, [key]) is None
+        return KERNEL(query, [KeyPart(key, key, tags)], tags)
+
+    rows = jax.P("data")
+    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+        split = jax.shard_map(share, in_specs=rows, out_specs=rows, check_vma=False)
+        found = jax.eval_shape(split, *arrays[:2], tags)
+    assert found.shape == arrays[0].shape

@@ -58,13 +58,11 @@ def group_of(answered: Answered) -> str:
 
 
 def sums_of(
-    figure: Figure,
-    groups: Sequence[Sequence[Answered]],
-    names: Sequence[str] | None = None,
+    figure: Figure, groups: Sequence[Sequence[Answered]]
 ) -> tuple[list[str], Float[np.ndarray, "groups sums"]]:
     """Returns the names of a figure's sums and the sums of every group."""
     found = [figure.of_group(group) for group in groups]
-    names = sorted({name for each in found for name in each} | {*(names or ())})
+    names = sorted({name for each in found for name in each})
     table = [[each.get(name, 0.0) for name in names] for each in found]
     return names, np.array(table, np.float64).reshape(len(found), len(names))
 

@@ -1,18 +1,20 @@
 """`python -m visor_jax.evaluate --benchmarks`: a tiny network, stops, mistakes."""
 
 import base64
+import functools
 import json
 
 import jax
 import pytest
 
-import visor_jax
 from tests import own_flags
 from tests.data.prompts import prompt_cases
 from tests.evals.benchmarks import made_up
 from tests.inference import chat_run
 from visor_jax import evaluate
 from visor_jax.evals.benchmarks.registry import BENCHMARKS
+from visor_jax.inference.loading import load
+from visor_jax.runtime.interruption import Interruption
 
 NAMES = ("gqa", "chartqa")
 LIMIT = 4
@@ -29,7 +31,19 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    return chat_run.save(tmp_path_factory.mktemp("net"), prompt_cases.TILES[0])
+    """Returns the folder of a network that cuts pictures into few crops.
+
+    It is read once, however often it is named.
+    """
+    tile = prompt_cases.TILES[0]
+    folder = chat_run.save(tmp_path_factory.mktemp("net"), tile)
+    for file in map(folder.joinpath, ("config.json", "preprocessor_config.json")):
+        fields = json.loads(file.read_text())
+        fields["image_grid_pinpoints"] = [[tile, tile]]
+        file.write_text(json.dumps(fields))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "load", functools.cache(load.load))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +86,7 @@ def refusal(capsys, *arguments):
 
 
 def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions):
-    model = visor_jax.load(network, chat_template="hub")
+    model = load.load(str(network), dtype=None, chat_template="hub")
     for name in NAMES:
         found = {line["id"]: line for line in read(predictions, name)}
         rows = made_up.rows(name)
@@ -105,12 +119,19 @@ def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions)
 
 
 def test_a_stopped_run_goes_on_and_others_are_refused(
-    network, data, predictions, capsys
+    network, data, predictions, capsys, monkeypatch
 ):
     file = predictions / "chartqa.jsonl"
     whole = file.read_bytes()
     kept = whole.splitlines(keepends=True)
     file.write_bytes(b"".join(kept[:3]) + kept[3][:40])
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "requested", True)
+        with pytest.raises(SystemExit) as stopped:
+            own_flags.call(evaluate, *flags_of(network, data, predictions))
+    assert stopped.value.code == 130
+    assert "interrupted: the same command goes on" in capsys.readouterr().err
+    assert len(read(predictions, "chartqa")) == 3
     own_flags.call(evaluate, *flags_of(network, data, predictions))
     said = capsys.readouterr()
     assert "chartqa: 3 of 4 questions were answered before" in said.err
@@ -129,8 +150,6 @@ def test_a_stopped_run_goes_on_and_others_are_refused(
 
 
 def test_scores_are_made_again_without_network_and_data(predictions, monkeypatch):
-    from visor_jax.inference.loading import load
-
     monkeypatch.setattr(load, "load", None)
     file = predictions / "chartqa.jsonl"
     before = file.read_bytes()
@@ -158,6 +177,7 @@ def test_mistakes_end_in_one_line(network, data, tmp_path, capsys):
         (["--checkpoint=a,b"], "give one checkpoint"),
         (["--budget=sa9"], "sa9"),
         (["--cost=1,2"], "take one number"),
+        (["--pages=3"], "--pages are not for --benchmarks"),
         ([f"--output={data / 'GQA_TestDev_Balanced.tsv'}"], "is a file, not a folder"),
     ):
         assert why in refusal(capsys, *arguments, *extra)

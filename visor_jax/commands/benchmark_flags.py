@@ -15,6 +15,11 @@ from visor_jax.commands import command_line
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
 
+_OF_THE_REPORT = ("out", "pages", "budgets", "untrained", "split")
+_OF_BENCHMARKS = (
+    *("data", "output", "budget", "limit", "overwrite", "retry_errors"),
+    *("dtype", "chat_template", "rows", "slots", "memory_gb"),
+)
 _REMEDY = "Wait for it, stop it, or give another --output."
 
 
@@ -49,9 +54,7 @@ def are_about_benchmarks(options: Any) -> bool:
 
 def check_alone(options: Any) -> None:
     """Raises ValueError for flags of benchmarks without `--benchmarks`."""
-    given = ("data", "output", "budget", "limit", "overwrite", "retry_errors")
-    given += ("dtype", "chat_template", "rows", "slots", "memory_gb")
-    wrong = [f"--{name}" for name in given if options[name].present]
+    wrong = [f"--{name}" for name in _OF_BENCHMARKS if options[name].present]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} belong to --benchmarks: give both.")
 
@@ -147,11 +150,16 @@ def _check(options: Any) -> None:
             f"--checkpoint={','.join(options.checkpoint or [])}: --benchmarks ask one "
             "network: give one checkpoint."
         )
-    repeated = sorted(
-        {b for b in options.benchmarks if options.benchmarks.count(b) > 1}
-    )
+    wrong = [f"--{name}" for name in _OF_THE_REPORT if options[name].present]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} are not for --benchmarks: leave them out."
+        )
+    names = options.benchmarks
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"--benchmarks has {', '.join(repeated)} more than once.")
+    _cost(options)
 
 
 def _opened(options: Any) -> list[Any]:
@@ -159,10 +167,15 @@ def _opened(options: Any) -> list[Any]:
     from visor_jax.evals.tables.table_benchmark import TableBenchmark
 
     definitions = [definition_of(name) for name in options.benchmarks]
-    return [
-        TableBenchmark.open(each, Path(options.data), limit=options.limit)
-        for each in definitions
-    ]
+    found = []
+    for definition in definitions:
+        # Looking at every picture of a large one takes its time.
+        _say(f"{definition.name}: reading its files in {options.data}")
+        benchmark = TableBenchmark.open(
+            definition, Path(options.data), limit=options.limit
+        )
+        found.append(benchmark)
+    return found
 
 
 def _prepared(options: Any, benchmarks: list[Any], folder: Path) -> list[Any]:

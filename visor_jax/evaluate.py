@@ -2,17 +2,23 @@
 
     python -m visor_jax.evaluate --checkpoint=runs/universal
     python -m visor_jax.evaluate --checkpoint=runs/u0,runs/u1,runs/dense --out=report
+    python -m visor_jax.evaluate --checkpoint=PATH_OR_ID --benchmarks=docvqa,pope \\
+        --data=FOLDER --output=predictions [--budget=sa2:1,5] [--limit=500]
 
 A checkpoint is a workdir, its `checkpoints` folder, or one step. Several are merged:
 networks of the same label that differ in their seed alone become rows of means, others
 stand beside them. A policy's checkpoint adds rows for what it chooses, for chance and
 for an oracle. All of them answer the same held-out pages, and their times are measured
 in turn.
+
+With --benchmarks one network is asked public benchmarks at one budget instead: a line
+of JSON for every question in --output, and what they sum up to. The files lie in --data
+(--list_benchmarks says which); --rescore scores again what is in --output.
 """
 
 from absl import flags
 
-from visor_jax.commands import answer_flags, command_line
+from visor_jax.commands import answer_flags, benchmark_flags, command_line
 
 PAGES = 1024
 
@@ -23,7 +29,6 @@ def define_flags() -> None:
         "checkpoint",
         None,
         "Workdirs or checkpoints, separated by commas.",
-        required=True,
     )
     flags.DEFINE_string(
         "out", None, "Folder of the report; default: <first checkpoint>/report."
@@ -45,6 +50,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
     answer_flags.define_reduce_flag()
+    benchmark_flags.define_benchmark_flags()
 
 
 if __name__ == "__main__":
@@ -141,7 +147,7 @@ def _prepare(
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
-        raise ValueError("--checkpoint names no checkpoint: give one or more paths.")
+        raise ValueError("--checkpoint is missing: give one path or more.")
     layout.check_local(paths[0] if out is None else out, "--out")
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
@@ -216,7 +222,13 @@ def main(arguments: list[str]) -> None:
     """Prints the table of the report that it writes."""
     del arguments
     asked = flags.FLAGS
+    if benchmark_flags.are_about_benchmarks(asked):
+        benchmark_flags.run(asked)
+        return
     with command_line.user_errors():
+        benchmark_flags.check_alone(asked)
+        if asked.checkpoint is None:
+            raise ValueError("--checkpoint is missing: give one path or more.")
         costs = _numbers(asked.cost)
         names = AskedBudgets(universal=asked.budgets, untrained=asked.untrained)
         checkpoints, out = _prepare(

@@ -39,6 +39,11 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
+# What a command's module calls its arguments that are no flags; most have none.
+ARGUMENTS = "ARGUMENTS"
+
+# What flags leave of argv, once `begin` has read them.
+_rest: list[str] = []
 
 # Raised by absl and ml_collections for flags and config overrides they cannot use.
 _FLAG_ERRORS = (flags.Error, AttributeError, LookupError, TypeError, ValueError)
@@ -49,7 +54,8 @@ def begin(define_flags: Callable[[], object]) -> None:
 
     Call it before anything heavy is imported: help and mistakes in flags are answered
     at once. Unusable flags (absl's and ml_collections config files and overrides) and
-    stray arguments end with one line on stderr and exit code 2.
+    stray arguments end with one line on stderr and exit code 2; a module that says what
+    its ARGUMENTS are takes some beside its flags.
     """
     with _told_in_one_line():
         _prepare_streams()
@@ -62,7 +68,7 @@ def begin(define_flags: Callable[[], object]) -> None:
             print(help_text.help_text(usage, own), end="")
             _leave(0)
         app.define_help_flags()
-        _parse_flags(sys.argv)
+        _rest[:] = _parse_flags(sys.argv)
 
 
 def run(main: Callable[[list[str]], object]) -> NoReturn:
@@ -196,7 +202,7 @@ def _prepare_streams() -> None:
 
 def _parsed_flags(argv: list[str]) -> list[str]:
     # Values of repeatable flags would come together from both times.
-    rest = argv[:1] if flags.FLAGS.is_parsed() else _parse_flags(argv)
+    rest = _rest or argv[:1] if flags.FLAGS.is_parsed() else _parse_flags(argv)
     compilation_flags.keep_programs(flags.FLAGS)
     return rest
 
@@ -216,7 +222,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         fail(_flag_message(error))
     except OSError as error:
         fail(f"cannot read the config: {_last_line(error)}")
-    if len(rest) > 1:
+    if len(rest) > 1 and not hasattr(sys.modules["__main__"], ARGUMENTS):
         fail(f"unexpected arguments {rest[1:]}: every option is written --name=value.")
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.ERROR)

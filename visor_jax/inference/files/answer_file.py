@@ -47,6 +47,7 @@ class AnswerFile:
         settings: Settings,
         *,
         pictures: Mapping[Id, Sequence[str]] | None = None,
+        settings_path: Path | None = None,
         overwrite: bool = False,
         retry_errors: bool = False,
     ) -> None:
@@ -58,6 +59,7 @@ class AnswerFile:
           digests: of all requests, by id.
           settings: what the answers depend on beside their requests.
           pictures: the files of all requests' images, by id.
+          settings_path: the file beside it; None for `<path>.settings.json`.
           overwrite: whether what is there goes. retry_errors: whether errors go.
 
         Raises:
@@ -68,7 +70,8 @@ class AnswerFile:
         self._path, self._settings = path, dict(settings)
         output_place.check_file(path, "--output")
         self._pictures = dict(pictures or {})
-        self.settings_path = path.with_name(path.name + ".settings.json")
+        beside = path.with_name(path.name + ".settings.json")
+        self.settings_path = settings_path or beside
         self._kept: list[bytes] = []
         self.done: set[Id] = set()
         self.failed = 0
@@ -79,7 +82,7 @@ class AnswerFile:
         whole = content[: content.rfind(b"\n") + 1]
         for number, text in enumerate(whole.splitlines(keepends=True), 1):
             record = self._record(number, text)
-            if not (retry_errors and "error" in record):
+            if not (retry_errors and is_error(record)):
                 self._check(number, record, digests)
                 self._kept.append(text)
                 self._count(record)
@@ -114,7 +117,7 @@ class AnswerFile:
 
     def _count(self, record: dict[str, Any]) -> None:
         self.done.add(record["id"])
-        self.failed += "error" in record
+        self.failed += is_error(record)
 
     def _check_settings(self) -> None:
         try:
@@ -174,6 +177,11 @@ class AnswerFile:
                 f"{', '.join(files):.200} changed since then; put back what they "
                 f"were, {_REMEDY}."
             )
+
+
+def is_error(record: Mapping[str, Any]) -> bool:
+    """Returns whether a line says why there is no answer."""
+    return record.get("error") is not None
 
 
 def check_apart(source: Path, output: Path) -> None:

@@ -1,0 +1,196 @@
+"""`python -m visor_jax.evaluate --benchmarks`: a tiny network, stops, mistakes."""
+
+import base64
+import functools
+import json
+
+import jax
+import pytest
+
+from tests import own_flags
+from tests.data.prompts import prompt_cases
+from tests.evals.benchmarks import made_up
+from tests.inference import chat_run
+from visor_jax import evaluate
+from visor_jax.evals.benchmarks.registry import BENCHMARKS
+from visor_jax.inference.loading import load
+from visor_jax.runtime.interruption import Interruption
+
+NAMES = ("gqa", "chartqa")
+LIMIT = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Programs here run once: optimising them takes longer than it saves."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """Returns the folder of a network that cuts pictures into few crops.
+
+    It is read once, however often it is named.
+    """
+    tile = prompt_cases.TILES[0]
+    folder = chat_run.save(tmp_path_factory.mktemp("net"), tile)
+    for file in map(folder.joinpath, ("config.json", "preprocessor_config.json")):
+        fields = json.loads(file.read_text())
+        fields["image_grid_pinpoints"] = [[tile, tile]]
+        file.write_text(json.dumps(fields))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "load", functools.cache(load.load))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Returns a folder with tables, one of whose pictures is none."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in NAMES:
+        made_up.write_table(name, folder / f"{BENCHMARKS[name].tsv}.tsv")
+    file = folder / f"{BENCHMARKS['gqa'].tsv}.tsv"
+    good = base64.b64encode(made_up.picture(2)).decode()
+    broken = base64.b64encode(b"no picture" * 10).decode()
+    file.write_text(file.read_text().replace(good, broken))
+    return folder
+
+
+def flags_of(network, data, output, *extra, names=NAMES):
+    return [
+        *(f"--checkpoint={network}", f"--benchmarks={','.join(names)}"),
+        *(f"--data={data}", f"--output={output}", f"--limit={LIMIT}"),
+        *("--budget=all", "--rows=2", "--slots=8", "--chat_template=hub", *extra),
+    ]
+
+
+@pytest.fixture(scope="module")
+def predictions(network, data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "predictions"
+    own_flags.call(evaluate, *flags_of(network, data, output))
+    return output
+
+
+def read(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").open()]
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        own_flags.call(evaluate, *arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions):
+    model = load.load(str(network), dtype=None, chat_template="hub")
+    for name in NAMES:
+        found = {line["id"]: line for line in read(predictions, name)}
+        rows = made_up.rows(name)
+        assert sorted(found) == sorted(str(100 + n) for n in range(LIMIT))
+        for number in range(LIMIT):
+            line = found[str(100 + number)]
+            assert line["prompt"] == rows[number].prompt
+            if name == "gqa" and number == 2:
+                assert line["answer"] is None
+                assert "image" in line["error"]
+                assert line["score"] == 0.0
+                continue
+            assert line["error"] is None
+            image = made_up.picture(number)
+            expected = model.generate(image, line["prompt"], "all", max_new_tokens=16)
+            assert line["answer"] == expected
+            assert line["used"] == line["budget"]
+            assert line["flops"]["llm_prefill"] > 0
+            assert line["flops"]["selection"] == 0
+            assert line["image_tokens_mean"] == line["image_tokens"] > 0
+            assert line["stopped"] in ("end", "limit")
+            assert (line["stopped"] == "limit") is (line["new_tokens"] == 16)
+    settings = json.loads((predictions / "gqa.settings.json").read_text())
+    assert settings["checkpoint"] == model.fingerprint
+    assert (settings["limit"], settings["questions"]) == (LIMIT, LIMIT)
+    scores = json.loads((predictions / "scores.json").read_text())
+    assert list(scores) == list(NAMES)
+    assert (scores["gqa"]["answered"], scores["gqa"]["errors"]) == (LIMIT, 1)
+    assert scores["gqa"]["figures"][0]["n"] == LIMIT
+
+
+def test_a_stopped_run_goes_on_and_others_are_refused(
+    network, data, predictions, capsys, monkeypatch
+):
+    file = predictions / "chartqa.jsonl"
+    whole = file.read_bytes()
+    kept = whole.splitlines(keepends=True)
+    file.write_bytes(b"".join(kept[:3]) + kept[3][:40])
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "requested", True)
+        with pytest.raises(SystemExit) as stopped:
+            own_flags.call(evaluate, *flags_of(network, data, predictions))
+    assert stopped.value.code == 130
+    assert "interrupted: the same command goes on" in capsys.readouterr().err
+    assert len(read(predictions, "chartqa")) == 3
+    own_flags.call(evaluate, *flags_of(network, data, predictions))
+    said = capsys.readouterr()
+    assert "chartqa: 3 of 4 questions were answered before" in said.err
+    assert "gqa: 4 of 4" in said.err
+    assert "4/4" in said.out
+
+    def answers(content):
+        lines = map(json.loads, content.splitlines())
+        return {line["id"]: (line["answer"], line["score"]) for line in lines}
+
+    assert file.read_bytes().splitlines()[:3] == [line.strip() for line in kept[:3]]
+    assert answers(file.read_bytes()) == answers(whole)
+    arguments = [*flags_of(network, data, predictions), "--limit=3"]
+    assert f"limit was {LIMIT}, now 3" in refusal(capsys, *arguments)
+    assert answers(file.read_bytes()) == answers(whole)
+
+
+def test_scores_are_made_again_without_network_and_data(predictions, monkeypatch):
+    monkeypatch.setattr(load, "load", None)
+    file = predictions / "chartqa.jsonl"
+    before = file.read_bytes()
+    lines = [json.loads(line) for line in before.splitlines()]
+    lines[0]["answer"] = lines[0]["references"][0]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own_flags.call(evaluate, "--rescore", f"--output={predictions}")
+    again = read(predictions, "chartqa")
+    assert (again[0]["score"], again[0]["parsed"]) == (1.0, lines[0]["references"][0])
+    assert [line["score"] for line in again[1:]] == [
+        each["score"] for each in lines[1:]
+    ]
+    scores = json.loads((predictions / "scores.json").read_text())
+    rightly = sum(line["score"] for line in again) / LIMIT
+    assert scores["chartqa"]["figures"][0]["value"] == pytest.approx(rightly)
+    file.write_bytes(before)
+
+
+def test_mistakes_end_in_one_line(network, data, tmp_path, capsys):
+    arguments = flags_of(network, data, tmp_path / "out")
+    for extra, why in (
+        (["--benchmarks=docvqa"], "lmms-lab-encoder/DocVQA"),
+        (["--benchmarks=docvqua"], "known are docvqa"),
+        (["--benchmarks=gqa,gqa"], "gqa more than once"),
+        (["--checkpoint=a,b"], "give one checkpoint"),
+        (["--budget=sa9"], "sa9"),
+        (["--cost=1,2"], "take one number"),
+        (["--pages=3"], "--pages are not for --benchmarks"),
+        ([f"--output={data / 'GQA_TestDev_Balanced.tsv'}"], "is a file, not a folder"),
+    ):
+        assert why in refusal(capsys, *arguments, *extra)
+    assert "give both" in refusal(capsys, f"--checkpoint={network}", "--limit=3")
+    assert "--data" in refusal(capsys, "--benchmarks=gqa", "--output=x")
+    assert "--checkpoint is missing" in refusal(capsys, "--pages=3")
+    assert "no predictions" in refusal(capsys, "--rescore", f"--output={tmp_path}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_list_says_what_every_benchmark_needs(capsys):
+    own_flags.call(evaluate, "--list_benchmarks")
+    printed = capsys.readouterr().out
+    for name, each in BENCHMARKS.items():
+        assert f"{name}: {each.count} questions" in printed
+        assert each.source.ids[0] in printed

@@ -26,7 +26,7 @@ class HiRED(CropMethod):
     a tile no more than all stay, and what it cannot use is lost. initial_layer: its
     attention says which of the base's patches matter; final_layer: which patches stay.
     official: regions as the authors' code has them, runs of patches row by row in place
-    of rectangles. Images without a base view (one crop, several images, videos) keep
+    of rectangles. How tiles lie is read off the newlines: without them all are one row. Images without a base view (one crop, several images, videos) keep
     the same share of every crop.
     """
 

@@ -20,9 +20,10 @@ class Answer:
     end token; the text ends before a stop string, whose tokens are the last ones.
     steps: of decoding, after the first token. error: what is wrong with the request,
     None if it was answered. text_tokens, image_tokens, crops: of the prompt.
-    image_slots: image tokens that it was padded to, 0 if nobody says. encoded: whether its image went through the tower for it; else it was at hand. at_hand: the
-    decoder's layers in which the image's keys and values were at hand, too, so that
-    only text went through them.
+    image_slots: image tokens that it was padded to, 0 if nobody says. encoded: whether
+    its image went through the tower for it; else it was at hand. at_hand: the decoder's
+    layers in which the image's keys and values were at hand, too, so that only text
+    went through them.
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
     """

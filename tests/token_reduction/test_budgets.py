@@ -94,23 +94,24 @@ def test_sparsevlm_drops_one_at_least_and_scales_with_the_budget():
 
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
 def test_a_share_of_the_dense_flops_is_met(name):
-    tokens = 200
-    method = method_of(f"{name}:llm_flops=0.6")
+    tokens, depth = 200, 8
+    config = tiny.VISOR.replace(plan=LayerPlan.dense(depth))
+    method = method_of(f"{name}:llm_flops=0.6", config)
     prompt = {"text_tokens": TEXT_TOKENS, "image_tokens": tokens}
     cost = account(
-        CONFIG,
-        Budget.all(CONFIG.plan),
+        config,
+        Budget.all(config.plan),
         **prompt,
         crops=0,
         logit_positions=1,
-        image_lengths=method.image_lengths(tokens, DEPTH),
-        selection=selection_flops(method, CONFIG, **prompt),
+        image_lengths=method.image_lengths(tokens, depth),
+        selection=selection_flops(method, config, **prompt),
     )
     share = cost.llm_prefill / cost.dense().llm_prefill
     # One token more or less in the layers behind.
     assert share == pytest.approx(0.6, abs=1 / tokens)
     with pytest.raises(ValueError, match=r"llm_flops=0.01 .* is at 0\.\d+"):
-        method_of(f"{name}:llm_flops=0.01").image_lengths(tokens, DEPTH)
+        method_of(f"{name}:llm_flops=0.01", config).image_lengths(tokens, depth)
 
 
 def test_a_budget_is_the_buckets_and_smaller_images_keep_the_share():

@@ -27,8 +27,11 @@ from visor_jax.token_reduction.crops.divprune import DivPrune
 from visor_jax.token_reduction.crops.fastervlm import FasterVLM
 from visor_jax.token_reduction.crops.hired import HiRED
 from visor_jax.token_reduction.crops.prumerge import PruMerge, PruMergePlus
+from visor_jax.token_reduction.crops.repulsion import Repulsion
+from visor_jax.token_reduction.crops.todre import ToDRE
 from visor_jax.token_reduction.crops.visionzip import VisionZip
 from visor_jax.token_reduction.crops.vispruner import VisPruner
+from visor_jax.token_reduction.crops.vscan import VScan
 from visor_jax.token_reduction.select import top
 
 METHODS = {
@@ -42,6 +45,10 @@ METHODS = {
     "prumerge": PruMerge,
     "prumerge_plus": PruMergePlus,
     "divprune": DivPrune,
+    "todre": ToDRE,
+    # The tower has two layers.
+    "vscan": functools.partial(VScan, local_layer=0),
+    "repulsion": Repulsion,
 }
 # Their tokens are sums of others even if none is dropped.
 MERGING = {"prumerge", "prumerge_plus"}
@@ -91,7 +98,7 @@ def test_a_method_is_what_the_network_takes(name):
     assert hash(method) == hash(METHODS[name]())
     fields = dataclasses.fields(method)
     assert all(type(field.default) in (str, int, float, bool) for field in fields)
-    assert METHODS[name].__doc__
+    assert type(method).__doc__
 
 
 @pytest.mark.parametrize("keep", [0, -0.5, 1.5, 1e-6, float("nan")])

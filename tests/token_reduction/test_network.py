@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 
 from tests import passes, tiny, tolerances
+from tests.flops import abstract_model
+from tests.flops.jaxpr_flops import count_flops
 from tests.inference.prompts import extended
 from tests.token_reduction import pictures
 from tests.token_reduction.pictures import CONFIG, PLAIN, RESIZED
+from visor_jax.budget import Budget
+from visor_jax.flops.account import account
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
+from visor_jax.token_reduction.crops.controls import Uniform
 from visor_jax.token_reduction.crops.fastervlm import FasterVLM
 from visor_jax.token_reduction.crops.visionzip import VisionZip
 
@@ -74,3 +79,20 @@ def test_prefill_and_tokens_equal_the_forward_pass():
     # Of the whole image, or of another text's place, it is not.
     off = stepwise(prompt, tokens, tags.replace(order=tags.order + 1))
     assert np.abs(np.asarray(off) - expected).max() > 1e-4
+
+
+def test_flops_are_those_of_the_program():
+    """...all but a method's own: this one has none."""
+    lengths = {"text_tokens": 11, "image_tokens": 37, "crops": 3, "batch": 2}
+    inputs = abstract_model.abstract_batch(SMALL, **lengths)
+    params = abstract_model.abstract_params(SMALL, inputs)
+    method = Uniform(keep=0.3)
+    left = method.image_lengths(37, SMALL.plan.num_layers)
+    assert left == (11,)
+    counted = count_flops(
+        lambda p, b: VLM(SMALL, method).apply({"params": p}, b, GATES).logits,
+        *(params, inputs),
+    )
+    budget = Budget.all(SMALL.plan)
+    formula = account(SMALL, budget, **lengths, image_lengths=left)
+    assert formula.end_to_end == counted

@@ -123,6 +123,20 @@ def test_prompts_and_8_tokens_are_numpys_alone_and_unpadded(method):
         assert np.abs(own[-NEW:] - whole[-NEW:]).max() > 1e-3
 
 
+@named
+def test_a_row_without_an_image_loses_nothing(method):
+    """...beside rows that have one."""
+    batch = prompt_of(batches())
+    mask = batch.image_mask & (np.arange(batch.size) != 0)[:, None]
+    batch = batch.replace(image_mask=mask)
+    found, _ = prefill(tiny.on_device(batch), method=method)
+    alone = numpy_methods.logits(
+        PARAMS, CONFIG, batch, 0, numpy_methods.keeping_all, prompt=LENGTHS[0]
+    )
+    own = found[0][batch.text_mask[0]]
+    np.testing.assert_allclose(own, alone, **tolerances.REFERENCE)
+
+
 @pytest.mark.parametrize("method", [PYRAMID, SPARSE], ids=lambda m: type(m).__name__)
 def test_a_layers_wrong_shift_is_seen(method):
     def off_by_one(cache):

@@ -8,7 +8,7 @@ of n tokens keeps floor(keep n) at most, whatever else is in the batch:
     newlines "drop"    floor(keep 12) = 6 patches in proportion: 2 2 2
 
 A patch counts if it makes a token: not in padding, and in a resized grid not between
-the patches that tokens stand for.
+the patches that tokens stand for. What a method itself computes is in no FLOPs account.
 """
 
 import dataclasses

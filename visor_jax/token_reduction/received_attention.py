@@ -36,14 +36,14 @@ def received_attention(
 
     def of_crop(crop: tuple[Array, Array]) -> Array:
         query, key = crop
-        query = jnp.pad(query * width**-0.5, ((0, 0), (0, padding), (0, 0), (0, 0)))
+        query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
         blocks = query.reshape(batch, -1, block, heads, width).swapaxes(0, 1)
 
         def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
             scores = jnp.einsum(
                 "bqnh,bmnh->bnqm", rows[0], key, preferred_element_type=jnp.float32
             )
-            weights = jax.nn.softmax(scores, axis=-1)
+            weights = jax.nn.softmax(scores * width**-0.5, axis=-1)
             return total + jnp.einsum("bnqm,q->bm", weights, rows[1]), None
 
         start = jnp.zeros((batch, patches), jnp.float32)

@@ -7,6 +7,9 @@ layer's own attention: the tokens that raters look at most stay. Of the others t
 better 30 % are clustered, and each cluster's mean is put behind what stays: an image
 token from then on. From there on rotary positions are counted anew.
 
+Every word's attention is written down at each of these layers, T x (V + T) numbers a
+head: with long texts this takes time and memory, in the original as well.
+
 Left out: the noise of 1e-6 on densities, which is there to break ties (here the lower
 index goes first), and the variant "+", which needs attention head by head.
 """

@@ -27,16 +27,16 @@ CROPS = random_crops(PLAIN_BATCH)
 KEEP = 0.4
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def run(method, crops):
+    budgets, _ = method.budgets(crops.packing)
+    return budgets, method.select(crops, budgets)
+
+
 @functools.cache
 def found_by(method):
     """Returns the budgets and what the method makes of the random crops."""
-
-    @jax.jit
-    def run(crops):
-        budgets, _ = method.budgets(crops.packing)
-        return budgets, method.select(crops, budgets)
-
-    return run(CROPS)
+    return run(method, CROPS)
 
 
 def check_kept(method, choose):
@@ -98,8 +98,7 @@ def test_random_depends_on_seed_and_image_alone():
     # Two crops of an image are not alike.
     assert (same[0, 0] != same[0, 1]).any()
     swapped = CROPS.replace(digest=CROPS.digest[::-1])
-    budgets = found_by(Random(keep=KEEP))[0]
-    turned = jax.jit(Random(keep=KEEP).select)(swapped, budgets)
+    _, turned = run(Random(keep=KEEP, seed=0), swapped)
     assert (np.asarray(turned.keep) != same).any()
     np.testing.assert_array_equal(turned.keep[1], same[1])
 
@@ -160,18 +159,19 @@ def pruned(places, budget, query, key, features, *, ratio=0.5):
 
 
 def test_vispruner_keeps_the_important_and_the_diverse():
-    check_kept(VisPruner(keep=KEEP), pruned)
-    check_kept(
-        VisPruner(keep=0.7, important=0.75), functools.partial(pruned, ratio=0.75)
-    )
+    method = VisPruner(keep=KEEP, important=0.75)
+    check_kept(method, functools.partial(pruned, ratio=0.75))
+
+
+all_rounds = jax.jit(diverse_rounds, static_argnums=4)
 
 
 @pytest.mark.parametrize(("kept", "rounds"), [(128, 56), (64, 64), (32, 68)])
 def test_vispruner_takes_as_many_rounds_as_its_authors(kept, rounds):
     """Of 576 patches, half of those kept are important: 512 shrink to 64 by 8."""
     alike = jax.random.normal(jax.random.key(0), (576, 576))
-    _, left, found = jax.jit(diverse_rounds, static_argnums=4)(
-        *(alike, jnp.arange(576), jnp.int32(576 - kept // 2), jnp.int32(kept // 2), 8)
+    _, left, found = all_rounds(
+        alike, jnp.arange(576), jnp.int32(576 - kept // 2), jnp.int32(kept // 2), 8
     )
     assert (int(left), int(found)) == (kept // 2, rounds)
 

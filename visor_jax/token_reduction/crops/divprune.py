@@ -6,18 +6,21 @@ Multimodal Models", CVPR 2025, arXiv 2503.02175.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
 from visor_jax.token_reduction.crop_method import CropMethod
+from visor_jax.token_reduction.diversity import (
+    FEATURES,
+    SCOPES,
+    alike,
+    as_one_crop,
+    over_pairs,
+)
 from visor_jax.token_reduction.select import likeness, one_by_one, unit
 
-SCOPES = ("crop", "image")
-FEATURES = ("projected", "tower")
-SEEDS = ("isolated", "first")
-_BLOCK = 128
+STARTS = ("isolated", "first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class DivPrune(CropMethod):
         super().__post_init__()
         self.check_choice("features", FEATURES)
         self.check_choice("scope", SCOPES)
-        self.check_choice("start", SEEDS)
+        self.check_choice("start", STARTS)
 
     @property
     def tower_reads(self) -> TowerReads:
@@ -50,8 +53,7 @@ class DivPrune(CropMethod):
         """Returns the crops with patches that are far apart."""
         vectors, there = unit(crops.features), crops.packing.there
         if self.scope == "image":
-            vectors = vectors.reshape(len(vectors), 1, -1, vectors.shape[-1])
-            there = there.reshape(len(there), 1, -1)
+            vectors, there = as_one_crop(vectors), as_one_crop(there)
             budgets = budgets.sum(axis=1, keepdims=True)
         first = jnp.broadcast_to(
             jnp.arange(there.shape[2], dtype=jnp.float32), there.shape
@@ -61,7 +63,7 @@ class DivPrune(CropMethod):
         keep = one_by_one(
             first,
             jnp.full(there.shape, -jnp.inf),
-            lambda index: _alike(vectors, index),
+            lambda index: alike(vectors, index),
             jnp.maximum,
             there,
             budgets,
@@ -70,28 +72,13 @@ class DivPrune(CropMethod):
         return crops.replace(keep=keep.reshape(crops.keep.shape))
 
 
-def _alike(
-    vectors: Float[Array, "B C P E"], index: Int[Array, "B C"]
-) -> Float[Array, "B C P"]:
-    chosen = jnp.take_along_axis(vectors, index[..., None, None], axis=2)
-    return likeness(chosen, vectors)[..., 0, :]
-
-
 def nearest(
     vectors: Float[Array, "B C P E"], there: Bool[Array, "B C P"]
 ) -> Float[Array, "B C P"]:
-    """Returns each patch's cosine to the most similar other one; blocks of rows."""
-    batch, crops, patches, width = vectors.shape
-    block = min(_BLOCK, patches)
-    padding = -patches % block
-    rows = jnp.pad(vectors, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    rows = jnp.moveaxis(rows.reshape(batch, crops, -1, block, width), 2, 0)
-    place = jnp.arange(patches + padding).reshape(-1, block, 1)
-
-    def of_block(block_of: tuple[Array, Array]) -> Array:
-        rows, place = block_of
-        others = there[:, :, None] & (jnp.arange(patches) != place)
-        return jnp.where(others, likeness(rows, vectors), -jnp.inf).max(axis=-1)
-
-    found = jnp.moveaxis(jax.lax.map(of_block, (rows, place)), 0, 2)
-    return found.reshape(batch, crops, -1)[..., :patches]
+    """Returns each patch's cosine to the most similar other one that is there."""
+    return over_pairs(
+        lambda rows: likeness(vectors[:, :, rows], vectors),
+        lambda pairs: pairs.max(axis=-1),
+        there,
+        -jnp.inf,
+    )

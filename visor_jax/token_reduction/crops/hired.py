@@ -26,8 +26,9 @@ class HiRED(CropMethod):
     a tile no more than all stay, and what it cannot use is lost. initial_layer: its
     attention says which of the base's patches matter; final_layer: which patches stay.
     official: regions as the authors' code has them, runs of patches row by row in place
-    of rectangles. Images without a base view (one crop, several images, videos) keep
-    the same share of every crop.
+    of rectangles. How tiles lie is read off the newlines: without any, all are one row.
+    Images without a base view (one crop, several images, videos) keep the same share of
+    every crop.
     """
 
     keep: float = 0.2

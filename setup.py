@@ -50,7 +50,7 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        # Parquet files, which only python -m visor_jax.convert.data reads.
+        # Parquet files, of convert.data and of evaluate --benchmarks.
         "data": ["pyarrow"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},

@@ -119,6 +119,23 @@ def test_where_rows_are_looked_for(tmp_path):
         find_table(BENCHMARKS["infovqa"], tmp_path)
 
 
+def test_names_of_files_of_other_times(tmp_path):
+    pytest.importorskip("pyarrow")
+    made_up.write_hub("mmstar", BENCHMARKS["mmstar"].source, tmp_path)
+    files = sorted(tmp_path.rglob("*.parquet"))
+    named = [f.rename(f.with_name(f"{f.stem}-725687bf7a18d64b.parquet")) for f in files]
+    assert len(find_table(BENCHMARKS["mmstar"], tmp_path)) == made_up.COUNT
+    named[1].unlink()
+    named[0].rename(tmp_path / "MMStar" / "mmstar.parquet")
+    assert len(find_table(BENCHMARKS["mmstar"], tmp_path)) == made_up.COUNT // 2
+    # Of another split it is none, whatever its columns.
+    (tmp_path / "MMStar" / "mmstar.parquet").rename(
+        tmp_path / "MMStar" / "train-00000-of-00001.parquet"
+    )
+    with pytest.raises(ValueError, match="nothing of it"):
+        find_table(BENCHMARKS["mmstar"], tmp_path)
+
+
 def test_other_columns_are_named(tmp_path):
     pytest.importorskip("pyarrow")
     made_up.write_hub("textvqa", DOCVQA.source, tmp_path)

@@ -21,7 +21,7 @@ def _read(row: cells.Row, number: int) -> Question:
     return Question(
         id=cells.optional(row, "index") or str(number),
         prompt=f"{cells.text(row, 'question')}\n{prompts.SINGLE_WORD}",
-        references=(cells.texts(row["answer"])[0],),
+        references=(cells.text(row, "answer"),),
         category=HUMAN if "human" in half else AUGMENTED,
     )
 

@@ -4,7 +4,7 @@
     FOLDER/docvqa/, FOLDER/DocVQA/, FOLDER/<owner>/DocVQA/    a folder of the benchmark:
         data/validation-00000-of-00003.parquet      files of the hub
         DocVQA/validation-00000-of-00003.parquet    ... of one of several configurations
-        any.tsv                                     a table
+        any.parquet, any.tsv                        one file, a table
     FOLDER itself, if it is such a folder
 
 Which of the two it is the columns say.
@@ -103,8 +103,10 @@ def _shards(source: Source, place: Path) -> list[list[Path]]:
             for file in sorted(folder.glob("*.parquet"))
             if (found := SHARD.fullmatch(file.name)) and found["split"] == source.split
         ]
-        if files:
-            return [files]
+        # A data set of one file may have given it any name.
+        others = [f for f in folder.glob("*.parquet") if not SHARD.fullmatch(f.name)]
+        if files or len(others) == 1:
+            return [files or others]
     return []
 
 

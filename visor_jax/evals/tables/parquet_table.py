@@ -14,7 +14,10 @@ from typing import Any
 from visor_jax.evals.tables.cells import Row
 from visor_jax.runtime.lfs_pointer import check_not_pointer
 
-SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")
+# Older ones have a digest at their end.
+SHARD = re.compile(
+    r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet"
+)
 _ROWS_AT_ONCE = 32
 
 

@@ -31,6 +31,7 @@ from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
+from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.runtime.arguments import shown
 from visor_jax.sharding.mesh import MeshSettings, as_mesh
@@ -158,6 +159,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         processor=processor,
         metadata=stored.metadata,
         policy=stored.read_policy(mesh=how.mesh),
+        cascade_file=CascadeFile.beside(stored.step),
     )
 
 

@@ -72,6 +72,7 @@ class Engine:
         *,
         budgets: Sequence[Budget] = (),
         cascades: Mapping[str, Cascade] | None = None,
+        scored: bool = False,
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
         key: Key[Array, ""] | int | None = None,
@@ -82,7 +83,8 @@ class Engine:
 
         Args:
           budgets: that requests may ask for beside those of the router. cascades: the
-            same, by what requests call them.
+            same, by what requests call them. scored: whether answers say how sure the
+            network is; where there is a cascade they do.
           config: None for the default, with the processor's number of new tokens.
           sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
@@ -119,7 +121,7 @@ class Engine:
             engine_config=self.config,
             rules=Rules.of(processor.eos_ids, processor.pad_id),
             keep_images=images_kept > 0,
-            scored=bool(self.cascades),
+            scored=scored or bool(self.cascades),
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
         self.scheduler = self._new_scheduler(key, images_kept)

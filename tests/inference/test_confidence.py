@@ -68,9 +68,11 @@ HOW = {
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_log_probabilities_are_those_of_a_full_pass(batch, prompts, how):
     how = {"max_new_tokens": NEW, "eos_id": (EOS, 17), "pad_id": 0} | how
-    plain = np.asarray(decode(MODEL, PARAMS, prompts, **how))
     tokens, found = decode_scored(MODEL, PARAMS, prompts, **how)
-    np.testing.assert_array_equal(tokens, plain)
+    plain = np.asarray(tokens)
+    if "sampling" not in how:
+        told = decode(MODEL, PARAMS, prompts, **how)
+        np.testing.assert_array_equal(plain, told)
     assert found.dtype == np.float32
     expected = log_probs_by_full_pass(batch, plain)
     limits = np.broadcast_to(how["max_new_tokens"], len(plain))

@@ -1,6 +1,8 @@
 """Answers in a file of JSON lines, and what they are answers to.
 
     {"id": "a7", "answer": "4", "budget": "sa1:3", "flops": {...}, "ms": 12.1, ...}
+    {"id": 9, "answer": "7", "budget": "sa3:1,3,5", "confidence": 0.93,
+     "looks": [{"budget": "sa0", "confidence": 0.41}, ...], ...}     of a cascade
     {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
 
 An answer is in the file as soon as it is known, in the order in which they are known; a

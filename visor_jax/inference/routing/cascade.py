@@ -79,6 +79,8 @@ class Cascade:
         Raises:
           ValueError: for no such name, or budgets that the plan does not have.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"{shown(name)} is no cascade: write {_FORM}.")
         kind, _, rest = name.partition(":")
         listed, has_threshold, threshold = rest.rpartition("@")
         names = split_names(listed)

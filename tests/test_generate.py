@@ -14,6 +14,7 @@ import visor_jax
 from tests.inference import page_run
 from visor_jax import generate
 from visor_jax.data.prompts.processor import Processor
+from visor_jax.flops.account import account
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "largest digit row 1"
@@ -112,6 +113,33 @@ def test_the_prompt_is_read_once(workdir, parse, capsys, monkeypatch):
     generate.main(parse([*_arguments(workdir), "--json"]))
     assert read == [QUESTION]
     capsys.readouterr()
+
+
+def test_a_cascade_says_how_sure_it_was_and_what_both_looks_cost(
+    workdir, parse, capsys
+):
+    model, lengths = visor_jax.load(workdir), {"text_tokens": 8, "image_tokens": 144}
+    image, answers = workdir / "page.png", {}
+    for threshold in (5e-324, 1.0):
+        budget = f"cascade:sa0,all@{threshold}"
+        generate.main(parse([*_arguments(workdir, budget=budget), "--json"]))
+        report = json.loads(capsys.readouterr().out)
+        answers[report["budget"]] = report
+        assert report["answer"] == model.generate(image, QUESTION, report["budget"])
+        assert report["first_look"]["budget"] == "sa0"
+        assert 0 < report["first_look"]["confidence"] < 1
+        flags.FLAGS.unparse_flags()
+    one, two = answers["sa0"], answers["sa2:1,2"]
+    assert (one["looks"], two["looks"]) == (1, 2)
+    assert one["flops"]["llm_prefill"] == model.cost("sa0").llm_prefill
+    behind = account(
+        page_run.CONFIG, model.budget("all"), crops=1, logit_positions=1, **lengths
+    ).behind_trunk
+    both = one["flops"]["llm_prefill"] + behind
+    assert two["flops"]["llm_prefill"] == both
+    dense = one["flops"]["llm_prefill"] * one["llm_saving"]
+    assert two["llm_saving"] == pytest.approx(dense / both)
+    assert two["flops"]["tower"] == one["flops"]["tower"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,16 @@ VAGUE_NAMES = {
 
 # Units whose modules people start; so is every `__main__`. They may import anything
 # below them, but no other command.
-COMMANDS = ("train", "evaluate", "compare", "generate", "answer", "sweep", "serve")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "compare",
+    "generate",
+    "answer",
+    "sweep",
+    "cascade",
+    "serve",
+)
 COMMAND_FOLDERS = ("convert", "timing", "show")
 
 LAYER_0 = (

@@ -63,6 +63,7 @@ from visor_jax.inference.files.answer_file import (
 )
 from visor_jax.inference.files.request_file import RequestEntry, read_requests
 from visor_jax.inference.files.request_options import (
+    budget_name,
     draws_from_common_key,
     known_budgets,
     options_of,
@@ -95,7 +96,7 @@ def main(arguments: list[str]) -> None:
             lines = [] if options.input is None else _requests(options)
             model = answer_flags.load_network(options)
             said_of_all = {
-                "budget": _default_budget(model, options),
+                "budget": budget_name(options.budget, model.budgets, model.cascade),
                 "max_new_tokens": _default_length(model, options),
                 "stop": options.stop,
             }
@@ -200,16 +201,11 @@ def _engine(
     return model.engine(
         AUTO if chooses else options.budget,
         cost=options.cost,
-        budgets=known_budgets(said, model.budgets),
+        budgets=known_budgets(said, model.budgets, model.cascade),
         config=config,
         sampling=sampling,
         key=jax.random.key(options.seed),
     )
-
-
-def _default_budget(model: VisorModel, options: Any) -> str:
-    """Returns the budget of lines that name none. Raises ValueError as `find`."""
-    return AUTO if options.budget == AUTO else model.budget(options.budget).name
 
 
 def _default_length(model: VisorModel, options: Any) -> int:
@@ -242,7 +238,7 @@ def _settings(
     budgets = [budget.name for budget in engine.router.budgets]
     if options.budget != AUTO:
         # Some line may ask to have it chosen: that is in its digest.
-        budgets = [_default_budget(model, options)]
+        budgets = [budget_name(options.budget, model.budgets, model.cascade)]
     settings = {
         "checkpoint": model.fingerprint,
         "chat_template": options.chat_template,

@@ -48,6 +48,12 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "cost", None, "Of policies: above 0 is cheaper; default: 0, 5 and 10."
     )
+    flags.DEFINE_string(
+        "cascade",
+        None,
+        "Adds a row for it: 'cascade', as `visor_jax.cascade` has calibrated each "
+        "universal network, or e.g. 'cascade:sa0,all@0.8'.",
+    )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
     answer_flags.define_reduce_flag()
     benchmark_flags.define_benchmark_flags()
@@ -79,8 +85,11 @@ from visor_jax.evals.harness import Progress as Callback
 from visor_jax.evals.networks import evaluate_networks, num_budgets
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
 from visor_jax.evals.policy_choices import check_reads_no_text
+from visor_jax.evals.report.cascade_rows import check_evaluated
 from visor_jax.evals.report.report import ReportFacts, write_report
 from visor_jax.evals.report.tables import table_text
+from visor_jax.inference.routing.cascade import Cascade
+from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.ownership import owned_folder
@@ -105,6 +114,7 @@ def evaluate_checkpoints(
     progress: Callback | None = None,
     costs: Sequence[float] | None = None,
     reduce: str | None = None,
+    cascade: str | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing the report of all checkpoints.
 
@@ -118,6 +128,7 @@ def evaluate_checkpoints(
       costs: preferences at which policies are tried (`policy.choose`); None for 0, 5
         and 10.
       reduce: drops image tokens in all of them (`token_reduction.registry`).
+      cascade: of the universal networks; None for no row of one.
 
     Raises:
       ValueError: for anything the user can mend, before any network runs.
@@ -125,11 +136,33 @@ def evaluate_checkpoints(
     """
     asked = AskedBudgets(universal=budgets, untrained=untrained)
     checkpoints, folder = _prepare(paths, out, pages, asked, split, costs, reduce)
+    cascades = _cascades(checkpoints, cascade)
     with owned_folder(folder, remedy=_REMEDY):
         report, _ = _evaluate(
-            checkpoints, folder, pages, split, command, progress, costs
+            checkpoints, folder, pages, split, command, progress, costs, cascades
         )
     return report
+
+
+def _cascades(
+    checkpoints: Sequence[EvaluatedCheckpoint], name: str | None
+) -> list[Cascade | None]:
+    """Returns the cascade of every checkpoint; of universal networks alone."""
+    if name is None:
+        return [None] * len(checkpoints)
+    found: list[Cascade | None] = []
+    for each in checkpoints:
+        is_asked = each.replicate.shown_as == "universal"
+        cascade = BudgetChoice.of(each.network).cascade(name) if is_asked else None
+        if cascade is not None:
+            check_evaluated(cascade, each.budgets.budgets)
+        found.append(cascade)
+    if not any(found):
+        raise ValueError(
+            f"--cascade={name} is for universal networks, and there is none here: "
+            "leave it out."
+        )
+    return found
 
 
 def _prepare(
@@ -192,12 +225,13 @@ def _evaluate(
     command: str,
     progress: Callback | None,
     costs: Sequence[float] | None,
+    cascades: Sequence[Cascade | None],
 ) -> tuple[dict[str, Any], str]:
     """Returns the content of report.json and the table to print."""
     benchmark = PageBenchmark.make(pages, split=split)
     costs = COSTS if costs is None else costs
     evaluated = evaluate_networks(
-        checkpoints, benchmark, costs=costs, progress=progress
+        checkpoints, benchmark, costs=costs, cascades=cascades, progress=progress
     )
     made = ReportFacts(
         git_commit=git_commit(), machine=machine_description(), command=command
@@ -240,6 +274,7 @@ def main(arguments: list[str]) -> None:
             costs,
             asked.reduce,
         )
+        cascades = _cascades(checkpoints, asked.cascade)
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
     with (
@@ -254,6 +289,7 @@ def main(arguments: list[str]) -> None:
             f"python -m visor_jax.evaluate {given}",
             lambda done, _: shown.update(done // len(TASK_NAMES)),
             costs,
+            cascades,
         )
     print(table)
     print(f"\nreport: {out / 'report.md'}")

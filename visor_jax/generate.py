@@ -29,6 +29,7 @@ import json
 from typing import Any
 
 from visor_jax.data.prompts.request import Request
+from visor_jax.flops.table import prompt_cost
 from visor_jax.inference.options import ReadPrompt
 from visor_jax.inference.visor_model import VisorModel
 
@@ -47,7 +48,9 @@ def main(arguments: list[str]) -> None:
             cost=options.cost,
         )
         key = answer_flags.random_key(options, sampling)
-        pieces = model.pieces(prompt, sampling=sampling, key=key, stop=options.stop)
+        how = {"sampling": sampling, "key": key, "stop": options.stop}
+        prompt = model.look(prompt, **how)
+        pieces = model.pieces(prompt, **how)
     if options.json:
         print(json.dumps(_report(model, prompt, "".join(pieces))))
         return
@@ -57,17 +60,27 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any]:
-    """Returns the JSON line; FLOPs and time are of the prompt as it was computed."""
-    batch, budget = prompt.batch, prompt.budget
+    """Returns the JSON line; FLOPs and time are of the prompt as it was computed.
+
+    FLOPs of a cascade are of its looks together, the writing of answers left out; how
+    sure the first one was stands there instead of a time.
+    """
+    batch, budget, first = prompt.batch, prompt.budget, prompt.first
     lengths = {
         "text_tokens": batch.tokens.shape[1],
         "image_tokens": batch.image_mask.shape[1],
         "crops": batch.pixels.shape[1],
         "logit_positions": 1,
     }
-    cost = model.cost(budget, **lengths)
-    latency = model.latency(batch, budget, max_new_tokens=prompt.max_new_tokens)
-    return {
+    looked_before = first is not None and first.budget != budget
+    cost = prompt_cost(
+        model.config,
+        budget,
+        image_lengths=model.vlm.reducer.image_lengths,
+        first_look=first.budget if looked_before else None,
+        **lengths,
+    )
+    report = {
         "answer": answer,
         "budget": budget.name,
         **({} if model.network.reduce is None else {"reduce": model.network.reduce}),
@@ -81,11 +94,13 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
         "llm_saving": cost.llm_saving,
         "end_to_end_saving": cost.end_to_end_saving,
         "counted": lengths,
-        "ms": {
-            "prefill": round(latency.prefill, 3),
-            "per_token": round(latency.per_token, 3),
-        },
     }
+    if first is not None:
+        look = {"budget": first.budget.name, "confidence": first.confidence}
+        return {**report, "first_look": look, "looks": 1 + looked_before}
+    latency = model.latency(batch, budget, max_new_tokens=prompt.max_new_tokens)
+    ms = {"prefill": latency.prefill, "per_token": latency.per_token}
+    return {**report, "ms": {name: round(each, 3) for name, each in ms.items()}}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Asking a network: packed, one at a time, by the engine; and how long it takes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from tests.data.pages.prompt_batch import prompt_batch
 from tests.evals import small
 from tests.evals.small import BUDGETS, CONFIG
+from tests.inference.prompts import extended
 from visor_jax.budget import BudgetSet
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.evals import timing
@@ -177,3 +179,42 @@ def test_the_timed_program_predicts_the_same_word(network, predictions, benchmar
     times = timing.milliseconds_per_row(programs, batch_size=12, runs=2)
     assert list(times) == list(BUDGETS)
     assert min(times.values()) > 0
+
+
+def test_scored_answers_say_how_sure_the_network_is(network):
+    """...of what it writes itself: the word and the end, by a full pass and NumPy."""
+    one = PageBenchmark.make(1)
+    found, packed = predict(network, one, scored=True), predict(network, one)
+    assert packed.looks is None
+    vocabulary = page_tokenizer().get_vocab()
+    right = packed.main_scores == 1
+    assert right.any()
+    assert (found.main_scores == packed.main_scores).all()
+    (end,) = network.processor.eos_ids
+    for row, budget in enumerate(BUDGETS):
+        gates = budget.gates(CONFIG.plan)
+        for column, example in enumerate(one.examples()):
+            answer = found.answers[row][column]
+            request = example.request
+            prompt = prompt_batch(request.images[0][None], [request.prompt])
+            written = np.array([[vocabulary[answer], end]], np.int32)
+            whole = extended(prompt, written)
+            logits = forward(network.params, whole, gates)[0].astype(np.float64)
+            last = prompt.tokens.shape[1] - 1
+            powers = np.exp(logits[[last, last + 1]])
+            chances = powers[[0, 1], written[0]] / powers.sum(axis=1)
+            sure = found.looks["confidence"][row, column]
+            assert sure == pytest.approx(np.sqrt(chances.prod()), rel=1e-4)
+    # One token behind the first, whose FLOPs are those of any such token.
+    decode = found.flops["decode_per_token"]
+    np.testing.assert_array_equal(found.looks["decode"], decode)
+    assert (found.looks["behind_trunk"] < found.flops["llm_prefill"]).all()
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _forward(params, batch, gates):
+    return MODEL.apply({"params": params}, batch, gates).logits
+
+
+def forward(params, batch, gates):
+    return np.asarray(_forward(params, batch, gates))

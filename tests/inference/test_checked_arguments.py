@@ -177,6 +177,8 @@ METHODS = {
     "stream": {"images", "prompt", "budget", "videos", "max_new_tokens", "key", "cost"},
     "read": {"request", "budget", "max_new_tokens", "cost"},
     "pieces": {"prompt", "sampling", "key"},
+    "look": {"prompt", "sampling", "key"},
+    "cascade": {"name"},
     "choose": {"requests", "budget", "cost"},
     "engine": {"budget", "cost", "config", "sampling", "key", "images_kept", "log"},
     "logits": {"images", "prompt", "budget", "videos"},
@@ -231,7 +233,7 @@ def test_strange_arguments_meet_a_check_of_ours(model, engine, data):
     argument = data.draw(st.sampled_from(sorted(methods[name])))
     strange = data.draw(STRANGE)
     known = fine(model)
-    if name == "pieces":
+    if name in ("pieces", "look"):
         known["prompt"] = model.read(known["request"], "none", max_new_tokens=1)
     given_ = {key: known[key] for key in methods[name] if key in known}
     if "messages" in given_:

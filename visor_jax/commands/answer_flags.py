@@ -46,7 +46,8 @@ def define_answer_flags() -> None:
     flags.DEFINE_string(
         "budget",
         None,
-        "'none', 'all', 'sa1:3', ..., how many SELF layers, or 'auto'; default: most.",
+        "'none', 'all', 'sa1:3', ..., how many SELF layers, 'auto', 'cascade' or "
+        "'cascade:sa0,all@0.8'; default: most.",
     )
     flags.DEFINE_float("cost", 0.0, "With 'auto': above 0 for cheaper choices.")
     flags.DEFINE_integer(

@@ -15,7 +15,7 @@ from visor_jax.commands import command_line
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
 
-_OF_THE_REPORT = ("out", "pages", "budgets", "untrained", "split")
+_OF_THE_REPORT = ("out", "pages", "budgets", "untrained", "split", "cascade")
 _OF_BENCHMARKS = (
     *("data", "output", "budget", "limit", "overwrite", "retry_errors"),
     *("dtype", "chat_template", "rows", "slots", "memory_gb"),

@@ -50,12 +50,16 @@ def predict(
     benchmark: Benchmark,
     budgets: BudgetSet | None = None,
     *,
+    scored: bool = False,
     progress: Progress | None = None,
 ) -> Predictions:
     """Returns the network's answers to all examples at every budget.
 
     Args:
       budgets: any of the network's plan; None for those that it was trained for.
+      scored: whether to say how sure the network was of each (`Predictions.looks`).
+        Then all are written by the network itself: what would follow a wrong token is
+        not known of packed ones, and so is not how sure it is of the end.
       progress: called now and then with (answers so far, of how many).
 
     Raises:
@@ -65,9 +69,9 @@ def predict(
     budgets = network.budgets if budgets is None else budgets
     check_plan(network.config, budgets)
     recorder = Recorder(network.config, budgets, benchmark, network.reducer)
-    packed = None if network.reducer.reads_text else benchmark.packed()
+    packed = None if scored or network.reducer.reads_text else benchmark.packed()
     if packed is None:
-        answered = _generate(network, benchmark, budgets, recorder)
+        answered = _generate(network, benchmark, budgets, recorder, scored)
     else:
         answered = _read_packed(network, packed, budgets, recorder)
     done, total = 0, len(benchmark) * len(budgets)
@@ -147,6 +151,7 @@ def _generate(
     benchmark: Benchmark,
     budgets: BudgetSet,
     recorder: Recorder,
+    scored: bool,
 ) -> Iterator[int]:
     """Records the answers as the engine finishes them; yields 1 after each."""
     processor = network.processor
@@ -164,7 +169,7 @@ def _generate(
                 yield _RequestAtBudget(**vars(example.request), budget=row)
 
     router = HostRouter(budgets.budgets, lambda request: request.budget)
-    engine = Engine(network.vlm, network.params, processor, router)
+    engine = Engine(network.vlm, network.params, processor, router, scored=scored)
     for answer in engine.answers(requests()):
         example = asked.pop(answer.number)
         # Requests are numbered as they are drawn: budgets in turn.
@@ -175,5 +180,14 @@ def _generate(
             crops=answer.crops,
             image_slots=answer.image_slots or None,
         )
-        recorder.answer(number, example, row, answer.text, lengths, answer.error)
+        recorder.answer(
+            number,
+            example,
+            row,
+            answer.text,
+            lengths,
+            answer.error,
+            answer.confidence,
+            answer.steps,
+        )
         yield 1

@@ -18,9 +18,11 @@ from visor_jax.evals.policy_choices import (
     questions_of_policies,
 )
 from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report.cascade_rows import CascadeAnswers
 from visor_jax.evals.report.policy_rows import PolicyChoices
 from visor_jax.evals.report.rows import EvaluatedRun
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.routing.cascade import Cascade
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +38,16 @@ def evaluate_networks(
     benchmark: Benchmark,
     *,
     costs: Sequence[float],
+    cascades: Sequence[Cascade | None] = (),
     progress: Progress | None = None,
 ) -> list[EvaluatedRun]:
     """Returns the answers, times and choices of all checkpoints, in their order.
 
     Args:
       costs: preferences at which policies are tried (`policy.choose`).
-      progress: called with (answers so far, of how many).
+      cascades: of each checkpoint, () for none; both budgets are asked once more, since
+        packed answers do not tell how sure the network is of them.
+      progress: called with (answers so far, of how many), without those of cascades.
 
     Raises:
       ValueError: if there are policies, but no questions that they can be tried on, or
@@ -70,10 +75,27 @@ def evaluate_networks(
         programs |= {(key, budget): program for budget, program in timed.items()}
         done += len(each.budgets) * len(benchmark)
     times = timing.milliseconds_per_row(programs)
-    return [
+    evaluated = [
         _evaluated(checkpoint, predictions, times, benchmark, costs)
         for checkpoint in checkpoints
     ]
+    asked = cascades or [None] * len(checkpoints)
+    return [
+        dataclasses.replace(run, cascade=_cascade(checkpoint, cascade, benchmark))
+        for run, checkpoint, cascade in zip(evaluated, checkpoints, asked, strict=True)
+    ]
+
+
+def _cascade(
+    checkpoint: EvaluatedCheckpoint, cascade: Cascade | None, benchmark: Benchmark
+) -> CascadeAnswers | None:
+    """Returns what a checkpoint's cascade answers; None if it has none."""
+    if cascade is None:
+        return None
+    network = checkpoint.network
+    budgets = BudgetSet(network.config.plan, cascade.budgets)
+    found = predict(network, benchmark, budgets, scored=True)
+    return CascadeAnswers(cascade=cascade, predictions=found)
 
 
 def num_budgets(checkpoints: Sequence[EvaluatedCheckpoint]) -> int:

@@ -30,6 +30,9 @@ from visor_jax.runtime import atomic_write
 # the prefill of the dense network of this size, which no budget changes.
 FLOPS = ("tower", "projector", "llm_prefill", "decode_per_token", "dense_llm_prefill")
 LENGTHS = ("text_tokens", "image_tokens", "crops")
+# Of answers that were scored: how sure the network was, the FLOPs of writing them, and
+# those of the prefill behind the trunk, which is what looking again takes.
+LOOKS = ("confidence", "decode", "behind_trunk")
 # Where a benchmark has no groups, all of its tasks are one.
 ALL = "all"
 
@@ -64,7 +67,8 @@ class Predictions:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
     the first is the one that accuracies are means of. flops: by `FLOPS`. lengths: by
     `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: the name of what
-    dropped image tokens (`token_reduction.registry`); None if nothing did.
+    dropped image tokens (`token_reduction.registry`); None if nothing did. looks: by
+    `LOOKS`, where the answers were scored; None where they were not.
     """
 
     benchmark: BenchmarkFacts
@@ -78,6 +82,7 @@ class Predictions:
     flops: Mapping[str, Int[np.ndarray, "budgets n"]]
     lengths: Mapping[str, Int[np.ndarray, "n"]]
     reducer: str | None = None
+    looks: Mapping[str, Float[np.ndarray, "budgets n"]] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -120,6 +125,33 @@ class Predictions:
             errors=tuple(self.errors[row] for row in rows),
             scores={name: each[rows] for name, each in self.scores.items()},
             flops={name: each[rows] for name, each in self.flops.items()},
+            looks=self.looks and {k: each[rows] for k, each in self.looks.items()},
+        )
+
+    def of_examples(self, chosen: Int[np.ndarray, "m"]) -> "Predictions":
+        """Returns the answers to some of the examples, in their order."""
+
+        def of_rows(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
+            return tuple(tuple(row[i] for i in chosen) for row in rows)
+
+        ids, tasks, clusters = of_rows(
+            (self.ids, self.example_tasks, self.example_clusters)
+        )
+        columns = {"scores": self.scores, "flops": self.flops}
+        if self.looks is not None:
+            columns["looks"] = self.looks
+        return dataclasses.replace(
+            self,
+            ids=ids,
+            example_tasks=tasks,
+            example_clusters=clusters,
+            answers=of_rows(self.answers),
+            errors=of_rows(self.errors),
+            lengths={name: each[chosen] for name, each in self.lengths.items()},
+            **{
+                field: {name: each[:, chosen] for name, each in values.items()}
+                for field, values in columns.items()
+            },
         )
 
     def table(self, scores: Float[np.ndarray, "n"]) -> ScoreTable:
@@ -159,6 +191,7 @@ class Predictions:
             for column, name in enumerate(self.ids):
                 at = row, column
                 scores = {k: _or_null(each[at]) for k, each in self.scores.items()}
+                looks = {k: _or_null(x[at]) for k, x in (self.looks or {}).items()}
                 yield {
                     "id": name,
                     "task": self.example_tasks[column],
@@ -169,6 +202,7 @@ class Predictions:
                     "scores": scores,
                     "flops": {k: int(each[at]) for k, each in self.flops.items()},
                     **{k: int(each[column]) for k, each in self.lengths.items()},
+                    **({"looks": looks} if looks else {}),
                 }
 
     def write(self, file: Path) -> None:
@@ -244,6 +278,9 @@ def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         "scores": {k: numbers("scores", k, float) for k in first[0]["scores"]},
         "flops": {k: numbers("flops", k, np.int64) for k in FLOPS},
         "lengths": {k: np.array([line[k] for line in first]) for k in LENGTHS},
+        "looks": {k: numbers("looks", k, float) for k in LOOKS}
+        if "looks" in first[0]
+        else None,
     }
 
 

@@ -9,10 +9,11 @@ from visor_jax.evals.benchmark import Benchmark, Example, PromptLengths
 from visor_jax.evals.predictions import (
     FLOPS,
     LENGTHS,
+    LOOKS,
     BenchmarkFacts,
     Predictions,
 )
-from visor_jax.flops.account import account
+from visor_jax.flops.account import Account, account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
@@ -43,6 +44,8 @@ class Recorder:
         self._errors: list[list[str | None]] = [[] for _ in budgets]
         self._scores: list[list[tuple[float, ...]]] = [[] for _ in budgets]
         self._metrics: tuple[str, ...] = ()
+        # Confidence and steps of answers that are scored, by budget and example.
+        self._looks: dict[tuple[int, int], tuple[float, int]] = {}
 
     def ask(self, example: Example) -> int:
         """Returns the number of an example that will be answered at every budget."""
@@ -61,13 +64,19 @@ class Recorder:
         answer: str,
         lengths: PromptLengths,
         error: str | None = None,
+        confidence: float | None = None,
+        steps: int = 0,
     ) -> None:
         """Scores the answer to an example; one with an error counts as wrong.
 
         Args:
           number: of `ask`. budget: its place in the set.
           lengths: of the prompt that its FLOPs are counted for.
+          confidence: how sure the network was, where that is asked for; steps: of
+            decoding the answer.
         """
+        if confidence is not None:
+            self._looks[budget, number] = confidence, steps
         scores = self._benchmark.score(example, answer)
         if error is not None:
             scores = dict.fromkeys(scores, 0.0)
@@ -111,7 +120,21 @@ class Recorder:
                 name: np.array([getattr(each, name) for each in lengths])
                 for name in LENGTHS
             },
+            looks=self._looks_of(lengths),
         )
+
+    def _looks_of(self, lengths: list[PromptLengths]) -> dict[str, np.ndarray] | None:
+        """Returns the columns of `LOOKS`; NaN and 0 for what has no answer."""
+        if not self._looks:
+            return None
+        cost_of = functools.cache(self._account)
+        found = np.zeros((len(LOOKS), len(self._budgets), len(lengths)))
+        found[0] = np.nan
+        for (row, number), (confidence, steps) in self._looks.items():
+            cost = cost_of(row, lengths[number])
+            numbers = confidence, cost.decode_tokens(steps), cost.behind_trunk
+            found[:, row, number] = numbers
+        return dict(zip(LOOKS, found, strict=True))
 
     def _flops(self, lengths: list[PromptLengths]) -> dict[str, np.ndarray]:
         counted = functools.cache(self._flops_of)
@@ -125,22 +148,7 @@ class Recorder:
     def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
         if not lengths.text_tokens:
             return (0,) * len(FLOPS)
-        layers = self._config.plan.num_layers
-        slots = lengths.image_slots or lengths.image_tokens
-        reducer = in_bucket(self._reducer, slots)
-        prompt = {
-            "text_tokens": lengths.text_tokens,
-            "image_tokens": lengths.image_tokens,
-        }
-        cost = account(
-            self._config,
-            self._budgets.budgets[budget],
-            **prompt,
-            crops=lengths.crops,
-            logit_positions=1,
-            image_lengths=reducer.image_lengths(lengths.image_tokens, layers),
-            selection=selection_flops(reducer, self._config, **prompt),
-        )
+        cost = self._account(budget, lengths)
         return (
             cost.tower.total,
             cost.projector,
@@ -148,4 +156,22 @@ class Recorder:
             # The first token after the prompt.
             cost.decode_per_token(lengths.text_tokens + 1),
             cost.dense().llm_prefill,
+        )
+
+    def _account(self, budget: int, lengths: PromptLengths) -> Account:
+        layers = self._config.plan.num_layers
+        slots = lengths.image_slots or lengths.image_tokens
+        reducer = in_bucket(self._reducer, slots)
+        prompt = {
+            "text_tokens": lengths.text_tokens,
+            "image_tokens": lengths.image_tokens,
+        }
+        return account(
+            self._config,
+            self._budgets.budgets[budget],
+            **prompt,
+            crops=lengths.crops,
+            logit_positions=1,
+            image_lengths=reducer.image_lengths(lengths.image_tokens, layers),
+            selection=selection_flops(reducer, self._config, **prompt),
         )

@@ -52,6 +52,17 @@ class Account:
         return layers + self.lm_head + self.selection
 
     @property
+    def behind_trunk(self) -> int:
+        """Returns the FLOPs of the layers behind the trunk, and the logits.
+
+        All that looking again costs before its first token: tower, projector and the
+        layers that all budgets share have run for the first look. A token reducer's own
+        work counts as if all of it were there.
+        """
+        behind = self.layers[self.config.plan.trunk_length :]
+        return sum(layer.total for layer in behind) + self.lm_head + self.selection
+
+    @property
     def end_to_end(self) -> int:
         """Returns the FLOPs of tower, projector and LLM prefill."""
         return self.tower.total + self.projector + self.llm_prefill
@@ -85,6 +96,11 @@ class Account:
         """
         logits = layer_costs.lm_head(self.config.decoder, positions=self.batch)
         return sum(layer.total for layer in self.decode_layers(context)) + logits
+
+    def decode_tokens(self, steps: int) -> int:
+        """Returns the FLOPs of so many tokens after the first; no unused slots."""
+        begin = self.text_tokens + 1
+        return sum(map(self.decode_per_token, range(begin, begin + steps)))
 
     def dense(self) -> "Account":
         """Returns the account of the dense network of this size on the same input."""

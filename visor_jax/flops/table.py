@@ -151,6 +151,7 @@ def prompt_cost(
     logit_positions: int | None = 1,
     image_lengths: Callable[[int, int], Sequence[int]] | None = None,
     selection: Callable[[int, int], int] | None = None,
+    first_look: Budget | None = None,
 ) -> Row:
     """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
 
@@ -160,6 +161,8 @@ def prompt_cost(
       image_lengths: what each layer sees of these image tokens, in so many layers
         (`TokenReducer.image_lengths`); None for all.
       selection: FLOPs of dropping the others, of text and image tokens; None for none.
+      first_look: of a cascade that has looked again, in `budget`; its prefill counts,
+        too, and tower and trunk ran for it.
 
     Raises:
       ValueError: for an impossible length.
@@ -169,17 +172,34 @@ def prompt_cost(
     seen = None
     if image_lengths is not None:
         seen = image_lengths(image_tokens, config.plan.num_layers)
-    counted = account(
-        config,
-        budget,
-        text_tokens=text_tokens,
-        image_tokens=image_tokens,
-        crops=crops,
-        logit_positions=logit_positions,
-        image_lengths=seen,
-        selection=0 if selection is None else selection(text_tokens, image_tokens),
+    first, *again = (
+        account(
+            config,
+            each,
+            text_tokens=text_tokens,
+            image_tokens=image_tokens,
+            crops=crops,
+            logit_positions=logit_positions,
+            image_lengths=seen,
+            selection=0 if selection is None else selection(text_tokens, image_tokens),
+        )
+        for each in ((budget,) if first_look is None else (first_look, budget))
     )
-    return Row.of(budget.name, counted)
+    if not again:
+        return Row.of(budget.name, first)
+    return _of_looks(first, *again)
+
+
+def _of_looks(first: Account, again: Account) -> Row:
+    """Returns the row of a prompt that was looked at twice."""
+    prefill, dense = first.llm_prefill + again.behind_trunk, first.dense()
+    before = first.tower.total + first.projector
+    return dataclasses.replace(
+        Row.of(again.budget.name, again),
+        llm_prefill=prefill,
+        llm_saving=dense.llm_prefill / prefill,
+        end_to_end_saving=dense.end_to_end / (before + prefill),
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
+from visor_jax.inference.options import Look
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class Answer:
     went through them.
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
+    confidence: how sure the network was (`inference.confidence`); None where the engine
+    asks for no cascade. looks: of a cascade; budget, confidence, steps and at_hand are
+    those of the last one, which is the answer.
     """
 
     number: int
@@ -42,6 +46,8 @@ class Answer:
     encoded: bool = False
     at_hand: tuple[int, ...] = ()
     seconds: float = 0.0
+    confidence: float | None = None
+    looks: tuple[Look, ...] = ()
 
     @classmethod
     def refused(
@@ -67,15 +73,18 @@ class Answer:
     def of(
         cls,
         request: PreparedRequest,
-        budget: Budget,
         written: Int[np.ndarray, "U"],
         processor: Processor,
+        look: Look,
         *,
+        looks: tuple[Look, ...],
         encoded: bool,
-        at_hand: tuple[int, ...],
         seconds: float,
     ) -> "Answer":
-        """Returns the answer that these tokens are, end token included, if any."""
+        """Returns the answer that these tokens are, end token included, if any.
+
+        look: that they are of. looks: of a cascade.
+        """
         (tokens,) = cut_at_end(written[None], processor.eos_ids)
         text = processor.text_before(tokens, request.request.options.stop)
         return cls(
@@ -83,13 +92,15 @@ class Answer:
             request=request.request,
             text=text,
             tokens=tuple(tokens),
-            steps=len(written) - 1,
-            budget=budget,
+            steps=look.steps,
+            budget=look.budget,
             text_tokens=request.sample.num_text_tokens,
             image_tokens=request.sample.num_image_tokens,
             image_slots=processor.buckets.choose(request.sample).image_tokens,
             crops=request.sample.num_crops,
             encoded=encoded,
-            at_hand=at_hand,
+            at_hand=look.at_hand,
             seconds=seconds,
+            confidence=look.confidence,
+            looks=looks,
         )

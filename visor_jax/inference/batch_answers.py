@@ -1,11 +1,12 @@
 """What a network makes of batches: logits of one, answers to however many samples."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
@@ -15,10 +16,16 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.data.prompts.stop_tokens import cut_at_end
-from visor_jax.inference.generation.decode import decode
+from visor_jax.inference.confidence import confidence, written_length
+from visor_jax.inference.generation.decode import decode, decode_scored
 from visor_jax.inference.generation.finite import check_written
 from visor_jax.inference.generation.generate import keys_of_rows
-from visor_jax.inference.prefilled_parts import prefilled_parts
+from visor_jax.inference.prefilled_parts import (
+    PrefilledPart,
+    looking_again,
+    prefilled_parts,
+)
+from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vlm import VLM
@@ -57,7 +64,7 @@ def answer_samples(
     choice: BudgetChoice,
     processor: Processor,
     samples: Sequence[Sample],
-    budgets: Sequence[Budget | None],
+    budgets: Sequence[Budget | Cascade | None],
     *,
     cost: float = 0.0,
     batch_size: int,
@@ -72,38 +79,86 @@ def answer_samples(
     Samples of one budget and about one size are answered together.
 
     Args:
-      budgets: of each sample; None for what the policy chooses. cost: see `choose`.
+      budgets: of each sample; None for what the policy chooses. cost: see `choose`. A
+        cascade's samples are answered in its first budget, then those that are unsure
+        in its second, together.
       options: of each sample; they go before what is said of all. Budgets are not read
         there.
       key: of all draws; a sample's own does not depend on which are beside it.
     """
     limits = [each.max_new_tokens or max_new_tokens for each in options]
     settings = [each.sampling or sampling for each in options]
-    keys = _keys(key, options, settings)
-    found = [""] * len(samples)
-    model, params = choice.model, choice.params
+    answers = _Answers(
+        choice=choice,
+        processor=processor,
+        limits=limits,
+        settings=settings,
+        keys=_keys(key, options, settings),
+        stops=[each.stop or stop for each in options],
+        found=[""] * len(samples),
+    )
     for part in prefilled_parts(
         choice, samples, budgets, limits, cost=cost, batch_size=batch_size
     ):
-        rows = part.samples
-        tokens = decode(
-            model,
+        unsure = answers.add(part)
+        if unsure:
+            answers.add(looking_again(choice, part, unsure, limits))
+    return answers.found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Answers:
+    """How each sample is answered, and the answers so far, in their order."""
+
+    choice: BudgetChoice
+    processor: Processor
+    limits: Sequence[int]
+    settings: Sequence[Sampling]
+    keys: Key[Array, "B"] | None
+    stops: Sequence[Sequence[str]]
+    found: list[str]
+
+    def add(self, part: PrefilledPart) -> list[int]:
+        """Answers a part; returns its rows of a first look that are unsure."""
+        params, processor, rows = self.choice.params, self.processor, part.samples
+        write = decode if part.first_look is None else decode_scored
+        written = write(
+            self.choice.model,
             params,
             part.prompts,
-            max_new_tokens=[limits[i] for i in rows],
+            max_new_tokens=[self.limits[i] for i in rows],
             eos_id=processor.eos_ids,
             pad_id=processor.pad_id,
-            sampling=[settings[i] for i in rows],
-            row_keys=None if keys is None else keys[rows],
+            sampling=[self.settings[i] for i in rows],
+            row_keys=None if self.keys is None else self.keys[rows],
         )
+        tokens, log_probs = (written, None) if part.first_look is None else written
         tokens = np.asarray(tokens)
         check_written(tokens, params)
         cut = cut_at_end(tokens, processor.eos_ids)
-        for row, written in zip(rows[: part.count], cut, strict=False):
+        for row, own in zip(rows[: part.count], cut, strict=False):
             # Padding follows a row that was at its limit before others.
-            own = written[: limits[row]]
-            found[row] = processor.text_before(own, options[row].stop or stop)
-    return found
+            own = own[: self.limits[row]]
+            self.found[row] = processor.text_before(own, self.stops[row])
+        if part.first_look is None:
+            return []
+        return self._unsure(part, tokens, np.asarray(log_probs))
+
+    def _unsure(
+        self,
+        part: PrefilledPart,
+        tokens: Int[np.ndarray, "B U"],
+        log_probs: Float[np.ndarray, "B U"],
+    ) -> list[int]:
+        """Returns the rows whose answers are not enough, without filler."""
+        unsure = []
+        for row, sample in enumerate(part.samples[: part.count]):
+            own = tokens[row, : self.limits[sample]]
+            length = written_length(own, self.processor, self.stops[sample])
+            sure = confidence(log_probs[row, :length])
+            if part.first_look.cascade.looks_again(sure):
+                unsure.append(row)
+        return unsure
 
 
 def _keys(

@@ -1,4 +1,4 @@
-"""How a prompt is answered, and a prompt that is ready to be."""
+"""How a prompt is answered, a prompt that is ready to be, and what a look came to."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.generation.shared_trunk import SharedTrunk
+from visor_jax.inference.routing.cascade import Cascade
 
 
 class Options(TypedDict, total=False):
@@ -27,15 +28,36 @@ class Options(TypedDict, total=False):
     stop: Sequence[str]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """One answer of a prompt, of which a cascade may give two; the last one stands.
+
+    confidence: see `inference.confidence`; None where nobody asks. steps: of decoding,
+    after the first token. at_hand: the layers in which the image's keys and values were
+    at hand.
+    """
+
+    budget: Budget
+    confidence: float | None
+    steps: int
+    at_hand: tuple[int, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ReadPrompt:
     """A prompt as the network takes it: one row, its budget, room for its answer.
 
     trunk: the prompt behind the layers that all budgets share, where it was read to
       choose the budget; answering goes on from there.
+    cascade: that is to choose it; None for another's choice.
+    first: what its first look came to, once it was (`VisorModel.look`). tokens: of the
+      answer, if that was enough.
     """
 
     batch: Batch
     budget: Budget
     max_new_tokens: int
     trunk: SharedTrunk | None = None
+    cascade: Cascade | None = None
+    first: Look | None = None
+    tokens: tuple[int, ...] | None = None

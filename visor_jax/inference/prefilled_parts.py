@@ -1,6 +1,7 @@
 """Many prompts, prefilled in parts of one budget and about one size.
 
-Prompts whose budget a policy chooses go through the trunk together and part behind it.
+Prompts whose budget a policy chooses go through the trunk together and part behind it;
+those of a cascade that look again go on from the same trunk.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ from visor_jax.data.buckets import Group, padded_rows
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.generation.generate import prefilled, spare_for
 from visor_jax.inference.generation.prefill import Prefilled
-from visor_jax.inference.generation.shared_trunk import prefill_behind
+from visor_jax.inference.generation.shared_trunk import SharedTrunk, prefill_behind
 from visor_jax.inference.options import ReadPrompt
+from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.models.vlm import VLM
 
@@ -29,17 +31,27 @@ class PrefilledPart:
     """Prompts that are decoded together.
 
     samples: which one stands in each row. count: rows before filler, which repeats one.
+    first_look: of a cascade, where this is one.
     """
 
     samples: Int[np.ndarray, "X"]
     count: int
     prompts: Prefilled
+    first_look: "FirstLook | None" = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FirstLook:
+    """The trunk behind which rows of a first look can be looked at again."""
+
+    cascade: Cascade
+    trunk: SharedTrunk
 
 
 def prefilled_parts(
     choice: BudgetChoice,
     samples: Sequence[Sample],
-    budgets: Sequence[Budget | None],
+    budgets: Sequence[Budget | Cascade | None],
     limits: Sequence[int],
     *,
     cost: float = 0.0,
@@ -48,7 +60,8 @@ def prefilled_parts(
     """Yields all samples, each in one part.
 
     Args:
-      budgets: of each sample; None for what the policy chooses, at this cost.
+      budgets: of each sample; None for what the policy chooses, at this cost. Of a
+        cascade the first look; see `looking_again`.
       limits: the most tokens of each sample's answer.
     """
     limits = np.asarray(limits)
@@ -61,10 +74,37 @@ def prefilled_parts(
                 yield from _chosen_parts(choice, group, mine, limits, cost)
                 continue
             rows = mine[_filled(group.rows, group.batch.size)]
+            if isinstance(budget, Cascade):
+                yield _first_look(choice, group, rows, limits, budget)
+                continue
             prompts = prefilled(
                 choice.model, choice.params, group.batch, budget, limits[rows]
             )
             yield PrefilledPart(rows, len(group.rows), prompts)
+
+
+def looking_again(
+    choice: BudgetChoice,
+    part: PrefilledPart,
+    unsure: Sequence[int],
+    limits: Sequence[int],
+) -> PrefilledPart:
+    """Returns the rows of a first look that are unsure, in the second budget.
+
+    They go on from the trunk: neither the tower nor the trunk runs again.
+    """
+    first, size = part.first_look, padded_rows(len(unsure), len(part.samples))
+    filled = _filled(unsure, size)
+    rows = part.samples[filled]
+    prompts = prefill_behind(
+        choice.model,
+        choice.params,
+        first.trunk,
+        filled,
+        first.cascade.second,
+        spare=spare_for(np.asarray(limits)[rows]),
+    )
+    return PrefilledPart(rows, len(unsure), prompts)
 
 
 def read_prompt(
@@ -76,12 +116,19 @@ def read_prompt(
     max_new_tokens: int,
 ) -> ReadPrompt:
     """Returns one prompt with its budget. Errors as `BudgetChoice.of_samples`."""
-    (chosen,), trunk = choice.named(1, budget, cost), None
+    (chosen,), trunk, cascade = choice.named(1, budget, cost), None, None
     if chosen is None:
         trunk, logits = choice.read(batch)
         (chosen,) = choice.chosen(logits, cost)
+    elif isinstance(chosen, Cascade):
+        trunk, cascade = choice.trunk(batch), chosen
+        chosen = cascade.first
     return ReadPrompt(
-        batch=batch, budget=chosen, max_new_tokens=max_new_tokens, trunk=trunk
+        batch=batch,
+        budget=chosen,
+        max_new_tokens=max_new_tokens,
+        trunk=trunk,
+        cascade=cascade,
     )
 
 
@@ -92,6 +139,22 @@ def prefilled_prompt(model: VLM, params: Params, prompt: ReadPrompt) -> Prefille
         return prefilled(model, params, prompt.batch, prompt.budget, count)
     rows, spare = np.arange(prompt.batch.size), spare_for(count)
     return prefill_behind(model, params, prompt.trunk, rows, prompt.budget, spare=spare)
+
+
+def _first_look(
+    choice: BudgetChoice,
+    group: Group,
+    rows: Int[np.ndarray, "X"],
+    limits: Int[np.ndarray, "all"],
+    cascade: Cascade,
+) -> PrefilledPart:
+    """Returns a group behind its trunk, in the first budget of a cascade."""
+    trunk, places = choice.trunk(group.batch), np.arange(group.batch.size)
+    budget, spare = cascade.first, spare_for(limits[rows])
+    prompts = prefill_behind(
+        choice.model, choice.params, trunk, places, budget, spare=spare
+    )
+    return PrefilledPart(rows, len(group.rows), prompts, FirstLook(cascade, trunk))
 
 
 def _chosen_parts(

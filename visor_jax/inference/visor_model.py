@@ -18,14 +18,14 @@ from visor_jax.inference import checked_arguments as checked
 from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
-from visor_jax.inference.generation.decode import decode_stream
-from visor_jax.inference.generation.finite import first_row
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.model_summary import summary_html
 from visor_jax.inference.options import Options, ReadPrompt
-from visor_jax.inference.prefilled_parts import prefilled_prompt, read_prompt
+from visor_jax.inference.prefilled_parts import read_prompt
+from visor_jax.inference.routing.cascade import CASCADE, Cascade
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
 from visor_jax.inference.routing.router import Router
+from visor_jax.inference.streamed_answer import StreamedAnswer
 from visor_jax.runtime.arguments import whole_number
 
 
@@ -36,7 +36,8 @@ class VisorModel:
     and `videos` (lists of frames) may be in the messages instead. `budget` is a name
     ("none", "all", "sa1:3") or a `Budget`; None for the largest; "auto" for what the
     policy chooses for each prompt, where there is one (then `cost` says how much its
-    costs count: 0 as it was trained, more for cheaper choices).
+    costs count: 0 as it was trained, more for cheaper choices); "cascade" for a cheap
+    one first and a larger one where that is unsure (`routing.cascade`).
 
     network: what was loaded; its fields are the model's, too. vlm: its module.
     tokenizer: of Hugging Face.
@@ -173,27 +174,19 @@ class VisorModel:
         batch = self.processor.batch(sample)
         return read_prompt(self._choice, batch, budget, cost, max_new_tokens=count)
 
-    def pieces(
-        self,
-        prompt: ReadPrompt,
-        *,
-        sampling: Sampling = GREEDY,
-        key: Array | int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """Yields the answer to a prompt in pieces, as they are written."""
-        stop, key = AnswerOptions(stop=stop).stop, checked.key_of(key)
-        tokens = decode_stream(
-            self.vlm,
-            self.params,
-            prefilled_prompt(self.vlm, self.params, checked.read_prompt_of(prompt)),
-            max_new_tokens=prompt.max_new_tokens,
-            eos_id=self.processor.eos_ids,
-            pad_id=self.processor.pad_id,
-            sampling=checked.sampling_of(sampling),
-            row_keys=None if key is None else generation.keys_of_rows(key, 1),
-        )
-        return self.processor.pieces(first_row(tokens, self.params), stop=stop)
+    def pieces(self, prompt: ReadPrompt, **how: Any) -> Iterator[str]:
+        """Yields the answer to a prompt in pieces, as they are written.
+
+        how: sampling, key and stop, as in `generate`.
+        """
+        return StreamedAnswer.of(self.network, **how).pieces(prompt)
+
+    def look(self, prompt: ReadPrompt, **how: Any) -> ReadPrompt:
+        """Returns a cascade's prompt after its first look; `pieces` goes on from there.
+
+        Any other prompt as it is. Arguments are those of `pieces`.
+        """
+        return StreamedAnswer.of(self.network, **how).look(prompt)
 
     def choose(
         self,
@@ -217,15 +210,15 @@ class VisorModel:
 
         It keeps images, their keys and values, and compiled programs between calls.
 
-        budget: one for all, "auto", or another router. budgets: that requests may ask
-        for beside it. options: of `visor_jax.inference.engine.engine.Engine`.
+        budget: one for all, "auto", "cascade", or another router. budgets: that
+        requests may ask for beside it, cascades among them. options: of
+        `visor_jax.inference.engine.engine.Engine`.
 
         Raises:
-          ValueError: for a budget that the network was not trained for, "auto" without
-            a policy, or a cost without "auto".
+          ValueError: as `BudgetChoice.router`.
         """
         router = self._choice.router(budget, cost)
-        options["budgets"] = [self.budgets.find(each) for each in budgets]
+        options |= self._choice.asked(budgets)
         return Engine(self.vlm, self.params, self.processor, router, **options)
 
     def logits(
@@ -276,6 +269,10 @@ class VisorModel:
     def budget(self, budget: str | Budget | None = None) -> Budget:
         """Returns the budget of that name. See `BudgetSet.find`."""
         return self.budgets.find(budget)
+
+    def cascade(self, name: str | Cascade = CASCADE) -> Cascade:
+        """Returns the cascade of that name. See `BudgetChoice.cascade`."""
+        return self._choice.cascade(name)
 
     def latency(
         self,

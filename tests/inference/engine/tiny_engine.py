@@ -81,8 +81,9 @@ def engine(
     ends = processor.eos_ids, processor.pad_id
     # A router's part on the device is in the programs of the trunk.
     ruled = None if isinstance(router, HostRouter) else router
-    place, own = (model, config, ends, keeps, ruled), made.programs.compiled
-    known = _COMPILED.get((model, config, ends, True, None))
+    scored = made.shapes.scored
+    place, own = (model, config, ends, keeps, ruled, scored), made.programs.compiled
+    known = _COMPILED.get((model, config, ends, True, None, False))
     if place not in _COMPILED and known is not None:
         # Nothing is kept of a budget before an answer starts.
         before = {"encode"} if ruled else {"encode", "prefill_trunk"}

@@ -15,6 +15,7 @@ import numpy as np
 
 from visor_jax.budget import Budget
 from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.report.cascade_rows import CascadeAnswers, cascade_rows
 from visor_jax.evals.report.policy_rows import (
     PolicyChoices,
     PolicyReplicate,
@@ -57,6 +58,7 @@ class EvaluatedRun:
     ms_per_sample: milliseconds per prompt at each budget, measured.
     policy: what the policy of a checkpoint chose, None if it has none; `facts` are then
     those of the policy.
+    cascade: what a cascade answered, None if none was asked for.
     """
 
     label: str
@@ -65,6 +67,7 @@ class EvaluatedRun:
     predictions: Predictions
     ms_per_sample: Mapping[Budget, float]
     policy: PolicyChoices | None = None
+    cascade: CascadeAnswers | None = None
 
     def model_at(self, budget: Budget) -> str:
         """Returns what the row of this budget is called."""
@@ -89,7 +92,17 @@ def make_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
     order.append(UNTRAINED)
     keys = sorted(replicates, key=lambda key: order.index(key[0]))
     fixed = [_row(list(replicates[key].values()), key[1]) for key in keys]
-    return [*fixed, *_policy_rows(runs)]
+    return [*fixed, *_policy_rows(runs), *_cascade_rows(runs)]
+
+
+def _cascade_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:
+    of_runs = []
+    for run in runs:
+        if run.cascade is not None:
+            own = dataclasses.replace(run, predictions=run.cascade.predictions)
+            rows = [_row([own], budget) for budget in run.cascade.cascade.budgets]
+            of_runs.append((run.cascade, rows, run.facts.seed))
+    return cascade_rows(of_runs)
 
 
 def _policy_rows(runs: Sequence[EvaluatedRun]) -> list[Row]:

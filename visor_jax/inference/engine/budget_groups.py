@@ -1,7 +1,8 @@
 """Rows of one bucket sorted by the budgets of their requests, until they are prefilled.
 
 A row may hold requests of several budgets: it then stands in several groups, once with
-the requests of each, and its place is free when the last of them has been.
+the requests of each, and its place is free when the last of them has been. Requests of
+a cascade keep it until their answer is final: they may come back in its second budget.
 """
 
 import collections
@@ -92,6 +93,13 @@ class BudgetGroups:
         self._free = collections.deque(range(places))
         self._groups: dict[Budget, collections.deque[RowPart]] = {}
         self._parts_at: collections.Counter[int] = collections.Counter()
+        # Requests whose first answer is being written, by number.
+        self._first_looks: dict[int, RowPart] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any row has a place."""
+        return bool(self._first_looks) or len(self) > 0
 
     @property
     def free_places(self) -> int:
@@ -142,14 +150,47 @@ class BudgetGroups:
                 else:
                     self._leave(part.place)
             self._groups[budget] = kept
+        for number in [n for n in self._first_looks if n in numbers]:
+            self.settle(number)
+
+    def settle(self, number: int) -> None:
+        """Frees what a request of a cascade kept of its row, if it did."""
+        part = self._first_looks.pop(number, None)
+        if part is not None:
+            self._leave(part.place)
+
+    def look_again(self, number: int, budget: Budget) -> bool:
+        """Sorts a request whose first answer is unsure into the group of a budget.
+
+        Returns whether its row is here. Requests of one row that wait go together.
+        """
+        part = self._first_looks.pop(number, None)
+        if part is None:
+            return False
+        group = self._groups.setdefault(budget, collections.deque())
+        for i, other in enumerate(group):
+            if other.place == part.place:
+                indices = (*other.indices, *part.indices)
+                group[i] = dataclasses.replace(other, indices=indices)
+                self._leave(part.place)
+                return True
+        group.append(part)
+        return True
 
     def take(self, budget: Budget, count: int) -> list[RowPart]:
         """Returns and removes the group's first `count` parts; frees their places.
 
-        The rows must be read from their places before others are written there.
+        The rows must be read from their places before others are written there. Those
+        of a cascade's first looks keep theirs.
         """
         taken = [self._groups[budget].popleft() for _ in range(count)]
         for part in taken:
+            for index in part.indices:
+                request = part.row.requests[index]
+                if request.cascade is not None and budget == request.cascade.first:
+                    kept = dataclasses.replace(part, indices=(index,))
+                    self._first_looks[request.number] = kept
+                    self._parts_at[part.place] += 1
             self._leave(part.place)
         return taken
 

@@ -7,10 +7,11 @@ a budget, the others take no new requests after some turns, until there is.
 
 import collections
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
@@ -30,6 +31,15 @@ from visor_jax.runtime.device_cache import Held, num_bytes_of
 Place = tuple[Budget, Bucket]
 # Turns that a budget waits for memory before the others take no new requests.
 _PATIENCE = 8
+
+
+class Finished(NamedTuple):
+    """An answer, end token included; log_probs: of its tokens first, if asked for."""
+
+    request: PreparedRequest
+    budget: Budget
+    tokens: Int[np.ndarray, "U"]
+    log_probs: Float[np.ndarray, "V"] | None
 
 
 class DecodeBatches:
@@ -173,8 +183,8 @@ class DecodeBatches:
         """Returns what an image's keys and values depend on."""
         return part.row.requests[0].shared, budget, image_shape(bucket)
 
-    def decode(self) -> Iterator[tuple[PreparedRequest, Budget, np.ndarray]]:
-        """Yields (request, budget, tokens) of what a turn of every budget finished.
+    def decode(self) -> Iterator[Finished]:
+        """Yields what a turn of every budget finished.
 
         An answer is finished at a stop string, too: its slot is free then, though the
         device goes on with its row until another comes.
@@ -191,8 +201,8 @@ class DecodeBatches:
         ends = (*self._processor.eos_ids, NOT_FINITE)
         for (budget, _), batch in busy:
             slots = batch.slots
-            finished, count, written = jax.device_get(
-                (slots.finished, slots.count, slots.written)
+            finished, count, written, log_probs = jax.device_get(
+                (slots.finished, slots.count, slots.written, slots.log_probs)
             )
             for slot, request in enumerate(batch.requests):
                 if request is None:
@@ -201,7 +211,9 @@ class DecodeBatches:
                 length = batch.length_at_stop(slot, tokens, ends)
                 if length is not None or finished[slot]:
                     batch.requests[slot] = batch.texts[slot] = None
-                    yield request, budget, tokens[:length]
+                    tokens = tokens[:length]
+                    scores = None if log_probs is None else log_probs[slot]
+                    yield Finished(request, budget, tokens, scores)
 
     def keep_turns(self, pending: Collection[Place]) -> None:
         """Notes after a turn who is pending, so that nobody waits for ever."""

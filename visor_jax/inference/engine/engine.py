@@ -16,7 +16,7 @@ on its neighbours nor on their number, and equals that of `generation.generate`.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,13 @@ from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShape
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.engine.scheduler import Scheduler
 from visor_jax.inference.generation.decode_step import Rules
-from visor_jax.inference.routing.router import PolicyRouter, Router, checked_router
+from visor_jax.inference.routing.cascade import Cascade
+from visor_jax.inference.routing.router import (
+    CascadeRouter,
+    PolicyRouter,
+    Router,
+    checked_router,
+)
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.arguments import iterator_of, shown, whole_number
 from visor_jax.runtime.device_cache import Held
@@ -65,6 +71,8 @@ class Engine:
         router: Router,
         *,
         budgets: Sequence[Budget] = (),
+        cascades: Mapping[str, Cascade] | None = None,
+        scored: bool = False,
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
         key: Key[Array, ""] | int | None = None,
@@ -74,7 +82,9 @@ class Engine:
         """Compiles nothing yet; see `warm_up`.
 
         Args:
-          budgets: that requests may ask for beside those of the router.
+          budgets: that requests may ask for beside those of the router. cascades: the
+            same, by what requests call them. scored: whether answers say how sure the
+            network is; where there is a cascade they do.
           config: None for the default, with the processor's number of new tokens.
           sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
@@ -87,6 +97,11 @@ class Engine:
             too little memory for even the smallest bucket.
         """
         checked_router(router)
+        known = {} if cascades is None else dict(cascades)
+        if isinstance(router, CascadeRouter):
+            known.setdefault(router.name, router.cascade)
+        self.cascades: dict[str, Cascade] = known
+        budgets = (*budgets, *(b for each in known.values() for b in each.budgets))
         for budget in (*router.budgets, *budgets):
             budget.check(model.config.plan)
         if not isinstance(config, EngineConfig | None):
@@ -106,6 +121,7 @@ class Engine:
             engine_config=self.config,
             rules=Rules.of(processor.eos_ids, processor.pad_id),
             keep_images=images_kept > 0,
+            scored=scored or bool(self.cascades),
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
         self.scheduler = self._new_scheduler(key, images_kept)
@@ -118,6 +134,8 @@ class Engine:
             sampling=self._sampling,
             has_key=key is not None,
             chooses=isinstance(self.router, PolicyRouter),
+            cascades=self.cascades,
+            cascade=getattr(self.router, "cascade", None),
         )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key

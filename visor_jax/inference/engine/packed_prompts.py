@@ -25,6 +25,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.row_packing import packed
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
+from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.ops.masks import TokenTags
 
 # Crops, image tokens and patches per token: what an encoded image depends on.
@@ -38,7 +39,8 @@ class PreparedRequest:
     """A request that has been read and tokenised.
 
     number: of the request, in the order of asking. limit: most tokens of its answer.
-    sampling: how they are chosen. budget: that it asks for, None for the router's.
+    sampling: how they are chosen. budget: that it asks for, None for the router's; of
+    a cascade its first one. cascade: that says whether its answer is sure enough.
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the requests of one row have in common.
     """
@@ -51,6 +53,7 @@ class PreparedRequest:
     shared: bytes
     sampling: Sampling = GREEDY
     budget: Budget | None = None
+    cascade: Cascade | None = None
 
     @property
     def seed(self) -> int:

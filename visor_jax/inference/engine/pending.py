@@ -37,7 +37,7 @@ class PendingPrompts:
         self._programs, self._pad_id = programs, pad_id
         self._pending: Held[Bucket, _BucketRows] = Held(
             programs.shapes.share(PENDING),
-            is_busy=lambda pending: len(pending.groups) > 0,
+            is_busy=lambda pending: pending.groups.is_busy,
         )
 
     def num_bytes(self) -> int:
@@ -105,6 +105,17 @@ class PendingPrompts:
         for bucket, pending in self._pending.items():
             for budget in pending.groups.budgets():
                 yield bucket, budget, pending.groups, pending.arrays
+
+    def look_again(self, number: int, budget: Budget) -> None:
+        """Lets a request of a cascade wait again, in its second budget."""
+        groups = (pending.groups for _, pending in self._pending.items())
+        if not any(each.look_again(number, budget) for each in groups):
+            raise KeyError(f"request {number} has kept no row")
+
+    def settle(self, number: int) -> None:
+        """Frees what a request of a cascade kept, now that its answer is final."""
+        for _, pending in self._pending.items():
+            pending.groups.settle(number)
 
     def drop(self, numbers: Container[int]) -> None:
         """Forgets requests with these numbers."""

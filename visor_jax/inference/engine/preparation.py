@@ -1,6 +1,7 @@
 """From a request to its sample, with what it asks of its answer, checked."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.processor import Processor
@@ -8,6 +9,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
 from visor_jax.inference.engine.program_shapes import ALSO_USED, ProgramShapes
+from visor_jax.inference.routing.cascade import CASCADE, Cascade, is_cascade
 from visor_jax.inference.routing.choose_budgets import AUTO
 
 
@@ -16,7 +18,9 @@ class Preparation:
     """What the answers of an engine's requests have in common.
 
     sampling: of requests that say nothing of it. has_key: whether the engine has a key
-    for random draws. chooses: whether its router chooses budgets ("auto").
+    for random draws. chooses: whether its router chooses budgets ("auto"). cascades:
+    that requests may ask for, by what they call them. cascade: of all that name no
+    budget; None if they have another router.
     """
 
     processor: Processor
@@ -24,6 +28,8 @@ class Preparation:
     sampling: Sampling
     has_key: bool
     chooses: bool
+    cascades: Mapping[str, Cascade] = dataclasses.field(default_factory=dict)
+    cascade: Cascade | None = None
 
     def __post_init__(self) -> None:
         self._check_sampling(self.sampling, has_key=self.has_key)
@@ -45,11 +51,18 @@ class Preparation:
         sampling = self.sampling if options.sampling is None else options.sampling
         has_key = self.has_key or options.seed is not None
         self._check_sampling(sampling, has_key=has_key)
-        budget = self._budget(options.budget)
+        cascade = self._cascade(options.budget)
+        if cascade is None:
+            budgets = (self._budget(options.budget),)
+        else:
+            budgets = cascade.budgets
         sample = self.processor.sample(request, room=limit)
         prepared = PreparedRequest.of(number, request, sample, limit)
-        self.shapes.check(self.processor.buckets.choose(sample), budget)
-        return dataclasses.replace(prepared, sampling=sampling, budget=budget)
+        for budget in budgets:
+            self.shapes.check(self.processor.buckets.choose(sample), budget)
+        return dataclasses.replace(
+            prepared, sampling=sampling, budget=budgets[0], cascade=cascade
+        )
 
     def _checked_limit(self, count: int) -> int:
         most = self.shapes.engine_config.new_tokens
@@ -73,6 +86,25 @@ class Preparation:
                 f"also_used={also} must be at most {ALSO_USED} tokens of the "
                 f"vocabulary of {vocabulary}."
             )
+
+    def _cascade(self, name: str | None) -> Cascade | None:
+        """Returns the cascade of that name, that of the engine for None, if any."""
+        if name is None:
+            return self.cascade
+        if not is_cascade(name):
+            return None
+        if name in self.cascades:
+            return self.cascades[name]
+        known = dict.fromkeys(self.cascades.values())
+        if name != CASCADE:
+            found = Cascade.of_name(name, self.shapes.model.config.plan)
+            if found in known:
+                return found
+        raise ValueError(
+            f"budget {name!r} is none of the engine's cascades: "
+            f"{', '.join(map(str, known)) or 'it has none'}. Make it with "
+            "budgets=[...] for those that requests ask for."
+        )
 
     def _budget(self, name: str | None) -> Budget | None:
         """Returns the budget of that name, None for the router's choice."""

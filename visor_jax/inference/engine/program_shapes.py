@@ -71,12 +71,14 @@ class ProgramShapes:
         engine_config: EngineConfig,
         rules: Rules,
         keep_images: bool = True,
+        scored: bool = False,
     ) -> None:
         """Takes whatever shapes depend on.
 
         Args:
           budgets: that the router chooses from. asked: that requests may ask for beside
             these.
+          scored: whether slots hold the log-probabilities of what they write.
 
         What is asked again and again is remembered: places(bucket), slots(budget,
         bucket): how many there are; pending_bytes(bucket), slots_bytes(budget, bucket):
@@ -89,7 +91,7 @@ class ProgramShapes:
         self.model, self.buckets, self._chosen = model, buckets, tuple(budgets)
         self.budgets = tuple(dict.fromkeys([*budgets, *asked]))
         self.engine_config, self.rules = engine_config, rules
-        self._keep_images = keep_images
+        self._keep_images, self.scored = keep_images, scored
         self._params = jax.eval_shape(lambda: params)
         remembered = functools.lru_cache(_MOST_SHAPES)
         self._row = remembered(self._row_shapes)
@@ -149,6 +151,7 @@ class ProgramShapes:
             text_slots=self.text_slots(bucket),
             image_tokens=bucket.image_tokens,
             new_tokens=self.engine_config.new_tokens,
+            scored=self.scored,
         )
 
     def abstract_slots(

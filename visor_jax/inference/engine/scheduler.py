@@ -2,17 +2,15 @@
 
 import functools
 
-import numpy as np
-
-from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.stop_tokens import NOT_FINITE
 from visor_jax.inference.answers import Answer
+from visor_jax.inference.confidence import confidence
 from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
-from visor_jax.inference.engine.decode_batches import DecodeBatches
+from visor_jax.inference.engine.decode_batches import DecodeBatches, Finished
 from visor_jax.inference.engine.image_cache import ImageCache
-from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow
+from visor_jax.inference.engine.packed_prompts import PromptRow
 from visor_jax.inference.engine.pending import PendingPrompts
 from visor_jax.inference.engine.preparation import Preparation
 from visor_jax.inference.engine.programs import Programs
@@ -22,6 +20,7 @@ from visor_jax.inference.engine.request_queue import (
     RequestSource,
 )
 from visor_jax.inference.generation.finite import why_not_finite
+from visor_jax.inference.options import Look
 
 
 class Scheduler:
@@ -47,6 +46,8 @@ class Scheduler:
         self.done: list[tuple[Answer, RequestSource | None]] = []
         self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
+        # Of requests that look again: what their first look came to.
+        self._looks: dict[int, Look] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -62,8 +63,8 @@ class Scheduler:
                 or self._prefill_group(full=False)
             ):
                 pass
-            for request, budget, written in self.decode_batches.decode():
-                self._finish(request, budget, written)
+            for finished in self.decode_batches.decode():
+                self._finish(finished)
             groups = self.pending.groups()
             pending = [(budget, bucket) for bucket, budget, *_ in groups]
             self.decode_batches.keep_turns(pending)
@@ -75,7 +76,7 @@ class Scheduler:
         """Leaves the engine as new but for what is compiled and encoded."""
         for each in (self.queue, self.pending, self.decode_batches):
             each.clear()
-        for each in (self._requests, self._payers, self.done):
+        for each in (self._requests, self._payers, self._looks, self.done):
             each.clear()
 
     def drop(self, source: RequestSource) -> None:
@@ -86,6 +87,7 @@ class Scheduler:
         self.queue.drop(source, numbers)
         for number in numbers:
             del self._requests[number]
+            self._looks.pop(number, None)
         self._payers -= numbers
         self.done = [each for each in self.done if each[1] is not source]
 
@@ -149,33 +151,54 @@ class Scheduler:
             return True
         return False
 
-    def _finish(
-        self, request: PreparedRequest, budget: Budget, written: np.ndarray
-    ) -> None:
+    def _finish(self, finished: Finished) -> None:
+        """Hands an answer out, or has an unsure one of a cascade looked at again."""
+        request, budget, written, log_probs = finished
         number = request.number
-        queued = self._requests.pop(number)
-        seconds = self._seconds_of(queued)
         if NOT_FINITE in written:
-            answer = Answer.failed(request, budget, self._why_not_finite, seconds)
-        else:
-            answer = Answer.of(
-                request,
-                budget,
-                written,
-                self.processor,
-                encoded=number in self._payers,
-                at_hand=self._layers_at_hand(number),
-                seconds=seconds,
-            )
+            why = self._why_not_finite
+            seconds = self._seconds_of(self._requests[number])
+            self._hand_out(number, Answer.failed(request, budget, why, seconds))
+            return
+        found = {"confidence": None, "steps": len(written) - 1}
+        if log_probs is not None:
+            found["confidence"] = confidence(log_probs[: len(written)])
+        looked_before = tuple(filter(None, [self._looks.get(number)]))
+        at_hand = self._layers_at_hand(number, behind_trunk=bool(looked_before))
+        look = Look(budget=budget, at_hand=at_hand, **found)
+        cascade = request.cascade
+        if cascade and not looked_before and cascade.looks_again(look.confidence):
+            self._looks[number] = look
+            self.decode_batches.read_alone.discard(number)
+            self.pending.look_again(number, cascade.second)
+            return
+        answer = Answer.of(
+            request,
+            written,
+            self.processor,
+            look,
+            looks=() if cascade is None else (*looked_before, look),
+            encoded=number in self._payers,
+            seconds=self._seconds_of(self._requests[number]),
+        )
+        self._hand_out(number, answer)
+
+    def _hand_out(self, number: int, answer: Answer) -> None:
+        """Forgets a request that is answered."""
+        self.pending.settle(number)
+        self._looks.pop(number, None)
         self._payers.discard(number)
         self.decode_batches.read_alone.discard(number)
-        self.done.append((answer, queued.source))
+        self.done.append((answer, self._requests.pop(number).source))
 
-    def _layers_at_hand(self, number: int) -> tuple[int, ...]:
-        """Returns in which layers a request found the image's keys and values."""
+    def _layers_at_hand(self, number: int, *, behind_trunk: bool) -> tuple[int, ...]:
+        """Returns in which layers a request found the image's keys and values.
+
+        behind_trunk: whether the others are not run at all, as when looking again.
+        """
         config, reducer = self.programs.model.config, self.programs.model.reducer
         trunk, found = config.plan.trunk_length, ()
-        if number not in self._payers:
+        if number not in self._payers and not behind_trunk:
             # They were made with the image's tokens, up to a reducer's first stage.
             kept = min(reducer.stages, default=trunk)
             found = tuple(i for i in config.plan.cross_layers if i < min(trunk, kept))

@@ -110,11 +110,12 @@ def free_slots(
     text_slots: int,
     image_tokens: int,
     new_tokens: int,
+    scored: bool = False,
 ) -> DecodeState:
     """Returns slots that are all free. Image K/V exist only where a layer reads them.
 
     text_slots: columns of the ring: the longest prompt and all of an answer that a
-    later token sees.
+    later token sees. scored: whether tokens' log-probabilities are written, too.
     """
     # Arrays of their own: programs write into them in place.
     numbers = {
@@ -137,6 +138,7 @@ def free_slots(
             image_tokens=image_tokens,
         ),
         gates=gates,
+        log_probs=jnp.zeros((slots, new_tokens), jnp.float32) if scored else None,
     )
 
 
@@ -181,6 +183,9 @@ def admit(
         sampling=jax.tree.map(put, slots.sampling, request.sampling),
         keys=slots.keys.at[request.slot].set(keys, mode="drop"),
         used=put(slots.used, used),
+        log_probs=jax.tree.map(
+            lambda old: put(old, jnp.zeros((1, old.shape[1]))), slots.log_probs
+        ),
         cache=_admit_cache(slots.cache, request, cache, seen),
     )
     come = jnp.zeros(slots.finished.shape, bool)

@@ -1,6 +1,8 @@
 """Answers in a file of JSON lines, and what they are answers to.
 
     {"id": "a7", "answer": "4", "budget": "sa1:3", "flops": {...}, "ms": 12.1, ...}
+    {"id": 9, "answer": "7", "budget": "sa3:1,3,5", "confidence": 0.93,
+     "looks": [{"budget": "sa0", "confidence": 0.41}, ...], ...}     of a cascade
     {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
 
 An answer is in the file as soon as it is known, in the order in which they are known; a
@@ -20,6 +22,7 @@ from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
+from visor_jax.inference.options import Look
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
     in_bucket,
@@ -205,6 +208,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "id": entry.id,
         "answer": answer.text,
         "budget": answer.budget.name,
+        **_looks_of(answer),
         **({} if model.reducer == KEEP_ALL else {"reduce": name_of(model.reducer)}),
         "flops": flops_of(answer, model),
         "ms": round(1000 * answer.seconds, 3),
@@ -212,6 +216,17 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "request": entry.digest,
         **({} if pictures is None else {"images": pictures}),
     }
+
+
+def _looks_of(answer: Answer) -> dict[str, Any]:
+    """Returns what a cascade's answer has beside those of others."""
+    if not answer.looks:
+        return {}
+    looks = [
+        {"budget": each.budget.name, "confidence": each.confidence}
+        for each in answer.looks
+    ]
+    return {"confidence": answer.confidence, "looks": looks}
 
 
 def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
@@ -224,25 +239,39 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
 
     Without padding, and without what was at hand of an earlier request: tower and
     projector are 0 for an image that was, and in layers whose keys and values of it
-    were, only text is counted.
+    were, only text is counted. Of a cascade all looks: the later one without tower and
+    trunk, and the decoding of the first answer counts though nobody reads it.
     """
     layers = model.config.plan.num_layers
     reducer = in_bucket(model.reducer, answer.image_slots or answer.image_tokens)
     prompt = {"text_tokens": answer.text_tokens, "image_tokens": answer.image_tokens}
-    cost = account(
-        model.config,
-        answer.budget,
-        **prompt,
-        crops=answer.crops if answer.encoded else 0,
-        logit_positions=1,
-        image_lengths=reducer.image_lengths(answer.image_tokens, layers),
-        selection=selection_flops(reducer, model.config, **prompt),
+    own = Look(
+        budget=answer.budget,
+        confidence=None,
+        steps=answer.steps,
         at_hand=answer.at_hand,
     )
-    contexts = range(answer.text_tokens + 1, answer.text_tokens + 1 + answer.steps)
+    looks = answer.looks or (own,)
+    counted = [
+        account(
+            model.config,
+            look.budget,
+            **prompt,
+            crops=answer.crops if answer.encoded else 0,
+            logit_positions=1,
+            image_lengths=reducer.image_lengths(answer.image_tokens, layers),
+            selection=selection_flops(reducer, model.config, **prompt),
+            at_hand=look.at_hand,
+        )
+        for look in looks
+    ]
+    first, again = counted[0], counted[1:]
     return {
-        "tower": cost.tower.total,
-        "projector": cost.projector,
-        "llm_prefill": cost.llm_prefill,
-        "decode": sum(cost.decode_per_token(context) for context in contexts),
+        "tower": first.tower.total,
+        "projector": first.projector,
+        "llm_prefill": first.llm_prefill + sum(each.behind_trunk for each in again),
+        "decode": sum(
+            cost.decode_tokens(look.steps)
+            for cost, look in zip(counted, looks, strict=True)
+        ),
     }

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.files.request_file import RequestEntry
+from visor_jax.inference.routing.cascade import Cascade, is_cascade
+from visor_jax.inference.routing.choose_budgets import AUTO
 
 
 def with_defaults(
@@ -39,16 +41,39 @@ def options_of(lines: Iterable[RequestEntry]) -> list[AnswerOptions]:
     return [line.request.options for line in lines if line.request is not None]
 
 
-def known_budgets(said: Iterable[AnswerOptions], budgets: BudgetSet) -> list[Budget]:
-    """Returns the budgets that lines ask for and the network has.
+def known_budgets(
+    said: Iterable[AnswerOptions],
+    budgets: BudgetSet,
+    find_cascade: Callable[[str], Cascade],
+) -> list[Budget | str]:
+    """Returns the budgets that lines ask for and the network has; cascades by name.
 
     A line that asks for another is an error of its own, said when its turn comes.
     """
-    found = []
+    found: list[Budget | str] = []
     for name in dict.fromkeys(each.budget for each in said if each.budget is not None):
         with contextlib.suppress(ValueError):
-            found.append(budgets.find(name))
+            if is_cascade(name):
+                find_cascade(name)
+                found.append(name)
+            else:
+                found.append(budgets.find(name))
     return found
+
+
+def budget_name(
+    name: str | None, budgets: BudgetSet, find_cascade: Callable[[str], Cascade]
+) -> str:
+    """Returns what answers are said to be made with, where a line names no budget.
+
+    A cascade with its threshold: another calibration is another setting.
+
+    Raises:
+      ValueError: for what the network has not.
+    """
+    if is_cascade(name):
+        return find_cascade(name).name
+    return AUTO if name == AUTO else budgets.find(name).name
 
 
 def draws_from_common_key(said: Iterable[AnswerOptions], sampling: Sampling) -> bool:

@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.data.prompts.stop_tokens import EndTokens
@@ -63,6 +63,32 @@ def decode(
     return _first_columns(tokens, count=int(begin.limit.max()))
 
 
+def decode_scored(
+    model: VLM,
+    params: Params,
+    prefilled: Prefilled,
+    *,
+    max_new_tokens: int | Sequence[int],
+    eos_id: EndTokens,
+    pad_id: int,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
+    row_keys: Key[Array, "B"] | None = None,
+) -> tuple[Int[Array, "B U"], Float[Array, "B U"]]:
+    """Returns what `decode` does, and the log-probability of each token, float32.
+
+    It is that of the network's own logits, whatever the sampling; what stands behind an
+    answer has none (0). `confidence` makes one number of an answer's. Arguments and
+    errors are those of `decode`.
+    """
+    begin = _beginning(prefilled, max_new_tokens, eos_id, pad_id, sampling, row_keys)
+    begin, count = begin.replace(is_scored=True), int(begin.limit.max())
+    tokens, log_probs = _decode_scored(params, prefilled, begin, model=model)
+    return (
+        _first_columns(tokens, count=count),
+        _first_columns(log_probs, count=count),
+    )
+
+
 def decode_stream(
     model: VLM,
     params: Params,
@@ -104,7 +130,8 @@ class _Beginning:
     """What is asked of each row, checked.
 
     also: used tokens beside those of the prompt. sampling, keys, also: all None where
-    every row takes the likeliest token.
+    every row takes the likeliest token. is_scored: whether log-probabilities are asked
+    for.
     """
 
     rules: Rules
@@ -112,6 +139,7 @@ class _Beginning:
     sampling: RowSampling | None
     keys: Key[Array, "B"] | None
     also: Int[Array, "B A"] | None
+    is_scored: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 def _beginning(
@@ -167,20 +195,37 @@ def _decode(
     params: Params, prefilled: Prefilled, begin: _Beginning, *, model: VLM
 ) -> Int[Array, "B U"]:
     """Returns up to `limit` tokens, and padding up to what there is room for."""
+    return _finished(model, params, prefilled, begin).written
+
+
+@bounded_jit(static_argnames=("model",))
+def _decode_scored(
+    params: Params, prefilled: Prefilled, begin: _Beginning, *, model: VLM
+) -> tuple[Int[Array, "B U"], Float[Array, "B U"]]:
+    """Returns what `_decode` does, and the log-probabilities; a program of its own."""
+    state = _finished(model, params, prefilled, begin)
+    return state.written, state.log_probs
+
+
+def _finished(
+    model: VLM, params: Params, prefilled: Prefilled, begin: _Beginning
+) -> DecodeState:
+    """Returns the answers when all of them are written."""
 
     def goes_on(state: DecodeState) -> Bool[Array, ""]:
         return ~state.finished.all()
 
     state = _begun(prefilled, begin)
     if prefilled.spare == 0:
-        return state.written  # The prefill said it all: no decoder in the program.
+        return state  # The prefill said it all: no decoder in the program.
     advance = functools.partial(step, model, params, rules=begin.rules)
-    return jax.lax.while_loop(goes_on, advance, state).written
+    return jax.lax.while_loop(goes_on, advance, state)
 
 
 @bounded_jit(static_argnames=("count",))
-def _first_columns(tokens: Int[Array, "B V"], *, count: int) -> Int[Array, "B U"]:
-    return tokens[:, :count]
+def _first_columns(values: Array, *, count: int) -> Array:
+    """Returns (B, count) of (B, V)."""
+    return values[:, :count]
 
 
 @bounded_jit()
@@ -196,6 +241,9 @@ def _begun(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
     used = None
     if begin.also is not None:
         used = used_tokens(ends.prompt, jnp.asarray(begin.also), vocabulary)
+    log_probs = None
+    if begin.is_scored:
+        log_probs = jnp.zeros((rows, prefilled.spare + 1), jnp.float32)
     nothing = DecodeState(
         newest=jnp.full(rows, rules.pad_id, jnp.int32),
         order=ends.order - 1,
@@ -209,6 +257,7 @@ def _begun(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
         used=used,
         cache=prefilled.cache,
         gates=prefilled.gates,
+        log_probs=log_probs,
     )
     return with_token(nothing, prefilled.logits, ~nothing.finished, rules)
 

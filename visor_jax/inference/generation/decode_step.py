@@ -62,7 +62,9 @@ class DecodeState:
     is for; all three are None where every row takes the likeliest token. `used` takes a
     byte per row and token of the vocabulary, little beside a row's cache, and only a
     few of them change in a step: so it is there for rows without a penalty, too, and a
-    penalty is no program of its own.
+    penalty is no program of its own. log_probs: of the tokens written, by the network's
+    own logits, however they were chosen; None where nobody asks how sure it was: then
+    programs hold nothing of it.
     """
 
     newest: Int[Array, "B"]
@@ -77,6 +79,7 @@ class DecodeState:
     used: Bool[Array, "B W"] | None
     cache: KVCache | None
     gates: tuple[StaticGate, ...] = flax.struct.field(pytree_node=False)
+    log_probs: Float[Array, "B U"] | None = None
 
 
 def step(model: VLM, params: Params, state: DecodeState, rules: Rules) -> DecodeState:
@@ -116,6 +119,10 @@ def with_token(
     if used is not None:
         used = used.at[rows, token].set(used[rows, token] | writing)
     column = jnp.where(writing, state.count, state.written.shape[1])
+    log_probs = state.log_probs
+    if log_probs is not None:
+        of_token = log_probs_of(token, logits)
+        log_probs = log_probs.at[rows, column].set(of_token, mode="drop")
     before = jnp.where(state.finished, rules.pad_id, state.newest)
     count = state.count + writing
     ends = (token[:, None] == rules.eos_ids).any(axis=1) | (count >= state.limit)
@@ -127,7 +134,22 @@ def with_token(
         finished=state.finished | (writing & ends),
         written=state.written.at[rows, column].set(token, mode="drop"),
         used=used,
+        log_probs=log_probs,
     )
+
+
+def log_probs_of(
+    token: Int[Array, "B"], logits: Float[Array, "B W"]
+) -> Float[Array, "B"]:
+    """Returns the log-probability of each row's token, float32.
+
+    Of the logits as they are: temperature, cuts and penalties, which choose among
+    tokens, do not change how sure the network is.
+    """
+    every = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    # What is not finite has no token.
+    token = jnp.maximum(token, 0)
+    return jnp.take_along_axis(every, token[:, None], axis=-1)[:, 0]
 
 
 def used_tokens(

@@ -1,10 +1,11 @@
-"""Prompts whose budgets a policy chooses: read once, whatever it chooses.
+"""Prompts whose budgets are chosen on the way: read once, whatever is chosen.
 
     batch -> trunk (layers that all budgets share) -> the policy's logits, on the host
              trunk, rows of one budget -> the layers behind -> decoding
 
 The other way, choosing first and answering then, goes through the tower and the trunk
-twice. The engine does the same as here for rows that come and go.
+twice. A cascade, which looks again where an answer is unsure, goes on from the same
+trunk, too. The engine does the same as here for rows that come and go.
 """
 
 from typing import Any
@@ -54,6 +55,18 @@ def read_trunk(
     state = model.apply({"params": params}, method=run)
     logits = policy_logits(config, policy, policy_features(state))
     return SharedTrunk(state, PromptEnds.of(batch)), logits[:, 0]
+
+
+@bounded_jit(static_argnames=("model",))
+def read_trunk_alone(params: Params, batch: Batch, *, model: VLM) -> SharedTrunk:
+    """Returns prompts after the trunk, one per row, where no policy is asked."""
+
+    def run(module: VLM) -> DecoderState:
+        return run_trunk(module, batch, remember=True)
+
+    return SharedTrunk(
+        model.apply({"params": params}, method=run), PromptEnds.of(batch)
+    )
 
 
 def prefill_behind(

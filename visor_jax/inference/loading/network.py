@@ -12,6 +12,7 @@ import numpy as np
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
+from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
@@ -32,7 +33,8 @@ class Network:
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
     it has none. reducer: drops image tokens on their way through it; fitted to its
-    sizes (`token_reduction.registry.fitted`).
+    sizes (`token_reduction.registry.fitted`). cascade_file: where a calibration of its
+    cascade would lie; None for what is no run's.
     """
 
     config: VLMConfig
@@ -42,6 +44,7 @@ class Network:
     metadata: dict[str, Any]
     policy: Policy | None = None
     reducer: TokenReducer = KEEP_ALL
+    cascade_file: CascadeFile | None = None
 
     @functools.cached_property
     def vlm(self) -> VLM:

@@ -31,6 +31,7 @@ from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import reads_pages
+from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.arguments import shown
@@ -165,6 +166,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         metadata=stored.metadata,
         policy=stored.read_policy(mesh=how.mesh),
         reducer=reducer,
+        cascade_file=CascadeFile.beside(stored.step),
     )
 
 

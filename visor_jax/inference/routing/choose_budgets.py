@@ -1,11 +1,11 @@
-"""The budget of each prompt: one that is named for all, or what a policy chooses.
+"""The budget of each prompt: one that is named, what a policy chooses, or a cascade.
 
 To choose, prompts are read up to the layer where budgets part; whoever answers them
 goes on from there (`read`, `chosen`). `of_samples` is for those who want budgets alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,17 @@ from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.inference.generation.shared_trunk import SharedTrunk, read_trunk
+from visor_jax.inference.generation.prefill import check_prompts
+from visor_jax.inference.generation.shared_trunk import (
+    SharedTrunk,
+    read_trunk,
+    read_trunk_alone,
+)
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.routing.cascade import CASCADE, Cascade, is_cascade
+from visor_jax.inference.routing.cascade_file import CascadeFile, calibrated
 from visor_jax.inference.routing.router import (
+    CascadeRouter,
     PolicyRouter,
     Router,
     checked_router,
@@ -39,7 +47,9 @@ AUTO = "auto"
 class BudgetChoice:
     """How a network's prompts come by their budgets.
 
-    budgets: those that it was trained for. policy: None if it has none.
+    budgets: those that it was trained for. policy: None if it has none. cascade_file:
+    where the calibration of its cascade lies, if there is one; None for a network that
+    is no run's.
     """
 
     model: VLM
@@ -47,6 +57,7 @@ class BudgetChoice:
     buckets: Buckets
     budgets: BudgetSet
     policy: Policy | None
+    cascade_file: CascadeFile | None = None
 
     @classmethod
     def of(cls, network: Network) -> "BudgetChoice":
@@ -57,18 +68,22 @@ class BudgetChoice:
             buckets=network.processor.buckets,
             budgets=network.budgets,
             policy=network.policy,
+            cascade_file=network.cascade_file,
         )
 
     def router(
-        self, budget: Router | str | Budget | None = None, cost: float = 0.0
+        self, budget: Router | str | Budget | Cascade | None = None, cost: float = 0.0
     ) -> Router:
         """Returns what gives an engine's prompts their budgets.
 
         Raises:
           ValueError: for a budget that the network was not trained for, "auto" without
-            a policy, or a cost without "auto".
+            a policy, "cascade" without a calibration, or a cost without "auto".
         """
         cost = finite_number(cost, "cost")
+        if is_cascade(budget):
+            self._check_cost(cost)
+            return CascadeRouter(self.cascade(budget), str(budget))
         if isinstance(budget, str) and budget == AUTO:
             return PolicyRouter(self._needed_policy(), self.budgets, cost)
         if budget is not None and not isinstance(budget, str | Budget):
@@ -94,6 +109,12 @@ class BudgetChoice:
           ValueError: as `router`.
         """
         named = self.named(len(samples), budget, cost, options)
+        for each in named:
+            if isinstance(each, Cascade):
+                raise ValueError(
+                    f"{each.name} chooses a budget when it has answered in the first: "
+                    "ask for answers, not for choices."
+                )
         automatic = [
             sample for sample, name in zip(samples, named, strict=True) if name is None
         ]
@@ -106,7 +127,7 @@ class BudgetChoice:
         budget: str | Budget | None = None,
         cost: float = 0.0,
         options: Sequence[AnswerOptions] = (),
-    ) -> list[Budget | None]:
+    ) -> list[Budget | Cascade | None]:
         """Returns the budgets of `count` prompts, None where the policy is to choose.
 
         Arguments and errors are those of `of_samples`.
@@ -118,7 +139,36 @@ class BudgetChoice:
             self._needed_policy()
         else:
             self._check_cost(cost)
-        return [None if _is_auto(name) else self.budgets.find(name) for name in names]
+        return [None if _is_auto(name) else self._found(name) for name in names]
+
+    def cascade(self, budget: str | Cascade = CASCADE) -> Cascade:
+        """Returns the cascade of that name; "cascade" is the calibrated one.
+
+        Raises:
+          ValueError: for no cascade, budgets that the network was not trained for, or
+            "cascade" without a calibration.
+        """
+        if isinstance(budget, str) and budget == CASCADE:
+            return calibrated(self.cascade_file, self.budgets)
+        if not isinstance(budget, Cascade):
+            budget = Cascade.of_name(budget, self.budgets.plan)
+        budget.check(self.budgets)
+        return budget
+
+    def asked(self, budgets: Iterable[str | Budget | Cascade]) -> dict[str, Any]:
+        """Returns these as `Engine` takes them: budgets, and cascades by name."""
+        found: dict[str, Any] = {"budgets": [], "cascades": {}}
+        for each in budgets:
+            if is_cascade(each):
+                found["cascades"][str(each)] = self.cascade(each)
+            else:
+                found["budgets"].append(self.budgets.find(each))
+        return found
+
+    def trunk(self, batch: Batch) -> SharedTrunk:
+        """Returns prompts after the trunk. Raises ValueError as `check_prompts`."""
+        check_prompts(batch)
+        return read_trunk_alone(self.params, batch, model=self.model)
 
     def read(self, batch: Batch) -> tuple[SharedTrunk, Float[np.ndarray, "B budgets"]]:
         """Returns prompts after the trunk and the policy's logits for each row.
@@ -159,6 +209,9 @@ class BudgetChoice:
             )
             logits[list(group.rows)] = np.asarray(found)[: len(group.rows), 0]
         return self.chosen(logits, cost)
+
+    def _found(self, budget: str | Budget | Cascade | None) -> Budget | Cascade:
+        return self.cascade(budget) if is_cascade(budget) else self.budgets.find(budget)
 
     def _named(self, budget: str | Budget | None, cost: float) -> Budget:
         self._check_cost(cost)

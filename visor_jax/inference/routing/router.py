@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.request import Request
+from visor_jax.inference.routing.cascade import CASCADE, Cascade
 from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.policy.choose import choose
 from visor_jax.policy.features import PolicyFeatures, policy_features
@@ -63,7 +64,7 @@ def checked_router(router: Any) -> Router:
         return router
     raise ValueError(
         f"router={shown(router)} is neither the name of a budget ('none', 'all', "
-        "'sa1:3', 'auto'), a Budget, nor a Router."
+        "'sa1:3', 'auto', 'cascade'), a Budget, nor a Router."
     )
 
 
@@ -93,6 +94,19 @@ class HostRouter:
 def fixed(budget: Budget) -> HostRouter:
     """Returns the router that gives every request this budget."""
     return HostRouter([budget], lambda request: 0)
+
+
+class CascadeRouter(HostRouter):
+    """A cascade: every request begins in its first budget.
+
+    What becomes of it then the engine knows (`engine.scheduler`). name: what requests
+    may call it.
+    """
+
+    def __init__(self, cascade: Cascade, name: str = CASCADE) -> None:
+        """Takes the cascade."""
+        super().__init__(cascade.budgets, lambda request: 0)
+        self.cascade, self.name = cascade, name
 
 
 class PolicyRouter:

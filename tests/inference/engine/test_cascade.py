@@ -1,0 +1,340 @@
+"""A cascade in the engine: unsure first answers go back, whatever runs beside them.
+
+What is right is told without engine and cache: both budgets' answers of the plain path,
+and NumPy's confidences from one full forward pass over prompts and first answers.
+"""
+
+import contextlib
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.flops.jaxpr_flops import as_one_operation, count_jaxpr_flops
+from tests.inference import tiny_processor
+from tests.inference.engine.tiny_engine import (
+    BUDGETS,
+    CONFIG,
+    ENGINE_CONFIG,
+    EOS,
+    MODEL,
+    PARAMS,
+    PROCESSOR,
+    engine,
+)
+from tests.inference.prompts import extended
+from tests.inference.tiny_processor import Picture
+from visor_jax.data.prompts.answer_options import AnswerOptions
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.stop_tokens import cut_at_end
+from visor_jax.flops import layer_costs
+from visor_jax.flops.account import account
+from visor_jax.inference.engine.decode_batches import DecodeBatches
+from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.generation.generate import generate
+from visor_jax.inference.routing.cascade import Cascade
+from visor_jax.inference.routing.router import CascadeRouter, fixed
+from visor_jax.models.decoder import cross_attention
+from visor_jax.runtime.device_cache import Held
+
+FIRST, SECOND = BUDGETS[0], BUDGETS[-1]
+ROWS = 16
+SMALL = dataclasses.replace(ENGINE_CONFIG, rows=1, images_at_once=1)
+ABOUT_ONE = ("5 3", "7", "1 2 3", "9 9", "4 31 2", "8", "30 2", "12")
+REQUESTS = [
+    *tiny_processor.requests(8),
+    *(Request(f"<image> {text}", [Picture(seed=50, tokens=11)]) for text in ABOUT_ONE),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByHand:
+    """Answers of REQUESTS in both budgets, and how sure the first ones are."""
+
+    first: list
+    second: list
+    sure: np.ndarray
+
+    @property
+    def threshold(self):
+        """Between the least sure half and the others."""
+        ascending = np.sort(self.sure)[ROWS // 2 - 1 : ROWS // 2 + 1]
+        assert ascending[1] > 1.001 * ascending[0]
+        return float(ascending.mean())
+
+
+@functools.cache
+def by_hand():
+    samples = [PROCESSOR.sample(request, room=5) for request in REQUESTS]
+    batch = PROCESSOR.buckets.batch(samples, tiny_processor.LARGE)
+    how = {"max_new_tokens": 5, "eos_id": EOS, "pad_id": 0}
+    first, second = (
+        np.asarray(generate(MODEL, PARAMS, batch, budget, **how))
+        for budget in (FIRST, SECOND)
+    )
+    logits = tiny.forward_static(
+        {"params": PARAMS},
+        extended(batch, first),
+        config=CONFIG,
+        gates=FIRST.gates(CONFIG.plan),
+    ).logits
+    last = np.where(batch.text_mask, batch.text_positions, -1).argmax(axis=1)
+    sure = []
+    for row, tokens in enumerate(first.tolist()):
+        tokens = tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+        places = [last[row], *(batch.tokens.shape[1] + np.arange(len(tokens) - 1))]
+        powers = np.exp(np.asarray(logits, np.float64)[row, places])
+        chances = powers[np.arange(len(tokens)), tokens] / powers.sum(axis=1)
+        sure.append(np.prod(chances) ** (1 / len(tokens)))
+    cut = [list(map(tuple, cut_at_end(each, (EOS,)))) for each in (first, second)]
+    return ByHand(*cut, np.array(sure))
+
+
+def cascade():
+    return Cascade(FIRST, SECOND, by_hand().threshold)
+
+
+def cascade_engine(router=None, **options):
+    """Returns an engine of few programs, with more requests than places and slots."""
+    return engine(router or CascadeRouter(cascade()), config=SMALL, **options)
+
+
+def check_answers(found, rows=range(ROWS)):
+    """Asserts that these are the answers to REQUESTS of these rows."""
+    expected = by_hand()
+    for answer, row in zip(found, rows, strict=True):
+        again = expected.sure[row] < expected.threshold
+        assert answer.error is None
+        assert answer.tokens == (expected.second if again else expected.first)[row]
+        assert answer.budget == (SECOND if again else FIRST)
+        budgets = [look.budget for look in answer.looks]
+        assert budgets == ([FIRST, SECOND] if again else [FIRST])
+        first = answer.looks[0]
+        assert first.confidence == pytest.approx(expected.sure[row], rel=1e-4)
+        assert answer.confidence == answer.looks[-1].confidence
+        assert 0 < answer.confidence <= 1
+        assert answer.steps == answer.looks[-1].steps
+
+
+def check_nothing_is_kept(asked):
+    """Asserts that every place and slot is free, and nobody is remembered."""
+    assert asked.is_idle
+    for bucket, pending in asked.scheduler.pending._pending.items():
+        assert not pending.groups.is_busy
+        assert pending.groups.free_places == asked.shapes.places(bucket)
+        assert sorted(pending.groups._free) == list(range(asked.shapes.places(bucket)))
+    batches = asked.scheduler.decode_batches
+    assert not any(batch.is_busy for _, batch in batches._batches.items())
+    left = asked.scheduler
+    assert not any((left._requests, left._payers, left._looks, batches.read_alone))
+
+
+def test_the_halves_differ():
+    """...or the tests here would say nothing."""
+    found = by_hand()
+    again = found.sure < found.threshold
+    differ = [one != two for one, two in zip(found.first, found.second, strict=True)]
+    assert again.sum() == ROWS // 2
+    assert (again & differ).sum() > 2
+    assert (~again & differ).sum() > 2
+    # Of the questions about one image some are unsure and some are not.
+    assert 0 < again[8:].sum() < 8
+
+
+def test_unsure_answers_are_those_of_the_second_budget(monkeypatch):
+    """...tower and trunk run once for each, and more come than there are places."""
+    asked, calls = cascade_engine(), []
+    get = asked.programs._get
+    monkeypatch.setattr(
+        asked.programs, "_get", lambda key, trace: calls.append(key) or get(key, trace)
+    )
+    check_answers(asked.answer_all(REQUESTS))
+    check_nothing_is_kept(asked)
+    pictures = {id(r.images[0]) for r in REQUESTS[:8] if r.images}
+    assert asked.scheduler.images.images_run == len(pictures) + 1
+    kinds = [key[0] for key in calls]
+    # A row of its own for each, and up to three questions about the picture in one.
+    assert kinds.count("prefill_trunk") == 8 + 3
+    assert {key[1] for key in calls if key[0] == "prefill"} == {FIRST, SECOND}
+    # Once more: the image and its keys in both budgets are at hand.
+    again = asked.answer_all(REQUESTS)
+    for answer, row in zip(again, range(ROWS), strict=True):
+        check_answers([answer], [row])
+        if REQUESTS[row].images:
+            assert not answer.encoded
+            assert answer.looks[0].at_hand == (0, 1, 2)
+            assert answer.at_hand == ((1, 2) if len(answer.looks) > 1 else (0, 1, 2))
+    check_nothing_is_kept(asked)
+
+
+@pytest.mark.parametrize("rows", [[8], [15, 3, 9, 0]], ids=str)
+def test_answers_are_the_same_whatever_runs_beside(rows):
+    asked = cascade_engine()
+    check_answers(asked.answer_all([REQUESTS[row] for row in rows]), rows)
+    # Requests that come while others are looked at again.
+    found, order = [], [*rows, *range(4)]
+    for row in order:
+        asked.submit(REQUESTS[row])
+        found += asked.step()
+    found += asked.answers()
+    found.sort(key=lambda answer: answer.number)
+    check_answers(found, order)
+    check_nothing_is_kept(asked)
+
+
+@pytest.mark.parametrize("leave_at", [0, 1, 2, 3, 5, 8])
+def test_a_stream_that_is_left_leaves_no_place(leave_at):
+    """...whether first answers are being written, unsure, or written again."""
+    asked, found = cascade_engine(), []
+    number = asked.submit(REQUESTS[9])
+    with contextlib.closing(asked.rounds(REQUESTS)) as stream:
+        for count, answers in enumerate(stream):
+            found += answers
+            if count == leave_at:
+                break
+    found += asked.answers()
+    check_nothing_is_kept(asked)
+    # What was submitted stays.
+    check_answers([answer for answer in found if answer.number == number], [9])
+    check_answers(asked.answer_all(REQUESTS[:5]), range(5))
+
+
+def test_an_error_in_a_round_leaves_nothing(monkeypatch):
+    asked = cascade_engine()
+
+    def broken(self):
+        raise KeyError("broken")
+
+    for request in REQUESTS[8:]:
+        asked.submit(request)
+    asked.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodeBatches, "decode", broken)
+        with pytest.raises(KeyError):
+            asked.step()
+    check_nothing_is_kept(asked)
+    check_answers(asked.answer_all(REQUESTS[8:11]), range(8, 11))
+
+
+def test_little_memory_delays_and_blocks_nobody():
+    """Slots of one budget at a time: each has its turn."""
+    asked = cascade_engine()
+    batches = asked.scheduler.decode_batches
+    most = max(asked.shapes.slots_bytes(b, tiny_processor.LARGE) for b in BUDGETS)
+    batches._batches = Held(most, is_busy=lambda batch: batch.is_busy)
+    check_answers(asked.answer_all(REQUESTS))
+    check_nothing_is_kept(asked)
+
+
+def test_requests_name_cascades_and_budgets_of_their_own():
+    plain, other = cascade(), dataclasses.replace(cascade(), threshold=1.0)
+    names = [plain.name, "cascade", FIRST.name, None, other.name, SECOND.name]
+    asked = [
+        dataclasses.replace(REQUESTS[row], options=AnswerOptions(budget=name))
+        for row, name in enumerate(names)
+    ]
+    cascades = {"cascade": plain, other.name: other}
+    for router in (CascadeRouter(plain), fixed(SECOND)):
+        own = cascade_engine(router, budgets=BUDGETS, cascades=cascades)
+        found = own.answer_all(asked)
+        check_answers(found[:2], range(2))
+        assert (found[2].budget, found[2].looks) == (FIRST, ())
+        # Its confidence is known, since others' is asked for.
+        assert found[2].confidence == pytest.approx(by_hand().sure[2], rel=1e-4)
+        assert found[4].budget == SECOND
+        assert found[4].tokens == by_hand().second[4]
+        assert len(found[4].looks) == 2
+        assert (found[5].budget, found[5].looks) == (SECOND, ())
+        check_nothing_is_kept(own)
+        if isinstance(router, CascadeRouter):
+            check_answers(found[3:4], [3])
+        else:
+            assert (found[3].budget, found[3].looks) == (SECOND, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cascade", "'cascade' is none of the engine's cascades: it has none"),
+        ("cascade:sa0,sa1:1@0.5", r"none of the engine's .*Make it with budgets=\["),
+        ("cascade:sa0,sa1:1@2", "must lie above 0 and up to 1"),
+        ("cascade:sa0,sa1:2@0.5", "switches on layers"),
+    ],
+)
+def test_cascades_that_the_engine_has_not_are_errors_of_the_request(name, reason):
+    said = AnswerOptions(budget=name)
+    own = engine(fixed(FIRST), config=SMALL)
+    assert not own.shapes.scored
+    (refused,) = own.answer_all([dataclasses.replace(REQUESTS[0], options=said)])
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(refused.error)
+    check_nothing_is_kept(own)
+
+
+def test_a_stop_string_ends_a_look_and_what_it_is_sure_of():
+    """The device writes on behind it: that does not count."""
+    found = by_hand()
+    row = next(i for i, tokens in enumerate(found.first) if len(tokens) == 5)
+    word = str(found.first[row][1])
+    said = AnswerOptions(stop=(f" {word}",), budget="cascade")
+    asked = dataclasses.replace(REQUESTS[row], options=said)
+    sure = Cascade(FIRST, SECOND, 5e-324)
+    own = cascade_engine(CascadeRouter(sure))
+    (answer,) = own.answer_all([asked])
+    (whole,) = own.answer_all([REQUESTS[row]])
+    assert answer.tokens == found.first[row][:2]
+    assert whole.tokens == found.first[row]
+    assert answer.confidence != pytest.approx(whole.confidence)
+    two = dataclasses.replace(asked, options=AnswerOptions(max_new_tokens=2))
+    (short,) = own.answer_all([two])
+    assert answer.confidence == pytest.approx(short.confidence)
+
+
+def test_flops_are_those_of_the_programs_that_ran(monkeypatch):
+    """...each walked as it was traced: tower and trunk once, both looks behind them."""
+    monkeypatch.setattr(cross_attention, "depthwise_conv", as_one_operation)
+    asked = cascade_engine(CascadeRouter(Cascade(FIRST, SECOND, 1.0)))
+    get, calls = asked.programs._get, []
+
+    def counting(key, trace):
+        if key[0] in ("encode", "prefill_trunk", "prefill", "prefill_text"):
+            calls.append((key[0], count_jaxpr_flops(trace().jaxpr.jaxpr)))
+        return get(key, trace)
+
+    monkeypatch.setattr(asked.programs, "_get", counting)
+    bucket = tiny_processor.LARGE
+    # They fill their bucket: nothing is padding.
+    words = [str(1 + i) for i in range(bucket.text_tokens)]
+    picture = Picture(seed=70, tokens=bucket.image_tokens, crops=bucket.crops)
+    one, other = (
+        Request(f"<image> {' '.join(text)}", [picture]) for text in (words, words[::-1])
+    )
+    # Programs compute logits for every slot.
+    head = layer_costs.lm_head(CONFIG.decoder, positions=1)
+    more = 2 * (SMALL.slots - 1) * head
+    (new,) = asked.answer_all([one])
+    kinds = ["encode", "prefill_trunk", "prefill", "prefill"]
+    assert [kind for kind, _ in calls] == kinds
+    found = flops_of(new, MODEL)
+    ran = sum(flops for _, flops in calls)
+    assert found["tower"] + found["projector"] + found["llm_prefill"] + more == ran
+    calls.clear()
+    (known,) = asked.answer_all([other])
+    assert [k for k, _ in calls] == ["prefill_trunk", "prefill_text", "prefill_text"]
+    found = flops_of(known, MODEL)
+    assert found["tower"] == found["projector"] == 0
+    assert found["llm_prefill"] + more == sum(flops for _, flops in calls)
+    # First answers are written, too.
+    written = 0
+    for answer in (new, known):
+        lengths = {"text_tokens": 20, "image_tokens": 19, "crops": 2}
+        decoded = [
+            account(CONFIG, look.budget, **lengths).decode_per_token(20 + 1 + step)
+            for look in answer.looks
+            for step in range(look.steps)
+        ]
+        assert flops_of(answer, MODEL)["decode"] == sum(decoded)
+        written += answer.looks[0].steps
+    assert written > 0

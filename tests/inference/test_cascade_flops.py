@@ -1,0 +1,98 @@
+"""The FLOPs of both looks against a walk of the programs that run."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.flops.jaxpr_flops import as_one_operation, count_flops
+from tests.inference.engine.tiny_engine import (
+    BUDGETS,
+    CONFIG,
+    MODEL,
+    PROCESSOR,
+    choice,
+)
+from tests.inference.tiny_processor import LARGE, Picture
+from visor_jax.budget import Budget
+from visor_jax.data.prompts.request import Request
+from visor_jax.flops.account import account
+from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.generation import shared_trunk
+from visor_jax.inference.options import Look
+from visor_jax.inference.prefilled_parts import looking_again, prefilled_parts
+from visor_jax.inference.routing import choose_budgets
+from visor_jax.inference.routing.cascade import Cascade
+from visor_jax.models.decoder import cross_attention
+
+FIRST, SECOND = BUDGETS[0], BUDGETS[-1]
+CASCADE = Cascade(FIRST, SECOND, 1.0)
+# It fills its bucket: nothing is padding.
+WORDS = " ".join(map(str, 1 + np.arange(LARGE.text_tokens)))
+PICTURE = Picture(seed=7, tokens=LARGE.image_tokens, crops=LARGE.crops)
+LENGTHS = {
+    "text_tokens": LARGE.text_tokens,
+    "image_tokens": LARGE.image_tokens,
+    "crops": LARGE.crops,
+    "logit_positions": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_convolution(monkeypatch):
+    """Adapters run their convolution as one: see `tests.flops.test_program`."""
+    monkeypatch.setattr(cross_attention, "depthwise_conv", as_one_operation)
+
+
+def test_both_looks_cost_the_programs_that_run(monkeypatch):
+    counted = []
+
+    def walked(function):
+        def call(*inputs, **static):
+            def run(*inputs):
+                return function._function(*inputs, **static)
+
+            counted.append(count_flops(run, *inputs))
+            return jax.eval_shape(run, *inputs)
+
+        return call
+
+    for module, name in (
+        (choose_budgets, "read_trunk_alone"),
+        (shared_trunk, "_prefill_behind"),
+    ):
+        monkeypatch.setattr(module, name, walked(getattr(module, name)))
+    sample = PROCESSOR.sample(Request(f"<image> {WORDS}", [PICTURE]), room=5)
+    asked = choice()
+    (part,) = prefilled_parts(asked, [sample], [CASCADE], [5], batch_size=1)
+    assert len(counted) == 2
+    looking_again(asked, part, [0], [5])
+    assert len(counted) == 3
+    first, second = (account(CONFIG, budget, **LENGTHS) for budget in (FIRST, SECOND))
+    assert sum(counted[:2]) == first.end_to_end
+    assert counted[2] == second.behind_trunk
+    # Asked by itself, the second budget costs tower, projector and trunk once more.
+    assert second.behind_trunk < second.llm_prefill < second.end_to_end
+
+
+def test_one_look_costs_what_a_budget_costs():
+    looks = (Look(budget=SECOND, confidence=0.5, steps=3),)
+    plain = Answer(
+        number=0,
+        request=Request("5"),
+        budget=SECOND,
+        steps=3,
+        text_tokens=8,
+        image_tokens=6,
+        crops=1,
+        encoded=True,
+    )
+    of_cascade = dataclasses.replace(plain, looks=looks)
+    assert flops_of(plain, MODEL) == flops_of(of_cascade, MODEL)
+    twice = dataclasses.replace(
+        plain, looks=(Look(budget=Budget(), confidence=0.1, steps=1), *looks)
+    )
+    assert flops_of(twice, MODEL)["llm_prefill"] > flops_of(plain, MODEL)["llm_prefill"]
+    assert flops_of(twice, MODEL)["tower"] == flops_of(plain, MODEL)["tower"]

@@ -1,6 +1,6 @@
 """Files of budgets that a sweep found: which there are, and the best within a cost.
 
-`@FILE` in a list of budgets stands for all of them, and `@FILE:0.4`, where one budget
+`@FILE` in a list of budgets stands for all of them, and `@FILE:0.4`, there or where one
 is named, for the best that costs at most 0.4 of the dearest.
 """
 
@@ -14,6 +14,11 @@ from visor_jax.layer_plan import LayerKind, LayerPlan
 
 PREFIX = "@"
 _WITHIN = re.compile(r"@(.+):([0-9.eE+-]+)")
+
+
+def is_whole_file(name: str) -> bool:
+    """Returns whether a name stands for all budgets of a file."""
+    return name.startswith(PREFIX) and _WITHIN.fullmatch(name) is None
 
 
 def names_in(file: Path, plan: LayerPlan) -> tuple[str, ...]:

@@ -180,6 +180,31 @@ def test_a_list_mixes_everything_that_stands_for_budgets(tmp_path):
     assert len(BudgetSet.parse("every", PLAN)) == 8
 
 
+def test_what_is_named_beside_a_file_is_taken_once(tmp_path):
+    # As sweeps write them, the extremes among them.
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    kinds = [kind.value for kind in PLAN.kinds]
+    for file, middle in zip(files, ("sa1:2", "sa2:2,16"), strict=True):
+        scores = [("sa0", 1, 0), (middle, 4, 5), ("sa3:2,8,16", 10, 9)]
+        content = {
+            "plan": kinds,
+            "budgets": [name for name, _, _ in scores],
+            "scores": [{"budget": b, "cost": c, "score": s} for b, c, s in scores],
+        }
+        file.write_text(json.dumps(content))
+    one, two = (f"@{file}" for file in files)
+    for names, expected in {
+        f"none,{one},2": ("sa0", "sa1:2", "sa3:2,8,16", "sa2:2,16"),
+        f"{one},none": ("sa1:2", "sa3:2,8,16", "sa0"),
+        f"{one},{two}": ("sa0", "sa1:2", "sa3:2,8,16", "sa2:2,16"),
+        f"none,{one}:0.5": ("sa0", "sa1:2"),
+        f"{one}:0.5,{two}": ("sa1:2", "sa0", "sa2:2,16", "sa3:2,8,16"),
+    }.items():
+        assert BudgetSet.parse(names, PLAN).names == expected
+    with pytest.raises(ValueError, match=r"\['sa0'\] are listed more than once"):
+        BudgetSet.parse(f"none,{one},sa0", PLAN)
+
+
 def test_without_names_there_is_a_budget_of_every_size():
     assert BudgetSet.parse(None, PLAN).names == (
         *("sa0", "sa1:8", "sa2:2,16", "sa3:2,8,16"),

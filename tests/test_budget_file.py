@@ -12,7 +12,7 @@ SCORES = [("sa0", 10, 0.1), ("sa0+rd3:0,1,2", 40, 0.5), ("sa1:0+rd1:2", 60, 0.4)
 SCORES += [("sa2:0,1+rd1:2", 70, 0.8), ("sa3:0,1,2", 100, 0.9)]
 
 
-def write(file, plan=PLAN, **changes):
+def write(file, plan=PLAN, /, **changes):
     content = {
         "plan": [kind.value for kind in plan.kinds],
         # All but the one that costs more and scores less.
@@ -52,10 +52,19 @@ def test_what_cannot_be_is_said_with_the_remedy(tmp_path):
         with pytest.raises(ValueError, match=r"write '@FILE:0\.4'"):
             budgets.find(form)
     other = write(tmp_path / "other.json", LayerPlan.build(3, self_=(1,)))
-    with pytest.raises(ValueError, match=r"another layer plan: SELF layers \[1\]"):
+    with pytest.raises(ValueError, match=r"another layer plan: .*SELF layers \[1\]"):
         budgets.find(f"@{other}:1")
+    more = write(tmp_path / "more.json", LayerPlan.build(3, self_=(1,), read=(2,)))
+    with pytest.raises(ValueError, match=r"READ layers \[2\].* there, .*in this"):
+        BudgetSet.parse("all", LayerPlan.build(3, self_=(1,))).find(f"@{more}:1")
     with pytest.raises(ValueError, match=r"gone\.json holds no budgets"):
         budgets.find(f"@{tmp_path}/gone.json:1")
-    broken = write(tmp_path / "broken.json", scores=[{"budget": "sa0"}])
-    with pytest.raises(ValueError, match="holds no budgets"):
-        budgets.find(f"@{broken}:1")
+    damages = [{"scores": [{"budget": "sa0"}]}, {"scores": []}, {"budgets": []}]
+    damages += [{"budgets": "sa0"}, {"budgets": [0]}, {"plan": []}]
+    for damage in damages:
+        broken = write(tmp_path / "broken.json", **damage)
+        with pytest.raises(ValueError, match=r"broken\.json holds no budgets .*sweep"):
+            budgets.find(f"@{broken}:1")
+        if "scores" not in damage:
+            with pytest.raises(ValueError, match=r"broken\.json holds no budgets"):
+                BudgetSet.parse(f"@{broken}", PLAN)

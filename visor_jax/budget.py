@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visor_jax.budget_file import PREFIX, name_within, names_in
+from visor_jax.budget_file import PREFIX, is_whole_file, name_within, names_in
 from visor_jax.budget_names import (
     is_name,
     is_number,
@@ -167,8 +167,8 @@ class BudgetSet:
     def parse(cls, names: str | Iterable[str] | None, plan: LayerPlan) -> "BudgetSet":
         """Returns the set with these names, in their order.
 
-        Beside the names that `Budget.parse` knows: "every", for all subsets, and
-        "@FILE", for those that a sweep found.
+        Beside the names that `Budget.parse` knows: "every", for all subsets, and those
+        of `budget_file`. What a file holds and is named beside it is there once.
 
         Args:
           names: one by one, or in one string, separated by commas
@@ -182,7 +182,13 @@ class BudgetSet:
             names = map(str, range(len(plan.self_layers) + 1))
         if isinstance(names, str):
             names = split_names(names)
-        return cls(plan, tuple(b for name in names for b in _named(name, plan)))
+        parts = [(is_whole_file(name), _named(name, plan)) for name in names]
+        taken = {b for whole, found in parts if not whole for b in found}
+        budgets: list[Budget] = []
+        for whole, found in parts:
+            budgets += [b for b in found if not (whole and b in taken)]
+            taken.update(found)
+        return cls(plan, tuple(budgets))
 
     def index(self, budget: Budget) -> int:
         """Returns the budget's class. Raises ValueError if it is not in the set."""
@@ -285,7 +291,8 @@ def _subsets(plan: LayerPlan) -> list[Budget]:
 def _named(name: str, plan: LayerPlan) -> list[Budget]:
     if name == "every":
         return _subsets(plan)
-    if _is_of_file(name):
+    if is_whole_file(name):
         found = names_in(Path(name.removeprefix(PREFIX)), plan)
-        return [Budget.parse(each, plan) for each in found]
-    return [Budget.parse(name, plan)]
+    else:
+        found = (name_within(name, plan) if _is_of_file(name) else name,)
+    return [Budget.parse(each, plan) for each in found]

@@ -1,6 +1,6 @@
 """Files of budgets that a sweep found: which there are, and the best within a cost.
 
-`@FILE` in a list of budgets stands for all of them, and `@FILE:0.4`, where one budget
+`@FILE` in a list of budgets stands for all of them, and `@FILE:0.4`, there or where one
 is named, for the best that costs at most 0.4 of the dearest.
 """
 
@@ -14,6 +14,11 @@ from visor_jax.layer_plan import LayerKind, LayerPlan
 
 PREFIX = "@"
 _WITHIN = re.compile(r"@(.+):([0-9.eE+-]+)")
+
+
+def is_whole_file(name: str) -> bool:
+    """Returns whether a name stands for all budgets of a file."""
+    return name.startswith(PREFIX) and _WITHIN.fullmatch(name) is None
 
 
 def names_in(file: Path, plan: LayerPlan) -> tuple[str, ...]:
@@ -44,6 +49,8 @@ def name_within(text: str, plan: LayerPlan) -> str:
     kept = set(content["budgets"])
     try:
         scores = [each for each in content["scores"] if each["budget"] in kept]
+        if not scores:
+            raise TypeError("no scores of them")
         dearest = max(each["cost"] for each in scores)
         cheap = [each for each in scores if each["cost"] <= cost * dearest]
         if not cheap:
@@ -68,17 +75,24 @@ def _content(file: Path, plan: LayerPlan) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
         kinds = tuple(LayerKind(kind) for kind in content["plan"])
-        if not all(isinstance(name, str) for name in content["budgets"]):
+        there, names = LayerPlan(kinds), content["budgets"]
+        if not isinstance(names, list) or not names:
+            raise TypeError("no list of names")
+        if not all(isinstance(name, str) for name in names):
             raise TypeError("a name is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _no_budgets(file, error) from error
-    if kinds != plan.kinds:
+    if there != plan:
         raise ValueError(
-            f"The budgets in {file} are of another layer plan: SELF layers "
-            f"{list(LayerPlan(kinds).self_layers)} there, {list(plan.self_layers)} "
-            "in this network."
+            f"The budgets in {file} are of another layer plan: {_described(there)} "
+            f"there, {_described(plan)} in this network. Run the sweep on this network."
         )
     return content
+
+
+def _described(plan: LayerPlan) -> str:
+    layers = (f"{kind} layers {[*at]}" for kind, at in plan.layers_by_kind.items())
+    return ", ".join(layers)
 
 
 def _no_budgets(file: Path, error: Exception) -> ValueError:

@@ -65,13 +65,15 @@ from visor_jax.analysis.layer_lowering import check_lowering
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.stored_network import newest_network
-from visor_jax.commands.calibration_prompts import calibration_prompts
+from visor_jax.commands.calibration_prompts import (
+    calibration_prompts,
+    calibration_samples,
+)
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import GROUPS, PageBenchmark, check_reads_pages
 from visor_jax.evals.predictions import Predictions
 from visor_jax.evals.report import style
 from visor_jax.evals.report.pictures import tasks_by_budget
-from visor_jax.inference.batch_answers import samples_of
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.runtime import output_place
@@ -181,7 +183,7 @@ def calibrate_checkpoint(
     network = open_network(checkpoint)
     check_lowering(network.config.plan, limit)
     requests, facts = calibration_prompts(network, data, prompts, split)
-    samples = samples_of(network.processor, requests, room=1)
+    samples = calibration_samples(network, data, requests)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     with (

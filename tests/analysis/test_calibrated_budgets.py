@@ -1,5 +1,6 @@
 """Budgets of a network that nobody trained for them: measured, kept, and used."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from tests.data import tiny_llava
 from tests.inference import chat_run, page_run
 from visor_jax import sweep
 from visor_jax.analysis import calibrated_budgets
+from visor_jax.analysis.divergence import Divergence
 from visor_jax.budget import Budget
 from visor_jax.commands.calibration_prompts import calibration_prompts
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -165,6 +167,55 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(
     assert (tmp_path / file.name).read_text() == file.read_text()
     with pytest.raises(ValueError, match=r"prompts': \(3, 2\).*another --name"):
         sweep.calibrate_checkpoint(*arguments, **how, prompts=2)
+
+
+def test_other_pictures_under_the_same_names_are_measured_anew(folder, tmp_path):
+    requests, picture = tmp_path / "in.jsonl", tmp_path / "a.png"
+    requests.write_text(json.dumps({"image": "a.png", "prompt": "Why?"}))
+    Image.fromarray(tiny_llava.random_image(60, 100)).save(picture)
+    how = {"out": str(tmp_path), "limit": 5, "margin": 0.0}
+    sweep.calibrate_checkpoint(str(folder), str(requests), **how)
+    Image.fromarray(tiny_llava.random_image(56, 56)).save(picture)
+    with pytest.raises(ValueError, match=r"pictures.*another --name"):
+        sweep.calibrate_checkpoint(str(folder), str(requests), **how)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"settings": 1, "divergence": {}}', '{"settings": {}}'),
+        '{"settings": {}, "divergence": [1]}',
+        '{"settings": {}, "divergence": {"a": {}}}',
+    ],
+)
+def test_damaged_measurements_are_named(tmp_path, content):
+    file = tmp_path / "viable.measured.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"measured\.json is not readable.*remove it"):
+        calibrated_budgets._Measured(file, {})
+
+
+def test_requests_that_cannot_be_measured_are_named(folder, tmp_path, model):
+    requests = tmp_path / "in.jsonl"
+    lines = [{"prompt": "Why?"}, {"image": "gone.png", "prompt": "Why?"}]
+    how = {"out": str(tmp_path / "out"), "limit": 20}
+    requests.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match=r"in\.jsonl: line 2: .*gone\.png"):
+        sweep.calibrate_checkpoint(str(folder), str(requests), **how)
+    requests.write_text(json.dumps(lines[0]))
+    with pytest.raises(ValueError, match="None of the 1 prompts has an image"):
+        sweep.calibrate_checkpoint(str(folder), str(requests), **how)
+
+
+def test_a_network_that_computes_no_numbers_is_not_measured(model):
+    image = tiny_llava.random_image(56, 56)
+    samples = [model.processor.sample(Request("Why?", image), room=1)]
+    params = jax.tree.map(lambda x: x, model.params)
+    norm = params["language_model"]["norm"]
+    norm["scale"] = norm["scale"].at[0].set(np.nan)
+    broken = dataclasses.replace(model.network, params=params)
+    with pytest.raises(ValueError, match=r"'sa3:0,1,2' cannot be .*norm/scale are not"):
+        Divergence(broken, samples)([Budget.all(model.config.plan)])
 
 
 def test_pages_are_asked_of_networks_that_read_them(tmp_path, model):

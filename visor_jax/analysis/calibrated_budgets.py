@@ -43,10 +43,16 @@ def calibrate(
       facts: JSON values that say which prompts these are.
 
     Raises:
-      ValueError: for too small a limit, or measurements of other prompts or another
-        network beside the file.
+      ValueError: for too small a limit, prompts without an image, a network whose
+        logits are not finite, or measurements of other prompts or another network
+        beside the file.
     """
     plan = network.config.plan
+    if not any(sample.num_image_tokens for sample in samples):
+        raise ValueError(
+            f"None of the {len(samples)} prompts has an image, and budgets differ in "
+            "what is done with it alone: give requests with images."
+        )
     settings = {**facts, "network": network.fingerprint, "prompts": len(samples)}
     memory = _Measured(file.with_suffix(".measured.json"), settings)
     divergence = Divergence(network, samples)
@@ -101,8 +107,9 @@ class _Measured:
             return
         try:
             content = json.loads(file.read_text())
-            settings, found = content["settings"], content["divergence"]
-        except (ValueError, KeyError, TypeError) as error:
+            settings, found = dict(content["settings"]), content["divergence"]
+            self.found = {name: float(value) for name, value in found.items()}
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not readable ({error}): remove it.") from error
         if settings != self._settings:
             differing = {
@@ -114,7 +121,6 @@ class _Measured:
                 f"{file} holds what was measured with other settings (there, here): "
                 f"{differing}. Give another --name, or remove it."
             )
-        self.found = dict(found)
 
     def keep(self, name: str, value: float) -> None:
         self.found[name] = value

@@ -4,6 +4,7 @@ The Kullback-Leibler divergence of the next token's distribution behind each pro
 nats, with all SELF layers on first: mean over prompts. One program serves all budgets.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.generation.finite import why_not_finite
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
@@ -45,8 +47,17 @@ class Divergence:
         self._reference = [self._log_probs(batch, full) for batch, _ in self._groups]
 
     def __call__(self, budgets: Sequence[Budget]) -> list[float]:
-        """Returns the divergence of each budget."""
-        return [float(np.mean(np.concatenate([*self._of(b)]))) for b in budgets]
+        """Returns the divergence of each budget.
+
+        Raises:
+          ValueError: where the network's logits are not finite.
+        """
+        found = [float(np.mean(np.concatenate([*self._of(b)]))) for b in budgets]
+        for budget, divergence in zip(budgets, found, strict=True):
+            if not math.isfinite(divergence):
+                why = why_not_finite(self._network.params)
+                raise ValueError(f"Budget {budget.name!r} cannot be measured. {why}")
+        return found
 
     def _of(self, budget: Budget) -> Iterator[Float[np.ndarray, "rows"]]:
         for (batch, rows), reference in zip(self._groups, self._reference, strict=True):

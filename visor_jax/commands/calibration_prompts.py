@@ -2,12 +2,16 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
+from visor_jax.inference.batch_answers import samples_of
+from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import read_requests
 from visor_jax.inference.loading.network import Network
 
@@ -38,5 +42,28 @@ def calibration_prompts(
     if wrong:
         raise ValueError(f"{data}: {'; '.join(wrong[:3])}")
     digests = " ".join(line.digest for line in lines)
-    digest = hashlib.sha256(digests.encode()).hexdigest()
-    return [line.request for line in lines], {"data": data, "requests": digest}
+    facts = {
+        "data": data,
+        "requests": hashlib.sha256(digests.encode()).hexdigest(),
+        "pictures": digest_of([file for line in lines for file in line.pictures]),
+    }
+    return [line.request for line in lines], facts
+
+
+def calibration_samples(
+    network: Network, data: str, requests: Sequence[Request]
+) -> list[Sample]:
+    """Returns the requests of `calibration_prompts` as the network takes them.
+
+    Raises:
+      ValueError: for requests that it cannot take, with their lines.
+    """
+    samples, wrong = [], []
+    for request in requests:
+        try:
+            samples += samples_of(network.processor, [request], room=1)
+        except ValueError as error:
+            wrong.append(f"line {request.draw}: {error}")
+    if wrong:
+        raise ValueError(f"{data}: {'; '.join(wrong[:3])}")
+    return samples

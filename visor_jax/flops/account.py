@@ -92,7 +92,8 @@ class Account:
 
         context: text keys attended, the new token's own included; for a cache of fixed
         capacity that is the capacity, since unused slots are masked, not skipped. Image
-        keys come on top in the layers that hold them: CROSS, and SELF if on.
+        keys come on top in the layers that hold them: CROSS, READ, and SELF if on or at
+        READ.
         """
         logits = layer_costs.lm_head(self.config.decoder, positions=self.batch)
         return sum(layer.total for layer in self.decode_layers(context)) + logits

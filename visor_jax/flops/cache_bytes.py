@@ -3,10 +3,11 @@
     layer            text keys and values       image keys and values
     TEXT, SELF off   text slots x K             none
     CROSS            text slots x K             image tokens x K of the adapter
-    SELF on          text slots x K             image tokens x K
+    READ, SELF on    text slots x K             image tokens x K
+    or at READ
 
 times 2 (keys and values) x head width x bytes of a number. An adapter with as many K/V
-heads as query heads (the default) caches more per image token than a grouped SELF
+heads as query heads (the paper's) caches more per image token than a grouped SELF
 layer: at 0.5B seven times as much. A budget saves FLOPs; whether it saves cache, too,
 this table says.
 """

@@ -15,7 +15,7 @@ are included. Other elementwise work, softmax, norms and gathers are not counted
     SELF, unread    T         V + T      V + T          nobody reads the image again
     READ            T         V + T      V + T          the image stays as it is
     SELF, at hand   T         T          V + T          the image's K/V are known
-    decode          1         1          context (+ V in a SELF layer that is on)
+    decode          1         1          context (+ V in READ; in SELF, on or at READ)
     adapter         T         V          V              before a CROSS layer's text only
     adapter at hand T         0          V              the image's K/V are known
     adapter, decode 1         0          V              the image's K/V are in the cache
@@ -174,7 +174,8 @@ def decode_layer(
     """Returns one new token in a layer with cached keys and values.
 
     context: text keys attended, the new token's own included. self_image: image keys in
-    the layer's own cache, i.e. V in a SELF layer that is on, else 0.
+    the layer's own cache: V in a READ layer and in a SELF layer that is on or reads,
+    else 0.
     """
     keys = context + self_image
     return _decoder_layer(decoder, queries=1, new_keys=1, keys=keys)

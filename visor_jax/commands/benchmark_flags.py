@@ -181,8 +181,8 @@ def _opened(options: Any) -> list[Any]:
 def _prepared(options: Any, benchmarks: list[Any], folder: Path) -> list[Any]:
     """Returns a function for each benchmark that asks it; all are checked by then."""
     from visor_jax.evals.answered import asking
+    from visor_jax.inference.files.request_options import budget_name
     from visor_jax.inference.loading.load import load
-    from visor_jax.inference.routing.choose_budgets import AUTO
 
     model = load(
         options.checkpoint[0],
@@ -190,8 +190,7 @@ def _prepared(options: Any, benchmarks: list[Any], folder: Path) -> list[Any]:
         chat_template=options.chat_template,
         reduce=options.reduce,
     )
-    budget = options.budget
-    budget = AUTO if budget == AUTO else model.budget(budget).name
+    budget = budget_name(options.budget, model.budgets, model.cascade)
     cost = _cost(options)
     engines = {
         count: _engine(model, options, budget, cost, count)

@@ -19,8 +19,11 @@ from visor_jax.token_reduction.crops.divprune import DivPrune
 from visor_jax.token_reduction.crops.fastervlm import FasterVLM
 from visor_jax.token_reduction.crops.hired import HiRED
 from visor_jax.token_reduction.crops.prumerge import PruMerge, PruMergePlus
+from visor_jax.token_reduction.crops.repulsion import Repulsion
+from visor_jax.token_reduction.crops.todre import ToDRE
 from visor_jax.token_reduction.crops.visionzip import VisionZip
 from visor_jax.token_reduction.crops.vispruner import VisPruner
+from visor_jax.token_reduction.crops.vscan import VScan
 from visor_jax.token_reduction.fastv import FastV
 from visor_jax.token_reduction.pyramid_drop import PyramidDrop
 from visor_jax.token_reduction.setting_values import (
@@ -71,6 +74,13 @@ REDUCERS: dict[str, Entry] = {
         PruMergePlus, "Shang et al., ICCV 2025, arXiv 2403.15388", BEFORE
     ),
     "divprune": Entry(DivPrune, "Alvar et al., CVPR 2025, arXiv 2503.02175", BEFORE),
+    "todre_stage1": Entry(ToDRE, "arXiv 2505.18757, its first stage", BEFORE),
+    "vscan_stage1": Entry(
+        VScan, "Zhang et al., TMLR 2026, arXiv 2505.22654, its first stage", BEFORE
+    ),
+    "repulsion": Entry(
+        Repulsion, "after STS, Wang et al., arXiv 2606.03569v1, its first stage", BEFORE
+    ),
     "random": Entry(Random, "a control", BEFORE),
     "uniform": Entry(Uniform, "a control", BEFORE),
     "base_view": Entry(BaseView, "a control", BEFORE),

@@ -99,7 +99,7 @@ def test_every_method_is_a_reducer_with_defaults(name):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("fastvlm", r"Unknown .*'fastvlm' \(nearest: fastv.*there are none, fastv, "),
+        ("fastvl", r"Unknown .*'fastvl' \(nearest: fastv.*there are none, fastv, "),
         ("", "Unknown token reduction ''"),
         ("none:keep=1", "Unknown"),
         ("fastv:kep=1", r"no setting 'kep' \(nearest: keep\): there are layer, keep"),

@@ -111,9 +111,9 @@ def likeness(
 
 def merge_into(
     features: Float[Array, "P E"],
-    index: Int[Array, "M"],
-    valid: Bool[Array, "M"],
-    values: Float[Array, "M E"],
+    index: Int[Array, "n"],
+    valid: Bool[Array, "n"],
+    values: Float[Array, "n E"],
 ) -> Float[Array, "P E"]:
     """Returns the features with these values at the targets' own places."""
     # What is not valid is written behind the end, and so nowhere.

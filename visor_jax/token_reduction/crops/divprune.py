@@ -31,6 +31,8 @@ class DivPrune(CropMethod):
     before. scope: whether budgets and distances are those of each crop or of the
     "image" as a whole. start: the first patch is the "isolated" one, whose nearest
     neighbour is farthest, or the "first".
+
+    Source: CVPR 2025, arXiv 2503.02175.
     """
 
     features: str = "projected"

@@ -20,6 +20,8 @@ class FasterVLM(CropMethod):
 
     layer: of the attention; -1 made the features. The authors rank by the attention of
     a class token, which SigLIP does not have, and drop all newlines.
+
+    Source: arXiv 2412.01818v1.
     """
 
     layer: int = -1

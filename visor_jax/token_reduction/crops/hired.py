@@ -29,6 +29,8 @@ class HiRED(CropMethod):
     of rectangles. How tiles lie is read off the newlines: without any, all are one row.
     Images without a base view (one crop, several images, videos) keep the same share of
     every crop.
+
+    Source: AAAI 2025, arXiv 2408.10945.
     """
 
     keep: float = 0.2

@@ -36,6 +36,8 @@ class PruMerge(CropMethod):
     their scores. One more token is the sum of all that go, weighted likewise; it takes
     the last one's place (the authors append it) and counts among those kept. layer: of
     attention and keys. Tokens are in the image's order, not by score.
+
+    Source: ICCV 2025, arXiv 2403.15388.
     """
 
     neighbours: int = 32
@@ -86,6 +88,8 @@ class PruMergePlus(PruMerge):
     spacing: "budget", as many as `keep` has room for; "official", every n-th of the
     crop, n a third of the crop's patches per outlier, or further apart where there is
     no room.
+
+    Source: that of PruMerge.
     """
 
     spacing: str = "budget"
@@ -144,7 +148,7 @@ def outliers(
 
 def _merged(
     features: Float[Array, "P E"],
-    keys: Float[Array, "P E"],
+    keys: Float[Array, "P NH"],
     scores: Float[Array, "P"],
     there: Bool[Array, "P"],
     kept: Bool[Array, "P"],

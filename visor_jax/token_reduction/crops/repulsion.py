@@ -31,6 +31,8 @@ class Repulsion(CropMethod):
     attention that it receives in layer `layer`, relative to the crop's mean; 0 for none
     of it, and then attention is not read. The first patch has the least energy with all
     others. features: "projected" or "tower".
+
+    Source: an idea of arXiv 2606.03569v1, with formulas of our own.
     """
 
     by_place: float = 0.5

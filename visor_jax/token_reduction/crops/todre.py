@@ -25,6 +25,8 @@ class ToDRE(CropMethod):
     a class token's). features: "projected", what the decoder would see; "tower",
     before. scope: budgets and cosines of each "crop", or of the "image" as a whole,
     which begins in its first crop.
+
+    Source: arXiv 2505.18757.
     """
 
     layer: int = -1

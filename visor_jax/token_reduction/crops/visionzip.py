@@ -33,6 +33,8 @@ class VisionZip(CropMethod):
     mean of what it takes in. Merged tokens are written at their target's place; the
     authors append them. At keep=1 the targets take in nothing. There is no class token
     to keep. A row's newline stays by the rule for all methods.
+
+    Source: CVPR 2025, arXiv 2412.04467.
     """
 
     dominant: float = 0.84375

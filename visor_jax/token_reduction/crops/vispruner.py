@@ -25,6 +25,8 @@ class VisPruner(CropMethod):
     into its even and odd places and drops those even ones that are most like some odd
     one. The authors' lists are of even length; of an odd one the even places are one
     more, and a round drops no more than there are.
+
+    Source: ICCV 2025, arXiv 2412.01818v2.
     """
 
     important: float = 0.5

@@ -33,6 +33,8 @@ class VScan(CropMethod):
     a class token's). Every patch that goes is averaged, projected, into the one that
     stays and is most like it. official: what is left over when windows share is lost,
     as in the authors' code; else the late layer chooses so many more.
+
+    Source: TMLR 2026, arXiv 2505.22654.
     """
 
     local: float = 0.5

@@ -231,6 +231,8 @@ def main(arguments: list[str]) -> None:
     """Sweeps the checkpoint that the flags name."""
     del arguments
     asked = flags.FLAGS
+    with command_line.user_errors():
+        _check_unread(asked)
     if asked.calibrate is not None:
         _main_calibrate(asked)
         return
@@ -245,6 +247,19 @@ def main(arguments: list[str]) -> None:
         return "  ".join(f"{g} {100 * each.details[g]:5.1f} %" for g in GROUPS)
 
     _print(done, file, done.scored, shown)
+
+
+def _check_unread(asked: Any) -> None:
+    """Raises ValueError if a flag was given that nothing would read."""
+    if asked.calibrate is None:
+        unread, where = ("prompts",), "without --calibrate"
+    elif asked.calibrate == "pages":
+        unread, where = ("pages",), "with --calibrate: --prompts says how many"
+    else:
+        unread, where = ("pages", "split"), f"with --calibrate={asked.calibrate}"
+    given = [f"--{name}" for name in unread if asked[name].present]
+    if given:
+        raise ValueError(f"{', '.join(given)} would change nothing {where}. Leave out.")
 
 
 def _main_calibrate(asked: Any) -> None:

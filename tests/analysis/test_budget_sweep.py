@@ -179,6 +179,27 @@ def test_a_trained_network_is_swept_and_its_file_configures_a_run(tmp_path, caps
     assert found.names == tuple(content["budgets"])
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--prompts=4"], "--prompts would change nothing without --calibrate"),
+        (["--calibrate=pages", "--pages=4"], "--pages would change nothing with"),
+        (
+            ["--calibrate=in.jsonl", "--pages=4", "--split=test"],
+            "--pages, --split would change nothing with --calibrate=in.jsonl",
+        ),
+        # Those that are read are not refused: what is wrong is the checkpoint.
+        (["--calibrate=pages", "--prompts=4", "--split=test"], "gone is no folder"),
+        (["--pages=4", "--split=test"], "gone does not exist"),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(given, expected, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        own_flags.call(sweep, "--checkpoint=gone", *given)
+    assert stopped.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_only_mistakes_of_the_user_end_in_one_line(tmp_path, monkeypatch, capsys):
     workdir = page_run.save(
         tmp_path / "run",

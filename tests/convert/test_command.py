@@ -489,6 +489,10 @@ def test_command(tmp_path):
             ("--from_hf=a", "--out=b", "--plan=read", "--cross_layers=1"),
             "without --plan",
         ),
+        (
+            ("--from_hf=a", "--out=b", "--plan=visor", "--cross_layers=0,3"),
+            "--cross_layers and --self_layers belong together: give both, or neither",
+        ),
         (("--checkpoint=a", "--to_hf=b", "--plan=visor"), "--plan would change noth"),
         (("--from_hf=a", "--out=b", "--max_shard_size=1GB"), "nothing without --to_hf"),
     ],

@@ -134,6 +134,11 @@ def _plan_choice(options: Any) -> PlanChoice:
     given = {"cross": options.cross_layers, "self_": options.self_layers}
     if all(layers is None for layers in given.values()):
         return options.plan
+    if None in given.values():
+        raise ValueError(
+            "--cross_layers and --self_layers belong together: give both, or neither "
+            "for the layers of --plan=visor. An empty list is none: --self_layers=."
+        )
     try:
         return {
             kind: tuple(int(layer) for layer in layers or ())

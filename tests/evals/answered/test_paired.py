@@ -70,7 +70,7 @@ def test_other_questions_of_the_same_ids_are_refused():
 
 def test_intervals_of_differences_hold_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(2)
-    held, trials, groups, size = 0, 120, 40, 3
+    held, trials, groups, size = 0, 100, 25, 2
     for _ in range(trials):
         hard = rng.beta(2, 2, groups).repeat(size)
         # The second is better by a tenth on average, and not by the same everywhere.

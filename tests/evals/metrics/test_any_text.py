@@ -63,7 +63,7 @@ METRICS = {
 @example(answer="")
 @example(answer=40 * ".")
 @example(answer="İ ß ǆ \u0130 \ud800")
-@example(answer="7" * 5000)
+@example(answer="7" * 500)
 @example(answer="1e999 nan -inf")
 @example(answer="\n\t\x00")
 def test_every_text_has_a_score_that_blanks_about_it_leave(name, answer):

@@ -13,6 +13,7 @@ from visor_jax.evals.tables.find_table import find_table
 from visor_jax.evals.tables.parquet_table import ParquetTable
 from visor_jax.evals.tables.table_benchmark import TableBenchmark
 from visor_jax.evals.tables.tsv_table import TsvTable
+from visor_jax.runtime.user_error import UserError
 
 DOCVQA, GQA = BENCHMARKS["docvqa"], BENCHMARKS["gqa"]
 PICTURE = base64.b64encode(made_up.picture(3)).decode()
@@ -149,6 +150,18 @@ def test_pictures_of_a_table_of_their_own(tmp_path):
     shutil.rmtree(tmp_path / "GQA" / GQA.picture_source.config)
     with pytest.raises(ValueError, match="testdev_balanced_images"):
         TableBenchmark.open(GQA, tmp_path)
+
+
+def test_files_that_change_meanwhile(tmp_path):
+    lines = ["index\tquestion\tanswer\timage", f"1\twho\tme\t{PICTURE}"]
+    _tsv(tmp_path / "DocVQA_VAL.tsv", *lines)
+    benchmark = TableBenchmark.open(DOCVQA, tmp_path)
+    assert [each.id for each in benchmark.examples()] == ["1"]
+    assert not list(benchmark.examples(without=["1"]))
+    other = base64.b64encode(made_up.picture(4)).decode()
+    _tsv(tmp_path / "DocVQA_VAL.tsv", lines[0], lines[1].replace(PICTURE, other))
+    with pytest.raises(UserError, match=r"question '1' is gone.*changed meanwhile"):
+        list(benchmark.examples())
 
 
 def test_two_questions_of_one_id_and_a_row_of_something_else(tmp_path):

@@ -20,6 +20,7 @@ from visor_jax.evals.tables.definition import Definition
 from visor_jax.evals.tables.find_table import Table, find_pictures, find_table
 from visor_jax.evals.tables.question import Question
 from visor_jax.evals.tables.tsv_table import TsvTable
+from visor_jax.runtime.user_error import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,6 +134,9 @@ class TableBenchmark:
         Args:
           without: ids of questions that are left out; pictures of theirs alone are not
             read.
+
+        Raises:
+          UserError: if a picture is not there any more.
         """
         waiting: dict[str, list[Question]] = {}
         for question in self.questions.values():
@@ -145,7 +149,7 @@ class TableBenchmark:
                 return
         if waiting:
             some = next(iter(waiting.values()))[0].id
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: the picture of question {some!r} is gone from "
                 f"{self.folder}: its files changed meanwhile."
             )

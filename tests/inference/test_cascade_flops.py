@@ -16,10 +16,13 @@ from tests.inference.engine.tiny_engine import (
 )
 from tests.inference.tiny_processor import LARGE, Picture
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.files.answer_file import flops_of, record_of
+from visor_jax.inference.files.request_file import RequestEntry
+from visor_jax.inference.files.request_options import budget_name, known_budgets
 from visor_jax.inference.generation import shared_trunk
 from visor_jax.inference.options import Look
 from visor_jax.inference.prefilled_parts import looking_again, prefilled_parts
@@ -96,3 +99,49 @@ def test_one_look_costs_what_a_budget_costs():
     )
     assert flops_of(twice, MODEL)["llm_prefill"] > flops_of(plain, MODEL)["llm_prefill"]
     assert flops_of(twice, MODEL)["tower"] == flops_of(plain, MODEL)["tower"]
+
+
+def test_a_line_of_answers_says_what_every_look_came_to():
+    looks = (
+        Look(budget=FIRST, confidence=0.25, steps=1),
+        Look(budget=SECOND, confidence=0.75, steps=2),
+    )
+    answer = Answer(
+        number=0,
+        request=Request("5"),
+        text="7",
+        budget=SECOND,
+        steps=2,
+        text_tokens=8,
+        confidence=0.75,
+        looks=looks,
+    )
+    entry = RequestEntry(id="a", digest="d", request=answer.request)
+    line = record_of(entry, answer, MODEL)
+    assert (line["budget"], line["confidence"]) == (SECOND.name, 0.75)
+    assert line["looks"] == [
+        {"budget": FIRST.name, "confidence": 0.25},
+        {"budget": SECOND.name, "confidence": 0.75},
+    ]
+    assert line["flops"] == flops_of(answer, MODEL)
+    plain = record_of(entry, dataclasses.replace(answer, looks=()), MODEL)
+    assert set(line) - set(plain) == {"confidence", "looks"}
+
+
+def test_files_name_cascades_with_their_thresholds():
+    """...so that another calibration is another setting."""
+    budgets, found = choice().budgets, CASCADE
+
+    def find(name):
+        if name == "cascade":
+            return found
+        return Cascade.of_name(name, budgets.plan)
+
+    assert budget_name("cascade", budgets, find) == CASCADE.name
+    assert budget_name("auto", budgets, find) == "auto"
+    assert budget_name(None, budgets, find) == SECOND.name
+    said = [
+        AnswerOptions(budget=name)
+        for name in ("none", "cascade", "cascade:sa0,all@2", "sa1:7", "auto", "cascade")
+    ]
+    assert known_budgets(said, budgets, find) == [FIRST, "cascade"]

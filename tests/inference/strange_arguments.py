@@ -26,7 +26,7 @@ STRANGE = st.one_of(
 )
 
 
-def assert_error_is_ours(function, name, strange, **given):
+def assert_error_is_ours(function, name, strange, /, **given):
     """Asserts that the error, if there is one, is ours."""
     error = None
     try:

@@ -57,10 +57,14 @@ METRICS = {
     "mathvista_float": lambda said: accuracy_rules(said, "7.0", "float", (), 1),
 }
 
+# As lmms-eval's: a letter with a blank behind it is one, with a new line it is none.
+SEE_BLANKS = ("mmmu_choice",)
+
 
 @pytest.mark.parametrize("name", METRICS)
 @given(answer=st.text(max_size=30))
 @example(answer="")
+@example(answer="B")
 @example(answer=40 * ".")
 @example(answer="İ ß ǆ \u0130 \ud800")
 @example(answer="7" * 500)
@@ -70,4 +74,5 @@ def test_every_text_has_a_score_that_blanks_about_it_leave(name, answer):
     score = float(METRICS[name](answer))
     assert 0 <= score <= 1
     assert not math.isnan(score)
-    assert METRICS[name](f" {answer}\n") == METRICS[name](answer)
+    if name not in SEE_BLANKS:
+        assert METRICS[name](f" {answer}\n") == METRICS[name](answer)

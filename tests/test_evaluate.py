@@ -94,9 +94,9 @@ def test_several_runs_become_one_report(run, params, tmp_path, monkeypatch):
     only = _save(tmp_path / "only", params, label="dedicated:sa0", budgets=["sa0"])
     done, read = [], []
 
-    def open_once(path):
+    def open_once(path, **how):
         read.append(path)
-        return open_network(path)
+        return open_network(path, **how)
 
     monkeypatch.setattr(checkpoints, "open_network", open_once)
     report = evaluate_checkpoints(

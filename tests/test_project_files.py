@@ -105,4 +105,5 @@ def test_what_is_installed_comes_from_the_checkout_and_from_no_index():
     declared = re.findall(
         r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M
     )
-    assert wanted == set(declared)
+    accelerators = {"tpu", "cuda12", "cuda13"}
+    assert set(declared) <= wanted <= {*declared, *accelerators}

@@ -29,7 +29,6 @@ import json
 from typing import Any
 
 from visor_jax.data.prompts.request import Request
-from visor_jax.flops.table import prompt_cost
 from visor_jax.inference.options import ReadPrompt
 from visor_jax.inference.visor_model import VisorModel
 
@@ -73,12 +72,8 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
         "logit_positions": 1,
     }
     looked_before = first is not None and first.budget != budget
-    cost = prompt_cost(
-        model.config,
-        budget,
-        image_lengths=model.vlm.reducer.image_lengths,
-        first_look=first.budget if looked_before else None,
-        **lengths,
+    cost = model.network.cost(
+        budget, first_look=first.budget if looked_before else None, **lengths
     )
     report = {
         "answer": answer,

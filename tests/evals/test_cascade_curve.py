@@ -54,6 +54,8 @@ def found(benchmark):
 def costs():
     """Returns the FLOPs of one look, of another behind it, and of the second alone."""
     lengths = {**dataclasses.asdict(LENGTHS), "logit_positions": 1}
+    # Nobody padded these prompts.
+    assert lengths.pop("image_slots") is None
     first, second = (
         account(small.CONFIG, budget, **lengths) for budget in (FIRST, SECOND)
     )

@@ -53,7 +53,10 @@ def test_every_page_answers_every_task_at_every_budget(predictions, benchmark):
         assert scores.tolist() == right
         # Of few pages, but some are right and more are wrong.
         assert 0 < sum(right) < 25
-    assert predictions.mean_lengths() == dataclasses.asdict(PROMPT_LENGTHS)
+    said = dataclasses.asdict(PROMPT_LENGTHS)
+    # Nobody padded these prompts.
+    assert said.pop("image_slots") is None
+    assert predictions.mean_lengths() == said
 
 
 def test_a_network_that_computes_nan_answers_with_errors(benchmark):
@@ -187,14 +190,17 @@ def test_scored_answers_say_how_sure_the_network_is(network):
     found, packed = predict(network, one, scored=True), predict(network, one)
     assert packed.looks is None
     vocabulary = page_tokenizer().get_vocab()
-    right = packed.main_scores == 1
-    assert right.any()
     assert (found.main_scores == packed.main_scores).all()
     (end,) = network.processor.eos_ids
+    words = 0
     for row, budget in enumerate(BUDGETS):
         gates = budget.gates(CONFIG.plan)
         for column, example in enumerate(one.examples()):
             answer = found.answers[row][column]
+            if answer not in vocabulary:
+                # The end at once, or more words than one.
+                continue
+            words += 1
             request = example.request
             prompt = prompt_batch(request.images[0][None], [request.prompt])
             written = np.array([[vocabulary[answer], end]], np.int32)
@@ -205,6 +211,7 @@ def test_scored_answers_say_how_sure_the_network_is(network):
             chances = powers[[0, 1], written[0]] / powers.sum(axis=1)
             sure = found.looks["confidence"][row, column]
             assert sure == pytest.approx(np.sqrt(chances.prod()), rel=1e-4)
+    assert words > 3
     # One token behind the first, whose FLOPs are those of any such token.
     decode = found.flops["decode_per_token"]
     np.testing.assert_array_equal(found.looks["decode"], decode)

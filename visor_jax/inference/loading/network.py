@@ -56,10 +56,12 @@ class Network:
         """The reducer's name (`token_reduction.registry`), None if it keeps all."""
         return None if self.reducer == KEEP_ALL else name_of(self.reducer)
 
-    def cost(self, budget: Budget, **lengths: int | None) -> Row:
+    def cost(
+        self, budget: Budget, *, first_look: Budget | None = None, **lengths: int | None
+    ) -> Row:
         """Returns the FLOPs of one prompt, those of the reducer's own work included.
 
-        lengths: and errors, see `flops.table.prompt_cost`.
+        first_look, lengths: and errors, see `flops.table.prompt_cost`.
         """
 
         def selection(text_tokens: int, image_tokens: int) -> int:
@@ -75,6 +77,7 @@ class Network:
             budget,
             image_lengths=self.reducer.image_lengths,
             selection=selection,
+            first_look=first_look,
             **lengths,
         )
 

@@ -26,7 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS") or (
     "--xla_backend_optimization_level=0"
     " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=200"
 )
 
 import hypothesis

@@ -11,6 +11,7 @@ A patch counts if it makes a token: not in padding, and in a resized grid not be
 the patches that tokens stand for. What a method itself computes is in no FLOPs account.
 """
 
+import abc
 import dataclasses
 from fractions import Fraction
 from typing import ClassVar
@@ -44,7 +45,7 @@ def share_of(share: float, count: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CropMethod:
+class CropMethod(abc.ABC):
     """A method that drops patches before the projector; it says in `select` which.
 
     keep: share of an image's tokens that stays, above 0 and up to 1. newlines: "rows",
@@ -128,9 +129,9 @@ class CropMethod:
         found = self.select(crops, budgets)
         return found.replace(keep_newlines=kept_newlines(found, room))
 
+    @abc.abstractmethod
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with at most this many patches of each in `keep`."""
-        raise NotImplementedError
 
     def on_stream(
         self, layer: int, text: TokenStream, image: TokenStream, look: Look

@@ -13,6 +13,7 @@ that an image that fills the bucket meets the budget; smaller ones in that bucke
 reduced by the same settings (`in_bucket`), and so are never above it.
 """
 
+import abc
 import dataclasses
 import functools
 from typing import ClassVar, Self
@@ -27,7 +28,7 @@ from visor_jax.token_reduction import solve
 from visor_jax.token_reduction.kept_tokens import by_tokens
 
 
-class LayerStages:
+class LayerStages(abc.ABC):
     """Lengths, counts and budgets; a method adds its fields, scores and stages.
 
     A method is a frozen dataclass with the fields `average`, `llm_flops` and `network`
@@ -42,20 +43,20 @@ class LayerStages:
     llm_flops: float | None
     network: VLMConfig | None
 
+    @abc.abstractmethod
     def counts(self, image_tokens: int, knob: float | None) -> tuple[int, ...]:
         """Returns how many image tokens are left after each stage.
 
         knob: None for what the method's own settings say.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def most(self, image_tokens: int) -> float:
         """Returns the knob at which nothing is dropped."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def at_knob(self, knob: float) -> Self:
         """Returns the method whose own settings are those of the knob."""
-        raise NotImplementedError
 
     def in_bucket(self, image_tokens: int) -> Self:
         """Returns the method with the settings that meet its budget in a bucket.
@@ -125,11 +126,43 @@ class LayerStages:
         """Returns the matrix products of looking and choosing, for one prompt."""
         return self.flops_of(config, text_tokens, image_tokens, self.knob(image_tokens))
 
+    @abc.abstractmethod
     def flops_of(
         self, config: VLMConfig, text_tokens: int, image_tokens: int, knob: float | None
     ) -> int:
         """Returns the same for any position of the knob."""
-        raise NotImplementedError
+
+
+class PlacedStages(LayerStages):
+    """Stages at layers that a network's depth decides, where nobody names them.
+
+    layers: a field of the method, None for the published ones at the same height.
+    published, depth: those layers, and how many their network has. places: what shares
+    of a depth they are called.
+    """
+
+    published: ClassVar[tuple[int, ...]]
+    depth: ClassVar[int]
+    places: ClassVar[str]
+
+    layers: tuple[int, ...] | None
+
+    @property
+    def placed(self) -> tuple[int, ...]:
+        """The layers. Raises ValueError while nobody has said of which network."""
+        if self.layers is None:
+            raise ValueError(
+                f"{self} stands at {self.places} of a depth: say of which network with "
+                "`fitted(config)`, or give layers."
+            )
+        return self.layers
+
+    def fitted(self, config: VLMConfig) -> Self:
+        """Returns the method with its layers. Errors as in `LayerStages.fitted`."""
+        if self.layers is not None:
+            return super().fitted(config)
+        layers = _scaled(self.published, self.depth, config.plan.num_layers)
+        return dataclasses.replace(self, layers=layers).fitted(config)
 
 
 @functools.lru_cache(4096)
@@ -182,7 +215,7 @@ def check_shares(name: str, shares: tuple[float, ...]) -> None:
         )
 
 
-def scaled(layers: tuple[int, ...], of: int, depth: int) -> tuple[int, ...]:
+def _scaled(layers: tuple[int, ...], of: int, depth: int) -> tuple[int, ...]:
     """Returns layers of a network of `of` layers at the same height of another."""
     return tuple(round(layer * depth / of) for layer in layers)
 

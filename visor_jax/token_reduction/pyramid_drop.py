@@ -17,12 +17,11 @@ from visor_jax.models.decoder.token_reducer import Look, PositionRule
 from visor_jax.ops.masks import last_valid
 from visor_jax.token_reduction.kept_tokens import taken
 from visor_jax.token_reduction.layer_stages import (
-    LayerStages,
+    PlacedStages,
     check_ascending,
     check_budget,
     check_shares,
     counts_of_rows,
-    scaled,
 )
 from visor_jax.token_reduction.select import top
 
@@ -32,7 +31,7 @@ _LAYERS, _DEPTH = (8, 16, 24), 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PyramidDrop(LayerStages):
+class PyramidDrop(PlacedStages):
     """Keeps int(ratio * image tokens), at least one, from each of the layers on.
 
     layers: None for quarters of the network's depth. ratios: one for each layer, None
@@ -41,6 +40,9 @@ class PyramidDrop(LayerStages):
     """
 
     position_rule: ClassVar = PositionRule.RENUMBER
+    published: ClassVar = _LAYERS
+    depth: ClassVar = _DEPTH
+    places: ClassVar = "quarters"
 
     layers: tuple[int, ...] | None = None
     ratios: tuple[float, ...] | None = None
@@ -66,19 +68,7 @@ class PyramidDrop(LayerStages):
     @property
     def stages(self) -> tuple[int, ...]:
         """The layers before which tokens go."""
-        if self.layers is None:
-            raise ValueError(
-                f"{self} stands at quarters of a depth: say of which network with "
-                "`fitted(config)`, or give layers."
-            )
-        return self.layers
-
-    def fitted(self, config: VLMConfig) -> Self:
-        """Returns the method with its layers. Errors as in `LayerStages.fitted`."""
-        if self.layers is not None:
-            return super().fitted(config)
-        layers = scaled(_LAYERS, _DEPTH, config.plan.num_layers)
-        return dataclasses.replace(self, layers=layers).fitted(config)
+        return self.placed
 
     def counts(self, image_tokens: int, knob: float | None) -> tuple[int, ...]:
         """Returns how many tokens are left; the knob is the ratio between stages."""

@@ -30,10 +30,9 @@ from visor_jax.ops.masks import HIDDEN, TokenTags, last_valid
 from visor_jax.token_reduction.clusters import cluster_flops, cluster_means
 from visor_jax.token_reduction.kept_tokens import by_tokens, taken
 from visor_jax.token_reduction.layer_stages import (
-    LayerStages,
+    PlacedStages,
     check_ascending,
     check_budget,
-    scaled,
 )
 from visor_jax.token_reduction.select import top
 
@@ -60,7 +59,7 @@ class Ratings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseVLM(LayerStages):
+class SparseVLM(PlacedStages):
     """Keeps `keep` tokens after each of the layers, and clusters of the others.
 
     layers: None for 2, 6 and 15 of 32, scaled to the network's depth. keep: one number
@@ -70,6 +69,9 @@ class SparseVLM(LayerStages):
     """
 
     position_rule: ClassVar = PositionRule.RENUMBER
+    published: ClassVar = _LAYERS
+    depth: ClassVar = _DEPTH
+    places: ClassVar = "shares"
 
     layers: tuple[int, ...] | None = None
     keep: tuple[int, ...] | None = None
@@ -94,28 +96,12 @@ class SparseVLM(LayerStages):
     @property
     def stages(self) -> tuple[int, ...]:
         """The layers before which tokens go."""
-        return tuple(layer + 1 for layer in self._after)
+        return tuple(layer + 1 for layer in self.placed)
 
     @property
     def noted(self) -> tuple[int, ...]:
         """Where words become raters, and the layers whose attention rates."""
-        return tuple(sorted({0, *self._after}))
-
-    @property
-    def _after(self) -> tuple[int, ...]:
-        if self.layers is None:
-            raise ValueError(
-                f"{self} stands at shares of a depth: say of which network with "
-                "`fitted(config)`, or give layers."
-            )
-        return self.layers
-
-    def fitted(self, config: VLMConfig) -> Self:
-        """Returns the method with its layers. Errors as in `LayerStages.fitted`."""
-        if self.layers is not None:
-            return super().fitted(config)
-        layers = scaled(_LAYERS, _DEPTH, config.plan.num_layers)
-        return dataclasses.replace(self, layers=layers).fitted(config)
+        return tuple(sorted({0, *self.placed}))
 
     def steps(self, image_tokens: int, knob: float | None) -> tuple[Step, ...]:
         """Returns what each stage does; the knob is a factor on `keep`."""
@@ -150,7 +136,7 @@ class SparseVLM(LayerStages):
     ) -> Ratings:
         """Returns the raters, and what they think of each token in this layer."""
         raters = _raters(text, image) if layer == 0 else look.notes.raters
-        if layer not in self._after:
+        if layer not in self.placed:
             return Ratings(raters)
         every = jnp.arange(text.length, dtype=jnp.int32)
         weights = look(jnp.broadcast_to(every, raters.shape))

@@ -13,14 +13,13 @@ from visor_jax.evals.predictions import (
     BenchmarkFacts,
     Predictions,
 )
-from visor_jax.flops.account import Account, account
+from visor_jax.flops.account import Account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
     TokenReducer,
-    in_bucket,
-    selection_flops,
 )
+from visor_jax.token_reduction.prompt_account import prompt_account
 from visor_jax.token_reduction.registry import name_of
 
 
@@ -159,19 +158,12 @@ class Recorder:
         )
 
     def _account(self, budget: int, lengths: PromptLengths) -> Account:
-        layers = self._config.plan.num_layers
-        slots = lengths.image_slots or lengths.image_tokens
-        reducer = in_bucket(self._reducer, slots)
-        prompt = {
-            "text_tokens": lengths.text_tokens,
-            "image_tokens": lengths.image_tokens,
-        }
-        return account(
+        return prompt_account(
+            self._reducer,
             self._config,
             self._budgets.budgets[budget],
-            **prompt,
+            text_tokens=lengths.text_tokens,
+            image_tokens=lengths.image_tokens,
+            image_slots=lengths.image_slots or 0,
             crops=lengths.crops,
-            logit_positions=1,
-            image_lengths=reducer.image_lengths(lengths.image_tokens, layers),
-            selection=selection_flops(reducer, self._config, **prompt),
         )

@@ -41,10 +41,10 @@ from visor_jax.inference.engine.scheduler import Scheduler
 from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.router import (
-    CascadeRouter,
     PolicyRouter,
     Router,
     checked_router,
+    known_cascades,
 )
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.arguments import iterator_of, shown, whole_number
@@ -97,11 +97,9 @@ class Engine:
             too little memory for even the smallest bucket.
         """
         checked_router(router)
-        known = {} if cascades is None else dict(cascades)
-        if isinstance(router, CascadeRouter):
-            known.setdefault(router.name, router.cascade)
-        self.cascades: dict[str, Cascade] = known
-        budgets = (*budgets, *(b for each in known.values() for b in each.budgets))
+        self.cascades = known_cascades(router, cascades)
+        looks = (b for each in self.cascades.values() for b in each.budgets)
+        budgets = (*budgets, *looks)
         for budget in (*router.budgets, *budgets):
             budget.check(model.config.plan)
         if not isinstance(config, EngineConfig | None):

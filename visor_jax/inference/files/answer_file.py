@@ -18,18 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
 from visor_jax.inference.options import Look
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
-    in_bucket,
-    selection_flops,
 )
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write, disk_errors, output_place
+from visor_jax.token_reduction.prompt_account import prompt_account
 from visor_jax.token_reduction.registry import name_of
 
 # What all answers of a file depend on: JSON values by name.
@@ -242,9 +240,6 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     were, only text is counted. Of a cascade all looks: the later one without tower and
     trunk, and the decoding of the first answer counts though nobody reads it.
     """
-    layers = model.config.plan.num_layers
-    reducer = in_bucket(model.reducer, answer.image_slots or answer.image_tokens)
-    prompt = {"text_tokens": answer.text_tokens, "image_tokens": answer.image_tokens}
     own = Look(
         budget=answer.budget,
         confidence=None,
@@ -253,14 +248,14 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     )
     looks = answer.looks or (own,)
     counted = [
-        account(
+        prompt_account(
+            model.reducer,
             model.config,
             look.budget,
-            **prompt,
+            text_tokens=answer.text_tokens,
+            image_tokens=answer.image_tokens,
+            image_slots=answer.image_slots,
             crops=answer.crops if answer.encoded else 0,
-            logit_positions=1,
-            image_lengths=reducer.image_lengths(answer.image_tokens, layers),
-            selection=selection_flops(reducer, model.config, **prompt),
             at_hand=look.at_hand,
         )
         for look in looks

@@ -6,7 +6,7 @@ host, sees those scores and the requests, and may weigh costs or wishes without 
 program. A policy network is one router; a fixed budget is another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -134,3 +134,13 @@ class PolicyRouter:
         """Returns the classes that are worth their cost."""
         del requests
         return choose(scores, self._policy.costs, self._cost).tolist()
+
+
+def known_cascades(
+    router: Router, asked: Mapping[str, Cascade] | None
+) -> dict[str, Cascade]:
+    """Returns the cascades that requests may ask for, the router's among them."""
+    known = dict(asked or {})
+    if isinstance(router, CascadeRouter):
+        known.setdefault(router.name, router.cascade)
+    return known

@@ -14,7 +14,6 @@ _LEGEND = (
     "look: text attends to the image by an adapter; read: in the layer itself",
     "refine: self-attention over image and text, where the budget wants it",
 )
-_NAMES = {LayerKind.CROSS: "look", LayerKind.READ: "read", LayerKind.SELF: "refine"}
 
 
 def plan_figure(plan: LayerPlan, budget: Budget | None = None) -> Figure:
@@ -53,8 +52,16 @@ def _layer(axes: Axes, index: int, kind: LayerKind, gate: StaticGate) -> None:
         _box(axes, index, _IMAGE, colour, filled=gate is True)
     if gate:
         _arrow(axes, (index, _IMAGE - _HALF), (index, _TEXT + _HALF), colour)
-    words = "off" if not gate else "read" if gate is READ else _NAMES[kind]
+    words = _word(kind, gate)
     axes.text(index, 1.45, words, ha="center", fontsize=7.5, color=colour)
+
+
+def _word(kind: LayerKind, gate: StaticGate) -> str:
+    if not gate:
+        return "off"
+    if kind.has_adapter:
+        return "look"
+    return "refine" if kind.refines_image and gate is not READ else "read"
 
 
 def _box(axes: Axes, x: float, y: float, colour: str, *, filled: bool) -> None:

@@ -60,6 +60,7 @@ def mini() -> ml_collections.ConfigDict:
         "variant": "mini",
         "plan": "visor",
         **_adapters("paper"),
+        **_computed(),
     }
     config.data = {
         "kind": "pages",
@@ -124,6 +125,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "variant": variant,
         "plan": "visor",
         **_adapters("decoder"),
+        **_computed(),
     }
     config.data = _conversations()
     config.tower = ml_collections.config_dict.placeholder(dict)
@@ -151,6 +153,15 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
 def _adapters(shape: str) -> dict:
     """Returns the adapters' shape, and what those start as that `init_from` lacks."""
     return {"adapters": shape, "adapter_init": "random"}
+
+
+def _computed() -> dict:
+    """Returns how a step is computed, which a run may change whenever it goes on.
+
+    remat: None for the network's own. See `visor_jax.models.config.VLMConfig`.
+    """
+    remat = ml_collections.config_dict.placeholder(str)
+    return {"remat": remat, "attention": "auto", "scan_layers": "auto"}
 
 
 def _group(pattern: str, learning_rate: float | None = None) -> dict:

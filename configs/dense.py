@@ -13,7 +13,8 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     config = common.base(preset)
     config.task = "universal"
     config.label = "dense"
-    config.model = {"variant": config.model.variant, "plan": "dense"}
+    config.model.plan = "dense"
+    del config.model.adapters, config.model.adapter_init
     config.budgets = ("all",)
     if common.draws_its_data(preset):
         # A dense step takes longer: about the time of the universal network's steps.

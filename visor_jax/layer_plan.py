@@ -57,6 +57,30 @@ StaticGate = bool | Middle
 
 
 @dataclasses.dataclass(frozen=True)
+class RepeatedLayers:
+    """The same few layers, several times over.
+
+    kinds: of one repetition. Where it says SELF, some repetitions may have a TEXT
+    layer: it is what a SELF layer is whose gate is never on.
+    image_is_read: whether a later layer may read what such a layer makes of the image.
+    """
+
+    start: int
+    kinds: tuple[LayerKind, ...]
+    image_is_read: tuple[bool, ...]
+    count: int
+
+    @property
+    def stop(self) -> int:
+        """The first layer behind them."""
+        return self.start + len(self.kinds) * self.count
+
+    def column(self, place: int) -> range:
+        """Returns the layers that stand at a place of every repetition."""
+        return range(self.start + place, self.stop, len(self.kinds))
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerPlan:
     """One kind per decoder layer, first layer first (hashable, static under jit)."""
 
@@ -184,3 +208,50 @@ class LayerPlan:
             for i, kind in enumerate(self.kinds)
             if i > layer
         )
+
+    def repeated(self, start: int, stop: int) -> RepeatedLayers | None:
+        """Returns what layers start..stop-1 begin with several times over, if anything.
+
+        Of all periods the one that leaves fewest layers to be written out, one
+        repetition and the rest; the shorter of two. None where that spares nothing.
+        """
+        found = [
+            layers
+            for period in range(1, (stop - start) // 2 + 1)
+            if (layers := self._repeated_by(period, start, stop)) is not None
+        ]
+        if not found:
+            return None
+        return min(found, key=lambda r: (len(r.kinds) + stop - r.stop, len(r.kinds)))
+
+    def _repeated_by(self, period: int, start: int, stop: int) -> RepeatedLayers | None:
+        """Returns the longest run of repetitions of this many layers, None for one."""
+        every_gate = (True,) * len(self.self_layers)
+
+        def layer(index: int) -> tuple[LayerKind, bool]:
+            kind = self.kinds[index]
+            read = kind.refines_image and self.image_is_read_after(index, every_gate)
+            return kind, read
+
+        places: list[set[tuple[LayerKind, bool]]] = [set() for _ in range(period)]
+        count = 0
+        while start + (count + 1) * period <= stop:
+            first = start + count * period
+            grown = [seen | {layer(first + i)} for i, seen in enumerate(places)]
+            if not all(map(_are_alike, grown)):
+                break
+            places, count = grown, count + 1
+        if count < 2:
+            return None
+        kinds, read = zip(*(max(seen, key=_is_gated) for seen in places), strict=True)
+        return RepeatedLayers(start, kinds, read, count)
+
+
+def _is_gated(layer: tuple[LayerKind, bool]) -> bool:
+    return layer[0].is_gated
+
+
+def _are_alike(layers: set[tuple[LayerKind, bool]]) -> bool:
+    """Returns whether one body serves all: they are one, or one SELF layer and TEXT."""
+    others = layers - {(LayerKind.TEXT, False)}
+    return len(layers) == 1 or (len(others) == 1 and all(map(_is_gated, others)))

@@ -105,7 +105,7 @@ def test_the_line_names_values_and_what_they_do():
         ({"loop.log_every": 7}, "loop.log_every: 50 -> 7"),
         ({"evaluation_pages": 64}, "evaluation_pages: 1024 -> 64"),
         ({"optimizer.accumulate": 2}, "optimizer.accumulate: 1 -> 2"),
-        ({"model.remat": "none"}, 'model.remat: (absent) -> "none"'),
+        ({"model.remat": "none"}, 'model.remat: null -> "none"'),
         ({"mesh.data": 4, "mesh.fsdp": 2}, "mesh.data: -1 -> 4, mesh.fsdp: 1 -> 2"),
     ],
 )

@@ -19,6 +19,7 @@ INIT_STD = 0.02
 # Among `VLMConfig.reading_layers`: the image stream as it enters the decoder.
 ENTRY = -1
 REMAT_POLICIES = ("none", "gated", "layer")
+SCAN_LAYERS = ("auto", "on", "off")
 
 # Fields that came into `DecoderConfig` after networks had been saved without them, as
 # those networks have them.
@@ -186,6 +187,10 @@ class VLMConfig:
       (which checks it): "cudnn" (GPUs), "tags" (TPUs), "plain", "blockwise". "auto"
       chooses by shapes, platform and mesh. The machine's business, not the network's:
       `to_dict` leaves it out, and a checkpoint runs anywhere.
+    scan_layers: whether a program with traced gates is a scan over repeated layers, and
+      the tower one over its blocks: compiled in a fraction of the time, at the price of
+      a copy of the parameters in each call. "on", "off", or "auto": on accelerators.
+      For training; the machine's business as well.
     """
 
     vision: VisionConfig
@@ -200,6 +205,7 @@ class VLMConfig:
     compute_dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
+    scan_layers: str = "off"
 
     def __post_init__(self) -> None:
         if self.decoder.num_heads % self.adapter.num_kv_heads:
@@ -215,6 +221,10 @@ class VLMConfig:
             raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
         if len(set(self.reading_layers)) != len(self.reading_layers):
             raise ValueError(f"reading_layers {self.reading_layers} repeat a layer.")
+        if self.scan_layers not in SCAN_LAYERS:
+            raise ValueError(
+                f"scan_layers={self.scan_layers!r} is not one of {SCAN_LAYERS}."
+            )
         wrong = set(self.reading_layers) - {ENTRY, *self.plan.self_layers}
         if wrong:
             raise ValueError(
@@ -228,14 +238,14 @@ class VLMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values from which `from_dict` rebuilds the config.
 
-        All but `attention`, which is "auto" again.
+        All but `attention` and `scan_layers`, which have their defaults again.
         """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
         fields["adapter"] = self.adapter.to_dict()
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
-        del fields["attention"]
+        del fields["attention"], fields["scan_layers"]
         return fields
 
     @classmethod

@@ -52,7 +52,7 @@ class VLM(nn.Module):
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         self.vision_tower = VisionTower(
-            c.vision, dtype, c.remat == "layer", c.attention
+            c.vision, dtype, c.remat == "layer", c.attention, c.scan_layers
         )
         grid = c.vision.patches_per_side if c.grid_embedding else None
         self.multi_modal_projector = Projector(

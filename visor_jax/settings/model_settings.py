@@ -16,6 +16,7 @@ class ModelSettings:
     plan: "visor" (the variant's own layers unless some are given) or "dense".
     adapters, adapter_init: see `visor_jax.models.adapters`; None for the variant's own
       shape. What they start as matters to a run that begins with a checkpoint without.
+    compute_dtype, remat, attention, scan_layers: see `VLMConfig`.
     """
 
     variant: str
@@ -29,6 +30,7 @@ class ModelSettings:
     compute_dtype: str | None = None
     remat: str | None = None
     attention: str | None = None
+    scan_layers: str = "auto"
 
     def build(self) -> VLMConfig:
         """Returns the network's configuration. Raises ValueError if impossible."""
@@ -38,7 +40,7 @@ class ModelSettings:
             for name in ("reading_layers", "compute_dtype", "remat", "attention")
             if (value := getattr(self, name)) is not None
         }
-        config = config.replace(**overrides)
+        config = config.replace(scan_layers=self.scan_layers, **overrides)
         config = with_adapters(config, self.adapters, self.adapter_init)
         check_kernel(config.attention)
         return config

@@ -20,10 +20,16 @@ CHANGE_NOTHING = (
 # another machine. Its loss stays the same but for rounding.
 CHANGE_ROUNDING = (
     *(r"mesh\.(data|fsdp|tensor)", r"optimizer\.accumulate"),
-    *(r"model\.remat", r"model\.attention"),
+    *(r"model\.remat", r"model\.attention", r"model\.scan_layers"),
 )
 # What keys meant before they came into configurations; older runs do not have them.
-BEFORE_THEY_CAME = {"model.adapters": "paper", "model.adapter_init": "random"}
+BEFORE_THEY_CAME = {
+    "model.adapters": "paper",
+    "model.adapter_init": "random",
+    "model.remat": None,
+    "model.attention": "auto",
+    "model.scan_layers": "auto",
+}
 
 
 def may_change(key: str) -> bool:

@@ -13,8 +13,7 @@ prefill, prefill of text alone and decoding are the same loop: they differ in wh
 hand of earlier tokens, and in what is remembered.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax import axes
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.decoder_layer import WAYS, DecoderLayer, Past, Way
+from visor_jax.models.decoder.decoder_layer import WAYS, DecoderLayer, Past
 from visor_jax.models.decoder.decoder_state import (
     DecoderState,
     past_of_layer,
@@ -33,6 +32,8 @@ from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
+from visor_jax.models.decoder.training_layers import through_layer, through_repeated
+from visor_jax.models.stacked_layers import is_scanned
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
 from visor_jax.ops.masks import TokenTags
 from visor_jax.ops.rope import rotary_table
@@ -127,6 +128,9 @@ class Decoder(nn.Module):
         stop = self.config.plan.num_layers if stop is None else stop
         gate_of = self._gate_of_layer(gates, start, stop, state.caches is not None)
         captured = {}
+        steps = any(start <= stage < stop for stage in reducer.stages)
+        if past is None and image_keys is None and not capture and not steps:
+            state, start = self._through_repeated(state, gate_of, start, stop)
         for index in range(start, stop):
             if past is None:
                 layer, c = self.layers[index], self.config.decoder
@@ -137,7 +141,12 @@ class Decoder(nn.Module):
             )
             gate = gate_of.get(index, True)
             if state.caches is None:
-                state = self._without_memory(index, gate, state, is_read)
+                layer, kind = self.layers[index], self.config.plan.kinds[index]
+                state = through_layer(
+                    *(layer, kind, gate, state),
+                    is_read=is_read,
+                    remat=self.config.remat,
+                )
             else:
                 keys = None if image_keys is None else image_keys[index - start]
                 known = past_of_layer(index, state, past, keys)
@@ -146,17 +155,6 @@ class Decoder(nn.Module):
             if index in capture:
                 captured[index] = state.image
         return state, captured
-
-    def _without_memory(
-        self, index: int, gate: Gate, state: DecoderState, is_read: bool
-    ) -> DecoderState:
-        """Returns the state behind a layer of which nothing but the streams is kept."""
-        again = self._is_computed_again(index)
-        ways, layer = self.ways[index], self.layers[index]
-        on = _streams_of(ways.when_on(is_read), again)
-        off, read = _streams_of(ways.off, again), _streams_of(ways.read, again)
-        text, image = gated(gate, on, off, layer, state.text, state.image, read=read)
-        return state.replace(text=text, image=image)
 
     def _remembered(
         self,
@@ -185,11 +183,27 @@ class Decoder(nn.Module):
         positions = text.tags.order - past.layers[index].shift[:, None]
         return text.replace(rotary=rotary_table(positions, c.head_dim, c.rope_theta))
 
-    def _is_computed_again(self, index: int) -> bool:
-        """Returns whether the backward pass computes this layer again."""
-        remat = self.config.remat
-        gated_alone = remat == "gated" and self.config.plan.kinds[index].is_gated
-        return remat == "layer" or gated_alone
+    def _through_repeated(
+        self, state: DecoderState, gate_of: dict[int, Gate], start: int, stop: int
+    ) -> tuple[DecoderState, int]:
+        """Returns the state behind the layers that are scanned, and which is next.
+
+        Those of a training step: where layers remember, budgets are static and each
+        layer holds something else.
+        """
+        c = self.config
+        static = any(is_static(gate) for gate in gate_of.values())
+        unrolled = static or state.caches is not None or self.is_initializing()
+        if unrolled or not is_scanned(c.scan_layers):
+            return state, start
+        repeated = c.plan.repeated(start, stop)
+        if repeated is None:
+            return state, start
+        dtype = jnp.dtype(c.compute_dtype)
+        state = through_repeated(
+            *(self.layers, repeated, gate_of, state), dtype=dtype, remat=c.remat
+        )
+        return state, repeated.stop
 
     def _gate_of_layer(
         self, gates: Gates | None, start: int, stop: int, remembers: bool
@@ -208,19 +222,3 @@ class Decoder(nn.Module):
                 "it holds depends on the budget. Group samples by budget."
             )
         return self.config.plan.gate_of_layer(as_sequence(gates, len(layers)))
-
-
-def _streams_of(
-    way: Way, again: bool
-) -> Callable[..., tuple[TokenStream, TokenStream]]:
-    """Returns a function that runs a layer this way and drops what it would cache.
-
-    The branches of a gate must return alike, and they cache different things.
-    again: whether the backward pass computes the layer again.
-    """
-
-    def run(layer: DecoderLayer, *streams: TokenStream) -> Any:
-        text, image, _ = way(layer, *streams)
-        return text, image
-
-    return nn.remat(run) if again else run

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.config import VisionConfig
+from visor_jax.models.stacked_layers import is_scanned, stacked
 from visor_jax.models.vision.crop_features import (
     NOTHING,
     QueryKey,
@@ -134,6 +135,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype
     remat: bool
     attention: str
+    scan_layers: str
 
     def setup(self) -> None:
         block = nn.remat(VisionBlock) if self.remat else VisionBlock
@@ -151,6 +153,8 @@ class Encoder(nn.Module):
         begins: where parameters are split over devices, those of one block are
         gathered, once, and no others.
         """
+        if reads == NOTHING and len(self.layers) > 1 and self._is_scanned():
+            return self._scanned(groups), TowerParts()
         count, parts = len(self.layers), TowerParts()
         # Before any block is run: a layer that is not there is said at once.
         asked = [
@@ -167,6 +171,20 @@ class Encoder(nn.Module):
             groups = _over_groups(_features, layer, groups)
             parts.features.update(dict.fromkeys(features, groups))
         return groups, parts
+
+    def _is_scanned(self) -> bool:
+        return is_scanned(self.scan_layers) and not self.is_initializing()
+
+    def _scanned(self, groups: Float[Array, "groups B P E"]) -> Array:
+        """Returns the features; one body for all blocks, see `stacked_layers`."""
+        module, variables = stacked(self.layers, self.dtype)
+
+        def block(groups: Array, variables: Any) -> tuple[Array, None]:
+            if len(groups) == 1:
+                return module.apply(variables, groups[0])[None], None
+            return jax.lax.map(lambda x: module.apply(variables, x), groups), None
+
+        return jax.lax.scan(block, groups, variables)[0]
 
 
 def _features(layer: VisionBlock, group: Array) -> Array:
@@ -192,16 +210,22 @@ def _over_groups(
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its pooling head. attention: the kernel's name."""
+    """SigLIP without its pooling head.
+
+    remat: of every block. attention: the kernel's name. scan_layers: see `VLMConfig`.
+    """
 
     config: VisionConfig
     dtype: jnp.dtype
     remat: bool = False
     attention: str = AUTO
+    scan_layers: str = "off"
 
     def setup(self) -> None:
         self.embeddings = PatchEmbeddings(self.config, self.dtype)
-        self.encoder = Encoder(self.config, self.dtype, self.remat, self.attention)
+        self.encoder = Encoder(
+            *(self.config, self.dtype, self.remat, self.attention, self.scan_layers)
+        )
         self.post_layernorm = _norm(self.config, self.dtype)
 
     def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:

@@ -58,6 +58,7 @@ def test_other_devices_and_parts_are_the_same_run(data, tmp_path):
     stopped = trained(data, tmp_path / "run", (1, 1, 1), stop_after=6)
     assert 0 < stopped < STEPS
     other = {"optimizer.accumulate": 2, "model.remat": "none", "loop.log_every": 2}
+    other["model.scan_layers"] = "on"
     assert trained(data, tmp_path / "run", (1, 2, 1), **other) == STEPS
     expected, got = (load_checkpoint(tmp_path / n) for n in ("straight", "run"))
     jax.tree.map(

@@ -15,7 +15,7 @@ on a few prompts by how little they change its next token:
 
     python -m visor_jax.sweep --checkpoint=PATH_OR_ID --out=DIR --calibrate=FILE
     python -m visor_jax.generate --checkpoint=PATH_OR_ID \\
-        --budget=@DIR/viable.json:0.5 --image=photo.jpg --prompt="What is it?"
+        --budget=@DIR/calibrated.json:0.5 --image=photo.jpg --prompt="What is it?"
 
 FILE holds requests as those of `visor_jax.answer`; "pages" are those of the benchmark.
 """
@@ -28,7 +28,7 @@ from visor_jax.commands import command_line
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint.", required=True)
-    flags.DEFINE_string("name", "viable", "Of the file that is written.")
+    flags.DEFINE_string("name", None, "Of the file; else 'viable' or 'calibrated'.")
     flags.DEFINE_string("out", None, "Folder; default: <checkpoint>/budgets.")
     flags.DEFINE_integer("limit", 256, "Evaluate at most so many budgets.")
     flags.DEFINE_string(
@@ -114,8 +114,11 @@ def _prepare(
 ) -> tuple[Network, PageBenchmark, Path]:
     """Returns the network, what it is asked, and the folder of the file."""
     folder = _folder(checkpoint, out)
-    stored = newest_network(checkpoint)
-    check_reads_pages(stored.config, stored.metadata)
+    try:
+        stored = newest_network(checkpoint)
+        check_reads_pages(stored.config, stored.metadata)
+    except ValueError as error:
+        raise ValueError(f"{error} For any other: --calibrate=REQUESTS.") from error
     check_search(stored.config.plan, limit)
     output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +161,7 @@ def calibrate_checkpoint(
     data: str,
     *,
     out: str | None = None,
-    name: str = "viable",
+    name: str = "calibrated",
     limit: int = 256,
     prompts: int = 128,
     split: str = "policy",
@@ -220,11 +223,8 @@ def _scored(found: Predictions, budget: Budget) -> ScoredBudget:
 
 
 def _row(scored: ScoredBudget) -> dict[str, Any]:
-    return {
-        "model": "universal",
-        "budget": scored.budget.name,
-        "tasks": scored.details["tasks"],
-    }
+    tasks = scored.details["tasks"]
+    return {"model": "universal", "budget": scored.budget.name, "tasks": tasks}
 
 
 def main(arguments: list[str]) -> None:
@@ -240,7 +240,7 @@ def main(arguments: list[str]) -> None:
         network, benchmark, folder = _prepare(
             asked.checkpoint, asked.out, asked.limit, asked.pages, asked.split
         )
-    file = folder / f"{asked.name}.json"
+    file = folder / f"{asked.name or 'viable'}.json"
     done = _sweep(network, benchmark, file, asked.checkpoint, asked.limit, asked.margin)
 
     def shown(each: ScoredBudget) -> str:
@@ -268,7 +268,7 @@ def _main_calibrate(asked: Any) -> None:
             asked.checkpoint,
             asked.calibrate,
             out=asked.out,
-            name=asked.name,
+            name=asked.name or "calibrated",
             limit=asked.limit,
             prompts=asked.prompts,
             split=asked.split,

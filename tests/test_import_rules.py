@@ -31,6 +31,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "compare",
+    "analyse",
     "generate",
     "answer",
     "sweep",
@@ -101,8 +102,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": LAYERS_0_TO_4,
     "inference": LAYERS_0_TO_4,
     "evals": _STUDIES,
-    # Looks at the streams between layers, as the layers do.
-    "analysis": (*_STUDIES, "ops"),
+    # Looks at the streams between layers, as the layers do, while a network answers the
+    # questions of a benchmark; drawn as reports are.
+    "analysis": (*_STUDIES, "ops", "evals"),
     # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
     "plan": (*LAYERS_0_TO_4, "training"),
     "settings": _BELOW_THE_TASKS,

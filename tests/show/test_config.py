@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.common import PRESETS
+from configs.easy_vqa import PRESETS as EASY_VQA_PRESETS
 from visor_jax.settings import read
 from visor_jax.show.config import table, values_of
 
@@ -20,6 +21,7 @@ ARGUMENTS = {
     "stage_a": PRESETS,
     "stage_b": PRESETS,
     "dedicated": ("none", "sa2:1,5"),
+    "easy_vqa": EASY_VQA_PRESETS,
     "policy": ("straight_through", "pseudo_labels,llava_ov_0p5b"),
 }
 

@@ -8,7 +8,16 @@ import flax.traverse_util
 import jax
 import pytest
 
-from configs import common, dedicated, dense, policy, stage_a, stage_b, universal
+from configs import (
+    common,
+    dedicated,
+    dense,
+    easy_vqa,
+    policy,
+    stage_a,
+    stage_b,
+    universal,
+)
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.models import variants
@@ -25,6 +34,7 @@ from visor_jax.training.parameter_groups import ParameterGroup, group_of_paths
 CONFIGS = {
     "dedicated": (dedicated, ("none", "all", "sa2:1,5")),
     "dense": (dense, common.PRESETS),
+    "easy_vqa": (easy_vqa, easy_vqa.PRESETS),
     "policy": (policy, [f"{k},{p}" for k in OBJECTIVES for p in common.PRESETS]),
     "stage_a": (stage_a, common.PRESETS),
     "stage_b": (stage_b, common.PRESETS),
@@ -84,6 +94,7 @@ def test_every_configuration_is_tried():
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
     assert files - {"common", "__init__"} == set(CONFIGS)
     used = {common.base(preset).model.variant for preset in common.PRESETS}
+    used.add(easy_vqa.get_config().model.variant)
     assert used == set(variants.VARIANTS)
 
 
@@ -95,7 +106,7 @@ def test_every_trained_parameter_is_in_the_group_it_is_meant_for(name, argument)
     run = read(CONFIGS[name][0].get_config(argument))
     check_groups(run)
     found = group_of_paths(trained_shapes(run), run.optimizer.groups)
-    published = not common.draws_its_data(run.preset)
+    published = run.preset.startswith("llava")
     grouped = run.task == "universal" and published and name != "stage_a"
     assert bool(run.optimizer.groups) == grouped
     assert found == {path: group_by_name(path, grouped) for path in found}

@@ -2,9 +2,10 @@
 
 `llava_ov_0p5b` and `llava_ov_7b` have the exact shapes of the published LLaVA-OneVision
 checkpoints. `mini` is the same network small enough to learn to read a page on two CPU
-cores (the embedded benchmark).
+cores (the embedded benchmark); `mini_pictures` reads small pictures instead.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 from visor_jax.layer_plan import LayerPlan
@@ -70,6 +71,20 @@ def mini(*, vocab_size: int = 64) -> VLMConfig:
     )
 
 
+def mini_pictures() -> VLMConfig:
+    """Returns `mini` in LLaVA-OneVision's form, for pictures of 64 pixels.
+
+    105 image tokens: 49 of the whole picture, 56 of its one tile with its newlines.
+    """
+    config = mini(vocab_size=512)
+    return config.replace(
+        vision=dataclasses.replace(config.vision, image_size=64, patch_size=9),
+        decoder=dataclasses.replace(config.decoder, max_positions=1024),
+        image_newline=True,
+        reading_layers=(),
+    )
+
+
 def llava_ov_0p5b() -> VLMConfig:
     """Returns LLaVA-OneVision 0.5B with 8 CROSS and 7 SELF layers of 24."""
     return VLMConfig(
@@ -128,6 +143,7 @@ def visor_plan(num_layers: int) -> LayerPlan:
 
 VARIANTS: dict[str, Callable[[], VLMConfig]] = {
     "mini": mini,
+    "mini_pictures": mini_pictures,
     "llava_ov_0p5b": llava_ov_0p5b,
     "llava_ov_7b": llava_ov_7b,
 }

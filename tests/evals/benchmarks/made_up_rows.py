@@ -169,8 +169,19 @@ def _mme(n: int) -> Row:
     )
 
 
+def _easy_vqa(n: int) -> Row:
+    cells = {
+        **{"index": f"test-{n}", "image_id": picture_of(n)},
+        **{"category": ("colour", "shape")[n % 2], "question": f"what is {n}?"},
+        "answer": f"thing {n}",
+    }
+    table = {name: str(cell) for name, cell in cells.items()}
+    return Row(cells, table, f"what is {n}?{SHORT}", f"Thing {n}.")
+
+
 MAKERS: dict[str, Callable[[int], Row]] = {
     **{"docvqa": _document, "infovqa": _document, "chartqa": _chartqa},
     **{"ocrbench": _ocrbench, "textvqa": _textvqa, "vqav2": _vqav2},
     **{"vizwiz": _vizwiz, "gqa": _gqa, "pope": _pope, "mme": _mme},
+    **{"easy_vqa": _easy_vqa, "easy_vqa_dev": _easy_vqa},
 }

@@ -162,4 +162,4 @@ def test_what_is_asked_is_what_is_identified(data):
 def test_an_unknown_benchmark_names_the_known_ones():
     with pytest.raises(ValueError, match=r"'docvqua'; known are docvqa, infovqa"):
         definition_of("docvqua")
-    assert len(BENCHMARKS) == 18
+    assert len(BENCHMARKS) == 20

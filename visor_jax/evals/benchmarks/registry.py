@@ -5,6 +5,7 @@
 
 from visor_jax.evals.benchmarks.chartqa import CHARTQA
 from visor_jax.evals.benchmarks.documents import DOCVQA, INFOVQA
+from visor_jax.evals.benchmarks.easy_vqa import EASY_VQA, EASY_VQA_DEV
 from visor_jax.evals.benchmarks.gqa import GQA
 from visor_jax.evals.benchmarks.lettered import (
     AI2D,
@@ -25,6 +26,7 @@ from visor_jax.evals.tables.definition import Definition
 _ALL: tuple[Definition, ...] = (
     *(DOCVQA, INFOVQA, CHARTQA, OCRBENCH, TEXTVQA, GQA, SCIENCEQA, POPE, MME),
     *(MMBENCH, AI2D, REALWORLDQA, MMSTAR, SEED, VQAV2, VIZWIZ, MMMU, MATHVISTA),
+    *(EASY_VQA, EASY_VQA_DEV),
 )
 BENCHMARKS: dict[str, Definition] = {each.name: each for each in _ALL}
 

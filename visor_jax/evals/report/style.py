@@ -7,10 +7,12 @@ apart; no picture relies on colour alone.
 import io
 import logging
 from pathlib import Path
+from typing import BinaryIO
 
 # Announces on stderr that it builds its font cache, once per machine.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
+import matplotlib  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -61,3 +63,14 @@ def plain_axes(axes: Axes) -> None:
 def save(drawing: Figure, file: Path) -> None:
     """Writes the figure as PNG, in place of what was there."""
     atomic_write.write_file(file, lambda stream: drawing.savefig(stream, format="png"))
+
+
+def save_svg(drawing: Figure, file: Path) -> None:
+    """Writes the figure as SVG: the same bytes for the same figure, texts as texts."""
+    settings = {"svg.hashsalt": "visor_jax", "svg.fonttype": "none"}
+
+    def write(stream: BinaryIO) -> None:
+        with matplotlib.rc_context(settings):
+            drawing.savefig(stream, format="svg", metadata={"Date": None})
+
+    atomic_write.write_file(file, write)

@@ -38,6 +38,7 @@ class Definition:
     read: a question of a row and its number; None for a row that is not asked.
     score: of one answer. figures: of the answers together, for the categories that
     there are, the headline first. new_tokens: most tokens of an answer.
+    made_by: the command that writes its files; "" for those of the hub.
     count: questions, as published; None if nobody counted. whole_groups: a limit takes
     all questions of a group or none.
     """
@@ -59,3 +60,4 @@ class Definition:
     picture_source: Source | None = None
     picture_key: Mapping[str, str] = dataclasses.field(default_factory=dict)
     whole_groups: bool = False
+    made_by: str = ""

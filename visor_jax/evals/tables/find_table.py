@@ -125,6 +125,9 @@ def _fits(definition: Definition, table: Table) -> bool:
 
 
 def _remedy(definition: Definition, folder: Path) -> str:
+    if definition.made_by:
+        command = definition.made_by.replace("FOLDER", str(folder))
+        return f"Nothing is fetched from the net: make it by {command}."
     source = definition.source
     config = f", configuration {source.config}" if source.config else ""
     table = f", or VLMEvalKit's {definition.tsv}.tsv" if definition.tsv_columns else ""

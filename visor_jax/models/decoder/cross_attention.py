@@ -76,6 +76,12 @@ class CrossAttention(nn.Module):
         """
         if image_kv.keys.shape[1] == 0:
             return text.hidden
+        return text.hidden + self.added(text, image_kv, image_tags)
+
+    def added(
+        self, text: TokenStream, image_kv: KeyValues, image_tags: TokenTags
+    ) -> Float[Array, "B T D"]:
+        """Returns what looking at an image adds to the text; 0 where none is seen."""
         queries = self._queries(text)
         form = form_between(text.tags, image_tags)
         part = KeyPart(image_kv.keys, image_kv.values, image_tags, form)
@@ -83,7 +89,7 @@ class CrossAttention(nn.Module):
         sees_image = sees_shared(text.tags, image_tags)
         merged = mixed.reshape(*mixed.shape[:2], self.decoder.heads_width)
         looked = self.o_proj(merged)
-        return text.hidden + jnp.where(sees_image[..., None], looked, 0)
+        return jnp.where(sees_image[..., None], looked, 0)
 
     def look(
         self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]

@@ -148,15 +148,24 @@ class DecoderLayer(nn.Module):
         See `token_reducer.Look`. Only these rows are computed, and nothing of them is
         used by the layer.
         """
-        asked = self._normed(text.take(rows))
-        # Weights alone: there are no values to mix.
-        keys = [
+        asked = text.take(rows)
+        queries, keys = self.asking(asked), self.asked(image, text)
+        return attention_weights(queries, keys, asked.tags)[..., : image.length]
+
+    def asking(self, text: TokenStream) -> Float[Array, "B T N H"]:
+        """Returns the text tokens' queries in this layer's attention."""
+        return self.self_attn.queries(self._normed(text))
+
+    def asked(self, image: TokenStream, text: TokenStream) -> list[KeyPart]:
+        """Returns the keys of both streams in this layer's attention.
+
+        For weights alone: there are no values to mix, keys stand in their place.
+        """
+        return [
             KeyPart(key, key, stream.tags)
             for stream in (image, text)
             for key in [self.self_attn.keys(self._normed(stream))]
         ]
-        weights = attention_weights(self.self_attn.queries(asked), keys, asked.tags)
-        return weights[..., : image.length]
 
     def _normed(self, x: TokenStream) -> TokenStream:
         return x.replace(hidden=self.input_layernorm(x.hidden))

@@ -1,0 +1,69 @@
+"""easy-VQA: a public benchmark that a mini network learns on two CPU cores.
+
+    python -m visor_jax.convert.easy_vqa --out=data/easy_vqa
+    python -m visor_jax.train --config=configs/easy_vqa.py
+    python -m visor_jax.train --config=configs/easy_vqa.py:dense
+
+The network is `mini` in LLaVA-OneVision's form: pictures are read at their own 64
+pixels, neither enlarged nor padded, whole and as one tile (105 image tokens), and
+nothing is trained before.
+"""
+
+import ml_collections
+
+from configs import common
+
+PRESETS = ("universal", "dense")
+_STEPS = 2400
+
+
+def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
+    """Returns the configuration of the universal or the dense network."""
+    if preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}: choose one of {list(PRESETS)}.")
+    config = common.base("mini")
+    config.preset = "easy_vqa"
+    config.task = "universal"
+    config.label = preset
+    config.model.variant = "mini_pictures"
+    config.data = _data()
+    # The mini network's tower is taught on drawn pages, this one's with the rest.
+    del config.tower
+    config.tower = ml_collections.config_dict.placeholder(dict)
+    config.objective.reading_weight = 0.0
+    config.loop.steps = _STEPS
+    if preset == "dense":
+        config.model = {"variant": "mini_pictures", "plan": "dense"}
+        config.budgets = ("all",)
+        # A dense step takes longer: about the time of the universal network's steps.
+        config.loop.steps = _STEPS * 22 // 36
+        config.budget_phases = ((1.0, {"all": 1.0}),)
+        return config
+    config.budgets = ("every",)
+    config.budget_phases = (
+        (0.38, {"all": 1.0}),
+        (1.0, {"all": 0.3, "none": 0.4, "any": 0.3}),
+    )
+    return config
+
+
+def _data() -> dict:
+    return {
+        "kind": "conversations",
+        # Rows: of a picture and all questions about it, nine or ten.
+        "batch_size": 8,
+        "path": "data/easy_vqa/train",
+        "cache": ml_collections.config_dict.placeholder(str),
+        "processor": "data/easy_vqa/processor",
+        "template": "qwen_1_5",
+        "supervision": "assistant",
+        "max_length": ml_collections.config_dict.placeholder(int),
+        "too_long": "drop",
+        "max_left_out": 0.0,
+        "text_lengths": (320,),
+        "max_images": 1,
+        "pack": True,
+        "workers": 0,
+        "threads": 1,
+        "max_bad_records": 0,
+    }

@@ -1,0 +1,53 @@
+"""Tokenizer and processor files of a small network that is trained on easy-VQA.
+
+In the form of LLaVA-OneVision's. Any text can be written in the tokens: bytes, merged
+to whole words of the questions, so that each of those is one token.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from visor_jax.data.prompts.chat_template import END, START, SYSTEM_MESSAGE
+from visor_jax.data.prompts.messages import IMAGE, VIDEO
+
+PAD = "<|endoftext|>"
+# Bytes, special tokens and room for merges; the words of the questions need fewer.
+VOCABULARY = 512
+# What stands around the words in a prompt.
+_TEMPLATE = (f"system\n{SYSTEM_MESSAGE}", "user\n", "assistant\n")
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Returns a tokenizer whose words are those of the texts; the same for the same."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    pairs = Tokenizer(models.BPE())
+    pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pairs.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END, IMAGE, VIDEO],
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    pairs.train_from_iterator([*_TEMPLATE, *texts], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=pairs, eos_token=END, pad_token=PAD)
+
+
+def write_processor(folder: Path, texts: Iterable[str], *, side: int) -> None:
+    """Writes tokenizer and image processor; side: of a picture, in pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_tokenizer(texts).save_pretrained(folder)
+    # Grids of crops are the default: a square picture is read whole and as one tile.
+    image_processor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "processor_class": "LlavaOnevisionProcessor",
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"height": side, "width": side},
+    }
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(image_processor, indent=2) + "\n")

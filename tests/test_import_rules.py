@@ -61,7 +61,7 @@ _METHODS = (
     *LAYER_0,
 )
 _STUDIES = (
-    *("inference", "policy", "token_reduction", "data", "flops", "models"),
+    *("inference", "policy", "token_reduction", "data", "flops", "models", "sharding"),
     *LAYER_0,
 )
 _BELOW_THE_TASKS = (
@@ -88,7 +88,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "token_reduction": (*_METHODS, "models.vision.crop_features"),
     # Features come from the streams behind the trunk; scores run the network behind it
     # at every budget, for training and evaluation alike; a budget's cost is its FLOPs.
-    "policy": _METHODS,
+    # Programs run on the mesh of their parameters.
+    "policy": (*_METHODS, "sharding"),
     # Of imported networks: which parameters there are, and values for new ones. What
     # lies beside the weights says how text and pictures are read. A policy is stored
     # beside its network, and read with it.
@@ -105,8 +106,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Looks at the streams between layers, as the layers do, while a network answers the
     # questions of a benchmark; drawn as reports are.
     "analysis": (*_STUDIES, "ops", "evals"),
-    # Formulas, like those of FLOPs, beside the shapes of the step that they describe.
-    "plan": (*LAYERS_0_TO_4, "training"),
+    # Formulas, like those of FLOPs, beside the shapes of what they describe.
+    "plan": (*LAYERS_0_TO_4, "training", "inference"),
     "settings": _BELOW_THE_TASKS,
     "tasks": (*_BELOW_THE_TASKS, "settings"),
     "commands": _BELOW_THE_TASKS,

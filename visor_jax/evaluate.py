@@ -56,6 +56,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
     answer_flags.define_reduce_flag()
+    answer_flags.define_mesh_flag()
     benchmark_flags.define_benchmark_flags()
 
 
@@ -69,6 +70,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import read_metadata
@@ -115,6 +117,7 @@ def evaluate_checkpoints(
     costs: Sequence[float] | None = None,
     reduce: str | None = None,
     cascade: str | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json after writing the report of all checkpoints.
 
@@ -129,13 +132,14 @@ def evaluate_checkpoints(
         and 10.
       reduce: drops image tokens in all of them (`token_reduction.registry`).
       cascade: of the universal networks; None for no row of one.
+      mesh: that each network is split over; None for one device.
 
     Raises:
       ValueError: for anything the user can mend, before any network runs.
       OSError: if the folder cannot be made.
     """
     asked = AskedBudgets(universal=budgets, untrained=untrained)
-    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs, reduce)
+    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs, reduce, mesh)
     cascades = _cascades(checkpoints, cascade)
     with owned_folder(folder, remedy=_REMEDY):
         report, _ = _evaluate(
@@ -173,6 +177,7 @@ def _prepare(
     split: str,
     costs: Sequence[float] | None,
     reduce: str | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[list[EvaluatedCheckpoint], Path]:
     """Returns the checkpoints, each read once, and the folder of the report."""
     split_id(split)
@@ -200,7 +205,7 @@ def _prepare(
     folder = Path(out) if out is not None else Path(paths[0]) / "report"
     output_place.check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = [read_checkpoint(path, asked, reduce) for path in paths]
+    checkpoints = [read_checkpoint(path, asked, reduce, mesh) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])
     return checkpoints, folder
 
@@ -266,13 +271,8 @@ def main(arguments: list[str]) -> None:
         costs = _numbers(asked.cost)
         names = AskedBudgets(universal=asked.budgets, untrained=asked.untrained)
         checkpoints, out = _prepare(
-            asked.checkpoint,
-            asked.out,
-            asked.pages,
-            names,
-            asked.split,
-            costs,
-            asked.reduce,
+            *(asked.checkpoint, asked.out, asked.pages, names, asked.split, costs),
+            *(asked.reduce, answer_flags.mesh_of(asked)),
         )
         cascades = _cascades(checkpoints, asked.cascade)
     total = num_budgets(checkpoints) * asked.pages

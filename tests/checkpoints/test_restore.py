@@ -15,7 +15,12 @@ import pytest
 from tests.checkpoints.saved import load_checkpoint
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager
-from visor_jax.checkpoints.restore import newest_readable, read_arrays, read_metadata
+from visor_jax.checkpoints.restore import (
+    gb_at_once,
+    newest_readable,
+    read_arrays,
+    read_metadata,
+)
 
 _ROOT = Path(__file__).parents[2]
 METADATA = {"model": {}, "budgets": ["sa0"], "task": "universal", "metrics_offset": 0}
@@ -250,3 +255,13 @@ def test_run_killed_while_saving_opens_at_the_step_before(tmp_path):
     assert load_checkpoint(tmp_path).step == 2
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["1", "2"]
+
+
+def test_so_much_is_read_at_once_as_the_largest_array_needs():
+    small, large = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8,), (10**9, 2))
+    )
+    assert gb_at_once({"a": small, "b": {"c": small}}) == 4
+    # It may be stored in float32: 8 GB, and there has to be more room than that.
+    assert gb_at_once({"a": small, "b": {"c": large}}) == 9
+    assert gb_at_once({}) == 4

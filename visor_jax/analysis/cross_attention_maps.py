@@ -17,7 +17,7 @@ from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 
 def cross_attention_maps(
@@ -69,7 +69,7 @@ def first_crop_map(
     return flat.reshape(patches_per_side, patches_per_side)
 
 
-@bounded_jit(static_argnames=("model", "gates"))
+@mesh_jit(static_argnames=("model", "gates"))
 def _maps(
     params: Any, batch: Batch, *, model: VLM, gates: tuple[StaticGate, ...]
 ) -> dict[int, Array]:

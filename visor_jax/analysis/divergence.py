@@ -20,7 +20,7 @@ from visor_jax.inference.generation.finite import why_not_finite
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -71,7 +71,7 @@ class Divergence:
         return _log_probs(network.params, batch, levels, model=network.vlm)
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _log_probs(
     params: Params, batch: Batch, levels: Int[Array, "S"], *, model: VLM
 ) -> Float[Array, "B W"]:
@@ -85,7 +85,7 @@ def _log_probs(
     return jax.nn.log_softmax(model.apply({"params": params}, method=run))
 
 
-@bounded_jit()
+@mesh_jit()
 def _divergence(
     reference: Float[Array, "B W"], found: Float[Array, "B W"]
 ) -> Float[Array, "B"]:

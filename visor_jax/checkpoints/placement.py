@@ -4,14 +4,13 @@ from typing import Any
 
 import jax
 
+from visor_jax.sharding.mesh import AnyMesh
 from visor_jax.sharding.param_rules import param_shardings
 
 Params = Any
 
 
-def placed(
-    shapes: Params, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
-) -> Params:
+def placed(shapes: Params, *, dtype: Any = None, mesh: AnyMesh | None = None) -> Params:
     """Returns `jax.ShapeDtypeStruct`s of parameters as they are to be read.
 
     Args:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from visor_jax.checkpoints.tree_report import differences
 
 Result = TypeVar("Result")
 
+# As much as one file of a large checkpoint holds.
+_GB_AT_ONCE = 4
 _logger = logging.getLogger(__name__)
 
 
@@ -148,9 +151,19 @@ def read_part(step: epath.Path, item: str, abstract: Any) -> Any:
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
     )
-    checkpointer = _reader(ocp.PyTreeCheckpointHandler())
-    with checkpointer, _reading(step, item):
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gb_at_once(target))
+    with _reader(handler) as checkpointer, _reading(step, item):
         return checkpointer.restore(step / item, args=restore)
+
+
+def gb_at_once(arrays: Any) -> int:
+    """Returns how many GB of arrays are read at once: on their way they are in this
+    host's memory, whatever devices they go to.
+
+    More than the largest of them takes, of 4 bytes a number; less would be refused.
+    """
+    largest = max((math.prod(x.shape) for x in jax.tree.leaves(arrays)), default=0)
+    return max(_GB_AT_ONCE, 1 + 4 * largest // 10**9)
 
 
 def list_arrays(step: epath.Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:

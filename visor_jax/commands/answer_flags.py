@@ -15,6 +15,7 @@ from visor_jax.models.config import COMPUTE_DTYPES
 from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jaxtyping import Array, Key
 
     from visor_jax.data.buckets import Bucket, Buckets
@@ -32,6 +33,33 @@ def define_network_flags() -> None:
         "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
     define_reduce_flag()
+    define_mesh_flag()
+
+
+def define_mesh_flag() -> None:
+    """Declares over which devices a network is split."""
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "Split it over all devices, DATA,FSDP,TENSOR: prompts and slots over data and "
+        "fsdp, parameters over fsdp and tensor; one may be -1. Default: one device.",
+    )
+
+
+def mesh_of(options: Any) -> "Mesh | None":
+    """Returns the mesh that the flags ask for, None for one device.
+
+    Raises:
+      ValueError: for what is no mesh, or does not fit the devices.
+    """
+    if options.mesh is None:
+        return None
+    from visor_jax.sharding.mesh import MeshSettings, make_mesh
+
+    try:
+        return make_mesh(MeshSettings.parse(options.mesh))
+    except ValueError as error:
+        raise ValueError(f"--mesh={options.mesh}: {error}") from error
 
 
 def define_reduce_flag() -> None:
@@ -93,6 +121,7 @@ def load_network(options: Any) -> "VisorModel":
         chat_template=options.chat_template,
         revision=options.revision,
         reduce=options.reduce,
+        mesh=mesh_of(options),
     )
 
 

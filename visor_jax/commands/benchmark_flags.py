@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax.commands import command_line
+from visor_jax.commands import answer_flags, command_line
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
 
@@ -189,6 +189,7 @@ def _prepared(options: Any, benchmarks: list[Any], folder: Path) -> list[Any]:
         dtype=options.dtype,
         chat_template=options.chat_template,
         reduce=options.reduce,
+        mesh=answer_flags.mesh_of(options),
     )
     budget = budget_name(options.budget, model.budgets, model.cascade)
     cost = _cost(options)

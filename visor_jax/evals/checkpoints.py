@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.evals.report.rows import RunFacts
@@ -124,16 +126,20 @@ def check_description(
 
 
 def read_checkpoint(
-    path: str, asked: AskedBudgets, reduce: str | None = None
+    path: str,
+    asked: AskedBudgets,
+    reduce: str | None = None,
+    mesh: Mesh | None = None,
 ) -> EvaluatedCheckpoint:
     """Returns what a checkpoint holds, description and parameters of the same step.
 
     reduce: of all checkpoints of an evaluation alike (`token_reduction.registry`).
+    mesh: that each of them is split over.
 
     Raises:
       ValueError: if it cannot be read, or shown in a report.
     """
-    network = open_network(path, reduce=reduce)
+    network = open_network(path, reduce=reduce, mesh=mesh)
     metadata, policy = network.metadata, network.policy
     _, chosen = check_description(path, metadata, asked)
     return EvaluatedCheckpoint(

@@ -38,7 +38,7 @@ from visor_jax.layer_plan import StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.packed_answers import PackedAnswers
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 # Called with (answers so far, of how many).
@@ -92,7 +92,7 @@ def check_plan(config: VLMConfig, budgets: BudgetSet) -> None:
         )
 
 
-@bounded_jit(static_argnames=("model", "gates"))
+@mesh_jit(static_argnames=("model", "gates"))
 def next_tokens(
     model: VLM, params: Params, batch: Batch, gates: tuple[StaticGate, ...]
 ) -> Int[Array, "B T"]:

@@ -29,12 +29,12 @@ from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vlm import VLM
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
 
-@bounded_jit(static_argnames=("model", "gates"))
+@mesh_jit(static_argnames=("model", "gates"))
 def batch_logits(
     params: Params, batch: Batch, *, model: VLM, gates: tuple[StaticGate, ...]
 ) -> Float[Array, "B T W"]:

@@ -25,6 +25,7 @@ from visor_jax.models.vision.projector import Projector
 from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.ops.gating import Gates
 from visor_jax.ops.linear import Dense, flat_dot_general
+from visor_jax.ops.logical_axes import constrained
 from visor_jax.ops.masks import TokenTags
 
 
@@ -97,9 +98,7 @@ class VLM(nn.Module):
         streams[ENTRY] = begun.image
         reading_logits = {layer: self._read(layer, streams[layer]) for layer in wanted}
         # The largest array of a training step.
-        logits = nn.with_logical_constraint(
-            self.logits(done.text), (axes.BATCH, None, axes.VOCAB)
-        )
+        logits = constrained(self.logits(done.text), (axes.BATCH, None, axes.VOCAB))
         return VLMOutput(logits, reading_logits)
 
     def encode_image(

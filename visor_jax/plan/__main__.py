@@ -5,17 +5,20 @@
         --batch_size=64 --crops=10 --image_tokens=7424 --text_tokens=1024 --device=v5p
     python -m visor_jax.plan --config=configs/universal.py:llava_ov_0p5b --mesh=1,8,1 \
         --batch_size=8 --crops=2 --image_tokens=1485 --text_tokens=512 --compile
+    python -m visor_jax.plan --config=configs/universal.py:llava_ov_7b --mesh=2,1,4 \
+        --answers --dtype=bfloat16 --device=v5e
 
 No accelerator is needed and nothing is allocated: state and batch are counted from
 their shapes and shardings, activations by formula (`activations`). `--compile` compiles
 the step for as many simulated devices and prints what the compiler reserves: minutes
 for a real network. That compiler is the CPU's; an accelerator's schedules differently,
-and the CPU's computes bfloat16 products in float32.
+and the CPU's computes bfloat16 products in float32. `--answers` plans a network that
+answers (`answer_bytes`), of a configuration or a --checkpoint; by default on one.
 """
 
 from absl import flags
 
-from visor_jax.commands import command_line, config_flag
+from visor_jax.commands import command_line, config_flag, plan_flags
 
 
 def define_flags() -> None:
@@ -32,6 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
     flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
     flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
+    plan_flags.define_answer_flags()
 
 
 if __name__ == "__main__":
@@ -59,8 +63,10 @@ from visor_jax.plan.abstract_step import (
     planned_batch,
     planned_state,
 )
-from visor_jax.plan.accelerators import ACCELERATORS, accelerator
+from visor_jax.plan.accelerators import ACCELERATORS, Accelerator, accelerator
 from visor_jax.plan.activations import DeviceBatch
+from visor_jax.plan.answers import planned
+from visor_jax.plan.mesh_flag import read_mesh
 from visor_jax.plan.step_bytes import StepBytes, step_bytes
 from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
 from visor_jax.settings.read import read_settings
@@ -191,29 +197,6 @@ def largest_bucket(run: UniversalSettings) -> Bucket:
     ).all[-1]
 
 
-def read_mesh(text: str | None, configured: MeshSettings) -> tuple[int, int, int]:
-    """Returns (data, fsdp, tensor) of "8,4,1", or of the configuration.
-
-    Raises:
-      ValueError: unless these are three numbers of at least 1.
-    """
-    if text is None:
-        sizes = dataclasses.astuple(configured)
-        if -1 in sizes:
-            raise ValueError(
-                f"The configuration's mesh {sizes} takes what devices there are, and a "
-                "plan has none: add --mesh=DATA,FSDP,TENSOR, e.g. --mesh=8,4,1."
-            )
-        return sizes
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(
-            f"--mesh={text}: three numbers of at least 1 are needed, DATA,FSDP,TENSOR."
-        )
-    data, fsdp, tensor = map(int, parts)
-    return data, fsdp, tensor
-
-
 def read_plan(
     run: UniversalSettings, sizes: tuple[int, int, int], options: Any
 ) -> Plan:
@@ -255,11 +238,36 @@ def describe(plan: Plan) -> str:
     )
 
 
+def _devices(options: Any) -> list[Accelerator]:
+    if options.device is None:
+        return list(ACCELERATORS.values())
+    return [accelerator(options.device)]
+
+
+def _planned_answers(options: Any) -> str:
+    """Returns the plan of a network that answers. Raises ValueError for bad values."""
+    plan_flags.check_no_training(options)
+    jax.config.update("jax_platforms", "cpu")
+    devices = _devices(options)
+    if options.checkpoint is not None:
+        return planned(options, options.checkpoint, None, {}, devices)
+    run = read_settings(config_flag.config_of(options), data_needed=False)
+    name, network = f"{run.label} {run.preset}", (run.model, run.budgets)
+    lengths = dataclasses.asdict(read_shape(run, options))
+    return planned(options, name, network, lengths, devices)
+
+
 def main(arguments: list[str]) -> None:
     """Prints the plan, and with --compile what the compiler says."""
     del arguments
     options = flags.FLAGS
+    if options.answers:
+        with command_line.user_errors():
+            text = _planned_answers(options)
+        print(text)
+        return
     with command_line.user_errors():
+        plan_flags.check_no_answers(options)
         run = read_settings(config_flag.config_of(options), data_needed=False)
         if run.task != "universal":
             raise ValueError(f"task={run.task!r}: only universal training is planned.")
@@ -268,9 +276,7 @@ def main(arguments: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         if options.compile:
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))
-        devices = (
-            [accelerator(options.device)] if options.device else ACCELERATORS.values()
-        )
+        devices = _devices(options)
         plan = read_plan(run, sizes, options)
         state = plan.state()
     columns = {ANY_BUDGET: plan.bytes(state, None)}

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from visor_jax.batch import Batch
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -120,7 +120,7 @@ def policy_logits(
     return PolicyNetwork(config).apply({"params": params}, features)
 
 
-@bounded_jit(static_argnames=("model", "config"))
+@mesh_jit(static_argnames=("model", "config"))
 def prompt_logits(
     params: Params,
     policy: Params,

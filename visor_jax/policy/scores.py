@@ -21,7 +21,7 @@ from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.packed_answers import PackedAnswers
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -101,7 +101,7 @@ def score_batch(
     )
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _trunk(
     params: Params, batch: Batch, slots: Int[Array, "B R"], *, model: VLM
 ) -> tuple[DecoderState, PolicyFeatures]:
@@ -110,7 +110,7 @@ def _trunk(
     return trunk, policy_features(trunk, slots)
 
 
-@bounded_jit(static_argnames=("model", "gates"))
+@mesh_jit(static_argnames=("model", "gates"))
 def _score(
     params: Params,
     trunk: DecoderState,

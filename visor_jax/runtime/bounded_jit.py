@@ -7,11 +7,12 @@ static arguments and shapes is a `jax.jit` of its own; the longest unused goes, 
 XLA compiled for it goes with it. Asked for again, it is compiled again.
 """
 
+import contextlib
 import functools
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,23 +53,35 @@ _programs: Held[Hashable, Callable[..., Any]] = Held(
 )
 
 
+# Of a call's arguments that are not static, by name: the context that it runs in.
+Context = Callable[[Mapping[str, Any]], contextlib.AbstractContextManager[None]]
+
+
 def bounded_jit(
-    *, static_argnames: Sequence[str] = ()
+    *,
+    static_argnames: Sequence[str] = (),
+    context: Context = lambda given: contextlib.nullcontext(),
 ) -> Callable[[Callable[..., Any]], "BoundedJit"]:
-    """Returns a decorator: `jax.jit` with these static arguments, bounded in number."""
-    return lambda function: BoundedJit(function, tuple(static_argnames))
+    """Returns a decorator: `jax.jit` with these static arguments, bounded in number.
+
+    context: that every call is made in, and its program is traced and compiled in.
+    """
+    return lambda function: BoundedJit(function, tuple(static_argnames), context)
 
 
 class BoundedJit:
     """A function whose programs count against the bound of the process."""
 
     def __init__(
-        self, function: Callable[..., Any], static_argnames: tuple[str, ...]
+        self,
+        function: Callable[..., Any],
+        static_argnames: tuple[str, ...],
+        context: Context,
     ) -> None:
         """Compiles nothing yet."""
         functools.update_wrapper(self, function)
         self._function, self._static_argnames = function, static_argnames
-        self._signature = inspect.signature(function)
+        self._context, self._signature = context, inspect.signature(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, from a program that is kept or new."""
@@ -82,7 +95,8 @@ class BoundedJit:
             program = _programs.get(key)
             if program is None:
                 program = _programs.put(key, 0, lambda: self._jitted(static))
-        return program(**given)
+        with self._context(given):
+            return program(**given)
 
     def cache_size(self) -> int:
         """Returns how many programs of this function are kept."""

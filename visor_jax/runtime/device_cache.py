@@ -1,6 +1,7 @@
 """Device arrays by key within a bound of bytes; the longest unused goes first."""
 
 import collections
+import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -11,8 +12,16 @@ V = TypeVar("V")
 
 
 def num_bytes_of(arrays: Any) -> int:
-    """Returns the bytes of a tree of arrays, or of their shapes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+    """Returns the bytes on a device of a tree of arrays, or of their shapes."""
+    return sum(_size(x) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+
+
+def _size(x: Any) -> int:
+    """Returns how many numbers of an array a device holds."""
+    sharding = getattr(x, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return math.prod(sharding.shard_shape(x.shape))
+    return x.size
 
 
 class Held(Generic[K, V]):

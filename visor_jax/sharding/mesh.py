@@ -34,6 +34,21 @@ class MeshSettings:
         if sum(v == -1 for v in sizes.values()) > 1:
             raise ValueError(f"Only one mesh axis may be -1, got {sizes}.")
 
+    @classmethod
+    def parse(cls, text: str) -> "MeshSettings":
+        """Returns the settings of "2,1,4". Raises ValueError for anything else."""
+        parts = text.split(",")
+        try:
+            sizes = [int(part) for part in parts]
+        except ValueError:
+            sizes = []
+        if len(sizes) != len(MESH_AXES):
+            raise ValueError(
+                f"{text!r} is no mesh: three numbers are needed, DATA,FSDP,TENSOR, "
+                "such as 2,1,4; one of them may be -1 for the devices that are left."
+            )
+        return cls(**dict(zip(MESH_AXES, sizes, strict=True)))
+
 
 def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
     """Returns the mesh over the devices of all processes.
@@ -86,6 +101,18 @@ def as_mesh(mesh: MeshSettings | jax.sharding.Mesh) -> jax.sharding.Mesh:
         )
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     return jax.sharding.Mesh(mesh.devices, MESH_AXES, axis_types=auto)
+
+
+def check_heads(heads: int, mesh: AnyMesh) -> None:
+    """Raises ValueError for query heads that the axis tensor does not divide."""
+    tensor = mesh.shape["tensor"]
+    if heads % tensor:
+        possible = [n for n in range(1, heads + 1) if heads % n == 0]
+        raise ValueError(
+            f"The decoder's {heads} query heads do not split over tensor {tensor} of "
+            f"the mesh: choose one of {possible} and give the other devices to data or "
+            "fsdp."
+        )
 
 
 def describe_mesh(mesh: jax.sharding.Mesh) -> str:

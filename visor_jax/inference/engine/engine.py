@@ -137,6 +137,7 @@ class Engine:
         )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key
+        key = self.shapes.placement.put(key, self.shapes.placement.whole(key))
         return Scheduler(
             self.programs,
             self.processor,

@@ -6,8 +6,6 @@ and values of these. Both depend on the image alone.
 
 from collections.abc import Hashable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from visor_jax.data.buckets import Bucket
@@ -81,8 +79,6 @@ class ImageCache:
         """Returns an image that a mask hides: no tower for a prompt without image."""
         shape = image_shape(bucket)
         if shape not in self._blank:
-            image = self._programs.shapes.abstract_image(bucket)
-            self._blank[shape] = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), image
-            )
+            shapes = self._programs.shapes
+            self._blank[shape] = shapes.placement.zeros(shapes.abstract_image(bucket))
         return self._blank[shape]

@@ -1,9 +1,9 @@
 """The shapes of what the engine holds on the device, and how much of it fits.
 
-Memory is bounded by `EngineConfig.memory_bytes`, in fixed shares: half for slots, the
-rest for rows that wait and for images. A bucket whose slots or rows are too large for
-all that were wished for gets fewer, always the same number, so that programs are known
-ahead:
+A device's memory is bounded by `EngineConfig.memory_bytes`, in fixed shares: half for
+slots, the rest for rows that wait and for images. A bucket whose slots or rows are too
+large for all that were wished for gets fewer, always the same number, so that programs
+are known ahead:
 
     slots of budget sa1:3, 240 MB each, share 2 GB     16 wished    8 there
     rows that wait, 60 MB each, share 1 GB             32 wished   17 there
@@ -29,6 +29,7 @@ from visor_jax.inference.engine.packed_prompts import (
     image_shape,
     row_arrays,
 )
+from visor_jax.inference.engine.placement import Placement
 from visor_jax.inference.engine.slots import (
     Admission,
     Admitted,
@@ -42,8 +43,10 @@ from visor_jax.inference.generation.prefill_parts import (
     encode_images,
     prefill_trunk,
 )
+from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.device_cache import num_bytes_of
+from visor_jax.sharding.programs import mesh_of
 
 Params = Any
 Array = Any
@@ -93,6 +96,7 @@ class ProgramShapes:
         self.engine_config, self.rules = engine_config, rules
         self._keep_images, self.scored = keep_images, scored
         self._params = jax.eval_shape(lambda: params)
+        self.placement = Placement(mesh_of(params))
         remembered = functools.lru_cache(_MOST_SHAPES)
         self._row = remembered(self._row_shapes)
         self.slots = remembered(self._num_slots)
@@ -143,6 +147,18 @@ class ProgramShapes:
 
     def new_slots(self, budget: Budget, bucket: Bucket, count: int) -> DecodeState:
         """Returns free slots."""
+        if self.placement.mesh is None:
+            return self._free_slots(budget, bucket, count)
+        # An empty cache is nothing but zeros, and never whole on one device.
+        shapes = self.abstract_slots(budget, bucket, count)
+        cache = self.placement.zeros(shapes.cache)
+        return self.placement.put(
+            self._free_slots(budget, bucket, count, cache), shapes
+        )
+
+    def _free_slots(
+        self, budget: Budget, bucket: Bucket, count: int, cache: KVCache | None = None
+    ) -> DecodeState:
         return free_slots(
             self.model.config,
             budget.gates(self.model.config.plan),
@@ -152,6 +168,7 @@ class ProgramShapes:
             image_tokens=bucket.image_tokens,
             new_tokens=self.engine_config.new_tokens,
             scored=self.scored,
+            cache=cache,
         )
 
     def abstract_slots(
@@ -159,7 +176,8 @@ class ProgramShapes:
     ) -> DecodeState:
         """Returns the shapes of a budget's slots; count: None for all that fit."""
         count = self.slots(budget, bucket) if count is None else count
-        return jax.eval_shape(lambda: self.new_slots(budget, bucket, count))
+        free = functools.partial(self._free_slots, budget, bucket, count)
+        return self.placement.split(jax.eval_shape(free))
 
     def abstract_light_slots(self, count: int) -> DecodeState:
         """Returns the shapes of so many slots without their cache, of any budget."""
@@ -171,10 +189,11 @@ class ProgramShapes:
     ) -> PendingRows:
         """Returns the shapes of pending rows; places: None for all that fit."""
         count = self.places(bucket) if places is None else places
-        return jax.tree.map(
+        rows = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype),
             self._row(bucket),
         )
+        return self.placement.copied(rows)
 
     def admission(self, requests: Sequence[Admitted], slots: int) -> Admission:
         """Returns the admission of these requests into a batch of so many slots."""
@@ -189,12 +208,13 @@ class ProgramShapes:
         """Returns the shapes of an encoded image."""
         arguments = self.pixels(image_shape(bucket), 1)
         encode = functools.partial(encode_images, self.model)
-        return jax.eval_shape(encode, self._params, *arguments)
+        return self.placement.copied(jax.eval_shape(encode, self._params, *arguments))
 
     def abstract_keys(self, budget: Budget, bucket: Bucket) -> ImageKeys:
         """Returns the shapes of an image's keys and values behind the trunk."""
         layers = self.abstract_slots(budget, bucket, 1).cache.layers
-        return tuple(x.image for x in layers[self.model.config.plan.trunk_length :])
+        keys = tuple(x.image for x in layers[self.model.config.plan.trunk_length :])
+        return self.placement.copied(keys)
 
     def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any, Any]:
         """Returns the shapes of pixels, index, weights and mask of so many images."""
@@ -204,12 +224,13 @@ class ProgramShapes:
         if corners > 1:
             index = (*index, CORNERS)
             weights = jax.ShapeDtypeStruct(index, jnp.float32)
-        return (
+        shapes = (
             jax.ShapeDtypeStruct((images, crops, side, side, 3), jnp.float32),
             jax.ShapeDtypeStruct(index, jnp.int32),
             weights,
             jax.ShapeDtypeStruct((images, tokens), bool),
         )
+        return self.placement.split(shapes)
 
     def _row_shapes(self, bucket: Bucket) -> PendingRows:
         """Returns the shapes of one row that waits."""
@@ -237,7 +258,8 @@ class ProgramShapes:
     def _num_slots(self, budget: Budget, bucket: Bucket) -> int:
         one = num_bytes_of(self.abstract_slots(budget, bucket, 1))
         what = f"one answer in budget {budget.name}"
-        return min(self.engine_config.slots, self._number(one, SLOTS, what, bucket))
+        number = self._number(one, SLOTS, what, bucket)
+        return self.placement.most_rows(self.engine_config.slots, number)
 
     def _num_places(self, bucket: Bucket) -> int:
         one = num_bytes_of(self.abstract_pending(bucket, 1))

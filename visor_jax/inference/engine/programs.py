@@ -43,6 +43,7 @@ from visor_jax.models.vlm import VLM
 from visor_jax.runtime.bounded_jit import ProgramCount
 from visor_jax.runtime.device_cache import Held
 from visor_jax.runtime.work_clock import WorkClock
+from visor_jax.sharding.programs import on_mesh
 
 Params = Any
 Array = Any
@@ -68,7 +69,7 @@ class Programs:
     ) -> None:
         """Takes whatever is the same in all programs."""
         self.model, self.params, self.router = model, params, router
-        self.shapes, self._log = shapes, log
+        self.shapes, self._log, self._places = shapes, log, shapes.placement
         self.clock = WorkClock()
         self.compile_count, self.compile_seconds = 0, 0.0
         most = shapes.engine_config.programs
@@ -85,10 +86,13 @@ class Programs:
             arguments = (params, pixels, index, weights, mask)
             return one_by_one(encode_images(self.model, *arguments), images)
 
-        return self._get(
-            ("encode", shape, images),
-            lambda: jax.jit(run).trace(self.params, *self.shapes.pixels(shape, images)),
-        )
+        def trace() -> jax.stages.Traced:
+            pixels = self.shapes.pixels(shape, images)
+            made = jax.eval_shape(run, self.params, *pixels)
+            made = self._places.copied(made)
+            return self._places.jit(run, made).trace(self.params, *pixels)
+
+        return self._get(("encode", shape, images), trace)
 
     def prefill_trunk(self, bucket: Bucket, rows: int) -> jax.stages.Compiled:
         """Returns the program that takes rows through the trunk.
@@ -116,14 +120,17 @@ class Programs:
             return pending, self.router.scores(router_params, features)
 
         def trace() -> jax.stages.Traced:
-            return jax.jit(run, donate_argnums=2).trace(
+            pending = self.shapes.abstract_pending(bucket)
+            arguments = (
                 self.params,
                 self.router.params,
-                self.shapes.abstract_pending(bucket),
-                self.shapes.empty_rows(bucket, rows),
+                pending,
+                self._places.whole(self.shapes.empty_rows(bucket, rows)),
                 (self.shapes.abstract_image(bucket),) * rows,
-                np.zeros(rows, np.int32),
+                self._places.whole(np.zeros(rows, np.int32)),
             )
+            scores = self._places.whole(np.zeros(()))
+            return self._places.jit(run, (pending, scores), donate=2).trace(*arguments)
 
         return self._get(("prefill_trunk", bucket, rows), trace)
 
@@ -156,7 +163,9 @@ class Programs:
 
         def trace() -> jax.stages.Traced:
             arguments = self._abstract_group(budget, bucket, rows)
-            return jax.jit(run, donate_argnums=3).trace(*arguments)
+            kept = (self.shapes.abstract_keys(budget, bucket),) * (rows if keeps else 0)
+            out = (*self._admitted(arguments[3]), kept)
+            return self._places.jit(run, out, donate=3).trace(*arguments)
 
         return self._get(("prefill", budget, bucket, rows), trace)
 
@@ -190,7 +199,8 @@ class Programs:
         def trace() -> jax.stages.Traced:
             arguments = self._abstract_group(budget, bucket, rows)
             images = (self.shapes.abstract_keys(budget, bucket),) * rows
-            return jax.jit(run, donate_argnums=3).trace(*arguments, images)
+            out = self._admitted(arguments[3])
+            return self._places.jit(run, out, donate=3).trace(*arguments, images)
 
         return self._get(("prefill_text", budget, bucket, rows), trace)
 
@@ -206,8 +216,8 @@ class Programs:
 
         def trace() -> jax.stages.Traced:
             light = self.shapes.abstract_light_slots(slots)
-            logits = light.used.update(dtype=jnp.float32)
-            return jax.jit(run, donate_argnums=0).trace(light, logits, light.finished)
+            _, (logits, come) = self._admitted(light)
+            return self._places.jit(run, light, donate=0).trace(light, logits, come)
 
         return self._get(("first_tokens", slots), trace)
 
@@ -231,7 +241,7 @@ class Programs:
 
         def trace() -> jax.stages.Traced:
             slots = self.shapes.abstract_slots(budget, bucket)
-            return jax.jit(run, donate_argnums=1).trace(self.params, slots)
+            return self._places.jit(run, slots, donate=1).trace(self.params, slots)
 
         return self._get((kind, budget, bucket), trace)
 
@@ -245,7 +255,7 @@ class Programs:
         shapes = self.shapes.abstract_pending(bucket)
         # The first arrays of a shape take a small program each.
         with self.clock.stopped():
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            return self._places.zeros(shapes)
 
     def new_slots(self, budget: Budget, bucket: Bucket) -> DecodeState:
         """Returns free slots on the device."""
@@ -263,11 +273,18 @@ class Programs:
         return (
             self.params,
             self.shapes.abstract_pending(bucket),
-            np.zeros(rows, np.int32),
+            self._places.whole(np.zeros(rows, np.int32)),
             self.shapes.abstract_slots(budget, bucket),
-            self.shapes.admission((), self.shapes.slots(budget, bucket)),
-            jax.random.key(0),
+            self._places.whole(
+                self.shapes.admission((), self.shapes.slots(budget, bucket))
+            ),
+            self._places.whole(jax.random.key(0)),
         )
+
+    def _admitted(self, slots: DecodeState) -> tuple[Any, tuple[Any, Any]]:
+        """Returns the shapes of what `admit` gives."""
+        logits = slots.used.update(dtype=jnp.float32)
+        return slots, (logits, slots.finished)
 
     def _get(
         self, key: tuple[Any, ...], trace: Callable[[], jax.stages.Traced]
@@ -275,7 +292,7 @@ class Programs:
         program = self.compiled.get(key)
         if program is None:
             began = time.perf_counter()
-            with self.clock.stopped():
+            with self.clock.stopped(), on_mesh(self._places.mesh):
                 program = trace().lower().compile()
             self.compiled.put(key, 0, lambda: program)
             seconds = time.perf_counter() - began

@@ -111,11 +111,13 @@ def free_slots(
     image_tokens: int,
     new_tokens: int,
     scored: bool = False,
+    cache: KVCache | None = None,
 ) -> DecodeState:
     """Returns slots that are all free. Image K/V exist only where a layer reads them.
 
     text_slots: columns of the ring: the longest prompt and all of an answer that a
-    later token sees. scored: whether tokens' log-probabilities are written, too.
+    later token sees. scored: whether tokens' log-probabilities are written, too. cache:
+    an empty one that is there already; None for a new one.
     """
     # Arrays of their own: programs write into them in place.
     numbers = {
@@ -129,7 +131,8 @@ def free_slots(
         sampling=jax.tree.map(jnp.asarray, RowSampling.of([GREEDY] * slots)),
         keys=jax.random.split(jax.random.key(0), slots),
         used=jnp.zeros((slots, config.decoder.vocab_size), bool),
-        cache=KVCache.empty(
+        cache=cache
+        or KVCache.empty(
             config,
             gates,
             reducer,

@@ -28,7 +28,7 @@ from visor_jax.inference.generation.decode_step import (
 from visor_jax.inference.generation.prefill import Prefilled
 from visor_jax.inference.sampling import RowSampling, also_used
 from visor_jax.models.vlm import VLM
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -190,7 +190,7 @@ def _of_rows(name: str, given: Any, rows: int) -> list[Any]:
     return list(given)
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _decode(
     params: Params, prefilled: Prefilled, begin: _Beginning, *, model: VLM
 ) -> Int[Array, "B U"]:
@@ -198,7 +198,7 @@ def _decode(
     return _finished(model, params, prefilled, begin).written
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _decode_scored(
     params: Params, prefilled: Prefilled, begin: _Beginning, *, model: VLM
 ) -> tuple[Int[Array, "B U"], Float[Array, "B U"]]:
@@ -222,13 +222,13 @@ def _finished(
     return jax.lax.while_loop(goes_on, advance, state)
 
 
-@bounded_jit(static_argnames=("count",))
+@mesh_jit(static_argnames=("count",))
 def _first_columns(values: Array, *, count: int) -> Array:
     """Returns (B, count) of (B, V)."""
     return values[:, :count]
 
 
-@bounded_jit()
+@mesh_jit()
 def _begin(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
     """Returns the answers after their first token; a program of its own."""
     return _begun(prefilled, begin)
@@ -262,7 +262,7 @@ def _begun(prefilled: Prefilled, begin: _Beginning) -> DecodeState:
     return with_token(nothing, prefilled.logits, ~nothing.finished, rules)
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _step(
     params: Params, state: DecodeState, rules: Rules, *, model: VLM
 ) -> DecodeState:

@@ -92,7 +92,8 @@ def step(model: VLM, params: Params, state: DecodeState, rules: Rules) -> Decode
     new = (state.newest[:, None], tags, state.cache, state.gates)
     logits, cache = model.apply({"params": params}, *new, method=VLM.decode)
     columns = cache.text.valid.shape[1]
-    state = state.replace(cache=cache.replace(length=cache.length % columns))
+    cache = cache.split().replace(length=cache.length % columns)
+    state = state.replace(cache=cache)
     return with_token(state, logits[:, 0], ~state.finished, rules)
 
 

@@ -23,7 +23,7 @@ from visor_jax.layer_plan import StaticGate
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -79,7 +79,7 @@ class Prefilled:
         spare: int,
     ) -> "Prefilled":
         """Returns the prompts with room for `spare` tokens in a cache that has none."""
-        with_room = cache.with_capacity(ends.prompt.shape[1] + spare)
+        with_room = cache.with_capacity(ends.prompt.shape[1] + spare).split()
         return cls(logits, ends, with_room, spare, gates)
 
 
@@ -103,7 +103,7 @@ def prefill(
     return _prefill(params, batch, model=model, gates=gates, spare=spare)
 
 
-@bounded_jit(static_argnames=("model", "gates", "spare"))
+@mesh_jit(static_argnames=("model", "gates", "spare"))
 def _prefill(
     params: Params,
     batch: Batch,

@@ -96,7 +96,7 @@ def prefill_rest(
     def run(module: VLM) -> tuple[Array, KVCache]:
         start = module.config.plan.trunk_length
         done, _ = module.run(trunk, gates, start=start, image_keys=image_keys)
-        return module.logits(done.text, indices, rows), done.cache()
+        return module.logits(done.text, indices, rows), done.cache().split()
 
     return model.apply({"params": params}, method=run)
 

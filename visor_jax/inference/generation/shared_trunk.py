@@ -25,7 +25,7 @@ from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_trunk
 from visor_jax.policy.features import policy_features
 from visor_jax.policy.network import PolicyConfig, policy_logits
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
@@ -38,7 +38,7 @@ class SharedTrunk:
     ends: PromptEnds
 
 
-@bounded_jit(static_argnames=("model", "config"))
+@mesh_jit(static_argnames=("model", "config"))
 def read_trunk(
     params: Params, policy: Params, batch: Batch, *, model: VLM, config: PolicyConfig
 ) -> tuple[SharedTrunk, Float[Array, "B budgets"]]:
@@ -57,7 +57,7 @@ def read_trunk(
     return SharedTrunk(state, PromptEnds.of(batch)), logits[:, 0]
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def read_trunk_alone(params: Params, batch: Batch, *, model: VLM) -> SharedTrunk:
     """Returns prompts after the trunk, one per row, where no policy is asked."""
 
@@ -93,7 +93,7 @@ def prefill_behind(
     )
 
 
-@bounded_jit(static_argnames=("model", "gates", "spare"))
+@mesh_jit(static_argnames=("model", "gates", "spare"))
 def _prefill_behind(
     params: Params,
     trunk: SharedTrunk,

@@ -53,8 +53,9 @@ def load(
         they look like, as in transformers.
       revision: of a Hub id.
       mesh: over whose axes "fsdp" and "tensor" the parameters are split while they are
-        read, for networks too large for one device; every device sees whole batches.
-        None for one device.
+        read, for networks too large for one device; prompts and slots are split over
+        "data" and "fsdp", keys and values over "tensor" by heads. Rows or key/value
+        heads that do not divide are on every device. None for one device.
       reduce: a method that drops image tokens, by name and settings
         ("fastv:keep=0.25", `token_reduction.registry`) or as an object; every answer,
         cost and engine of the model is then that network's. None for none.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,8 +36,10 @@ from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.arguments import shown
-from visor_jax.sharding.mesh import MeshSettings, as_mesh
+from visor_jax.sharding.mesh import MeshSettings, as_mesh, check_heads
 from visor_jax.token_reduction.registry import fitted, reducer_of
+
+_logger = logging.getLogger(__name__)
 
 
 def open_network(
@@ -132,6 +135,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     # The cheap things first: errors in them should not wait for the weights.
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
+    _check_heads(found.config, how.mesh)
     reducer = fitted(how.reducer, found.config)
     processor = found.backbone.processor(
         found.config,
@@ -157,6 +161,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
 def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
+    _check_heads(stored.config, how.mesh)
     processor, reducer = _reader(stored, how), fitted(how.reducer, stored.config)
     return Network(
         config=_computing_in(stored.config, dtype),
@@ -168,6 +173,22 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         reducer=reducer,
         cascade_file=CascadeFile.beside(stored.step),
     )
+
+
+def _check_heads(config: VLMConfig, mesh: jax.sharding.Mesh | None) -> None:
+    """Raises ValueError for query heads that the mesh does not divide.
+
+    Fewer key/value heads than that stay whole on every device.
+    """
+    if mesh is None:
+        return
+    check_heads(config.decoder.num_heads, mesh)
+    kv_heads, tensor = config.decoder.num_kv_heads, mesh.shape["tensor"]
+    if kv_heads % tensor:
+        _logger.info(
+            "%d key/value heads do not split over tensor %d: every device keeps all",
+            *(kv_heads, tensor),
+        )
 
 
 def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:

@@ -35,6 +35,7 @@ from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
 from visor_jax.models.decoder.training_layers import through_layer, through_repeated
 from visor_jax.models.stacked_layers import is_scanned
 from visor_jax.ops.gating import Gate, Gates, as_sequence, gated, is_static
+from visor_jax.ops.logical_axes import constrained
 from visor_jax.ops.masks import TokenTags
 from visor_jax.ops.rope import rotary_table
 
@@ -64,11 +65,9 @@ class Decoder(nn.Module):
     def embed(self, tokens: Int[Array, "B T"], tags: TokenTags) -> TokenStream:
         """Returns the text stream before the first layer (Qwen does not scale it)."""
         # Every device looks up its columns of the table; nobody gathers the table.
-        tokens = nn.with_logical_constraint(tokens, (axes.LOOKUP_BATCH, None))
+        tokens = constrained(tokens, (axes.LOOKUP_BATCH, None))
         hidden = self.embed_tokens(tokens)
-        hidden = nn.with_logical_constraint(
-            hidden, (axes.LOOKUP_BATCH, None, axes.EMBED)
-        )
+        hidden = constrained(hidden, (axes.LOOKUP_BATCH, None, axes.EMBED))
         return self.stream(hidden, tags)
 
     def stream(self, hidden: Float[Array, "B T D"], tags: TokenTags) -> TokenStream:

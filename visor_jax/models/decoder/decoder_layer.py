@@ -177,7 +177,8 @@ class DecoderLayer(nn.Module):
         new = self.self_attn.keys_values(normed)
         if past is None or past.text is None:
             return new, normed.tags
-        return past.text.write(new, past.length), past.text_tags
+        # Where heads do not split, one token's keys are sent, never all of them.
+        return past.text.write(new.split(), past.length).split(), past.text_tags
 
     def _attend_and_mlp(
         self, x: TokenStream, normed: TokenStream, *seen: tuple[KeyValues, TokenTags]

@@ -13,12 +13,14 @@ tokens, each with tags of its own, and new tokens may stand at other rotary posi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax import axes
 from visor_jax.layer_plan import LayerKind, StaticGate
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
@@ -26,7 +28,11 @@ from visor_jax.models.decoder.token_reducer import (
     is_reduced,
     is_shifted,
 )
+from visor_jax.ops.logical_axes import constrained
 from visor_jax.ops.masks import TokenTags
+
+# What the dimensions of keys and of values mean.
+KEY_AXES = (axes.BATCH, None, axes.KV_HEADS, None)
 
 
 @flax.struct.dataclass
@@ -52,6 +58,13 @@ class KeyValues:
             self,
             new,
         )
+
+    def split(self) -> "KeyValues":
+        """Returns the keys and values split over the mesh in context, if there is one.
+
+        By row and by head; heads that the mesh does not divide are on every device.
+        """
+        return jax.tree.map(lambda x: constrained(x, KEY_AXES), self)
 
     def padded(self, capacity: int) -> "KeyValues":
         """Returns the keys and values with room for `capacity` tokens."""
@@ -147,6 +160,10 @@ class KVCache:
         text = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, extra))), self.text)
         return self.replace(layers=layers, text=text)
 
+    def split(self) -> "KVCache":
+        """Returns the cache with all `KeyValues.split`."""
+        return self.replace(layers=split_keys(self.layers))
+
     def with_tags(self, new: TokenTags) -> "KVCache":
         """Returns the cache with the tags of `new` tokens; layers write their K/V."""
         text = jax.tree.map(
@@ -162,6 +179,15 @@ class KVCache:
         """Returns the bytes of all keys and values."""
         held = [(layer.text, layer.image) for layer in self.layers]
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
+
+
+def split_keys(tree: Any) -> Any:
+    """Returns a tree with the `KeyValues` in it split over the mesh in context."""
+    return jax.tree.map(
+        lambda x: x.split() if isinstance(x, KeyValues) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, KeyValues),
+    )
 
 
 def _no_tags(rows: int, tokens: int) -> TokenTags:

@@ -1,11 +1,11 @@
 """A stream of tokens: hidden states with the tags that say where they belong."""
 
-import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax import axes
+from visor_jax.ops.logical_axes import constrained
 from visor_jax.ops.masks import TokenTags
 from visor_jax.ops.rope import RotaryTable, rotary_table
 
@@ -42,7 +42,7 @@ class TokenStream:
 
     def with_hidden(self, hidden: Float[Array, "B T D"]) -> "TokenStream":
         """Returns the stream with new hidden states, split over devices by sample."""
-        hidden = nn.with_logical_constraint(hidden, (axes.BATCH, None, None))
+        hidden = constrained(hidden, (axes.BATCH, None, None))
         return self.replace(hidden=hidden)
 
     def concat(self, other: "TokenStream") -> "TokenStream":

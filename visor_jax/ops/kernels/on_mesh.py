@@ -14,6 +14,7 @@ import jax
 from jaxtyping import Array, Float
 
 from visor_jax.axes import BATCH, HEADS, KV_HEADS
+from visor_jax.ops.logical_axes import dividing
 
 MeshAxes = str | tuple[str, ...] | None
 
@@ -36,11 +37,10 @@ def refuses_mesh(
         )
     if not _splits(mesh):
         return None
-    split = _split()
+    heads, kv_heads = _head_axes()
     counts = [
-        ("rows", query.shape[0], split[0]),
-        ("heads", query.shape[2], split[1]),
-        *(("key/value heads", key.shape[2], split[2]) for key in keys),
+        ("heads", query.shape[2], heads),
+        *(("key/value heads", key.shape[2], kv_heads) for key in keys),
     ]
     for name, count, axes in counts:
         if count % (devices := _devices(mesh, axes)):
@@ -56,15 +56,18 @@ def split_over_mesh(
     """Returns `call(*by_head, *by_row)`, on every device of its own rows and heads.
 
     Without a mesh in context, or with one of a single device, it is called as it is.
+    Rows that a mesh axis does not divide are the same on all of its devices.
 
     Args:
       call: gives an array split like the first argument.
       by_head: query, and keys and values: (B, T, heads, H).
       by_row: trees of arrays whose first axis are the rows.
     """
-    if not _splits(jax.sharding.get_abstract_mesh()):
+    mesh = jax.sharding.get_abstract_mesh()
+    if not _splits(mesh):
         return call(*by_head, *by_row)
-    rows, heads, kv_heads = _split()
+    rows = dividing(by_head[0].shape[0], BATCH, mesh) or None
+    heads, kv_heads = _head_axes()
     query = jax.P(rows, None, heads)
     specs = (query, *(jax.P(rows, None, kv_heads),) * (len(by_head) - 1))
     split = jax.shard_map(
@@ -82,11 +85,10 @@ def _splits(mesh: jax.sharding.AbstractMesh) -> bool:
     return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
 
 
-def _split() -> tuple[MeshAxes, MeshAxes, MeshAxes]:
-    """Returns the mesh axes of rows, heads and key/value heads."""
+def _head_axes() -> tuple[MeshAxes, MeshAxes]:
+    """Returns the mesh axes of heads and key/value heads."""
     return tuple(
-        (*nn.logical_to_mesh_axes((name,)), None)[0]
-        for name in (BATCH, HEADS, KV_HEADS)
+        (*nn.logical_to_mesh_axes((name,)), None)[0] for name in (HEADS, KV_HEADS)
     )
 
 

@@ -1,5 +1,6 @@
 """Names are matched completely, tensors land where they belong."""
 
+import gc
 import re
 from pathlib import Path
 
@@ -16,9 +17,14 @@ from visor_jax.checkpoints.hf.keys.key_layouts import (
     canonical_keys,
     published,
 )
-from visor_jax.checkpoints.hf.keys.key_map import to_ours, to_theirs
+from visor_jax.checkpoints.hf.keys.key_map import LINEAR, to_ours, to_theirs
 from visor_jax.checkpoints.hf.keys.llava_onevision import LLAVA_ONEVISION
-from visor_jax.checkpoints.hf.weights.read_params import is_tied, match, read_params
+from visor_jax.checkpoints.hf.weights.read_params import (
+    Source,
+    is_tied,
+    match,
+    read_params,
+)
 from visor_jax.checkpoints.hf.weights.safetensors_file import read_header
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.sharding.mesh import MeshSettings, make_mesh
@@ -185,3 +191,71 @@ def test_arrays_are_split_and_cast_as_asked(shapes):
     patch = params["vision_tower"]["embeddings"]["patch_embedding"]["kernel"]
     theirs = tensors["vision_tower.vision_model.embeddings.patch_embedding.weight"]
     assert patch[3, 5, 1, 7] == theirs[7, 1, 3, 5].astype("f4")
+
+
+def test_rows_of_a_tensor_are_read_alone(tmp_path):
+    values = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    save_file({"x": values, "y": values + 1}, tmp_path / "model.safetensors")
+    info = read_header(tmp_path / "model.safetensors")["y"]
+    np.testing.assert_array_equal(info.read(), values + 1)
+    np.testing.assert_array_equal(info.read(slice(1, 3)), values[1:3] + 1)
+    np.testing.assert_array_equal(info.read(slice(3, None)), values[3:] + 1)
+
+
+# Four files of two tensors of 8 MB.
+FILES, SIDE = 4, 1448
+
+
+def _sources_in_files(folder):
+    sources = {}
+    for number in range(FILES):
+        values = np.full((SIDE, SIDE), number, np.float32)
+        pair = {f"w{number}_{i}": values + i / 2 for i in range(2)}
+        save_file(pair, folder / f"{number}.safetensors")
+        for name, info in read_header(folder / f"{number}.safetensors").items():
+            sources[name] = Source(info, LINEAR)
+    return sources
+
+
+def _peak_above(before):
+    """Returns the bytes that this process had at most since `before`, above it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return 1024 * peak - before
+
+
+def _memory_now():
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_above(0)
+
+
+def _read_all_at_once(sources, expected):
+    arrays = {name: source.info.read().T for name, source in sources.items()}
+    return {
+        name: jax.device_put(x, expected[name].sharding) for name, x in arrays.items()
+    }
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is Linux's to tell"
+)
+def test_no_more_than_a_file_is_in_memory_above_the_parameters(tmp_path):
+    sources = _sources_in_files(tmp_path)
+    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
+    split = jax.NamedSharding(mesh, jax.P("fsdp", "tensor"))
+    leaf = jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32, sharding=split)
+    expected = dict.fromkeys(sources, leaf)
+    own, file = 4 * SIDE**2 * len(sources), 2 * 4 * SIDE**2
+    peaks = []
+    for read in (read_params, _read_all_at_once):
+        before = _memory_now()
+        params = read(sources, expected)
+        jax.block_until_ready(params)
+        peaks.append(_peak_above(before))
+        assert params["w3_1"].addressable_shards[0].data.shape == (SIDE // 4, SIDE // 2)
+        assert float(params["w3_1"][5, 7]) == 3.5
+        del params
+        gc.collect()
+    assert peaks[0] < own + file
+    # What it is not: whole arrays first, then their shards.
+    assert peaks[1] > own + file

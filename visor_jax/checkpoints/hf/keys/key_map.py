@@ -40,6 +40,11 @@ class Transform:
         return tuple(shape[axis] for axis in self._to_torch)
 
     @property
+    def first_axis(self) -> int:
+        """The axis in Flax of what is torch's first one."""
+        return 0 if self.to_flax is None else self.to_flax.index(0)
+
+    @property
     def _to_torch(self) -> tuple[int, ...]:
         return tuple(int(axis) for axis in np.argsort(self.to_flax))
 

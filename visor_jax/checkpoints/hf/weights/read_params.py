@@ -174,10 +174,26 @@ def read_params(sources: Mapping[str, Source], expected: Params) -> Params:
 
 
 def _place(source: Source, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    array = source.transform.apply(source.info.read()).astype(leaf.dtype, copy=False)
+    """Returns the parameter where it is to be, read shard by shard.
+
+    What is split along torch's first axis lies together in the file: so much is in this
+    process's memory at once, and it is read once for all devices that need some of it.
+    """
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.make_array_from_callback(
-        array.shape, sharding, lambda index: np.ascontiguousarray(array[index])
-    )
+    axis = source.transform.first_axis
+    of_rows: dict[tuple[int, int], list[tuple[Any, tuple[slice, ...]]]] = {}
+    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
+        start, stop, _ = index[axis].indices(leaf.shape[axis])
+        beside = (*index[:axis], slice(None), *index[axis + 1 :])
+        of_rows.setdefault((start, stop), []).append((device, beside))
+    shards = []
+    for rows, devices in of_rows.items():
+        part = source.transform.apply(source.info.read(slice(*rows)))
+        for device, beside in devices:
+            shard = part[beside].astype(leaf.dtype, copy=False)
+            shards.append(jax.device_put(np.ascontiguousarray(shard), device))
+        # What is on its way to the devices is still in memory here.
+        jax.block_until_ready(shards)
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)

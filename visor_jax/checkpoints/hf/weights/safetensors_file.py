@@ -54,8 +54,11 @@ class TensorInfo:
         """The dtype of the array, None if it is not one of DTYPES."""
         return DTYPES.get(self.stored_as)
 
-    def read(self) -> np.ndarray:
-        """Returns the tensor as an array of its own.
+    def read(self, rows: slice = slice(None)) -> np.ndarray:
+        """Returns the tensor as an array of its own; or some of it.
+
+        Args:
+          rows: a range of the first axis, which alone is read from the file.
 
         Raises:
           ValueError: for a dtype that is not one of DTYPES, or if the file has become
@@ -66,9 +69,14 @@ class TensorInfo:
                 f"{self.file} holds a tensor of dtype {self.stored_as}, which is not "
                 f"one of {sorted(DTYPES)}."
             )
-        array = np.empty(self.shape, self.dtype)
+        shape, offset = self.shape, self.offset
+        if shape:
+            start, stop, _ = rows.indices(shape[0])
+            shape = (stop - start, *shape[1:])
+            offset += start * math.prod(shape[1:]) * self.dtype.itemsize
+        array = np.empty(shape, self.dtype)
         with open(self.file, "rb", buffering=0) as file:
-            file.seek(self.offset)
+            file.seek(offset)
             _fill(file, memoryview(array.reshape(-1).view(np.uint8)), self.file)
         return array
 

@@ -33,9 +33,14 @@ from visor_jax.token_reduction.setting_values import (
     shown_value,
 )
 from visor_jax.token_reduction.sparsevlm import SparseVLM
+from visor_jax.token_reduction.sparsevlm_plus import SparseVLMPlus
+from visor_jax.token_reduction.two_stages.sts import STS
+from visor_jax.token_reduction.two_stages.todre import ToDREBothStages
+from visor_jax.token_reduction.two_stages.vscan import VScanBothStages
 
 NONE = "none"
 INSIDE, BEFORE = "between decoder layers", "before the decoder"
+BOTH = "before the decoder and between its layers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,12 @@ REDUCERS: dict[str, Entry] = {
         PyramidDrop, "Xing et al., CVPR 2025, arXiv 2410.17247", INSIDE
     ),
     "sparsevlm": Entry(SparseVLM, "Zhang et al., ICML 2025, arXiv 2410.04417", INSIDE),
+    "sparsevlm+": Entry(
+        SparseVLMPlus, "Zhang et al., ICML 2025, arXiv 2410.04417, code 2.0", INSIDE
+    ),
+    "sts": Entry(STS, "after Wang et al., arXiv 2606.03569v1", BOTH),
+    "todre": Entry(ToDREBothStages, "arXiv 2505.18757", BOTH),
+    "vscan": Entry(VScanBothStages, "Zhang et al., TMLR 2026, arXiv 2505.22654", BOTH),
     "fastervlm": Entry(FasterVLM, "Zhang et al., 2024, arXiv 2412.01818v1", BEFORE),
     "visionzip": Entry(VisionZip, "Yang et al., CVPR 2025, arXiv 2412.04467", BEFORE),
     "vispruner": Entry(

@@ -28,7 +28,11 @@ from visor_jax.models.decoder.kv_cache import KeyValues, LayerCache
 from visor_jax.models.decoder.qwen import MLP, Attention, RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import AUTO, attend
-from visor_jax.ops.attention_weights import attention_weights
+from visor_jax.ops.attention_weights import (
+    attention_weights,
+    over_blocks,
+    weights_by_head,
+)
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.masks import TokenTags, form_between
 
@@ -149,14 +153,42 @@ class DecoderLayer(nn.Module):
         used by the layer.
         """
         asked = self._normed(text.take(rows))
-        # Weights alone: there are no values to mix.
-        keys = [
+        keys = self._looked_at(text, image)
+        weights = attention_weights(self.self_attn.queries(asked), keys, asked.tags)
+        return weights[..., : image.length]
+
+    def look_by_head(
+        self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]
+    ) -> Float[Array, "B N R V"]:
+        """Returns the same of every head by itself."""
+        asked = self._normed(text.take(rows))
+        keys = self._looked_at(text, image)
+        weights = weights_by_head(self.self_attn.queries(asked), keys, asked.tags)
+        return weights[..., : image.length]
+
+    def look_back(self, text: TokenStream, image: TokenStream) -> Float[Array, "B V"]:
+        """Returns the share of its attention that each image token would pay to text.
+
+        Block by block of image tokens: the whole map is never there at once.
+        """
+        queries = self.self_attn.queries(self._normed(image))
+        keys, tags = self._looked_at(text, image), image.tags
+
+        def shares(block: tuple[Array, ...]) -> Float[Array, "B block"]:
+            asked, *places = block
+            weights = attention_weights(asked, keys, TokenTags(*places))
+            return weights[..., image.length :].sum(axis=-1)
+
+        rows = queries, tags.order, tags.segments, tags.valid
+        return over_blocks(shares, rows, image.length)
+
+    def _looked_at(self, text: TokenStream, image: TokenStream) -> list[KeyPart]:
+        """Returns the keys of both streams; there are no values to mix."""
+        return [
             KeyPart(key, key, stream.tags)
             for stream in (image, text)
             for key in [self.self_attn.keys(self._normed(stream))]
         ]
-        weights = attention_weights(self.self_attn.queries(asked), keys, asked.tags)
-        return weights[..., : image.length]
 
     def _normed(self, x: TokenStream) -> TokenStream:
         return x.replace(hidden=self.input_layernorm(x.hidden))

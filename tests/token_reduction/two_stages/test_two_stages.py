@@ -19,6 +19,7 @@ from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.flops.cache_bytes import cache_bytes
 from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import selection_flops
 from visor_jax.models.vlm import VLM
@@ -27,6 +28,7 @@ from visor_jax.token_reduction.crops.repulsion import Repulsion
 from visor_jax.token_reduction.crops.todre import ToDRE
 from visor_jax.token_reduction.crops.vscan import VScan
 from visor_jax.token_reduction.registry import fitted, parse
+from visor_jax.token_reduction.solve import TEXT_TOKENS
 from visor_jax.token_reduction.two_stages.sts import STS
 from visor_jax.token_reduction.two_stages.todre import ToDREBothStages
 from visor_jax.token_reduction.two_stages.vscan import VScanBothStages
@@ -139,14 +141,17 @@ def test_the_cache_is_as_long_as_it_is_said_to_be(method):
     tokens = PROMPT.image_mask.shape[1]
     lengths = method.image_lengths(tokens, 3)
     assert lengths[0] == int(KEEP * tokens) > lengths[-1] == int(lengths[0] / 3)
+    shape = {
+        "rows": PROMPT.size,
+        "text_slots": whole().tokens.shape[1],
+        "image_tokens": tokens,
+    }
     formula = cache_bytes(
-        CONFIG,
-        Budget.all(CONFIG.plan),
-        rows=PROMPT.size,
-        text_slots=whole().tokens.shape[1],
-        image_tokens=tokens,
-        image_lengths=lengths,
+        CONFIG, Budget.all(CONFIG.plan), **shape, image_lengths=lengths
     )
+    empty = jax.eval_shape(lambda: KVCache.empty(CONFIG, GATES, method, **shape))
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), c) for c in (empty, cache)]
+    assert shapes[0] == shapes[1]
     assert cache.num_bytes() == formula.total
 
 
@@ -213,6 +218,48 @@ def test_layers_are_shares_of_a_depth():
     assert (sum(lengths) / 24, lengths[0], lengths[-1]) == (64, 96, 32)
 
 
+@pytest.mark.parametrize("name", ["sts", "vscan", "todre"])
+def test_a_budget_is_met_by_what_the_first_stage_keeps(name):
+    tokens, depth = 384, 24
+    config = pictures.CONFIG.replace(plan=LayerPlan.dense(depth))
+    method = fitted(parse(f"{name}:average=64"), config)
+    lengths = method.image_lengths(tokens, depth)
+    # (96 + 32) / 2, and ToDRE's second stage saves nothing.
+    assert (lengths[0], lengths[-1]) == ((64, 64) if name == "todre" else (96, 32))
+    plain = method.in_bucket(tokens)
+    assert plain.image_lengths(tokens, depth) == lengths
+    assert (plain.average, plain.network) == (None, None)
+    prompt = {"text_tokens": TEXT_TOKENS, "image_tokens": tokens}
+    budget = Budget.all(config.plan)
+    method = fitted(parse(f"{name}:llm_flops=0.5"), config)
+    cost = account(
+        config,
+        budget,
+        **prompt,
+        crops=0,
+        logit_positions=1,
+        image_lengths=method.image_lengths(tokens, depth),
+        selection=selection_flops(method, config, **prompt),
+    )
+    share = cost.llm_prefill / cost.dense().llm_prefill
+    assert share == pytest.approx(0.5, abs=1 / tokens)
+    with pytest.raises(ValueError, match=r"llm_flops=0.0001 with 384 image tokens"):
+        fitted(parse(f"{name}:llm_flops=0.0001"), config).image_lengths(tokens, depth)
+    with pytest.raises(ValueError, match=r"leaves no token of 384: give it more"):
+        fitted(parse(f"{name}:average=0.2"), config).image_lengths(tokens, depth)
+
+
+def test_crops_keep_what_the_budget_of_their_bucket_says():
+    tokens = PROMPT.image_mask.shape[1]
+    method = fitted(parse("sts:average=18,decoder_layer=1,by_content=0"), CONFIG)
+    plain = method.in_bucket(tokens)
+    assert plain.keep == pytest.approx(18 / (1 / 3 + 2 / 9) / tokens, abs=1 / tokens)
+    crops = pictures.random_crops(PROMPT)
+    found = jax.jit(lambda x: (method.on_crops(x).keep, plain.on_crops(x).keep))(crops)
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -221,6 +268,8 @@ def test_layers_are_shares_of_a_depth():
         ("sts:decoder_layer=0", "decoder_layer=0 must be at least 1"),
         ("todre:threshold=-1", "threshold=-1.0 must be a share"),
         ("todre:remaining=0.5", "no setting 'remaining'"),
+        ("sts:average=9,keep=0.5", "keep and average each say how many"),
+        ("sts:average=9,llm_flops=0.5", "average and llm_flops each say how many"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(spec, message):

@@ -65,11 +65,11 @@ class ToDREBothStages(LaterStage, ToDRE):
             _mean(look.back(), shown) < self.threshold,
         )
 
-    def selection_flops(
-        self, config: VLMConfig, *, text_tokens: int, image_tokens: int
+    def flops_of(
+        self, config: VLMConfig, text_tokens: int, image_tokens: int, knob: float | None
     ) -> int:
         """Returns the matrix products of looking from both sides."""
-        lengths = self.image_lengths(image_tokens, config.plan.num_layers)
+        lengths = self.lengths_at(image_tokens, config.plan.num_layers, knob)
         lengths = {"text_tokens": text_tokens, "image_tokens": lengths[0]}
         rows = lengths["image_tokens"]
         there = look_flops(config.decoder, rows=text_tokens, **lengths)

@@ -51,6 +51,36 @@ def maximal(preset: str, samples: int) -> ml_collections.ConfigDict:
     return config
 
 
+def reduced(
+    config: ml_collections.ConfigDict, label: str, reduce: str
+) -> ml_collections.ConfigDict:
+    """Returns a run that trains a checkpoint's network with fewer image tokens.
+
+    Args:
+      config: of the network with all of them. reduce: a method that reads no question,
+        by name and settings (`python -m visor_jax.show.reducers`).
+    """
+    config.label = f"stage:{label}"
+    config.model.reduce = reduce
+    # The reading loss has a label for every image token.
+    config.model.reading_layers = ()
+    config.objective.reading_weight = 0.0
+    config.init_from_needed = True
+    if draws_its_data(config.preset):
+        config.tower.steps = 0
+    return config
+
+
+def with_compressor(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the run with a group for a reduction's own parameters, if it has groups.
+
+    They learn as fast as the projector.
+    """
+    if config.optimizer.groups:
+        config.optimizer.groups["compressor"] = _group("^token_compressor/")
+    return config
+
+
 def mini() -> ml_collections.ConfigDict:
     """Returns the embedded benchmark: a page of digits, 144 image tokens, 9 layers."""
     config = ml_collections.ConfigDict()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / ".docs").glob("*.md")),
-    *sorted((ROOT / "configs").glob("*.py")),
+    *sorted((ROOT / "configs").rglob("*.py")),
 )
 # Up to the end of a line that does not go on, or of words in backticks.
 COMMAND = re.compile(r"python -m (visor_jax[\w.]*)((?:[^`\n\\]|\\\n)*)")

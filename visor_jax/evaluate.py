@@ -96,7 +96,7 @@ from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
-from visor_jax.token_reduction.registry import fitted, reducer_of
+from visor_jax.token_reduction import trained
 
 # Where another process writes the report.
 _REMEDY = "Wait for it, stop it, or give another --out."
@@ -181,7 +181,7 @@ def _prepare(
 ) -> tuple[list[EvaluatedCheckpoint], Path]:
     """Returns the checkpoints, each read once, and the folder of the report."""
     split_id(split)
-    reducer = reducer_of(reduce)
+    reducer = trained.asked_reducer(reduce)
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
@@ -190,16 +190,17 @@ def _prepare(
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
-    described = [read_metadata(path) for path in paths]
+    described, reductions = [read_metadata(path) for path in paths], {}
     for path, metadata in zip(paths, described, strict=True):
         config, _ = check_description(path, metadata, asked)
         try:
             check_reads_pages(config, metadata)
-            fitted(reducer, config)
+            reductions[path] = trained.reducer_for(reducer, config)
             if metadata.get("policy"):
-                check_reads_no_text(reducer)
+                check_reads_no_text(reductions[path])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+    trained.check_one_reduction(reductions)
     asked.check(described)
     _check_costs(described, costs)
     folder = Path(out) if out is not None else Path(paths[0]) / "report"

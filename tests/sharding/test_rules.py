@@ -9,6 +9,7 @@ import pytest
 
 from visor_jax import axes
 from visor_jax.models import variants
+from visor_jax.models.config import CompressorConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.policy.network import PolicyConfig, new_policy
 from visor_jax.sharding.axis_rules import RULES, samples_split, spec
@@ -70,6 +71,13 @@ def policy_paths():
     return set(flax.traverse_util.flatten_dict({"policy": params}, sep="/"))
 
 
+def compressor_paths():
+    """Returns the parameters of a network that makes one image token of several."""
+    compressor = CompressorConfig(kind="packing", size=2)
+    params = parameter_shapes(variants.variant("mini").replace(compressor=compressor))
+    return set(flax.traverse_util.flatten_dict(params, sep="/"))
+
+
 def flat_shardings(flat, mesh):
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return flax.traverse_util.flatten_dict(param_shardings(params, mesh), sep="/")
@@ -92,7 +100,7 @@ def test_every_large_parameter_of_every_preset_is_split(variant, sizes):
 
 def test_every_rule_is_that_of_some_parameter():
     everything = {path for name in variants.VARIANTS for path in shapes_of(name)}
-    everything |= policy_paths()
+    everything |= policy_paths() | compressor_paths()
     used = {rule_of(path) for path in everything}
     unused = [rule for i, (rule, _) in enumerate(PARAM_RULES) if i not in used]
     assert not unused

@@ -24,9 +24,11 @@ def logits(params, config, batch, row, method, *, prompt):
     for index in range(config.plan.num_layers):
         layer = decoder[f"layers_{index}"]
 
-        def look(asking, layer=layer):
+        def look(asking, seen=None, by_head=False, layer=layer):
             # What the prompt sees: later tokens are behind it.
-            return attention(layer, config.decoder, asking, image, text)
+            seen = image if seen is None else seen
+            found = attention(layer, config.decoder, asking, seen, image + text)
+            return found if by_head else found.mean(axis=0)
 
         method(index, text, image, text[:prompt], look)
         both = image + text
@@ -34,17 +36,18 @@ def logits(params, config, batch, row, method, *, prompt):
     return reference._logits(params, config, text)
 
 
-def attention(layer, config, asking, image, text):
-    """Returns (asking, image) weights, mean over heads."""
+def attention(layer, config, asking, looked_at, tokens):
+    """Returns (heads, asking, looked_at) weights of softmaxes over all tokens."""
     rows = []
     for token in asking:
-        keys = [(k, _heads(layer, "k", k, config)) for k in image + text]
+        keys = [(k, _heads(layer, "k", k, config)) for k in tokens]
         seen = [(k, (key, key)) for k, key in keys if reference._sees(token, k)]
         query = _heads(layer, "q", token, config)
-        mean = np.mean(reference._weights(query, [kv for _, kv in seen]), axis=0)
-        found = {id(k): weight for (k, _), weight in zip(seen, mean, strict=True)}
-        rows.append([found.get(id(k), 0.0) for k in image])
-    return np.array(rows)
+        weights = np.array(reference._weights(query, [kv for _, kv in seen]))
+        found = {id(k): weights[:, i] for i, (k, _) in enumerate(seen)}
+        nothing = np.zeros(len(weights))
+        rows.append([found.get(id(k), nothing) for k in looked_at])
+    return np.moveaxis(np.array(rows), 2, 0)
 
 
 def _heads(layer, name, token, config):
@@ -115,8 +118,7 @@ def sparsevlm(layers, keep):
 
 
 def _raters(prompt, image):
-    last = max(token.position for token in image)
-    words = [token for token in prompt if token.position > last]
+    words = behind(prompt, image)
     products = np.array([[v.hidden @ t.hidden for t in words] for v in image])
     alike = np.mean([reference._softmax(row) for row in products], axis=0)
     found = [t for t, r in zip(words, alike, strict=True) if r > alike.mean()]
@@ -157,3 +159,68 @@ def cluster(x, clusters):
         nearest = centres.index(i) if i in centres else nearest
         joined[nearest].append(x[i])
     return np.array([np.mean(each, axis=0) for each in joined])
+
+
+def sparsevlm_plus(layers, keep, heads, least_bias, config):
+    """SparseVLM+: the heads that look most, weights divided by what is near."""
+    raters, scores, width = [], [], config.head_dim
+    frequencies = config.rope_theta ** -(np.arange(0, width, 2) / width)
+
+    def bias(word, token):
+        angles = (word.position - token.position) * frequencies
+        logit = 2 * np.cos(angles).sum() / math.sqrt(width)
+        return max(logit, least_bias * math.sqrt(width))
+
+    def method(index, text, image, prompt, look):
+        if index == 0:
+            raters[:] = _raters(prompt, image)
+        if index - 1 in layers:
+            count = min(keep[layers.index(index - 1)], len(image) - 1)
+            image[:] = [image[i] for i in best(scores, count)]
+        if index in layers:
+            weights = look(raters, by_head=True)
+            most = best(weights.sum(axis=(1, 2)), heads)
+            near = np.array([[bias(w, t) for t in image] for w in raters])
+            scores[:] = (weights[most].mean(axis=0) / near).mean(axis=0)
+
+    return method
+
+
+def later_stage(first, layer, remaining, asking):
+    """What is left of the crops, numbered anew, and fewer of it before a layer."""
+
+    def method(index, text, image, prompt, look):
+        if index == 0:
+            image[:] = first
+            renumber(text, image)
+        if index == layer:
+            words = behind(prompt, image) if asking == "instruction" else prompt[-1:]
+            count = max(1, int(len(image) * remaining + 1e-9))
+            scores = look(words).mean(axis=0)
+            image[:] = [image[i] for i in best(scores, count)]
+            renumber(text, image)
+
+    return method
+
+
+def todre(first, layer, threshold, shares):
+    """What is left of the crops, until text and image do not look at each other."""
+
+    def method(index, text, image, prompt, look):
+        if index == 0:
+            image[:] = first
+            renumber(text, image)
+        if index == layer:
+            to_image = look(behind(prompt, image)).sum(axis=1).mean()
+            to_text = look(image, prompt).sum(axis=1).mean()
+            shares[:] = [to_image, to_text]
+            if max(shares) < threshold:
+                image[:] = []
+                renumber(text, image)
+
+    return method
+
+
+def behind(prompt, image):
+    last = max(token.position for token in image)
+    return [token for token in prompt if token.position > last] or prompt[-1:]

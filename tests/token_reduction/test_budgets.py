@@ -82,6 +82,21 @@ def test_sparsevlm_counts_merged_tokens(keep, steps, mean):
     assert average(method) == pytest.approx(mean, abs=0.5)
 
 
+@pytest.mark.parametrize(
+    ("keep", "mean"),
+    [("300+200+118", 207), ("238+108+60", 144), ("246+54+28", 114), ("66+34+20", 82)],
+)
+def test_sparsevlm_plus_is_where_its_authors_label_it(keep, mean):
+    method = method_of(f"sparsevlm+:keep={keep}")
+    assert average(method) == pytest.approx(mean, abs=0.5)
+    heads = CONFIG.decoder.num_heads
+    assert method.heads == round(heads * 14 / 32)
+    with pytest.raises(ValueError, match=f"heads={heads + 1}, but the network has"):
+        method_of(f"sparsevlm+:heads={heads + 1}")
+    with pytest.raises(ValueError, match=r"least_bias=0\.0 must be a share"):
+        parse("sparsevlm+:least_bias=0")
+
+
 def test_sparsevlm_drops_one_at_least_and_scales_with_the_budget():
     method = method_of("sparsevlm")
     assert list(method.steps(7, None)) == [(6, 1, 1)] * 3
@@ -92,7 +107,10 @@ def test_sparsevlm_drops_one_at_least_and_scales_with_the_budget():
     assert deeper.layers == (2, 4, 11)
 
 
-@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
+INSIDE = ["fastv", "pyramiddrop", "sparsevlm", "sparsevlm+"]
+
+
+@pytest.mark.parametrize("name", INSIDE)
 def test_a_share_of_the_dense_flops_is_met(name):
     tokens, depth = 200, 8
     config = tiny.VISOR.replace(plan=LayerPlan.dense(depth))
@@ -122,7 +140,7 @@ def test_a_budget_is_the_buckets_and_smaller_images_keep_the_share():
     assert method.in_bucket(TOKENS) == FastV(keep=share)
 
 
-@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
+@pytest.mark.parametrize("name", INSIDE)
 def test_in_a_bucket_a_budget_is_settings_of_the_methods_own(name):
     method = method_of(f"{name}:average=200")
     plain = method.in_bucket(TOKENS)

@@ -33,6 +33,9 @@ from visor_jax.token_reduction.crops.visionzip import VisionZip
 from visor_jax.token_reduction.crops.vispruner import VisPruner
 from visor_jax.token_reduction.crops.vscan import VScan
 from visor_jax.token_reduction.select import top
+from visor_jax.token_reduction.two_stages.sts import STS
+from visor_jax.token_reduction.two_stages.todre import ToDREBothStages
+from visor_jax.token_reduction.two_stages.vscan import VScanBothStages
 
 METHODS = {
     "random": Random,
@@ -49,6 +52,10 @@ METHODS = {
     # The tower has two layers.
     "vscan": functools.partial(VScan, local_layer=0),
     "repulsion": Repulsion,
+    # Of these, what they do before the decoder; the rest is in `two_stages`.
+    "sts": functools.partial(STS, decoder_layer=3),
+    "todre_whole": functools.partial(ToDREBothStages, decoder_layer=3),
+    "vscan_whole": functools.partial(VScanBothStages, decoder_layer=3, local_layer=0),
 }
 # Their tokens are sums of others even if none is dropped.
 MERGING = {"prumerge", "prumerge_plus"}
@@ -97,7 +104,8 @@ def test_a_method_is_what_the_network_takes(name):
     assert method == METHODS[name]()
     assert hash(method) == hash(METHODS[name]())
     fields = dataclasses.fields(method)
-    assert all(type(field.default) in (str, int, float, bool) for field in fields)
+    plain = (str, int, float, bool, type(None))
+    assert all(type(field.default) in plain for field in fields)
     assert type(method).__doc__
 
 
@@ -109,8 +117,9 @@ def test_a_share_that_is_none_is_refused(name, keep):
 
 def check_budget(method, spare=lambda part: part.count):
     """...of every image by itself; `spare` newlines and rounding may be left over."""
-    longest, *others = method.image_lengths(PLAIN_BATCH.image_mask.shape[1], 6)
-    assert others == [longest] * 5
+    lengths = method.image_lengths(PLAIN_BATCH.image_mask.shape[1], 6)
+    longest, (stage, *_) = lengths[0], (*method.stages, 6)
+    assert lengths == (longest,) * stage + (lengths[-1],) * (6 - stage)
     assert reduced(method)[1].sum(axis=1).max() <= longest
     for row, part in enumerate(PLAIN):
         kept, most = kept_of(method, row), int(SHARE * part.count)

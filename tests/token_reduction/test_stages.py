@@ -25,6 +25,7 @@ from visor_jax.ops.masks import TokenTags
 from visor_jax.token_reduction.fastv import FastV
 from visor_jax.token_reduction.pyramid_drop import PyramidDrop
 from visor_jax.token_reduction.sparsevlm import SparseVLM
+from visor_jax.token_reduction.sparsevlm_plus import SparseVLMPlus
 
 VISION = dataclasses.replace(tiny.VISION, num_layers=1)
 CONFIG = tiny.VISOR.replace(vision=VISION, plan=LayerPlan.dense(4))
@@ -35,12 +36,17 @@ NEW = 8
 FASTV = FastV(layer=2, keep=0.4)
 PYRAMID = PyramidDrop(layers=(1, 2, 3), ratios=(0.7, 0.4, 0.2))
 SPARSE = SparseVLM(layers=(0, 1, 2), keep=(6, 4, 2))
+PLUS = SparseVLMPlus(layers=(0, 1, 2), keep=(6, 4, 2), heads=2, least_bias=0.2)
 METHODS = {
     FASTV: functools.partial(numpy_methods.fastv, 2, 0.4),
     PYRAMID: functools.partial(
         numpy_methods.pyramid_drop, PYRAMID.layers, PYRAMID.ratios
     ),
     SPARSE: functools.partial(numpy_methods.sparsevlm, SPARSE.layers, SPARSE.keep),
+    PLUS: functools.partial(
+        numpy_methods.sparsevlm_plus,
+        *(PLUS.layers, PLUS.keep, PLUS.heads, PLUS.least_bias, CONFIG.decoder),
+    ),
 }
 named = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
 

@@ -1,7 +1,8 @@
 """Configuration files import their neighbours from wherever the command is started.
 
 `from configs import common` in CLONE/configs/universal.py means CLONE/configs/common.py
-also where CLONE is not the folder of the shell, or where that has a `configs` too.
+also where CLONE is not the folder of the shell, or where that has a `configs` too; so
+it does in CLONE/configs/token_reduction/m3.py.
 """
 
 import contextlib
@@ -12,14 +13,19 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+_CONFIGS = "configs"
+
 
 @contextlib.contextmanager
 def neighbours_of(file: str | os.PathLike[str]) -> Iterator[None]:
     """Inside, the name of the file's folder is the package of that folder.
 
-    Afterwards the process imports as before, and knows the modules that it knew.
+    Of a folder in a `configs`, it is `configs` that is a package. Afterwards the
+    process imports as before, and knows the modules that it knew.
     """
     folder = Path(file).absolute().parent
+    if folder.parent.name == _CONFIGS:
+        folder = folder.parent
     finder = _OneFolder(folder)
     before = _take_out(folder.name)
     sys.meta_path.insert(0, finder)

@@ -18,6 +18,7 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 INIT_STD = 0.02
 # Among `VLMConfig.reading_layers`: the image stream as it enters the decoder.
 ENTRY = -1
+COMPRESSORS = ("packing", "depthwise")
 REMAT_POLICIES = ("none", "gated", "layer")
 SCAN_LAYERS = ("auto", "on", "off")
 
@@ -170,6 +171,22 @@ class AdapterConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompressorConfig:
+    """Parameters that make one image token of several (`models.vision.compressor`).
+
+    kind: "packing" or "depthwise". size: tokens that go into one.
+    """
+
+    kind: str
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "size")
+        if self.kind not in COMPRESSORS:
+            raise ValueError(f"kind={self.kind!r} is not one of {COMPRESSORS}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VLMConfig:
     """The whole network.
 
@@ -183,6 +200,9 @@ class VLMConfig:
     remat: what the backward pass computes again instead of storing it: "layer", every
       decoder layer and tower block; "gated", SELF layers, because a layer behind an off
       gate would otherwise still hand zeros of its activations to the backward pass.
+    trained_with: the token reduction that the network was trained with, by its name in
+      `visor_jax.token_reduction.registry`; None for none.
+    compressor: that reduction's own parameters; None if it has none.
     attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
       (which checks it): "cudnn" (GPUs), "tags" (TPUs), "plain", "blockwise". "auto"
       chooses by shapes, platform and mesh. The machine's business, not the network's:
@@ -206,6 +226,8 @@ class VLMConfig:
     remat: str = "none"
     attention: str = "auto"
     scan_layers: str = "off"
+    trained_with: str | None = None
+    compressor: CompressorConfig | None = None
 
     def __post_init__(self) -> None:
         if self.decoder.num_heads % self.adapter.num_kv_heads:
@@ -238,7 +260,8 @@ class VLMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values from which `from_dict` rebuilds the config.
 
-        All but `attention` and `scan_layers`, which have their defaults again.
+        All but `attention` and `scan_layers`, which have their defaults again; of token
+        reductions only what is there, so that networks without are what they were.
         """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
@@ -246,13 +269,15 @@ class VLMConfig:
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
         del fields["attention"], fields["scan_layers"]
-        return fields
+        return _without({"trained_with": None, "compressor": None}, fields)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "VLMConfig":
         """Returns the config that `to_dict` described. Raises ValueError otherwise."""
         fields = dict(fields)
         try:
+            if fields.get("compressor") is not None:
+                fields["compressor"] = CompressorConfig(**fields["compressor"])
             return cls(
                 vision=VisionConfig(**fields.pop("vision")),
                 decoder=DecoderConfig(**fields.pop("decoder")),

@@ -20,6 +20,7 @@ from visor_jax.models.decoder.kv_cache import KeyValues, KVCache
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import KEEP_ALL, TokenReducer
 from visor_jax.models.reduced_image import reduced_image_tokens
+from visor_jax.models.vision.compressor import Compressor
 from visor_jax.models.vision.image_tokens import ImageTokens, gather_image_tokens
 from visor_jax.models.vision.projector import Projector
 from visor_jax.models.vision.siglip import VisionTower
@@ -63,6 +64,8 @@ class VLM(nn.Module):
             init = nn.initializers.normal(c.decoder.width**-0.5)
             shape = (c.decoder.width,)
             self.image_newline = self.param("image_newline", init, shape, jnp.float32)
+        if c.compressor is not None:
+            self.token_compressor = Compressor(c.compressor, c.decoder.width, dtype)
         self.language_model = Decoder(c)
         if not c.decoder.tie_embeddings:
             self.lm_head = Dense(
@@ -117,6 +120,9 @@ class VLM(nn.Module):
         """
         newline = self.image_newline if self.config.image_newline else None
         tower, project = self.vision_tower, self.multi_modal_projector
+        compress = self.token_compressor if self.config.compressor else None
+        if compress is not None and self.is_initializing():
+            compress.create()
         if not self.reducer.reads_crops:
             patches = project(tower.of_samples(pixels))
             return ImageTokens(gather_image_tokens(patches, newline, index, weights))
@@ -124,7 +130,7 @@ class VLM(nn.Module):
         length = self.reducer.image_lengths(index.shape[1], layers)[0]
         return reduced_image_tokens(
             *(tower, project, newline, self.reducer, length),
-            *(pixels, index, weights, mask),
+            *(pixels, index, weights, mask, compress),
         )
 
     def begin(

@@ -86,6 +86,17 @@ def updated_if(
     return jax.lax.cond(needed, update, lambda state: state, state)
 
 
+def one_of(
+    index: Int[Array, ""], ways: Sequence[Callable[..., Any]], *operands: Any
+) -> Any:
+    """Returns what one of several functions makes of the operands; the others rest.
+
+    They must return alike. For what is drawn anew in every step of a program; the gates
+    of layers are `gated`. Not under `vmap`, for the same reason.
+    """
+    return jax.lax.switch(index, list(ways), *operands)
+
+
 def is_static(gates: Any) -> bool:
     """Returns whether the gates are known now (else: one traced (S,) array)."""
     return not isinstance(gates, jax.Array)

@@ -54,7 +54,6 @@ from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.models.vision.siglip import crops_at_once
-from visor_jax.models.vlm import VLM
 from visor_jax.plan.abstract_step import (
     BatchShape,
     bytes_on_a_device,
@@ -73,6 +72,7 @@ from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
+from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer, split_frozen
 from visor_jax.training.state import TrainState
@@ -157,7 +157,7 @@ class Plan:
 
         The plan's mesh is one of simulated devices. Takes minutes for a real network.
         """
-        run, model = self.run, VLM(self.run.model)
+        run, model = self.run, as_trained(self.run.model)
         optimizer = in_backward_order(self.optimizer)
         step = make_universal_step(
             model,

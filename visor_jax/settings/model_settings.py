@@ -7,6 +7,7 @@ from visor_jax.models.adapters import RANDOM, with_adapters
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense, variant
 from visor_jax.ops.attention import check_kernel
+from visor_jax.token_reduction.trained import to_train_with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class ModelSettings:
     adapters, adapter_init: see `visor_jax.models.adapters`; None for the variant's own
       shape. What they start as matters to a run that begins with a checkpoint without.
     compute_dtype, remat, attention, scan_layers: see `VLMConfig`.
+    reduce: the token reduction that the network is trained with, by its name in
+      `visor_jax.token_reduction.registry`; None for none.
     """
 
     variant: str
@@ -31,6 +34,7 @@ class ModelSettings:
     remat: str | None = None
     attention: str | None = None
     scan_layers: str = "auto"
+    reduce: str | None = None
 
     def build(self) -> VLMConfig:
         """Returns the network's configuration. Raises ValueError if impossible."""
@@ -43,7 +47,7 @@ class ModelSettings:
         config = config.replace(scan_layers=self.scan_layers, **overrides)
         config = with_adapters(config, self.adapters, self.adapter_init)
         check_kernel(config.attention)
-        return config
+        return config if self.reduce is None else to_train_with(config, self.reduce)
 
     def _with_plan(self, config: VLMConfig) -> VLMConfig:
         if self.plan not in ("visor", "dense"):

@@ -45,6 +45,8 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"projector/linear_2/bias$", (UNSPLIT,)),
     (r"projector/(row|column)_embedding$", (UNSPLIT, EMBED)),
     (r"image_newline$", (UNSPLIT,)),
+    (r"token_compressor/kernel$", (UNSPLIT, EMBED)),
+    (r"token_compressor/bias$", (UNSPLIT,)),
     # Decoder and adapters.
     (r"embed_tokens/embedding$", (VOCAB, EMBED)),
     (r"lm_head/kernel$", (EMBED, VOCAB)),

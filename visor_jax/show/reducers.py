@@ -36,6 +36,7 @@ from visor_jax.token_reduction.registry import (
     parse,
 )
 from visor_jax.token_reduction.setting_values import Setting, shown_value
+from visor_jax.token_reduction.trained import to_train_with
 
 USAGE = (
     "--reduce=NAME or --reduce=NAME:setting=value,setting=value in generate, answer\n"
@@ -64,7 +65,9 @@ def _lines(name: str, entry: Entry, image_tokens: int, config: VLMConfig) -> str
         "settings": ", ".join(map(_setting, entry.settings)) or "none",
     }
     try:
-        method = fitted(parse(name), config)
+        # As if the network had been trained with it, where that is needed.
+        trained = to_train_with(config, name) if entry.is_trained else config
+        method = fitted(parse(name), trained)
         reads = "the question" if method.reads_text else "the image alone"
         facts["reads"] = reads
         facts["positions"] = method.position_rule.value

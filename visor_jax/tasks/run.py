@@ -25,6 +25,7 @@ from visor_jax.settings.run_settings import (
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.batch_rows import process_rows
 from visor_jax.tasks.training_data import TrainingData
+from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training.state import TrainState
 
 Params = Any
@@ -41,7 +42,7 @@ class Run:
 
     @functools.cached_property
     def model(self) -> VLM:
-        return VLM(self.settings.model)
+        return as_trained(self.settings.model)
 
     @functools.cached_property
     def cache(self) -> Path:

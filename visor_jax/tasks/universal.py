@@ -25,6 +25,7 @@ from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.run import Params, Run, Task
 from visor_jax.tasks.training_data import open_conversations
+from visor_jax.token_reduction.trained import own_reducer
 from visor_jax.training import initial_state, run_record
 from visor_jax.training.objectives.universal_step import make_universal_step, summary
 from visor_jax.training.state import TrainState
@@ -137,6 +138,7 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
         budgets=s.budgets,
         processor=page_processor(page_tokenizer()),
         metadata={},
+        reducer=own_reducer(s.model),
     )
     total = len(benchmark) * len(s.budgets)
     with Progress(total, description="evaluating", unit="answers") as bar:

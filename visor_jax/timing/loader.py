@@ -35,7 +35,6 @@ import jax
 from visor_jax.batch import Batch
 from visor_jax.data.conversations.run_data import RunData
 from visor_jax.data.settings import CONVERSATIONS
-from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import machine_description
@@ -43,6 +42,7 @@ from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.tasks.training_data import open_conversations
+from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
@@ -96,7 +96,7 @@ def _take(batches: Iterator[Batch], count: int) -> None:
 
 def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
     """Returns the mean seconds of a training step over the batches, compiled before."""
-    model, frozen = VLM(run.model), run.optimizer.frozen
+    model, frozen = as_trained(run.model), run.optimizer.frozen
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     state = initial_state.fresh_state(
         model,

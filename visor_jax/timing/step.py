@@ -29,7 +29,6 @@ import jax.numpy as jnp
 from visor_jax.budget import Budget
 from visor_jax.data.pages.pool.pool import make_pool
 from visor_jax.flops.account import account
-from visor_jax.models.vlm import VLM
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
 from visor_jax.runtime.stopwatch import median_seconds
@@ -37,6 +36,7 @@ from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
 from visor_jax.tasks.trained_parameters import check_groups
+from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training import initial_state
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -52,7 +52,7 @@ def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     batch = jax.device_put(
         training_data.page_data(pool, run.data.pages, 1, None).example
     )
-    model, frozen = VLM(run.model), run.optimizer.frozen
+    model, frozen = as_trained(run.model), run.optimizer.frozen
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     smallest, largest = run.budgets.smallest, run.budgets.largest
     # The first half of the run has the one budget, the second half the other.

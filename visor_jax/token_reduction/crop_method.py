@@ -142,9 +142,16 @@ class CropMethod(abc.ABC):
 
 def kept_newlines(crops: CropFeatures, room: Int[Array, "B"]) -> Bool[Array, "B V"]:
     """Returns the newlines of rows that keep a token, the first `room` of them."""
-    packing, is_newline = crops.packing, crops.packing.is_newline
+    return newlines_of(crops.packing, crops.packing.of_tokens(crops.keep), room)
+
+
+def newlines_of(
+    packing: Packing, kept: Bool[Array, "B V"], room: Int[Array, "B"]
+) -> Bool[Array, "B V"]:
+    """Returns the same of tokens that are kept."""
+    is_newline = packing.is_newline
     of_base = packing.has_base[:, None] & (packing.patch < packing.per_crop)
-    kept = packing.of_tokens(crops.keep) & ~of_base
+    kept = kept & ~of_base
     count = jnp.cumsum(kept, axis=1)
     # Of each place, the count at the newline before it: counts never fall.
     before = jnp.maximum.accumulate(jnp.where(is_newline, count, 0), axis=1)

@@ -25,6 +25,10 @@ from visor_jax.token_reduction.crops.visionzip import VisionZip
 from visor_jax.token_reduction.crops.vispruner import VisPruner
 from visor_jax.token_reduction.crops.vscan import VScan
 from visor_jax.token_reduction.fastv import FastV
+from visor_jax.token_reduction.pooled.ldpv2 import LDPv2
+from visor_jax.token_reduction.pooled.lower_resolution import LowerResolution
+from visor_jax.token_reduction.pooled.m3 import M3
+from visor_jax.token_reduction.pooled.visor_tr import RowPacking, RowPooling
 from visor_jax.token_reduction.pyramid_drop import PyramidDrop
 from visor_jax.token_reduction.setting_values import (
     Setting,
@@ -33,9 +37,14 @@ from visor_jax.token_reduction.setting_values import (
     shown_value,
 )
 from visor_jax.token_reduction.sparsevlm import SparseVLM
+from visor_jax.token_reduction.sparsevlm_plus import SparseVLMPlus
+from visor_jax.token_reduction.two_stages.sts import STS
+from visor_jax.token_reduction.two_stages.todre import ToDREBothStages
+from visor_jax.token_reduction.two_stages.vscan import VScanBothStages
 
 NONE = "none"
 INSIDE, BEFORE = "between decoder layers", "before the decoder"
+BOTH = "before the decoder and between its layers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +72,12 @@ REDUCERS: dict[str, Entry] = {
         PyramidDrop, "Xing et al., CVPR 2025, arXiv 2410.17247", INSIDE
     ),
     "sparsevlm": Entry(SparseVLM, "Zhang et al., ICML 2025, arXiv 2410.04417", INSIDE),
+    "sparsevlm+": Entry(
+        SparseVLMPlus, "Zhang et al., ICML 2025, arXiv 2410.04417, code 2.0", INSIDE
+    ),
+    "sts": Entry(STS, "after Wang et al., arXiv 2606.03569v1", BOTH),
+    "todre": Entry(ToDREBothStages, "arXiv 2505.18757", BOTH),
+    "vscan": Entry(VScanBothStages, "Zhang et al., TMLR 2026, arXiv 2505.22654", BOTH),
     "fastervlm": Entry(FasterVLM, "Zhang et al., 2024, arXiv 2412.01818v1", BEFORE),
     "visionzip": Entry(VisionZip, "Yang et al., CVPR 2025, arXiv 2412.04467", BEFORE),
     "vispruner": Entry(
@@ -84,6 +99,15 @@ REDUCERS: dict[str, Entry] = {
     "random": Entry(Random, "a control", BEFORE),
     "uniform": Entry(Uniform, "a control", BEFORE),
     "base_view": Entry(BaseView, "a control", BEFORE),
+    "lower_resolution": Entry(LowerResolution, "a control", BEFORE),
+    "visor_tr": Entry(RowPooling, "after VISOR-TR, by the mean", BEFORE),
+    "visor_tr_packing": Entry(
+        RowPacking, "after VISOR-TR, by learned packing", BEFORE, is_trained=True
+    ),
+    "m3": Entry(M3, "Cai et al., ICLR 2025, arXiv 2405.17430", BEFORE, is_trained=True),
+    "ldpv2": Entry(
+        LDPv2, "Chu et al., 2024, arXiv 2402.03766", BEFORE, is_trained=True
+    ),
 }
 
 
@@ -147,15 +171,35 @@ def fitted(reducer: TokenReducer, config: VLMConfig) -> TokenReducer:
     """Returns the method for a network: stages and budgets may depend on its sizes.
 
     Raises:
-      ValueError: if the network has no such layers.
+      ValueError: if the network has no such layers, or was not trained with a method
+        that needs it.
     """
     fit = getattr(reducer, "fitted", None)
-    if fit is None:
-        return reducer
     try:
-        return fit(config)
+        method = reducer if fit is None else fit(config)
     except ValueError as error:
         raise ValueError(f"{name_of(reducer)}: {error}") from error
+    _check_trained(method, config)
+    return method
+
+
+def _check_trained(method: TokenReducer, config: VLMConfig) -> None:
+    """Raises ValueError for weights that know nothing of a method, or of no other."""
+    with_ = config.trained_with
+    own = KEEP_ALL if with_ is None else parse(with_)
+    said = "without any" if with_ is None else f"with {with_}"
+    if getattr(method, "needs_training", False):
+        if type(own) is not type(method) or not method.serves(own):
+            raise ValueError(
+                f"{name_of(method)} is for weights that were trained with it, and "
+                f"these were trained {said}: train some (configs/token_reduction), "
+                "or choose a training-free method."
+            )
+    elif config.compressor is not None:
+        raise ValueError(
+            f"{name_of(method)}: these weights were trained {said}, whose parameters "
+            "make their image tokens: leave the reduction to the network."
+        )
 
 
 def reducer_of(said: str | TokenReducer | None) -> TokenReducer:

@@ -11,7 +11,7 @@ Every word's attention is written down at each of these layers, T x (V + T) numb
 head: with long texts this takes time and memory, in the original as well.
 
 Left out: the noise of 1e-6 on densities, which is there to break ties (here the lower
-index goes first), and the variant "+", which needs attention head by head.
+index goes first). The variant "+" is in `sparsevlm_plus`.
 """
 
 import dataclasses
@@ -72,6 +72,7 @@ class SparseVLM(PlacedStages):
     published: ClassVar = _LAYERS
     depth: ClassVar = _DEPTH
     places: ClassVar = "shares"
+    published_keep: ClassVar = _KEEP
 
     layers: tuple[int, ...] | None = None
     keep: tuple[int, ...] | None = None
@@ -82,7 +83,7 @@ class SparseVLM(PlacedStages):
     def __post_init__(self) -> None:
         if self.layers is not None:
             check_ascending("layers", self.layers, 0)
-        keep = _KEEP if self.keep is None else self.keep
+        keep = self.published_keep if self.keep is None else self.keep
         if not keep or min(keep) < 1:
             raise ValueError(f"keep={'+'.join(map(str, keep))}: each at least 1.")
         check_budget(self, keep=self.keep)
@@ -107,7 +108,7 @@ class SparseVLM(PlacedStages):
         """Returns what each stage does; the knob is a factor on `keep`."""
         found, left = [], image_tokens
         for keep in self._kept(knob):
-            step = _step(left, keep)
+            step = self.step(left, keep)
             found.append(step)
             left = step.kept + step.clusters
         return tuple(found)
@@ -121,15 +122,24 @@ class SparseVLM(PlacedStages):
         """Returns the method that keeps so many times its numbers."""
         return dataclasses.replace(self, keep=self._kept(knob))
 
+    def step(self, tokens: int, keep: int) -> Step:
+        """Returns what a stage that is to keep so many does to so many tokens."""
+        kept = max(0, min(keep, tokens - 1))
+        gone = tokens - kept
+        if not gone:
+            return Step(0, 0, 0)
+        recycled = int(_RECYCLED * gone) + 1
+        return Step(kept, recycled, int(recycled / _PER_CLUSTER) + 1)
+
     def _kept(self, knob: float | None) -> tuple[int, ...]:
-        keep = _KEEP if self.keep is None else self.keep
+        keep = self.published_keep if self.keep is None else self.keep
         if knob is None:
             return keep
         return tuple(max(1, round(each * knob)) for each in keep)
 
     def most(self, image_tokens: int) -> float:
         """Returns the factor at which one token goes and comes back as a cluster."""
-        return max(1.0, image_tokens / min(self.keep or _KEEP))
+        return max(1.0, image_tokens / min(self.keep or self.published_keep))
 
     def note(
         self, layer: int, text: TokenStream, image: TokenStream, look: Look
@@ -138,17 +148,27 @@ class SparseVLM(PlacedStages):
         raters = _raters(text, image) if layer == 0 else look.notes.raters
         if layer not in self.placed:
             return Ratings(raters)
-        every = jnp.arange(text.length, dtype=jnp.int32)
-        weights = look(jnp.broadcast_to(every, raters.shape))
+        weights = self.weights(text, image, raters, look)
         total = jnp.where(raters[..., None], weights, 0).sum(axis=1)
         scores = total / jnp.maximum(raters.sum(axis=1), 1)[:, None]
         return Ratings(raters, jax.lax.stop_gradient(scores))
+
+    def weights(
+        self,
+        text: TokenStream,
+        image: TokenStream,
+        raters: Bool[Array, "B T"],
+        look: Look,
+    ) -> Float[Array, "B T V"]:
+        """Returns what every word thinks of every token; raters alone count."""
+        every = jnp.arange(text.length, dtype=jnp.int32)
+        return look(jnp.broadcast_to(every, raters.shape))
 
     def on_stream(
         self, layer: int, text: TokenStream, image: TokenStream, look: Look
     ) -> TokenStream:
         """Returns the best tokens, and behind them means of what goes."""
-        rows, most = self._steps_of_rows(self.stages.index(layer), look.first)
+        rows, most = self.steps_of_rows(self.stages.index(layer), look.first)
         scores, valid = look.notes.scores, image.tags.valid
         best = top(scores, valid, rows.kept)
         again = top(scores, valid & ~best, rows.recycled)
@@ -179,22 +199,13 @@ class SparseVLM(PlacedStages):
             left = step.kept + step.clusters
         return total
 
-    def _steps_of_rows(self, stage: int, first: TokenTags) -> tuple[Any, Step]:
+    def steps_of_rows(self, stage: int, first: TokenTags) -> tuple[Any, Step]:
         """Returns the step of each row as arrays, and that of the whole bucket."""
         bucket = first.valid.shape[1]
         knob = self.knob(bucket)
         table = [self.steps(tokens, knob)[stage] for tokens in range(bucket + 1)]
         rows = (by_tokens(numbers, first) for numbers in zip(*table, strict=True))
         return Step(*rows), table[-1]
-
-
-def _step(tokens: int, keep: int) -> Step:
-    kept = max(0, min(keep, tokens - 1))
-    gone = tokens - kept
-    if not gone:
-        return Step(0, 0, 0)
-    recycled = int(_RECYCLED * gone) + 1
-    return Step(kept, recycled, int(recycled / _PER_CLUSTER) + 1)
 
 
 def _raters(text: TokenStream, image: TokenStream) -> Bool[Array, "B T"]:

@@ -25,7 +25,7 @@ from visor_jax.models.config import VLMConfig
 Params = Any
 
 # What a checkpoint may lack.
-_MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+)/")
+_MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+|token_compressor)/")
 # Settings of new parameters and of the computation, not of what the parameters mean.
 _MAY_DIFFER = ("init_std", "embedding_init_std", "max_positions")
 
@@ -44,7 +44,8 @@ def warm_start(
 
     Raises:
       ValueError: if there is no checkpoint, or if it is of another network: sizes and
-        constants must agree, and it may lack adapters and reading heads alone.
+        constants must agree, and it may lack adapters, reading heads and a token
+        reduction's parameters alone.
     """
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
 

@@ -58,7 +58,8 @@ def load(
         heads that do not divide are on every device. None for one device.
       reduce: a method that drops image tokens, by name and settings
         ("fastv:keep=0.25", `token_reduction.registry`) or as an object; every answer,
-        cost and engine of the model is then that network's. None for none.
+        cost and engine of the model is then that network's. None for the one that the
+        network was trained with, if any; "none" for none.
       compilation_cache: folder that keeps compiled programs from one process to the
         next, True for the user's cache folder. False leaves jax's configuration, and
         JAX_COMPILATION_CACHE_DIR, as they are.

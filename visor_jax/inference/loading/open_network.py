@@ -37,7 +37,7 @@ from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.arguments import shown
 from visor_jax.sharding.mesh import MeshSettings, as_mesh, check_heads
-from visor_jax.token_reduction.registry import fitted, reducer_of
+from visor_jax.token_reduction.trained import asked_reducer, reducer_for
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def open_network(
     _check_names(path_or_id, dtype, template, revision)
     check_special_tokens(special_tokens)
     mesh = None if mesh is None else as_mesh(mesh)
-    how = _How(dtype, template, special_tokens, mesh, reducer_of(reduce))
+    how = _How(dtype, template, special_tokens, mesh, asked_reducer(reduce))
     if _is_hugging_face(path_or_id):
         opened = _from_hugging_face(find_folder(path_or_id, revision=revision), how)
     else:
@@ -95,7 +95,7 @@ class _How:
     template: str | None
     special_tokens: str
     mesh: jax.sharding.Mesh | None
-    reducer: TokenReducer
+    reducer: TokenReducer | None
 
     def dtype_of(self, stored: Iterable[np.dtype]) -> str | None:
         """Returns the dtype of parameters and computation, None to keep both.
@@ -136,7 +136,7 @@ def _from_hugging_face(folder: Path, how: _How) -> Network:
     found = find_network(folder)
     found = dataclasses.replace(found, shapes=network_alone(found.shapes))
     _check_heads(found.config, how.mesh)
-    reducer = fitted(how.reducer, found.config)
+    reducer = reducer_for(how.reducer, found.config)
     processor = found.backbone.processor(
         found.config,
         folder,
@@ -162,7 +162,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     # What is stored is compared with the network before anything else is looked for.
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
     _check_heads(stored.config, how.mesh)
-    processor, reducer = _reader(stored, how), fitted(how.reducer, stored.config)
+    processor, reducer = _reader(stored, how), reducer_for(how.reducer, stored.config)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),

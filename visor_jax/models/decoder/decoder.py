@@ -133,7 +133,7 @@ class Decoder(nn.Module):
         for index in range(start, stop):
             if past is None:
                 layer, c = self.layers[index], self.config.decoder
-                state = reduced(index, state, reducer, layer.look, c)
+                state = reduced(index, state, reducer, layer, c)
             is_read = (past is None and image_keys is None) and (
                 self.config.plan.image_is_read_after(index, gate_of.values())
                 or max(capture, default=-1) >= index

@@ -28,7 +28,11 @@ from visor_jax.models.decoder.kv_cache import KeyValues, LayerCache
 from visor_jax.models.decoder.qwen import MLP, Attention, RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import AUTO, attend
-from visor_jax.ops.attention_weights import attention_weights
+from visor_jax.ops.attention_weights import (
+    attention_weights,
+    over_blocks,
+    weights_by_head,
+)
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.masks import TokenTags, form_between
 
@@ -152,9 +156,32 @@ class DecoderLayer(nn.Module):
         queries, keys = self.asking(asked), self.asked(image, text)
         return attention_weights(queries, keys, asked.tags)[..., : image.length]
 
-    def asking(self, text: TokenStream) -> Float[Array, "B T N H"]:
-        """Returns the text tokens' queries in this layer's attention."""
-        return self.self_attn.queries(self._normed(text))
+    def look_by_head(
+        self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]
+    ) -> Float[Array, "B N R V"]:
+        """Returns the same of every head by itself."""
+        asked = text.take(rows)
+        queries, keys = self.asking(asked), self.asked(image, text)
+        return weights_by_head(queries, keys, asked.tags)[..., : image.length]
+
+    def look_back(self, text: TokenStream, image: TokenStream) -> Float[Array, "B V"]:
+        """Returns the share of its attention that each image token would pay to text.
+
+        Block by block of image tokens: the whole map is never there at once.
+        """
+        keys, tags = self.asked(image, text), image.tags
+
+        def shares(block: tuple[Array, ...]) -> Float[Array, "B block"]:
+            asked, *places = block
+            weights = attention_weights(asked, keys, TokenTags(*places))
+            return weights[..., image.length :].sum(axis=-1)
+
+        rows = self.asking(image), tags.order, tags.segments, tags.valid
+        return over_blocks(shares, rows, image.length)
+
+    def asking(self, stream: TokenStream) -> Float[Array, "B T N H"]:
+        """Returns the tokens' queries in this layer's attention."""
+        return self.self_attn.queries(self._normed(stream))
 
     def asked(self, image: TokenStream, text: TokenStream) -> list[KeyPart]:
         """Returns the keys of both streams in this layer's attention.

@@ -6,7 +6,6 @@ that remembers finds what is known (`past_of_layer`) and leaves its cache behind
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from visor_jax.models.config import DecoderConfig
-from visor_jax.models.decoder.decoder_layer import Past
+from visor_jax.models.decoder.decoder_layer import DecoderLayer, Past
 from visor_jax.models.decoder.kv_cache import KeyValues, KVCache, LayerCache
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import (
@@ -56,19 +55,19 @@ def reduced(
     index: int,
     state: DecoderState,
     reducer: TokenReducer,
-    look: Callable[..., Any],
+    layer: DecoderLayer,
     config: DecoderConfig,
 ) -> DecoderState:
     """Returns what a layer is to see: fewer image tokens, other positions.
 
-    look: `DecoderLayer.look` of the layer.
+    layer: the layer itself, by which a reducer may look at the image.
 
     Raises:
       ValueError: if the reducer wants to see an image of which K/V alone are at hand.
     """
     drops = index in reducer.stages
     if drops:
-        seen = _look(index, state, reducer, look)
+        seen = _look(index, state, reducer, layer)
         image = reducer.on_stream(index, state.text, state.image, seen)
         # Nobody asks for notes behind the last stage.
         notes = None if index == max(reducer.stages) else state.notes
@@ -85,14 +84,14 @@ def reduced(
         )
         state = state.replace(text=text, image=image, shift=shift)
     if isinstance(reducer, TakesNotes) and index in reducer.noted:
-        seen = _look(index, state, reducer, look)
+        seen = _look(index, state, reducer, layer)
         notes = reducer.note(index, state.text, state.image, seen)
         state = state.replace(notes=notes)
     return state
 
 
 def _look(
-    index: int, state: DecoderState, reducer: TokenReducer, look: Callable[..., Any]
+    index: int, state: DecoderState, reducer: TokenReducer, layer: DecoderLayer
 ) -> LayerLook:
     if not isinstance(state.image, TokenStream):
         raise ValueError(
@@ -100,8 +99,11 @@ def _look(
             "and values are at hand: give the image stream, and no image_keys from "
             "this layer on."
         )
+    streams = state.text, state.image
     return LayerLook(
-        weights=functools.partial(look, state.text, state.image),
+        weights=functools.partial(layer.look, *streams),
+        weights_by_head=functools.partial(layer.look_by_head, *streams),
+        weights_back=functools.partial(layer.look_back, *streams),
         first=_tags(state.image) if state.image_tags is None else state.image_tags,
         notes=state.notes,
     )

@@ -61,17 +61,39 @@ class Look(Protocol):
         """
         ...
 
+    def by_head(self, rows: Int[Array, "B R"]) -> Float[Array, "B N R V"]:
+        """Returns the same of every head by itself."""
+        ...
+
+    def back(self) -> Float[Array, "B V"]:
+        """Returns the share of its attention that each image token pays to text.
+
+        Of all image tokens, so it costs what the layer's own attention to the image
+        costs.
+        """
+        ...
+
 
 class LayerLook(NamedTuple):
-    """The `Look` of one layer; weights: of the text tokens at given indices."""
+    """The `Look` of one layer, by what the layer makes of both streams."""
 
     weights: Callable[[Int[Array, "B R"]], Float[Array, "B R V"]]
+    weights_by_head: Callable[[Int[Array, "B R"]], Float[Array, "B N R V"]]
+    weights_back: Callable[[], Float[Array, "B V"]]
     first: TokenTags
     notes: Any
 
     def __call__(self, rows: Int[Array, "B R"]) -> Float[Array, "B R V"]:
         """Returns the attention of these tokens. See `Look`."""
         return self.weights(rows)
+
+    def by_head(self, rows: Int[Array, "B R"]) -> Float[Array, "B N R V"]:
+        """Returns it head by head. See `Look`."""
+        return self.weights_by_head(rows)
+
+    def back(self) -> Float[Array, "B V"]:
+        """Returns what image tokens pay to text. See `Look`."""
+        return self.weights_back()
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ every patch makes one token or none:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import flax.struct
@@ -26,13 +27,16 @@ class TowerReads:
 
     attention: layers whose queries and keys it reads. features: layers whose output.
     projected: whether `CropFeatures.features` are to be projected ones. digest: whether
-    it needs a number that is the image's own.
+    it needs a number that is the image's own. side: patches per side to which crops are
+    shrunk before the tower, None for their own; a patch then has the features of the
+    larger one that it lies in.
     """
 
     attention: tuple[int, ...] = ()
     features: tuple[int, ...] = ()
     projected: bool = False
     digest: bool = False
+    side: int | None = None
 
     def of_layer(self, names: tuple[int, ...], layer: int, count: int) -> list[int]:
         """Returns those of `names` that mean this layer of `count`.
@@ -200,6 +204,33 @@ class CropFeatures:
         mine = self.packing.of_tokens(self.merged)[..., None]
         weights = jnp.where(jnp.where(mine, own, ~corners), weights, 0)
         return weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-6)
+
+
+@flax.struct.dataclass
+class PackedTokens:
+    """The image tokens as the packing makes them of projected patches and newlines.
+
+    hidden: (B, V, D). keep: (B, V) which of them are to stay.
+    """
+
+    hidden: Float[Array, "B V D"]
+    keep: Bool[Array, "B V"]
+    packing: Packing
+
+
+@runtime_checkable
+class ReducesTokens(Protocol):
+    """A token reducer that works behind the packing, besides `on_crops`."""
+
+    def on_tokens(
+        self, tokens: PackedTokens, compress: Callable[[Array], Array] | None
+    ) -> PackedTokens:
+        """Returns the tokens with `keep` False where they go, or other `hidden`.
+
+        compress: the module of `VLMConfig.compressor`, from (B, W, size, D) to
+        (B, W, D); None if the network has none.
+        """
+        ...
 
 
 def image_digest(pixels: Float[Array, "B C h w 3"]) -> UInt32[Array, "B"]:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from visor_jax.models.vision.siglip import places_of
 from visor_jax.ops.linear import Dense
 
 
@@ -35,4 +36,5 @@ class Projector(nn.Module):
         if self.grid is None:
             return projected
         place = self.row_embedding[:, None] + self.column_embedding[None]
-        return projected + place.reshape(-1, self.width).astype(self.dtype)
+        place = places_of(place.reshape(-1, self.width), projected.shape[2])
+        return projected + place.astype(self.dtype)

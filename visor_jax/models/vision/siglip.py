@@ -4,6 +4,7 @@ No class token; the features are the last block's output without the final norm,
 is what LLaVA-OneVision reads. Parameter names follow the published checkpoints.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +126,21 @@ class PatchEmbeddings(nn.Module):
     def __call__(self, crops: Float[Array, "B h w 3"]) -> Float[Array, "B P E"]:
         patches = self.patch_embedding(crops.astype(self.dtype))
         patches = patches.reshape(crops.shape[0], -1, self.config.width)
-        return patches + self.position_embedding(jnp.arange(self.config.num_patches))
+        places = self.position_embedding(jnp.arange(self.config.num_patches))
+        return patches + places_of(places, patches.shape[1])
+
+
+def places_of(places: Float[Array, "P D"], count: int) -> Float[Array, "Q D"]:
+    """Returns a vector for each place of a square of `count`, row by row.
+
+    Those of the square that there are, or resized linearly for another one.
+    """
+    if count == len(places):
+        return places
+    side, new = math.isqrt(len(places)), math.isqrt(count)
+    square = places.reshape(side, side, -1).astype(jnp.float32)
+    resized = jax.image.resize(square, (new, new, square.shape[2]), "linear")
+    return resized.reshape(count, -1).astype(places.dtype)
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,7 @@ network is the same step with a set of one budget.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -20,6 +20,8 @@ from visor_jax.batch import Batch
 from visor_jax.budget import ON_LEVEL
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
+from visor_jax.ops.gating import one_of
+from visor_jax.token_reduction.trained import drawn_in_training
 from visor_jax.training.accumulation import Term, gradient
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule
 from visor_jax.training.objectives.losses import (
@@ -88,17 +90,22 @@ def make_universal_step(
     accumulate: parts of the batch that are passed through one after another.
     skip_norm: as for `update`.
     """
-    minimised = _Minimised(model, schedule, objective)
+    # Of one size, unless a token reducer is trained at several.
+    models = drawn_in_training(model)
+    ways = [_Minimised(each, schedule, objective) for each in models]
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.wrap_key_data(state.key)
         budget = schedule.draw(key, state.step)
         trainable, fixed = split_frozen(state.params, frozen)
 
-        def terms(trainable: Tree, batch: Batch) -> tuple[list[Term], _Sums]:
-            return minimised(merge(trainable, fixed), batch, budget)
+        def gradient_of(minimised: _Minimised) -> tuple[Tree, _Sums]:
+            def terms(trainable: Tree, batch: Batch) -> tuple[list[Term], _Sums]:
+                return minimised(merge(trainable, fixed), batch, budget)
 
-        grads, sums = gradient(terms, trainable, batch, parts=accumulate)
+            return gradient(terms, trainable, batch, parts=accumulate)
+
+        grads, sums = _of_one(ways, gradient_of, key, state.step)
         summed = functools.partial(
             state.sums.add,
             budget,
@@ -119,6 +126,21 @@ def make_universal_step(
         )
 
     return step
+
+
+def _of_one(
+    ways: Sequence["_Minimised"],
+    function: Callable[["_Minimised"], Any],
+    key: Array,
+    step: Int[Array, ""],
+) -> Any:
+    """Returns a function's value of the only way, or of one drawn for the step."""
+    if len(ways) == 1:
+        return function(ways[0])
+    # Apart from the draw of the budget, which folds in the step alone.
+    key = jax.random.fold_in(jax.random.fold_in(key, step), len(ways))
+    index = jax.random.randint(key, (), 0, len(ways))
+    return one_of(index, [functools.partial(function, way) for way in ways])
 
 
 class _Minimised:

@@ -8,7 +8,7 @@ of n tokens keeps floor(keep n) at most, whatever else is in the batch:
     newlines "drop"    floor(keep 12) = 6 patches in proportion: 2 2 2
 
 A patch counts if it makes a token: not in padding, and in a resized grid not between
-the patches that tokens stand for. What a method itself computes is in no FLOPs account.
+the patches that tokens stand for. What a method itself computes counts end to end.
 """
 
 import abc
@@ -19,6 +19,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import Look, PositionRule
 from visor_jax.models.vision.crop_features import (
@@ -27,6 +28,7 @@ from visor_jax.models.vision.crop_features import (
     Packing,
     TowerReads,
 )
+from visor_jax.token_reduction import crop_flops
 
 NEWLINE_RULES = ("rows", "drop")
 # int32 holds a share of 200,000 tokens.
@@ -103,6 +105,22 @@ class CropMethod(abc.ABC):
     def most_of(self, count: int) -> int:
         """Returns how many of `count` tokens, or patches, may stay at most."""
         return int(fraction(self.keep) * count)
+
+    def crop_flops(self, config: VLMConfig, *, crops: int) -> int:
+        """Returns the FLOPs of reading the tower once more, and of choosing."""
+        depth = config.vision.num_layers
+        layers = len({layer % depth for layer in self.tower_reads.attention})
+        read = crop_flops.query_key(config.vision, layers=layers, crops=crops)
+        return read + (self.choice_flops(config, crops) if crops else 0)
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the matrix products of `select`, for one image of so many crops."""
+        return 0
+
+    def compared_width(self, config: VLMConfig) -> int:
+        """Returns the width of the features that `select` is given."""
+        projected = self.tower_reads.projected
+        return config.decoder.width if projected else config.vision.width
 
     def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
         """Returns floor(keep V) for every layer."""

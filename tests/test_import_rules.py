@@ -35,6 +35,7 @@ COMMANDS = (
     "answer",
     "sweep",
     "cascade",
+    "baselines",
     "serve",
 )
 COMMAND_FOLDERS = ("convert", "timing", "show")

@@ -97,7 +97,8 @@ def test_a_method_is_what_the_network_takes(name):
     assert method == METHODS[name]()
     assert hash(method) == hash(METHODS[name]())
     fields = dataclasses.fields(method)
-    assert all(type(field.default) in (str, int, float, bool) for field in fields)
+    plain = (str, int, float, bool, type(None))
+    assert all(type(field.default) in plain for field in fields)
     assert type(method).__doc__
 
 

@@ -17,12 +17,12 @@ from visor_jax.models.decoder.token_reducer import crop_flops
 from visor_jax.models.vlm import VLM
 from visor_jax.token_reduction.crops.vispruner import VisPruner
 from visor_jax.token_reduction.prompt_account import prompt_account
-from visor_jax.token_reduction.registry import REDUCERS, fitted, parse
+from visor_jax.token_reduction.registry import BEFORE, REDUCERS, fitted, parse
 
 LENGTHS = {"text_tokens": 5, "image_tokens": 37, "crops": 3, "batch": 2}
 # The tower has two layers.
 WITH = {"vscan_stage1": ",local_layer=0"}
-BEFORE = [name for name, entry in REDUCERS.items() if entry.method().reads_crops]
+BEFORE_IT = [name for name, entry in REDUCERS.items() if entry.where == BEFORE]
 SETTINGS = [
     "divprune:keep=0.3,scope=image,features=tower",
     "divprune:keep=0.3,start=first",
@@ -59,7 +59,7 @@ def counted(config, method):
 @pytest.mark.parametrize(
     ("spec", "side"),
     [
-        *((f"{name}:keep=0.3{WITH.get(name, '')}", 13) for name in BEFORE),
+        *((f"{name}:keep=0.3{WITH.get(name, '')}", 13) for name in BEFORE_IT),
         *((spec, 6) for spec in SETTINGS),
     ],
 )

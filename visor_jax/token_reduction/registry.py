@@ -35,6 +35,8 @@ from visor_jax.token_reduction.setting_values import (
 from visor_jax.token_reduction.sparsevlm import SparseVLM
 
 NONE = "none"
+# Settings of which a method takes one.
+_BUDGETS = ("keep", "average", "llm_flops")
 INSIDE, BEFORE = "between decoder layers", "before the decoder"
 
 
@@ -118,6 +120,12 @@ def parse(spec: str) -> TokenReducer:
         if key in values:
             raise ValueError(f"{spec!r} says {key} twice.")
         values[key] = read_value(known[key], text)
+    budgets = [key for key in _BUDGETS if values.get(key) is not None]
+    if len(budgets) > 1:
+        raise ValueError(
+            f"{spec!r}: {' and '.join(budgets)} each say how many tokens stay: give "
+            "one of them."
+        )
     try:
         return REDUCERS[name].method(**values)
     except (TypeError, ValueError) as error:
@@ -150,12 +158,19 @@ def fitted(reducer: TokenReducer, config: VLMConfig) -> TokenReducer:
       ValueError: if the network has no such layers.
     """
     fit = getattr(reducer, "fitted", None)
-    if fit is None:
-        return reducer
     try:
-        return fit(config)
+        found = reducer if fit is None else fit(config)
+        return _with_network(found, config)
     except ValueError as error:
         raise ValueError(f"{name_of(reducer)}: {error}") from error
+
+
+def _with_network(reducer: TokenReducer, config: VLMConfig) -> TokenReducer:
+    """Returns the method that knows the network that its budget is solved for."""
+    budgets = (getattr(reducer, name, None) for name in ("average", "llm_flops"))
+    if all(budget is None for budget in budgets):
+        return reducer
+    return dataclasses.replace(reducer, network=config)
 
 
 def reducer_of(said: str | TokenReducer | None) -> TokenReducer:

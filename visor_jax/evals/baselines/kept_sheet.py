@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visor_jax.data.images.read_image import read_image
-from visor_jax.evals.baselines.conditions import Condition
+from visor_jax.evals.baselines.conditions import DENSE, Condition
 from visor_jax.evals.baselines.measure import asked_of, shown_examples
 from visor_jax.evals.baselines.outcome import Outcome
 from visor_jax.evals.benchmark import Benchmark, Example
 from visor_jax.evals.report import style
 from visor_jax.evals.report.examples import question_of, shortened
+from visor_jax.token_reduction.registry import NONE
 
 KEPT_TOKENS = "kept_tokens.png"
 
@@ -98,7 +99,7 @@ def _header(
     for place, examples in enumerate(about):
         left = _MARGIN + _NAME + place * step
         for line, example in enumerate(examples):
-            text = f"{question_of(example)}  {example.references[0]}"
+            text = f"{question_of(example)}: {example.references[0]}"
             question = shortened(text, _LONGEST)
             weight = "bold" if line == 0 else "normal"
             y = 0.72 + line * _LINE
@@ -118,10 +119,9 @@ def _answers(
 
 def _wrapped(condition: Condition) -> str:
     """Returns the condition's name, a part in each line."""
-    return (
-        condition.name.replace(" + ", "\n+ ")
-        .replace(":keep", "\nkeep")
-        .replace(",", "\n")
-        .replace(":average", "\naverage")
-        .replace(":layer", "\nlayer")
-    )
+    own = "" if condition.network == DENSE else f"VISOR {condition.budget.name}"
+    if condition.reduce == NONE:
+        return own or DENSE
+    method, _, settings = condition.reduce.partition(":")
+    plus = f"{own}\n+ " if own else ""
+    return "\n".join([plus + method, *settings.split(",")])

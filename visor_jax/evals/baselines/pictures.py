@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from visor_jax.evals.baselines.conditions import COMBINED, DENSE, VISOR
 from visor_jax.evals.baselines.marks import LEGEND, MARKS
@@ -110,6 +110,7 @@ def _panel(axes: Axes, rows: Sequence[Row], measure: str, group: str) -> None:
             )
     _front(axes, [row for row in rows if row["kind"] == VISOR], measure, group)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -36,6 +36,7 @@ COMMANDS = (
     "answer",
     "sweep",
     "cascade",
+    "baselines",
     "serve",
     # Which commands there are.
     "__main__",

@@ -177,6 +177,46 @@ def test_an_answers_flops_are_those_of_the_bucket_that_it_was_in():
     assert found["llm_prefill"] == counted.llm_prefill
 
 
+@pytest.mark.parametrize("name", ["fastervlm", "visionzip", "hired", "random"])
+def test_before_the_decoder_a_budget_is_a_share_of_the_bucket(name):
+    method = method_of(f"{name}:average=64")
+    assert method.image_lengths(TOKENS, DEPTH) == (64,) * DEPTH
+    # A smaller image in that bucket keeps the same share.
+    plain = method.in_bucket(TOKENS)
+    assert plain == parse(name_of(plain)) == parse(f"{name}:keep={64 / TOKENS}")
+    assert plain.image_lengths(300, DEPTH)[0] == 300 * 64 // TOKENS
+    assert method_of(f"{name}:average=900").image_lengths(TOKENS, 1) == (TOKENS,)
+    with pytest.raises(ValueError, match=r"average=0\.5 .* one token left it is at 1"):
+        method_of(f"{name}:average=0.5").image_lengths(TOKENS, DEPTH)
+
+
+def test_before_the_decoder_a_share_of_the_dense_flops_is_met():
+    tokens, depth = 200, 8
+    config = tiny.VISOR.replace(plan=LayerPlan.dense(depth))
+    budget, prompt = Budget.all(config.plan), {"text_tokens": 64, "image_tokens": 200}
+
+    def share(kept):
+        lengths = (kept,) * depth
+        cost = account(
+            config, budget, **prompt, crops=0, logit_positions=1, image_lengths=lengths
+        )
+        return cost.llm_prefill / cost.dense().llm_prefill
+
+    (kept,) = set(method_of("visionzip:llm_flops=0.5", config).image_lengths(200, 8))
+    shares = [share(count) for count in range(1, tokens + 1)]
+    assert kept == 1 + min(range(tokens), key=lambda i: abs(shares[i] - 0.5))
+    with pytest.raises(ValueError, match=rf"llm_flops=0.01 .* at {share(1):.4g}"):
+        method_of("visionzip:llm_flops=0.01", config).image_lengths(tokens, depth)
+
+
+@pytest.mark.parametrize(
+    "spec", ["visionzip:keep=0.25,average=64", "hired:average=9,llm_flops=0.5"]
+)
+def test_one_budget_is_enough(spec):
+    with pytest.raises(ValueError, match="each say how many tokens stay"):
+        parse(spec)
+
+
 def test_who_has_a_budget_wants_to_know_the_network():
     with pytest.raises(ValueError, match=r"say for which with `fitted"):
         parse("fastv:average=9").image_lengths(9, 4)

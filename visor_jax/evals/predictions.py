@@ -29,6 +29,8 @@ from visor_jax.runtime import atomic_write
 # Of one prompt: before the LLM, in its prefill, for the first token after it, and in
 # the prefill of the dense network of this size, which no budget changes.
 FLOPS = ("tower", "projector", "llm_prefill", "decode_per_token", "dense_llm_prefill")
+# A method's own work before the LLM, where it drops tokens there; of end to end alone.
+CROP_SELECTION = "crop_selection"
 LENGTHS = ("text_tokens", "image_tokens", "crops")
 # Of answers that were scored: how sure the network was, the FLOPs of writing them, and
 # those of the prefill behind the trunk, which is what looking again takes.
@@ -65,7 +67,8 @@ class Predictions:
 
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
-    the first is the one that accuracies are means of. flops: by `FLOPS`. lengths: by
+    the first is the one that accuracies are means of. flops: by `FLOPS`, and
+    by `CROP_SELECTION` where there is such work. lengths: by
     `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: the name of what
     dropped image tokens (`token_reduction.registry`); None if nothing did. looks: by
     `LOOKS`, where the answers were scored; None where they were not.
@@ -276,12 +279,16 @@ def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         "errors": texts("error"),
         # None becomes NaN.
         "scores": {k: numbers("scores", k, float) for k in first[0]["scores"]},
-        "flops": {k: numbers("flops", k, np.int64) for k in FLOPS},
+        "flops": {k: numbers("flops", k, np.int64) for k in _flops_in(first[0])},
         "lengths": {k: np.array([line[k] for line in first]) for k in LENGTHS},
         "looks": {k: numbers("looks", k, float) for k in LOOKS}
         if "looks" in first[0]
         else None,
     }
+
+
+def _flops_in(line: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*FLOPS, *(k for k in (CROP_SELECTION,) if k in line["flops"]))
 
 
 def _numbers(names: Sequence[str]) -> Int[np.ndarray, "n"]:

@@ -7,6 +7,7 @@ import numpy as np
 from visor_jax.budget import BudgetSet
 from visor_jax.evals.benchmark import Benchmark, Example, PromptLengths
 from visor_jax.evals.predictions import (
+    CROP_SELECTION,
     FLOPS,
     LENGTHS,
     LOOKS,
@@ -142,11 +143,14 @@ class Recorder:
             for row in range(len(self._budgets))
         ]
         columns = np.moveaxis(np.array(rows, np.int64), -1, 0)
-        return dict(zip(FLOPS, columns, strict=True))
+        found = dict(zip((*FLOPS, CROP_SELECTION), columns, strict=True))
+        if not found[CROP_SELECTION].any():
+            del found[CROP_SELECTION]
+        return found
 
     def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
         if not lengths.text_tokens:
-            return (0,) * len(FLOPS)
+            return (0,) * (len(FLOPS) + 1)
         cost = self._account(budget, lengths)
         return (
             cost.tower.total,
@@ -155,6 +159,7 @@ class Recorder:
             # The first token after the prompt.
             cost.decode_per_token(lengths.text_tokens + 1),
             cost.dense().llm_prefill,
+            cost.crop_selection,
         )
 
     def _account(self, budget: int, lengths: PromptLengths) -> Account:

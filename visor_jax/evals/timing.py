@@ -7,7 +7,7 @@ data loading apart. Programs take turns, and the median is reported (`stopwatch`
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.prompts.request import Request
 from visor_jax.evals.benchmark import Benchmark, clusters_of
 from visor_jax.evals.harness import check_plan
 from visor_jax.inference.generation.prefill import Prefilled, prefill
@@ -47,11 +48,16 @@ def prompts(network: Network, benchmark: Benchmark, batch_size: int = BATCH) -> 
     rows they are used again.
     """
     clusters = clusters_of(benchmark, batch_size)
-    samples = []
+    requests = []
     for row in range(batch_size):
         cluster = clusters[row % len(clusters)]
-        request = cluster[row % len(cluster)].request
-        samples.append(network.processor.sample(request, room=1))
+        requests.append(cluster[row % len(cluster)].request)
+    return padded(network, requests)
+
+
+def padded(network: Network, requests: Sequence[Request]) -> Batch:
+    """Returns the requests as rows of one batch, padded to the longest."""
+    samples = [network.processor.sample(request, room=1) for request in requests]
     shape = Bucket(
         crops=max(1, *(sample.num_crops for sample in samples)),
         image_tokens=max(1, *(sample.num_image_tokens for sample in samples)),

@@ -29,6 +29,7 @@ class Account:
     token reducer drops some. tower, projector: all crops. layers: the decoder's
     layers in a prefill, first layer first. lm_head: the logits at `logit_positions`
     tokens of every sample. selection: a token reducer's own work, part of the prefill.
+    crop_selection: the same before the decoder, end to end alone.
     """
 
     config: VLMConfig
@@ -44,6 +45,7 @@ class Account:
     layers: tuple[LayerCost, ...]
     lm_head: int
     selection: int = 0
+    crop_selection: int = 0
 
     @property
     def llm_prefill(self) -> int:
@@ -64,8 +66,9 @@ class Account:
 
     @property
     def end_to_end(self) -> int:
-        """Returns the FLOPs of tower, projector and LLM prefill."""
-        return self.tower.total + self.projector + self.llm_prefill
+        """Returns the FLOPs of tower, choosing tokens, projector and LLM prefill."""
+        before = self.tower.total + self.projector + self.crop_selection
+        return before + self.llm_prefill
 
     def decode_layers(self, context: int) -> tuple[LayerCost, ...]:
         """Returns every layer's share of `decode_per_token`, logits excluded.
@@ -136,6 +139,7 @@ def account(
     batch: int = 1,
     image_lengths: Sequence[int] | None = None,
     selection: int = 0,
+    crop_selection: int = 0,
     at_hand: Collection[int] = (),
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
@@ -144,8 +148,9 @@ def account(
     evaluation), 1 for what a generation needs of its prefill. crops: 0 if the image
     features are at hand already. image_lengths: what a token reducer leaves for
     each decoder layer (`TokenReducer.image_lengths`), None for all. selection: FLOPs of
-    its own work in one sample (`token_reducer.selection_flops`). at_hand: layers in
-    which the image's keys and values are known, so that only text goes through them.
+    its own work in one sample (`token_reducer.selection_flops`). crop_selection: of
+    that before the decoder (`token_reducer.crop_flops`). at_hand: layers in which the
+    image's keys and values are known, so that only text goes through them.
     The reading loss and the policy are not part of it.
 
     Raises:
@@ -173,6 +178,7 @@ def account(
         layers=tuple(layer.times(batch) for layer in layers),
         lm_head=layer_costs.lm_head(config.decoder, positions=batch * logits),
         selection=batch * selection,
+        crop_selection=batch * crop_selection,
     )
 
 

@@ -151,6 +151,7 @@ def prompt_cost(
     logit_positions: int | None = 1,
     image_lengths: Callable[[int, int], Sequence[int]] | None = None,
     selection: Callable[[int, int], int] | None = None,
+    crop_selection: int = 0,
     first_look: Budget | None = None,
 ) -> Row:
     """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
@@ -161,6 +162,7 @@ def prompt_cost(
       image_lengths: what each layer sees of these image tokens, in so many layers
         (`TokenReducer.image_lengths`); None for all.
       selection: FLOPs of dropping the others, of text and image tokens; None for none.
+      crop_selection: FLOPs of that before the decoder.
       first_look: of a cascade that has looked again, in `budget`; its prefill counts,
         too, and tower and trunk ran for it.
 
@@ -182,6 +184,7 @@ def prompt_cost(
             logit_positions=logit_positions,
             image_lengths=seen,
             selection=0 if selection is None else selection(text_tokens, image_tokens),
+            crop_selection=crop_selection,
         )
         for each in ((budget,) if first_look is None else (first_look, budget))
     )
@@ -193,7 +196,7 @@ def prompt_cost(
 def _of_looks(first: Account, again: Account) -> Row:
     """Returns the row of a prompt that was looked at twice."""
     prefill, dense = first.llm_prefill + again.behind_trunk, first.dense()
-    before = first.tower.total + first.projector
+    before = first.tower.total + first.projector + first.crop_selection
     return dataclasses.replace(
         Row.of(again.budget.name, again),
         llm_prefill=prefill,

@@ -7,26 +7,37 @@ of n tokens keeps floor(keep n) at most, whatever else is in the batch:
     newlines "rows"    2 are set aside, 5 patches in proportion: 1 1 1
     newlines "drop"    floor(keep 12) = 6 patches in proportion: 2 2 2
 
+In place of `keep` a budget says how much stays, as between decoder layers
+(`layer_stages`): average=64 tokens a layer, or llm_flops=0.3 of the dense prefill. For
+each padded number of image tokens it becomes a share of them (`in_bucket`).
+
 A patch counts if it makes a token: not in padding, and in a resized grid not between
-the patches that tokens stand for. What a method itself computes is in no FLOPs account.
+the patches that tokens stand for. What a method itself computes counts end to end.
 """
 
 import abc
 import dataclasses
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import (
+    Look,
+    PositionRule,
+    selection_flops,
+)
 from visor_jax.models.vision.crop_features import (
     NOTHING,
     CropFeatures,
     Packing,
     TowerReads,
 )
+from visor_jax.token_reduction import crop_flops, solve
+from visor_jax.token_reduction.layer_stages import check_budget
 
 NEWLINE_RULES = ("rows", "drop")
 # int32 holds a share of 200,000 tokens.
@@ -49,11 +60,15 @@ class CropMethod(abc.ABC):
     """A method that drops patches before the projector; it says in `select` which.
 
     keep: share of an image's tokens that stays, above 0 and up to 1. newlines: "rows",
-    a newline stays if its row keeps a token; "drop", none stays.
+    a newline stays if its row keeps a token; "drop", none stays. average, llm_flops:
+    budgets in place of `keep`; network: see `layer_stages`.
     """
 
     keep: float = 0.25
     newlines: str = "rows"
+    average: float | None = None
+    llm_flops: float | None = None
+    network: VLMConfig | None = dataclasses.field(default=None, repr=False)
 
     position_rule: ClassVar = PositionRule.FRESH
     reads_text: ClassVar = False
@@ -68,6 +83,8 @@ class CropMethod(abc.ABC):
                 f"tokens, from 1 / {_FINEST} to 1."
             )
         self.check_choice("newlines", NEWLINE_RULES)
+        default = type(self).__dataclass_fields__["keep"].default
+        check_budget(self, keep=None if self.keep == default else self.keep)
 
     def check_choice(self, name: str, known: tuple[str, ...]) -> None:
         """Raises ValueError if a setting is none of the known ones."""
@@ -104,9 +121,63 @@ class CropMethod(abc.ABC):
         """Returns how many of `count` tokens, or patches, may stay at most."""
         return int(fraction(self.keep) * count)
 
+    def crop_flops(self, config: VLMConfig, *, crops: int) -> int:
+        """Returns the FLOPs of reading the tower once more, and of choosing."""
+        depth = config.vision.num_layers
+        layers = len({layer % depth for layer in self.tower_reads.attention})
+        read = crop_flops.query_key(config.vision, layers=layers, crops=crops)
+        return read + (self.choice_flops(config, crops) if crops else 0)
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the matrix products of `select`, for one image of so many crops."""
+        return 0
+
+    def compared_width(self, config: VLMConfig) -> int:
+        """Returns the width of the features that `select` is given."""
+        projected = self.tower_reads.projected
+        return config.decoder.width if projected else config.vision.width
+
     def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
         """Returns floor(keep V) for every layer."""
-        return (self.most_of(image_tokens),) * num_layers
+        return (self.in_bucket(image_tokens).most_of(image_tokens),) * num_layers
+
+    def in_bucket(self, image_tokens: int) -> Self:
+        """Returns the method with the share that meets its budget in a bucket.
+
+        Raises:
+          ValueError: if no share does, or if the method was not `fitted`.
+        """
+        if self.average is None and self.llm_flops is None:
+            return self
+        return self.at_knob(solve.knob(self, image_tokens), image_tokens)
+
+    def at_knob(self, knob: float, image_tokens: int) -> Self:
+        """Returns the method that keeps this share of so many tokens, one at least."""
+        kept = max(1, int(knob * image_tokens))
+        share = kept / max(image_tokens, kept)
+        plain = {"average": None, "llm_flops": None, "network": None}
+        return dataclasses.replace(self, keep=share, **plain)
+
+    def lengths_at(
+        self, image_tokens: int, num_layers: int, knob: float
+    ) -> tuple[int, ...]:
+        """Returns what each layer sees at any share."""
+        return self.at_knob(knob, image_tokens).image_lengths(image_tokens, num_layers)
+
+    def most(self, image_tokens: int) -> float:
+        """Returns the share of everything."""
+        return 1.0
+
+    def flops_of(
+        self, config: VLMConfig, text_tokens: int, image_tokens: int, knob: float
+    ) -> int:
+        """Returns the FLOPs of choosing between decoder layers, at any share."""
+        return selection_flops(
+            self.at_knob(knob, image_tokens),
+            config,
+            text_tokens=text_tokens,
+            image_tokens=image_tokens,
+        )
 
     def budgets(self, packing: Packing) -> tuple[Int[Array, "B C"], Int[Array, "B"]]:
         """Returns how many patches of each crop stay, and newlines of each image."""
@@ -125,8 +196,9 @@ class CropMethod(abc.ABC):
 
     def on_crops(self, crops: CropFeatures) -> CropFeatures:
         """Returns what `select` keeps, with the newlines that go with it."""
-        budgets, room = self.budgets(crops.packing)
-        found = self.select(crops, budgets)
+        method = self.in_bucket(crops.packing.patch.shape[1])
+        budgets, room = method.budgets(crops.packing)
+        found = method.select(crops, budgets)
         return found.replace(keep_newlines=kept_newlines(found, room))
 
     @abc.abstractmethod

@@ -174,7 +174,7 @@ def _table(
     )
 
 
-def check_budget(method: LayerStages, **own: object) -> None:
+def check_budget(method: solve.Tunable, **own: object) -> None:
     """Raises ValueError for two budgets, an impossible one, or one beside settings.
 
     own: settings that say how much is kept, None where they are left to the method.

@@ -7,6 +7,7 @@ from visor_jax.flops.account import Account, account
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     TokenReducer,
+    crop_flops,
     in_bucket,
     selection_flops,
 )
@@ -40,5 +41,6 @@ def prompt_account(
         logit_positions=1,
         image_lengths=reducer.image_lengths(image_tokens, config.plan.num_layers),
         selection=selection_flops(reducer, config, **prompt),
+        crop_selection=crop_flops(reducer, config, crops=crops),
         at_hand=at_hand,
     )

@@ -43,6 +43,8 @@ from visor_jax.token_reduction.two_stages.todre import ToDREBothStages
 from visor_jax.token_reduction.two_stages.vscan import VScanBothStages
 
 NONE = "none"
+# Settings of which a method takes one.
+_BUDGETS = ("keep", "average", "llm_flops")
 INSIDE, BEFORE = "between decoder layers", "before the decoder"
 BOTH = "before the decoder and between its layers"
 
@@ -142,6 +144,12 @@ def parse(spec: str) -> TokenReducer:
         if key in values:
             raise ValueError(f"{spec!r} says {key} twice.")
         values[key] = read_value(known[key], text)
+    budgets = [key for key in _BUDGETS if values.get(key) is not None]
+    if len(budgets) > 1:
+        raise ValueError(
+            f"{spec!r}: {' and '.join(budgets)} each say how many tokens stay: give "
+            "one of them."
+        )
     try:
         return REDUCERS[name].method(**values)
     except (TypeError, ValueError) as error:
@@ -177,6 +185,7 @@ def fitted(reducer: TokenReducer, config: VLMConfig) -> TokenReducer:
     fit = getattr(reducer, "fitted", None)
     try:
         method = reducer if fit is None else fit(config)
+        method = _with_network(method, config)
     except ValueError as error:
         raise ValueError(f"{name_of(reducer)}: {error}") from error
     _check_trained(method, config)
@@ -200,6 +209,14 @@ def _check_trained(method: TokenReducer, config: VLMConfig) -> None:
             f"{name_of(method)}: these weights were trained {said}, whose parameters "
             "make their image tokens: leave the reduction to the network."
         )
+
+
+def _with_network(reducer: TokenReducer, config: VLMConfig) -> TokenReducer:
+    """Returns the method that knows the network that its budget is solved for."""
+    budgets = (getattr(reducer, name, None) for name in ("average", "llm_flops"))
+    if all(budget is None for budget in budgets):
+        return reducer
+    return dataclasses.replace(reducer, network=config)
 
 
 def reducer_of(said: str | TokenReducer | None) -> TokenReducer:

@@ -109,9 +109,14 @@ def _cost(method: Tunable, image_tokens: int) -> Callable[[float], float]:
 def _why_impossible(method: Tunable, image_tokens: int, least: float) -> str:
     name = "llm_flops" if method.average is None else "average"
     stages = "+".join(map(str, method.stages))
-    return (
+    what = (
         f"{type(method).__name__} cannot reach {name}={_wanted(method):g} with "
-        f"{image_tokens} image tokens: it drops some before the layers {stages} of "
+        f"{image_tokens} image tokens"
+    )
+    if not stages:
+        return f"{what}: with one token left it is at {least:.4g}. Give at least that."
+    return (
+        f"{what}: it drops some before the layers {stages} of "
         f"{method.network.plan.num_layers}, and with one token left behind each it is "
         f"at {least:.4g}. Give at least that, earlier layers, or smaller images."
     )

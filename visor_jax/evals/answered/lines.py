@@ -147,8 +147,9 @@ def _reading(definition: Definition, question: Question, said: str | None) -> Li
 def _costs(answer: Answer, model: VLM, budget: str) -> Line:
     layers = model.config.plan.num_layers
     lengths = model.reducer.image_lengths(answer.image_tokens, layers)
-    # Choosing costs something, which nobody has counted.
-    chooses = budget == "auto" or model.reducer != KEEP_ALL
+    flops = flops_of(answer, model)
+    # Of image tokens before the LLM. A policy's choosing nobody has counted.
+    selection = flops.pop("crop_selection", 0)
     ended = len(answer.tokens) <= answer.steps
     return {
         "image_tokens": answer.image_tokens,
@@ -156,6 +157,6 @@ def _costs(answer: Answer, model: VLM, budget: str) -> Line:
         "text_tokens": answer.text_tokens,
         "new_tokens": len(answer.tokens),
         "stopped": ENDED if ended else AT_LIMIT,
-        "flops": flops_of(answer, model) | {"selection": None if chooses else 0},
+        "flops": flops | {"selection": None if budget == "auto" else selection},
         "seconds": round(answer.seconds, 6),
     }

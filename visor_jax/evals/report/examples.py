@@ -136,8 +136,8 @@ def _lines(
     canvas.plot([left, right], [top, top], color=style.GREY, linewidth=0.6)
     for line, example in enumerate(examples):
         y = top + (line + 0.55) * _LINE
-        question = _shortened(_question(example), _LONGEST_QUESTION)
-        reference = _shortened(example.references[0], _LONGEST_REFERENCE)
+        question = shortened(question_of(example), _LONGEST_QUESTION)
+        reference = shortened(example.references[0], _LONGEST_REFERENCE)
         canvas.text(left, y, question, fontsize=9, va="center")
         canvas.text(left + _QUESTION, y, reference, fontsize=9, va="center")
         for i, column in enumerate(columns):
@@ -146,7 +146,7 @@ def _lines(
             canvas.text(
                 _column_centre(left, i),
                 y,
-                f"{mark} {_shortened(answer, _LONGEST_ANSWER)}",
+                f"{mark} {shortened(answer, _LONGEST_ANSWER)}",
                 fontsize=8.5,
                 color=colour,
                 weight="normal" if correct else "bold",
@@ -155,7 +155,7 @@ def _lines(
             )
 
 
-def _question(example: Example) -> str:
+def question_of(example: Example) -> str:
     """Returns the text of the last message."""
     content = example.request.messages()[-1]["content"]
     if isinstance(content, str):
@@ -163,7 +163,7 @@ def _question(example: Example) -> str:
     return " ".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
     """Returns the text in one line; its end becomes "…" where it is too long."""
     text = " ".join(text.split())
     # A dollar sign would begin a formula.

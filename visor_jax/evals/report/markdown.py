@@ -63,7 +63,7 @@ def _summary(asked: Predictions) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """Returns a Markdown table whose first `left` columns are flush left."""
     rule = [":--"] * left + ["--:"] * (len(header) - left)
     return "\n".join("| " + " | ".join(r) + " |" for r in [header, rule, *rows])
@@ -75,14 +75,16 @@ def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(zip(model_names(rows), budgets, strict=True))
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Returns a share like "89.8"."""
     return f"{100 * value:.1f}"
 
 
-def _with_interval(row: Row, group: str) -> str:
+def with_interval(row: Row, group: str) -> str:
+    """Returns the accuracy of a group in per cent, and its interval."""
     low, high = row["intervals"][group]
-    mean = _percent(row["accuracy"][group])
-    return f"{mean} ({_percent(low)}–{_percent(high)})"
+    mean = percent(row["accuracy"][group])
+    return f"{mean} ({percent(low)}–{percent(high)})"
 
 
 def _groups(rows: Sequence[Row]) -> list[str]:
@@ -97,7 +99,7 @@ def _budget_table(rows: Sequence[Row], name: str) -> str:
             *name,
             str(len(row["seeds"])),
             layers_on(row),
-            *(_with_interval(row, group) for group in groups),
+            *(with_interval(row, group) for group in groups),
             f"{row['flops']['llm_prefill'] / 1e6:,.1f}",
             f"{row['llm_saving']:.2f}x",
             f"{row['end_to_end_saving']:.2f}x",
@@ -106,7 +108,7 @@ def _budget_table(rows: Sequence[Row], name: str) -> str:
         for name, row in zip(_names(rows), rows, strict=True)
     ]
     header += ["LLM MFLOP", "LLM saving", "end-to-end saving", "ms"]
-    return _table(header, lines, left=2) + "\n\n" + _budget_notes(rows, name)
+    return table(header, lines, left=2) + "\n\n" + _budget_notes(rows, name)
 
 
 def _budget_notes(rows: Sequence[Row], name: str) -> str:
@@ -135,7 +137,7 @@ def _task_table(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> str
     group_of = {task: f" ({g})" for g, tasks in groups.items() for task in tasks}
     header = ["model", "budget", *(n + group_of.get(n, "") for n in names)]
     lines = [
-        [*name, *(_percent(v) for v in row["tasks"].values())]
+        [*name, *(percent(v) for v in row["tasks"].values())]
         for name, row in zip(_names(rows), rows, strict=True)
     ]
     intervals = [row["intervals"][task] for row in rows for task in names]
@@ -144,7 +146,7 @@ def _task_table(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> str
         "The widest 95 % interval of a single task here spans "
         f"{100 * widest:.1f} points (all are in report.json)."
     )
-    return _table(header, lines, left=2) + "\n\n" + note
+    return table(header, lines, left=2) + "\n\n" + note
 
 
 def _against_controls(rows: Sequence[Row]) -> list[str]:
@@ -177,7 +179,7 @@ def _against_controls(rows: Sequence[Row]) -> list[str]:
     return [
         "## Against the controls",
         text,
-        _table(header, lines, left=2),
+        table(header, lines, left=2),
     ]
 
 
@@ -191,8 +193,8 @@ def _seed_section(rows: Sequence[Row]) -> list[str]:
         line = [*name, ", ".join(map(str, row["seeds"]))]
         for group in _groups(rows):
             spread = row["spread"][group]
-            values = ", ".join(_percent(v) for v in spread["values"])
-            mean = _percent(row["accuracy"][group])
+            values = ", ".join(percent(v) for v in spread["values"])
+            mean = percent(row["accuracy"][group])
             line.append(f"{mean} ± {100 * spread['std']:.1f} ({values})")
         lines.append(line)
     header = ["model", "budget", "seeds", *_groups(rows)]
@@ -200,7 +202,7 @@ def _seed_section(rows: Sequence[Row]) -> list[str]:
         "Rows above are means over training seeds. Here: mean ± standard deviation of "
         "the seeds (each seed)."
     )
-    return ["## Seeds", text, _table(header, lines, left=3)]
+    return ["## Seeds", text, table(header, lines, left=3)]
 
 
 def _counting(report: Report, asked: Predictions) -> str:
@@ -254,7 +256,7 @@ def _origin(report: Report) -> str:
             run["preset"],
             str(run["seed"]),
             f"{run['train_steps']:,}",
-            _duration(run["wall_clock_s"]),
+            duration(run["wall_clock_s"]),
             f"`{run['git_commit'][:12]}`",
             f"`{run['checkpoint']}`" if run["checkpoint"] else "",
         ]
@@ -266,10 +268,10 @@ def _origin(report: Report) -> str:
         f"- Commit: `{report['git_commit']}`",
         f"- Time: {report['time']}",
     ]
-    return _table(header, lines, left=2) + "\n\n" + "\n".join(facts)
+    return table(header, lines, left=2) + "\n\n" + "\n".join(facts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns "7 min 05 s", or "2 h 03 min" from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.predictions import CROP_SELECTION, Predictions
 from visor_jax.evals.statistics import ScoreTable, scores_by_name, spread
 
 Row = dict[str, Any]
@@ -66,6 +66,7 @@ def _row(name: str, replicates: Sequence[PolicyReplicate]) -> Row:
     }
     first = replicates[0].fixed[0]
     before = first["flops"]["tower"] + first["flops"]["projector"]
+    own = first["flops"].get(CROP_SELECTION, 0)
     dense = first["flops"]["llm_prefill"] * first["llm_saving"]
     row = {
         "model": replicates[0].chosen.label,
@@ -80,7 +81,7 @@ def _row(name: str, replicates: Sequence[PolicyReplicate]) -> Row:
             "decode_per_token": mean["decode_per_token"],
         },
         "llm_saving": dense / mean["llm_prefill"],
-        "end_to_end_saving": (before + dense) / (before + mean["llm_prefill"]),
+        "end_to_end_saving": (before + dense) / (before + own + mean["llm_prefill"]),
         "ms_per_sample": mean["ms_per_sample"],
         "ms_is": "predicted",
         "intervals": {k: [s.low, s.high] for k, s in scores.items()},

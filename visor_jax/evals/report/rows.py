@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from visor_jax.budget import Budget
-from visor_jax.evals.predictions import Predictions
+from visor_jax.evals.predictions import CROP_SELECTION, Predictions
 from visor_jax.evals.report.cascade_rows import CascadeAnswers, cascade_rows
 from visor_jax.evals.report.policy_rows import (
     PolicyChoices,
@@ -155,8 +155,9 @@ def _costs(flops: Mapping[str, int | float]) -> dict[str, Any]:
     flops = dict(flops)
     dense, prefill = flops.pop("dense_llm_prefill"), flops["llm_prefill"]
     before = flops["tower"] + flops["projector"]
+    own = flops.get(CROP_SELECTION, 0)
     return {
         "flops": flops,
         "llm_saving": dense / prefill,
-        "end_to_end_saving": (before + dense) / (before + prefill),
+        "end_to_end_saving": (before + dense) / (before + own + prefill),
     }

@@ -236,6 +236,7 @@ def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
 def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     """Returns the FLOPs of an answer at its own lengths, by part.
 
+    "crop_selection" is there only if a method drops tokens before the LLM.
     Without padding, and without what was at hand of an earlier request: tower and
     projector are 0 for an image that was, and in layers whose keys and values of it
     were, only text is counted. Of a cascade all looks: the later one without tower and
@@ -262,7 +263,9 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
         for look in looks
     ]
     first, again = counted[0], counted[1:]
+    own = first.crop_selection
     return {
+        **({"crop_selection": own} if own else {}),
         "tower": first.tower.total,
         "projector": first.projector,
         "llm_prefill": first.llm_prefill + sum(each.behind_trunk for each in again),

@@ -17,6 +17,8 @@ from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
     TokenReducer,
+    crop_flops,
+    in_bucket,
     selection_flops,
 )
 from visor_jax.models.vlm import VLM
@@ -66,17 +68,24 @@ class Network:
 
         def selection(text_tokens: int, image_tokens: int) -> int:
             return selection_flops(
-                self.reducer,
+                reducer,
                 self.config,
                 text_tokens=text_tokens,
                 image_tokens=image_tokens,
             )
 
+        shown = lengths.get("image_tokens")
+        reducer = in_bucket(
+            self.reducer, self.config.vision.num_patches if shown is None else shown
+        )
         return prompt_cost(
             self.config,
             budget,
-            image_lengths=self.reducer.image_lengths,
+            image_lengths=reducer.image_lengths,
             selection=selection,
+            crop_selection=crop_flops(
+                reducer, self.config, crops=lengths.get("crops", 1)
+            ),
             first_look=first_look,
             **lengths,
         )

@@ -166,6 +166,15 @@ class CountsItsWork(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsCropWork(Protocol):
+    """A reducer whose own matrix products before the decoder are counted."""
+
+    def crop_flops(self, config: VLMConfig, *, crops: int) -> int:
+        """Returns those of an image of so many crops, as `visor_jax.flops` counts."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class KeepAll:
     """The method that keeps every token: VISOR's own way."""
@@ -202,6 +211,13 @@ def selection_flops(
     return reducer.selection_flops(
         config, text_tokens=text_tokens, image_tokens=image_tokens
     )
+
+
+def crop_flops(reducer: TokenReducer, config: VLMConfig, *, crops: int) -> int:
+    """Returns what a reducer's own work on crops costs; 0 if it counts none."""
+    if not crops or not isinstance(reducer, CountsCropWork):
+        return 0
+    return reducer.crop_flops(config, crops=crops)
 
 
 def in_bucket(reducer: TokenReducer, image_tokens: int) -> TokenReducer:

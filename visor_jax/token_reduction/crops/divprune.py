@@ -9,7 +9,9 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod
 from visor_jax.token_reduction.diversity import (
     FEATURES,
@@ -50,6 +52,20 @@ class DivPrune(CropMethod):
     def tower_reads(self) -> TowerReads:
         """Features on the side of the projector that was asked for."""
         return TowerReads(projected=self.features == "projected")
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of distances: of all pairs, then of each choice."""
+        scopes, patches = crops, config.vision.num_patches
+        if self.scope == "image":
+            scopes, patches = 1, crops * patches
+        width = self.compared_width(config)
+        greedy = crop_flops.greedy(
+            chosen=self.most_of(patches), patches=patches, width=width
+        )
+        first = 0
+        if self.start == "isolated":
+            first = crop_flops.all_pairs(patches=patches, width=width)
+        return scopes * (first + greedy)
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with patches that are far apart."""

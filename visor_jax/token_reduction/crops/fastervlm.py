@@ -8,7 +8,9 @@ import dataclasses
 
 from jaxtyping import Array, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import top
@@ -30,6 +32,10 @@ class FasterVLM(CropMethod):
     def tower_reads(self) -> TowerReads:
         """One layer's attention."""
         return TowerReads(attention=(self.layer,))
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of scores."""
+        return crop_flops.received(config.vision, crops=crops)
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with the patches of highest score."""

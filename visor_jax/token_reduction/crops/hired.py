@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, Packing, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod, fraction, share_of
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import ranks, top
@@ -48,6 +50,10 @@ class HiRED(CropMethod):
     def tower_reads(self) -> TowerReads:
         """Two layers' attention."""
         return TowerReads(attention=(self.initial_layer, self.final_layer))
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of both layers' scores."""
+        return 2 * crop_flops.received(config.vision, crops=crops)
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with the best patches that each one's budget allows."""

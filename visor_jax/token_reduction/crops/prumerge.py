@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import (
@@ -52,6 +54,15 @@ class PruMerge(CropMethod):
     def tower_reads(self) -> TowerReads:
         """One layer's attention and its keys."""
         return TowerReads(attention=(self.layer,))
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of scores, of finding neighbours, and of both merges."""
+        vision, patches = config.vision, config.vision.num_patches
+        most = self.most_of(patches)
+        near = crop_flops.pairs(ones=most, others=patches, width=2 * vision.width)
+        rest = crop_flops.pairs(ones=1, others=patches, width=vision.width)
+        merged = near + rest if most else 0
+        return crop_flops.received(vision, crops=crops) + crops * merged
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with outliers, merged, and one patch for the others."""

@@ -12,7 +12,9 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod
 from visor_jax.token_reduction.diversity import FEATURES, alike, over_pairs
 from visor_jax.token_reduction.received_attention import received_attention
@@ -65,6 +67,16 @@ class Repulsion(CropMethod):
             attention=(self.layer,) if self.field else (),
             projected=self.features == "projected",
         )
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of energies: of all pairs at first, then of each choice."""
+        patches, width = config.vision.num_patches, self.compared_width(config)
+        greedy = crop_flops.greedy(
+            chosen=self.most_of(patches), patches=patches, width=width
+        )
+        first = crop_flops.all_pairs(patches=patches, width=width)
+        scores = crop_flops.received(config.vision, crops=crops) if self.field else 0
+        return scores + crops * (first + greedy)
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with the patches of least energy."""

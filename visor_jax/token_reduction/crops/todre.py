@@ -10,7 +10,9 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod
 from visor_jax.token_reduction.diversity import FEATURES, SCOPES, alike, as_one_crop
 from visor_jax.token_reduction.received_attention import received_attention
@@ -45,6 +47,17 @@ class ToDRE(CropMethod):
         return TowerReads(
             attention=(self.layer,), projected=self.features == "projected"
         )
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of scores, and of each choice's cosines."""
+        scopes, patches = crops, config.vision.num_patches
+        if self.scope == "image":
+            scopes, patches = 1, crops * patches
+        width = self.compared_width(config)
+        greedy = crop_flops.greedy(
+            chosen=self.most_of(patches), patches=patches, width=width
+        )
+        return crop_flops.received(config.vision, crops=crops) + scopes * greedy
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with patches that are unlike one another."""

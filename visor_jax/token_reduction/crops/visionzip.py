@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod, fraction, share_of
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import (
@@ -50,16 +52,29 @@ class VisionZip(CropMethod):
         """One layer's attention, whose keys are the measure of likeness."""
         return TowerReads(attention=(self.layer,))
 
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of scores, and of finding targets and merging."""
+        vision, patches = config.vision, config.vision.num_patches
+        # Likeness is that of keys, averaged over heads.
+        width = vision.head_dim + vision.width
+        merged = crop_flops.pairs(
+            ones=patches, others=self.most_merged(patches), width=width
+        )
+        return crop_flops.received(vision, crops=crops) + crops * merged
+
+    def most_merged(self, patches: int) -> int:
+        """Returns how many merged tokens any crop may have."""
+        # As many as any crop's budget leaves: budgets less their dominant share rise.
+        most = self.most_of(patches)
+        return most - int(fraction(self.dominant) * most)
+
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with dominant and merged patches."""
         pair, there = crops.tower.attention[self.layer], crops.packing.there
         dominant = share_of(self.dominant, budgets)
         taken = top(received_attention(pair), there, dominant)
         metric = unit(pair.key.astype(jnp.float32).mean(axis=3))
-        patches = there.shape[2]
-        most = self.most_of(patches)
-        # As many as any crop's budget leaves: budgets less their dominant share rise.
-        most -= int(fraction(self.dominant) * most)
+        most = self.most_merged(there.shape[2])
         if most == 0:
             return crops.replace(keep=taken)
         merge = jax.vmap(jax.vmap(lambda *x: _contextual(*x, most=most)))

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod, share_of
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import likeness, ranks, unit
@@ -43,6 +45,12 @@ class VisPruner(CropMethod):
     def tower_reads(self) -> TowerReads:
         """One layer's attention."""
         return TowerReads(attention=(self.layer,))
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of scores, and of the likeness of all pairs."""
+        patches, width = config.vision.num_patches, config.vision.width
+        alike = crop_flops.pairs(ones=patches, others=patches, width=width)
+        return crop_flops.received(config.vision, crops=crops) + crops * alike
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with important and diverse patches."""

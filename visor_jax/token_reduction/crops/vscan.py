@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from visor_jax.models.config import VLMConfig
 from visor_jax.models.vision.crop_features import CropFeatures, TowerReads
+from visor_jax.token_reduction import crop_flops
 from visor_jax.token_reduction.crop_method import CropMethod, share_of
 from visor_jax.token_reduction.received_attention import received_attention
 from visor_jax.token_reduction.select import (
@@ -55,6 +57,13 @@ class VScan(CropMethod):
         return TowerReads(
             attention=(self.local_layer, self.global_layer), projected=True
         )
+
+    def choice_flops(self, config: VLMConfig, crops: int) -> int:
+        """Returns the FLOPs of both scans' scores, and of merging."""
+        patches, width = config.vision.num_patches, self.compared_width(config)
+        most = self.most_of(patches)
+        merged = crop_flops.pairs(ones=patches, others=most, width=2 * width)
+        return 2 * crop_flops.received(config.vision, crops=crops) + crops * merged
 
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with patches of both scans; others are merged into them."""

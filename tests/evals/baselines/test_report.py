@@ -1,0 +1,218 @@
+"""The whole comparison with networks that compile in a moment."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.evals import small
+from tests.tiny import params_of
+from visor_jax.budget import BudgetSet
+from visor_jax.evals import timing
+from visor_jax.evals.baselines import report as reports
+from visor_jax.evals.baselines.conditions import (
+    DENSE,
+    UNIVERSAL,
+    Asked,
+    Condition,
+    comparison,
+)
+from visor_jax.evals.baselines.kept_tokens import kept_tokens
+from visor_jax.evals.baselines.measure import Subject, costs
+from visor_jax.evals.baselines.one_by_one import answered
+from visor_jax.evals.baselines.outcome import Outcome
+from visor_jax.evals.baselines.rows import Chosen, row_of
+from visor_jax.evals.harness import predict
+from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS
+from visor_jax.evals.report.report import ReportFacts
+from visor_jax.evals.report.rows import RunFacts
+from visor_jax.models.variants import dense
+from visor_jax.token_reduction.registry import fitted, parse
+
+BUDGETS = small.BUDGETS
+FACTS = RunFacts(preset="mini", seed=0, train_steps=9, wall_clock_s=60.0)
+ASKED = Asked(
+    methods=("fastv", "uniform", "base_view"),
+    shares=(1 / 2, 1 / 16),
+    budgets=BUDGETS.budgets,
+    reference=BUDGETS.budgets,
+    combined=("uniform",),
+    combined_shares=(1 / 2,),
+)
+
+
+@pytest.fixture(scope="module")
+def visor():
+    return small.network(small.answering_params(2))
+
+
+@pytest.fixture(scope="module")
+def subjects(visor):
+    config = dense(small.CONFIG)
+    budgets = BudgetSet.parse(["all"], config.plan)
+    params = params_of(config)["params"]
+    network = dataclasses.replace(visor, config=config, params=params, budgets=budgets)
+    return {
+        DENSE: [Subject(network=network, seed=0)],
+        UNIVERSAL: [Subject(network=visor, seed=0)],
+    }
+
+
+@pytest.fixture(scope="module")
+def study(subjects, benchmark, tmp_path_factory):
+    configs = (subjects[name][0].network.config for name in (DENSE, UNIVERSAL))
+    return reports.Study(
+        comparison=comparison(*configs, ASKED, PROMPT_LENGTHS),
+        subjects=subjects,
+        benchmark=benchmark,
+        prompt=PROMPT_LENGTHS,
+        out=tmp_path_factory.mktemp("baselines"),
+        facts=[(DENSE, FACTS), (UNIVERSAL, FACTS)],
+    )
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return reports.outcomes(study)
+
+
+@pytest.fixture(scope="module")
+def report(study, found):
+    taken = {
+        condition.name: {1: 2.0 + i, 32: 1.0 + i}
+        for i, condition in enumerate(study.comparison.conditions)
+    }
+    (study.out / reports.TIMES).write_text(json.dumps({"machine": "a machine"}))
+    count = len(study.benchmark)
+    chosen = Chosen(budgets=BUDGETS.budgets, classes=np.arange(count) % 2)
+    made = ReportFacts(git_commit="0" * 40, machine="a machine", command="a command")
+    names = [budget.name for budget in BUDGETS]
+    return reports.write(study, found, taken, made, reference=names, chosen=[chosen])
+
+
+def test_conditions_are_named_once_and_what_cannot_be_is_said(study):
+    names = [each.name for each in study.comparison.conditions]
+    assert len(set(names)) == len(names)
+    assert names[:3] == ["dense", "VISOR sa0", "VISOR sa1:1"]
+    assert "fastv:layer=1,average=72" in names
+    assert "uniform:keep=0.0625" in names
+    assert "VISOR sa0 + uniform:keep=0.5" in names
+    refused = study.comparison.refused
+    assert "there are no tiles" in refused["base_view"]
+    assert "cannot reach average=9" in refused["fastv at 0.0625 of the tokens"]
+
+
+def test_at_a_budgets_flops_a_method_has_all_the_tokens_that_fit(study):
+    (matched,) = (
+        c for c in study.comparison.conditions if c.matched and c.method == "uniform"
+    )
+    (reference,) = (c for c in study.comparison.conditions[1:2])
+    assert reference.budget.name == matched.matched
+    most = study.costs(reference).flops["llm_prefill"]
+    cost = study.costs(matched)
+    assert cost.flops["llm_prefill"] <= most
+    tokens = cost.image_lengths[0]
+    more = f"uniform:keep={(tokens + 1) / 144 + 1e-4:.4f}"
+    subject = study.subjects[DENSE][0]
+    dearer = dataclasses.replace(matched, reduce=more)
+    cost = costs(subject.at(dearer), dearer, PROMPT_LENGTHS)
+    assert cost.image_lengths[0] == tokens + 1
+    assert cost.flops["llm_prefill"] > most
+
+
+def test_scores_are_those_of_the_network_asked_by_itself(study, found, benchmark):
+    subject = study.subjects[UNIVERSAL][0]
+    alone = predict(subject.network, benchmark)
+    for row, budget in enumerate(BUDGETS):
+        (outcome,) = found[f"VISOR {budget.name}"]
+        assert outcome.scores == tuple(alone.main_scores[row])
+
+
+def test_a_stopped_run_asks_only_what_is_not_there(study, found, monkeypatch):
+    assert study.done() == len(study.work)
+    lacking = study.file(*study.work[3])
+    lacking.unlink()
+    asked = []
+
+    def measured(subject, condition, *_):
+        asked.append(condition.name)
+        return found[condition.name][0]
+
+    monkeypatch.setattr(reports, "measured", measured)
+    again = reports.outcomes(study)
+    assert asked == [study.work[3][1].name]
+    assert again == found
+    lacking.write_text("{}")
+    with pytest.raises(ValueError, match="is no row of this comparison"):
+        Outcome.read(lacking)
+    found[asked[0]][0].write(lacking)
+
+
+def test_the_report_sets_methods_beside_visor(report, study):
+    text = (study.out / "report.md").read_text()
+    for name in ("accuracy_vs_flops", "accuracy_vs_time", "kept_tokens"):
+        assert f"{name}.png" in text
+        assert (study.out / f"{name}.png").stat().st_size > 10_000
+    assert "## At equal cost" in text
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows["dense"]["llm_share"] == 1
+    auto, two = rows["VISOR auto"], [rows[f"VISOR {b.name}"] for b in BUDGETS]
+    for key in ("llm_share", "cache_bytes"):
+        assert auto[key] == pytest.approx(np.mean([row[key] for row in two]))
+    assert auto["ms"]["32"] == pytest.approx(np.mean([r["ms"]["32"] for r in two]))
+    assert report == json.loads((study.out / "report.json").read_text())
+
+
+def test_seeds_become_rows_of_means(study):
+    condition = study.comparison.conditions[1]
+    one = Outcome(
+        name=condition.name,
+        seed=0,
+        tasks=("ring", "read"),
+        task=(0, 1) * 4,
+        cluster=(0, 0, 1, 1, 2, 2, 3, 3),
+        scores=(1, 0, 1, 0, 1, 1, 1, 0),
+        answers={},
+    )
+    two = dataclasses.replace(one, seed=1, scores=(1, 0, 1, 1, 1, 1, 1, 1))
+    groups, times = {"easy": ("ring",), "hard": ("read",)}, {condition.name: {1: 1.0}}
+    row = row_of(condition, [one, two], study.costs(condition), groups, times)
+    assert row["seeds"] == [0, 1]
+    assert row["accuracy"] == {"easy": 1.0, "hard": 0.5}
+    assert row["spread"]["hard"]["values"] == [0.25, 0.75]
+    assert row["ms"] == {"1": 1.0}
+
+
+@pytest.mark.parametrize(
+    "spec", ["uniform:keep=0.25", "fastv:layer=1,keep=0.2", "sparsevlm:layers=0,keep=5"]
+)
+def test_kept_tokens_are_those_that_the_last_layer_sees(subjects, benchmark, spec):
+    subject = subjects[DENSE][0]
+    condition = Condition(
+        network=DENSE, kind=DENSE, budget=subject.network.budgets.largest, reduce=spec
+    )
+    network = subject.at(condition)
+    batch = timing.prompts(network, benchmark, 2)
+    kept = kept_tokens(network.vlm, network.params, batch, condition.budget)
+    wanted = {"uniform": 36, "fastv": 29, "sparsevlm": 5}[condition.method]
+    # A cluster of one is the token itself; other merged ones are nobody's any more.
+    clusters = 5 if condition.method == "sparsevlm" else 0
+    assert all(wanted <= len(row) <= wanted + clusters for row in kept)
+    if condition.method == "uniform":
+        assert kept[0] == tuple(range(0, 144, 4))
+    else:
+        assert kept[0] != kept[1]
+
+
+def test_questions_one_by_one_are_answered_as_the_engine_answers(subjects, benchmark):
+    network = dataclasses.replace(
+        subjects[UNIVERSAL][0].network,
+        reducer=fitted(parse("fastv:layer=1,keep=0.1"), small.CONFIG),
+    )
+    budget = BUDGETS.largest
+    one = answered(network, benchmark, budget, PROMPT_LENGTHS, rows=16)
+    engine = predict(network, benchmark, BudgetSet(small.CONFIG.plan, (budget,)))
+    assert one.answers == engine.answers
+    assert one.ids == engine.ids
+    assert any(one.answers[0])

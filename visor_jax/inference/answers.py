@@ -1,6 +1,9 @@
 """What the engine hands back."""
 
 import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -13,18 +16,43 @@ from visor_jax.inference.engine.packed_prompts import PreparedRequest
 from visor_jax.inference.options import Look
 
 
+class Outcome(enum.Enum):
+    """What became of a request: why there is no answer, where there is none."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # what it asks cannot be answered
+    FAILED = "failed"  # the network could not answer it
+    EXPIRED = "expired"  # its time was up
+
+
+class Progress(NamedTuple):
+    """What has been written of an answer so far, from its first token on.
+
+    number: of the request. log_probs: of the tokens, () where the engine asks for none.
+    """
+
+    number: int
+    budget: Budget
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+Listener = Callable[[Progress], None]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
     """What became of a request.
 
     number: of the request, in the order of asking. text, tokens: the answer, without
     end token; the text ends before a stop string, whose tokens are the last ones.
-    steps: of decoding, after the first token. error: what is wrong with the request,
-    None if it was answered. text_tokens, image_tokens, crops: of the prompt.
-    image_slots: image tokens that it was padded to, 0 if nobody says. encoded: whether
-    its image went through the tower for it; else it was at hand. at_hand: the decoder's
-    layers in which the image's keys and values were at hand, too, so that only text
-    went through them.
+    log_probs: of the tokens, () where the engine asks for none. steps: of decoding,
+    after the first token. error: what is wrong with the request, None if it was
+    answered. outcome: the same by kind. text_tokens, image_tokens, crops: of the
+    prompt. image_slots: image tokens that it was padded to, 0 if nobody says. encoded:
+    whether its image went through the tower for it; else it was at hand. at_hand: the
+    decoder's layers in which the image's keys and values were at hand, too, so that
+    only text went through them.
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
     confidence: how sure the network was (`inference.confidence`); None where the engine
@@ -36,9 +64,11 @@ class Answer:
     request: Request
     text: str = ""
     tokens: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
     steps: int = 0
     budget: Budget | None = None
     error: str | None = None
+    outcome: Outcome = Outcome.ANSWERED
     text_tokens: int = 0
     image_tokens: int = 0
     image_slots: int = 0
@@ -51,10 +81,17 @@ class Answer:
 
     @classmethod
     def refused(
-        cls, number: int, request: Request, reason: str, *, seconds: float
+        cls,
+        number: int,
+        request: Request,
+        reason: str,
+        outcome: Outcome = Outcome.REFUSED,
+        *,
+        seconds: float,
     ) -> "Answer":
         """Returns the answer to a request that cannot be answered."""
-        return cls(number=number, request=request, error=reason, seconds=seconds)
+        why = {"error": reason, "outcome": outcome}
+        return cls(number=number, request=request, seconds=seconds, **why)
 
     @classmethod
     def failed(
@@ -66,6 +103,7 @@ class Answer:
             request=request.request,
             budget=budget,
             error=reason,
+            outcome=Outcome.FAILED,
             seconds=seconds,
         )
 
@@ -78,12 +116,13 @@ class Answer:
         look: Look,
         *,
         looks: tuple[Look, ...],
+        log_probs: Sequence[float] = (),
         encoded: bool,
         seconds: float,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any.
 
-        look: that they are of. looks: of a cascade.
+        look: that they are of. looks: of a cascade. log_probs: of the tokens first.
         """
         (tokens,) = cut_at_end(written[None], processor.eos_ids)
         text = processor.text_before(tokens, request.request.options.stop)
@@ -92,6 +131,7 @@ class Answer:
             request=request.request,
             text=text,
             tokens=tuple(tokens),
+            log_probs=tuple(log_probs[: len(tokens)]),
             steps=look.steps,
             budget=look.budget,
             text_tokens=request.sample.num_text_tokens,

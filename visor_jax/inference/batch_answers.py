@@ -97,8 +97,9 @@ def answer_samples(
         stops=[each.stop or stop for each in options],
         found=[""] * len(samples),
     )
+    costs = choice.costs_of(len(samples), cost, options)
     for part in prefilled_parts(
-        choice, samples, budgets, limits, cost=cost, batch_size=batch_size
+        choice, samples, budgets, limits, costs=costs, batch_size=batch_size
     ):
         unsure = answers.add(part)
         if unsure:

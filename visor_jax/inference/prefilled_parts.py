@@ -54,13 +54,13 @@ def prefilled_parts(
     budgets: Sequence[Budget | Cascade | None],
     limits: Sequence[int],
     *,
-    cost: float = 0.0,
+    costs: Sequence[float],
     batch_size: int,
 ) -> Iterator[PrefilledPart]:
     """Yields all samples, each in one part.
 
     Args:
-      budgets: of each sample; None for what the policy chooses, at this cost. Of a
+      budgets: of each sample; None for what the policy chooses, at its cost. Of a
         cascade the first look; see `looking_again`.
       limits: the most tokens of each sample's answer.
     """
@@ -71,7 +71,8 @@ def prefilled_parts(
             [samples[i] for i in mine], batch_size, whole=False
         ):
             if budget is None:
-                yield from _chosen_parts(choice, group, mine, limits, cost)
+                wishes = [costs[mine[row]] for row in group.rows]
+                yield from _chosen_parts(choice, group, mine, limits, wishes)
                 continue
             rows = mine[_filled(group.rows, group.batch.size)]
             if isinstance(budget, Cascade):
@@ -162,11 +163,11 @@ def _chosen_parts(
     group: Group,
     mine: Int[np.ndarray, "n"],
     limits: Int[np.ndarray, "all"],
-    cost: float,
+    costs: Sequence[float],
 ) -> Iterator[PrefilledPart]:
     """Yields a group in parts of what the policy chooses."""
     trunk, logits = choice.read(group.batch)
-    chosen = choice.chosen(logits[: len(group.rows)], cost)
+    chosen = choice.chosen(logits[: len(group.rows)], costs)
     for budget in dict.fromkeys(chosen):
         places = [i for i, each in enumerate(chosen) if each == budget]
         filled = _filled(places, padded_rows(len(places), group.batch.size))

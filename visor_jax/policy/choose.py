@@ -43,9 +43,12 @@ def relative_costs(
 def choose(
     logits: Float[np.ndarray, "n budgets"],
     costs: Float[np.ndarray, "budgets"] | Sequence[float],
-    preference: float = 0.0,
+    preference: float | Sequence[float] = 0.0,
 ) -> Int[np.ndarray, "n"]:
     """Returns the class of the budget chosen for each sample; of equals the cheapest.
+
+    Args:
+      preference: one for all samples, or one for each.
 
     Raises:
       ValueError: if there is not one cost per logit, or a value is not finite.
@@ -56,10 +59,11 @@ def choose(
             f"Logits {logits.shape} and costs {costs.shape} must be (samples, budgets) "
             "and (budgets,)."
         )
-    if not (np.isfinite(logits).all() and np.isfinite([*costs, preference]).all()):
+    wishes = np.broadcast_to(np.asarray(preference, np.float64), logits.shape[:1])
+    if not all(np.isfinite(each).all() for each in (logits, costs, wishes)):
         raise ValueError(f"Logits, costs and {preference=} must be finite.")
     cheapest_first = np.argsort(costs, kind="stable")
-    values = (logits - preference * costs)[:, cheapest_first]
+    values = (logits - wishes[:, None] * costs)[:, cheapest_first]
     return cheapest_first[np.argmax(values, axis=1)]
 
 
@@ -67,7 +71,7 @@ def choose_budgets(
     logits: Float[np.ndarray, "n budgets"],
     costs: Float[np.ndarray, "budgets"] | Sequence[float],
     budgets: BudgetSet,
-    preference: float = 0.0,
+    preference: float | Sequence[float] = 0.0,
 ) -> list[Budget]:
     """Returns the budget chosen for each sample. Raises ValueError as `choose`."""
     return [budgets.budgets[i] for i in choose(logits, costs, preference)]

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from visor_jax.data.prompts.sampling import Sampling
-from visor_jax.runtime.arguments import whole_number
+from visor_jax.runtime.arguments import finite_number, whole_number
 
 # What the numbers may be.
 _NUMBERS = {
@@ -17,7 +17,8 @@ _NUMBERS = {
 class AnswerOptions:
     """How one request is answered; None, or no text, leaves it as all are answered.
 
-    budget: a name ("none", "all", "sa1:3", a number of layers), or "auto".
+    budget: a name ("none", "all", "sa1:3", a number of layers), or "auto". cost: with
+      "auto", above 0 for cheaper choices.
     max_new_tokens: at most so many. sampling: how its tokens are chosen.
     seed: of its random draws, which then depend on nothing else: they are those of
       `generate(..., key=jax.random.key(seed))`.
@@ -31,6 +32,7 @@ class AnswerOptions:
     sampling: Sampling | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    cost: float | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -44,6 +46,11 @@ class AnswerOptions:
         for name, limits in _NUMBERS.items():
             try:
                 self._check_number(name, limits)
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
+        if self.cost is not None:
+            try:
+                object.__setattr__(self, "cost", finite_number(self.cost, "cost"))
             except ValueError as error:
                 problems.append(str(error).rstrip("."))
         stop = [self.stop] if isinstance(self.stop, str) else self.stop

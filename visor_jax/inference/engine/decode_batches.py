@@ -42,6 +42,15 @@ class Finished(NamedTuple):
     log_probs: Float[np.ndarray, "V"] | None
 
 
+class Underway(NamedTuple):
+    """What has been written of an answer so far; fields as of `Finished`."""
+
+    request: PreparedRequest
+    budget: Budget
+    tokens: Int[np.ndarray, "U"]
+    log_probs: Float[np.ndarray, "V"] | None
+
+
 class DecodeBatches:
     """The slots of all budgets and buckets, within the memory's share."""
 
@@ -78,6 +87,11 @@ class DecodeBatches:
             return len(batch.free)
         has_room = self._has_room((budget, bucket))
         return self._programs.shapes.slots(budget, bucket) if has_room else 0
+
+    def slot_counts(self) -> tuple[int, int]:
+        """Returns how many slots hold an answer, and how many there are."""
+        requests = [each for _, b in self._batches.items() for each in b.requests]
+        return len(requests) - requests.count(None), len(requests)
 
     def cache_bytes(self) -> dict[Place, int]:
         """Returns the bytes of keys and values that the slots of each hold."""
@@ -183,8 +197,8 @@ class DecodeBatches:
         """Returns what an image's keys and values depend on."""
         return part.row.requests[0].shared, budget, image_shape(bucket)
 
-    def decode(self) -> Iterator[Finished]:
-        """Yields what a turn of every budget finished.
+    def decode(self) -> Iterator[Finished | Underway]:
+        """Yields what a turn of every budget finished, and how far the others are.
 
         An answer is finished at a stop string, too: its slot is free then, though the
         device goes on with its row until another comes.
@@ -209,11 +223,12 @@ class DecodeBatches:
                     continue
                 tokens = written[slot, : count[slot]]
                 length = batch.length_at_stop(slot, tokens, ends)
-                if length is not None or finished[slot]:
-                    batch.requests[slot] = batch.texts[slot] = None
-                    tokens = tokens[:length]
-                    scores = None if log_probs is None else log_probs[slot]
-                    yield Finished(request, budget, tokens, scores)
+                scores = None if log_probs is None else log_probs[slot]
+                if length is None and not finished[slot]:
+                    yield Underway(request, budget, tokens, scores)
+                    continue
+                batch.requests[slot] = batch.texts[slot] = None
+                yield Finished(request, budget, tokens[:length], scores)
 
     def keep_turns(self, pending: Collection[Place]) -> None:
         """Notes after a turn who is pending, so that nobody waits for ever."""

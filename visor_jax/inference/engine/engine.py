@@ -29,12 +29,12 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Prompt, Request, image_list
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference import checked_arguments as checked
-from visor_jax.inference.answers import Answer
+from visor_jax.inference.answers import Answer, Listener
 from visor_jax.inference.engine.decode_batches import DecodeBatches
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.engine.preparation import Preparation
-from visor_jax.inference.engine.program_keys import all_keys, name_of
+from visor_jax.inference.engine.program_keys import all_keys, among, name_of
 from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShapes
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.engine.scheduler import Scheduler
@@ -47,7 +47,7 @@ from visor_jax.inference.routing.router import (
     known_cascades,
 )
 from visor_jax.models.vlm import VLM
-from visor_jax.runtime.arguments import iterator_of, shown, whole_number
+from visor_jax.runtime.arguments import shown, whole_number
 from visor_jax.runtime.device_cache import Held
 
 Params = Any
@@ -145,15 +145,35 @@ class Engine:
             preparation,
         )
 
-    def submit(self, request: Request, *, max_new_tokens: int | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        *,
+        max_new_tokens: int | None = None,
+        seconds: float | None = None,
+        listener: Listener | None = None,
+    ) -> int:
         """Returns the number of the request, which later steps answer.
+
+        Args:
+          seconds: after which its answer is that its time was up; None for no limit.
+          listener: is told in every step what has been written so far, but not of a
+            cascade's first look. It must not raise.
 
         Raises:
           ValueError: for what is no request, or more new tokens than the engine's
             programs can write.
         """
-        limit = self._limit(max_new_tokens)
-        return self.scheduler.queue.submit(checked.request_of(request), limit)
+        what = checked.request_of(request), self._limit(max_new_tokens)
+        checked.function_of(listener, "listener")
+        return self.scheduler.queue.submit(*what, seconds=seconds, listener=listener)
+
+    def cancel(self, number: int) -> bool:
+        """Forgets a request that was submitted; its slot is free for the next one.
+
+        Returns whether it was waiting or being answered; then it gets no answer.
+        """
+        return self.scheduler.cancel(number)
 
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.
@@ -192,10 +212,7 @@ class Engine:
     def rounds(
         self, requests: Iterable[Request] = (), *, max_new_tokens: int | None = None
     ) -> Iterator[list[Answer]]:
-        """Yields what `answers` does round by round, [] where none is finished.
-
-        For whoever wants to stop between two rounds: then no finished answer is lost.
-        """
+        """Yields what `answers` does round by round, so that none is lost between."""
         with self._drawing_from(requests, max_new_tokens):
             while not self.is_idle:
                 yield self.step()
@@ -257,8 +274,8 @@ class Engine:
         known = {"buckets": self.processor.buckets.all, "budgets": self.shapes.budgets}
         keys = all_keys(
             self.shapes,
-            _among(buckets, known["buckets"], "buckets"),
-            _among(budgets, known["budgets"], "budgets"),
+            among(buckets, known["buckets"], "buckets"),
+            among(budgets, known["budgets"], "budgets"),
             draws=not self._sampling.takes_likeliest,
         )
         checked.function_of(report, "report")
@@ -277,19 +294,3 @@ class Engine:
         if not 1 <= limit <= most:
             raise ValueError(f"{max_new_tokens=} must lie in 1..{most}.")
         return limit
-
-
-def _among(chosen: Any, known: Sequence[Any], name: str) -> Sequence[Any]:
-    """Returns what was chosen of these, all for None. Raises ValueError for others."""
-    if chosen is None:
-        return known
-    elements = iterator_of(chosen)
-    found = [chosen] if elements is None else list(elements)
-    kind = type(known[0])
-    wrong = [e for e in found if not isinstance(e, kind) or e not in known]
-    if wrong or elements is None:
-        raise ValueError(
-            f"{name}={shown(wrong or chosen)} are not among those of the engine: "
-            f"{shown(list(known))}."
-        )
-    return found

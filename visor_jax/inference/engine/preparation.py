@@ -52,6 +52,10 @@ class Preparation:
         has_key = self.has_key or options.seed is not None
         self._check_sampling(sampling, has_key=has_key)
         cascade = self._cascade(options.budget)
+        if options.cost and not (self.chooses and options.budget in (None, AUTO)):
+            raise ValueError(
+                f"cost={options.cost} is for budget={AUTO!r}: leave it out."
+            )
         if cascade is None:
             budgets = (self._budget(options.budget),)
         else:

@@ -1,12 +1,13 @@
 """What programs of the engine there are, and what logs call them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.packed_prompts import image_shape
 from visor_jax.inference.engine.program_shapes import ProgramShapes
+from visor_jax.runtime.arguments import iterator_of, shown
 
 
 def all_keys(
@@ -56,3 +57,19 @@ def name_of(key: tuple[Any, ...]) -> str:
         else:
             words.append(str(part))
     return " ".join(words)
+
+
+def among(chosen: Any, known: Sequence[Any], name: str) -> Sequence[Any]:
+    """Returns what was chosen of these, all for None. Raises ValueError for others."""
+    if chosen is None:
+        return known
+    elements = iterator_of(chosen)
+    found = [chosen] if elements is None else list(elements)
+    kind = type(known[0])
+    wrong = [e for e in found if not isinstance(e, kind) or e not in known]
+    if wrong or elements is None:
+        raise ValueError(
+            f"{name}={shown(wrong or chosen)} are not among those of the engine: "
+            f"{shown(list(known))}."
+        )
+    return found

@@ -54,6 +54,7 @@ class Programs:
 
     The longest unused programs go where there are more than `EngineConfig.programs`.
     clock: of the engine's work; stands still while a program is compiled.
+    compile_count, compile_seconds: of all that were.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Programs:
         self.model, self.params, self.router = model, params, router
         self.shapes, self._log = shapes, log
         self.clock = WorkClock()
+        self.compile_count, self.compile_seconds = 0, 0.0
         most = shapes.engine_config.programs
         self.let_go = ProgramCount(most, log)
         self.compiled: Held[Hashable, jax.stages.Compiled]
@@ -276,5 +278,8 @@ class Programs:
             with self.clock.stopped():
                 program = trace().lower().compile()
             self.compiled.put(key, 0, lambda: program)
-            self._log(f"compiled {name_of(key)} in {time.perf_counter() - began:.1f} s")
+            seconds = time.perf_counter() - began
+            self.compile_count += 1
+            self.compile_seconds += seconds
+            self._log(f"compiled {name_of(key)} in {seconds:.1f} s")
         return program

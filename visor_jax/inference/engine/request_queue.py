@@ -3,15 +3,18 @@
 import collections
 import dataclasses
 import itertools
+import time
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference import checked_arguments as checked
+from visor_jax.inference.answers import Listener
 from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow, pack
 from visor_jax.inference.engine.preparation import Preparation
 from visor_jax.inference.engine.program_shapes import PENDING
+from visor_jax.runtime.arguments import finite_number
 from visor_jax.runtime.work_clock import WorkClock
 
 # How often rows of another bucket may go before the oldest request.
@@ -32,15 +35,18 @@ class RequestSource:
 class QueuedRequest:
     """A request that has been taken in, to be prepared.
 
-    source: None if it was submitted. began: by the clock of the queue. error: why it
-    cannot be answered, or None.
+    source: None if it was submitted. began: by the clock of the queue; None before it
+    is taken in. due: by `time.monotonic`, when it is to be answered at the latest.
+    listener: hears what is written. error: why it cannot be answered, or None.
     """
 
     number: int
     request: Request
     limit: int
     source: RequestSource | None
-    began: float
+    began: float | None = None
+    due: float | None = None
+    listener: Listener | None = None
     error: str | None = None
 
 
@@ -52,8 +58,7 @@ class RequestQueue:
         self._preparation, self._clock = preparation, clock
         self._buckets, self._shapes = preparation.processor.buckets, preparation.shapes
         self._numbers = itertools.count()
-        self._submitted: collections.deque[tuple[int, Request, int]]
-        self._submitted = collections.deque()
+        self._submitted: collections.deque[QueuedRequest] = collections.deque()
         self._sources: collections.deque[RequestSource] = collections.deque()
         self._prepared: list[PreparedRequest] = []
         self._passed_over = 0
@@ -63,11 +68,44 @@ class RequestQueue:
         """Whether no request is left that has not been handed on."""
         return not (self._submitted or self._sources or self._prepared)
 
-    def submit(self, request: Request, limit: int) -> int:
-        """Returns the request's number. limit: most tokens of its answer."""
-        number = next(self._numbers)
-        self._submitted.append((number, request, limit))
-        return number
+    @property
+    def submitted(self) -> Iterable[QueuedRequest]:
+        """The requests that were submitted and not taken in yet."""
+        return tuple(self._submitted)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, those that sources still hold left out."""
+        return len(self._submitted) + len(self._prepared)
+
+    def submit(
+        self,
+        request: Request,
+        limit: int,
+        *,
+        seconds: float | None = None,
+        listener: Listener | None = None,
+    ) -> int:
+        """Returns the request's number.
+
+        limit: most tokens of its answer. seconds: from now on that it may take.
+
+        Raises:
+          ValueError: for seconds that are no finite number.
+        """
+        due = None
+        if seconds is not None:
+            due = time.monotonic() + finite_number(seconds, "seconds")
+        queued = QueuedRequest(
+            number=next(self._numbers),
+            request=request,
+            limit=limit,
+            source=None,
+            due=due,
+            listener=listener,
+        )
+        self._submitted.append(queued)
+        return queued.number
 
     def draw_from(self, requests: Iterable[Request], limit: int) -> RequestSource:
         """Takes requests from the iterable too, when none is submitted."""
@@ -75,10 +113,15 @@ class RequestQueue:
         self._sources.append(source)
         return source
 
-    def drop(self, source: RequestSource, numbers: Container[int]) -> None:
-        """Takes no more from a source; forgets requests with these numbers."""
+    def close(self, source: RequestSource) -> None:
+        """Takes no more from a source."""
         if source in self._sources:
             self._sources.remove(source)
+
+    def drop(self, numbers: Container[int]) -> None:
+        """Forgets requests with these numbers."""
+        kept = [each for each in self._submitted if each.number not in numbers]
+        self._submitted = collections.deque(kept)
         self._prepared = [each for each in self._prepared if each.number not in numbers]
 
     def clear(self) -> None:
@@ -139,23 +182,18 @@ class RequestQueue:
 
     def _next(self) -> QueuedRequest | None:
         if self._submitted:
-            number, request, limit = self._submitted.popleft()
-            return self._queued(number, request, limit, None)
+            queued = self._submitted.popleft()
+            return dataclasses.replace(queued, began=self._clock.seconds())
         while self._sources:
             source = self._sources[0]
             request = next(source.requests, _NO_MORE)
             if request is not _NO_MORE:
-                return self._queued(next(self._numbers), request, source.limit, source)
+                return QueuedRequest(
+                    number=next(self._numbers),
+                    request=request,
+                    limit=source.limit,
+                    source=source,
+                    began=self._clock.seconds(),
+                )
             self._sources.popleft()
         return None
-
-    def _queued(
-        self, number: int, request: Request, limit: int, source: RequestSource | None
-    ) -> QueuedRequest:
-        return QueuedRequest(
-            number=number,
-            request=request,
-            limit=limit,
-            source=source,
-            began=self._clock.seconds(),
-        )

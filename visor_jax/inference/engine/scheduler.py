@@ -1,14 +1,20 @@
 """What the engine does next: rounds of prefilling and decoding."""
 
 import functools
+import time
+from collections.abc import Collection
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.stop_tokens import NOT_FINITE
-from visor_jax.inference.answers import Answer
+from visor_jax.inference.answers import Answer, Outcome, Progress
 from visor_jax.inference.confidence import confidence
 from visor_jax.inference.engine.budget_groups import budgets_of_rows, program_rows
-from visor_jax.inference.engine.decode_batches import DecodeBatches, Finished
+from visor_jax.inference.engine.decode_batches import (
+    DecodeBatches,
+    Finished,
+    Underway,
+)
 from visor_jax.inference.engine.image_cache import ImageCache
 from visor_jax.inference.engine.packed_prompts import PromptRow
 from visor_jax.inference.engine.pending import PendingPrompts
@@ -57,14 +63,18 @@ class Scheduler:
     def round(self) -> None:
         """Prefills and decodes; whatever goes wrong, nothing is left half done."""
         try:
+            self._expire()
             while (
                 self._prefill_group(full=True)
                 or self._prefill_rows()
                 or self._prefill_group(full=False)
             ):
                 pass
-            for finished in self.decode_batches.decode():
-                self._finish(finished)
+            for written in self.decode_batches.decode():
+                if isinstance(written, Underway):
+                    self._tell(written)
+                else:
+                    self._finish(written)
             groups = self.pending.groups()
             pending = [(budget, bucket) for bucket, budget, *_ in groups]
             self.decode_batches.keep_turns(pending)
@@ -82,14 +92,39 @@ class Scheduler:
     def drop(self, source: RequestSource) -> None:
         """Forgets what was drawn from a source and is not answered."""
         numbers = {n for n, queued in self._requests.items() if queued.source is source}
-        for part in (self.pending, self.decode_batches):
-            part.drop(numbers)
-        self.queue.drop(source, numbers)
-        for number in numbers:
-            del self._requests[number]
-            self._looks.pop(number, None)
-        self._payers -= numbers
+        self.queue.close(source)
+        self._drop(numbers)
         self.done = [each for each in self.done if each[1] is not source]
+
+    def cancel(self, number: int) -> bool:
+        """Forgets a request that is not answered; returns whether there was one."""
+        is_here = number in self._requests
+        is_here |= any(each.number == number for each in self.queue.submitted)
+        if is_here:
+            self._drop({number})
+        return is_here
+
+    def _drop(self, numbers: Collection[int]) -> None:
+        for part in (self.queue, self.pending, self.decode_batches):
+            part.drop(numbers)
+        for number in numbers:
+            self._requests.pop(number, None)
+            self._looks.pop(number, None)
+            self._payers.discard(number)
+
+    def _expire(self) -> None:
+        """Hands out that the time of requests is up, and forgets them."""
+        waiting, now = (*self._requests.values(), *self.queue.submitted), None
+        late = []
+        for queued in waiting:
+            if queued.due is not None:
+                now = time.monotonic() if now is None else now
+                late += [queued] if queued.due <= now else []
+        for queued in late:
+            answer = self._refused(queued, "its time was up", Outcome.EXPIRED)
+            self.done.append((answer, queued.source))
+        if late:
+            self._drop({queued.number for queued in late})
 
     @functools.cached_property
     def _why_not_finite(self) -> str:
@@ -151,6 +186,18 @@ class Scheduler:
             return True
         return False
 
+    def _tell(self, written: Underway) -> None:
+        """Tells whoever listens what has been written of an answer."""
+        number = written.request.number
+        listener = self._requests[number].listener
+        # Of a first look nobody knows whether it is the answer.
+        may_change = written.request.cascade and number not in self._looks
+        if listener is not None and not may_change:
+            tokens, scores = written.tokens.tolist(), written.log_probs
+            log_probs = () if scores is None else scores[: len(tokens)].tolist()
+            told = Progress(number, written.budget, tuple(tokens), tuple(log_probs))
+            listener(told)
+
     def _finish(self, finished: Finished) -> None:
         """Hands an answer out, or has an unsure one of a cascade looked at again."""
         request, budget, written, log_probs = finished
@@ -177,6 +224,7 @@ class Scheduler:
             written,
             self.processor,
             look,
+            log_probs=() if log_probs is None else log_probs.tolist(),
             looks=() if cascade is None else (*looked_before, look),
             encoded=number in self._payers,
             seconds=self._seconds_of(self._requests[number]),
@@ -206,10 +254,17 @@ class Scheduler:
             found += tuple(range(trunk, config.plan.num_layers))
         return found
 
-    def _refused(self, queued: QueuedRequest, reason: str) -> Answer:
-        return Answer.refused(
-            queued.number, queued.request, reason, seconds=self._seconds_of(queued)
-        )
+    def _refused(
+        self,
+        queued: QueuedRequest,
+        reason: str,
+        outcome: Outcome = Outcome.REFUSED,
+    ) -> Answer:
+        seconds = self._seconds_of(queued)
+        what = (queued.number, queued.request, reason, outcome)
+        return Answer.refused(*what, seconds=seconds)
 
     def _seconds_of(self, queued: QueuedRequest) -> float:
+        if queued.began is None:
+            return 0.0
         return self.programs.clock.seconds() - queued.began

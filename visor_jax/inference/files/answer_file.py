@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
@@ -269,4 +270,25 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
             cost.decode_tokens(look.steps)
             for cost, look in zip(counted, looks, strict=True)
         ),
+    }
+
+
+def dense_flops_of(answer: Answer, model: VLM) -> dict[str, int]:
+    """Returns what the dense network takes for an answer of this length, by part.
+
+    For one look at all image tokens, with nothing at hand.
+    """
+    dense = account(
+        model.config,
+        answer.budget,
+        text_tokens=answer.text_tokens,
+        image_tokens=answer.image_tokens,
+        crops=answer.crops,
+        logit_positions=1,
+    ).dense()
+    return {
+        "tower": dense.tower.total,
+        "projector": dense.projector,
+        "llm_prefill": dense.llm_prefill,
+        "decode": dense.decode_tokens(answer.steps),
     }

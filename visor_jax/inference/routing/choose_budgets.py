@@ -102,8 +102,8 @@ class BudgetChoice:
 
         Args:
           cost: how much costs count beyond what the policy was trained for.
-          options: of each sample; a budget there goes before the common one. () where
-            nobody says anything.
+          options: of each sample; a budget or cost there goes before the common one. ()
+            where nobody says anything.
 
         Raises:
           ValueError: as `router`.
@@ -118,7 +118,9 @@ class BudgetChoice:
         automatic = [
             sample for sample, name in zip(samples, named, strict=True) if name is None
         ]
-        chosen = iter(self._chosen(automatic, cost))
+        costs = self.costs_of(len(samples), cost, options)
+        wishes = [cost for cost, name in zip(costs, named, strict=True) if name is None]
+        chosen = iter(self._chosen(automatic, wishes))
         return [next(chosen) if name is None else name for name in named]
 
     def named(
@@ -139,7 +141,17 @@ class BudgetChoice:
             self._needed_policy()
         else:
             self._check_cost(cost)
+        for each, name in zip(options, names, strict=False):
+            if not _is_auto(name):
+                self._check_cost(each.cost or 0.0)
         return [None if _is_auto(name) else self._found(name) for name in names]
+
+    def costs_of(
+        self, count: int, cost: float, options: Sequence[AnswerOptions] = ()
+    ) -> list[float]:
+        """Returns what costs count for each sample. Arguments as of `of_samples`."""
+        own = [each.cost for each in options] or [None] * count
+        return [cost if each is None else each for each in own]
 
     def cascade(self, budget: str | Cascade = CASCADE) -> Cascade:
         """Returns the cascade of that name; "cascade" is the calibrated one.
@@ -187,14 +199,21 @@ class BudgetChoice:
         return trunk, np.asarray(logits)
 
     def chosen(
-        self, logits: Float[np.ndarray, "n budgets"], cost: float = 0.0
+        self,
+        logits: Float[np.ndarray, "n budgets"],
+        cost: float | Sequence[float] = 0.0,
     ) -> list[Budget]:
-        """Returns what the policy chooses by its logits for each prompt."""
+        """Returns what the policy chooses by its logits for each prompt.
+
+        cost: one for all prompts, or one for each.
+        """
         costs = self._needed_policy().costs
         return choose_budgets(logits, costs, self.budgets, cost)
 
-    def _chosen(self, samples: Sequence[Sample], cost: float) -> list[Budget]:
-        """Returns what the policy chooses for each sample."""
+    def _chosen(
+        self, samples: Sequence[Sample], costs: Sequence[float]
+    ) -> list[Budget]:
+        """Returns what the policy chooses for each sample, at a cost of its own."""
         if not samples:
             return []
         policy = self._needed_policy()
@@ -208,7 +227,7 @@ class BudgetChoice:
                 config=policy.config,
             )
             logits[list(group.rows)] = np.asarray(found)[: len(group.rows), 0]
-        return self.chosen(logits, cost)
+        return self.chosen(logits, costs)
 
     def _found(self, budget: str | Budget | Cascade | None) -> Budget | Cascade:
         return self.cascade(budget) if is_cascade(budget) else self.budgets.find(budget)

@@ -131,9 +131,10 @@ class PolicyRouter:
         return policy_logits(self._policy.config, params, features)[:, 0]
 
     def choose(self, scores: np.ndarray, requests: Sequence[Request]) -> Sequence[int]:
-        """Returns the classes that are worth their cost."""
-        del requests
-        return choose(scores, self._policy.costs, self._cost).tolist()
+        """Returns the classes that are worth their cost, as each request wishes."""
+        wishes = [each.options.cost for each in requests]
+        wishes = [self._cost if cost is None else cost for cost in wishes]
+        return choose(scores, self._policy.costs, wishes).tolist()
 
 
 def known_cascades(

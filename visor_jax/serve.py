@@ -74,6 +74,10 @@ def main(arguments: list[str]) -> None:
     _say(f"{service.settings.name} at {place}; ready when {place}/health says so")
     with Interruption() as stop:
         run_server(service, listening, grace_seconds=options.grace_seconds)
+    if not service.thread.stop():
+        # A program that is being compiled cannot be interrupted.
+        _say("stopped while it was compiling")
+        os._exit(0)
     if service.thread.failure is not None:
         command_line.fail(service.thread.failure, command_line.FAILED)
     _say(f"stopped by {stop.signal_name or 'itself'}: every request was answered")

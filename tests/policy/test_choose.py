@@ -29,6 +29,14 @@ def test_a_preference_is_a_price_per_unit_of_cost():
     assert chosen == [1, 1, 2, 2, 0]
 
 
+def test_every_sample_may_have_a_preference_of_its_own():
+    logits = np.array([[0.0, 4.0, 3.0]] * 5)
+    wishes = [9.9, -5, 10.1, 2.1, 1.9]
+    assert choose(logits, COSTS, wishes).tolist() == [2, 1, 0, 2, 1]
+    with pytest.raises(ValueError, match="finite"):
+        choose(logits, COSTS, [0, 0, np.nan, 0, 0])
+
+
 @hypothesis.given(
     logits=arrays.arrays(np.float64, (7, 5), elements=st.floats(-50, 50, **_FINITE)),
     costs=arrays.arrays(np.float64, 5, elements=st.floats(0.125, 1, **_FINITE)),

@@ -71,6 +71,40 @@ def test_unsure_answers_are_those_of_the_second_budget(monkeypatch):
     check_nothing_is_kept(asked)
 
 
+def test_a_first_look_is_not_heard():
+    """...for it may not be the answer."""
+    asked, heard = cascade_engine(), {}
+    for request in REQUESTS:
+        asked.submit(
+            request,
+            listener=lambda told: heard.setdefault(told.number, []).append(told),
+        )
+    found = []
+    while not asked.is_idle:
+        found += asked.step()
+    check_answers(sorted(found, key=lambda answer: answer.number))
+    for answer in found:
+        told = heard.get(answer.number, [])
+        assert not told or len(answer.looks) == 2
+        for each in told:
+            assert each.budget == SECOND
+            assert each.tokens == answer.tokens[: len(each.tokens)]
+    assert any(heard.values())
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_is_cancelled_between_two_looks_leaves_nothing(rounds):
+    asked = cascade_engine()
+    numbers = [asked.submit(request) for request in REQUESTS]
+    answered = {each.number for _ in range(rounds) for each in asked.step()}
+    cancelled = [number for number in numbers if asked.cancel(number)]
+    assert {*cancelled, *answered} == {*numbers}
+    assert cancelled
+    assert asked.is_idle
+    check_nothing_is_kept(asked)
+    check_answers(asked.answer_all(REQUESTS))
+
+
 @pytest.mark.parametrize("rows", [[8], [15, 3, 9, 0]], ids=str)
 def test_answers_are_the_same_whatever_runs_beside(rows):
     asked = cascade_engine()

@@ -110,6 +110,32 @@ def test_answers_are_those_of_the_chosen_budget(model):
     assert [answer.budget for answer in by_engine] == chosen
 
 
+def test_a_request_may_say_what_costs_count_for_it(model, params):
+    costs = [None, 1.5, -1e4, 1e4, 0.0]
+    asked = [
+        dataclasses.replace(each, options=AnswerOptions(budget="auto", cost=cost))
+        for each, cost in zip(requests()[:5], costs, strict=True)
+    ]
+    # What it does not say is said of all.
+    names = [
+        expected(params, each, 1e4 if cost is None else cost)
+        for each, cost in zip(asked, costs, strict=True)
+    ]
+    assert names[0] == names[3] == "sa0"
+    assert names[2] == "sa2:1,2"
+    answers = model.engine("auto", cost=1e4).answer_all(asked)
+    assert [answer.budget.name for answer in answers] == names
+    texts = [answer.text for answer in answers]
+    assert model.generate_all(asked, "auto", cost=1e4) == texts
+    wrong = dataclasses.replace(asked[1], options=AnswerOptions(budget="sa0", cost=1.5))
+    with pytest.raises(ValueError, match=r"cost=1\.5 is for budget='auto'"):
+        model.generate_all([wrong])
+    (refused,) = model.engine("auto").answer_all([wrong])
+    assert "cost=1.5 is for budget='auto'" in refused.error
+    with pytest.raises(ValueError, match="cost=nan is no finite number"):
+        AnswerOptions(cost=float("nan"))
+
+
 def test_prompts_go_through_the_trunk_once(model, monkeypatch):
     """...and with them through the tower: neither is read again to answer."""
     asked = requests()[:7]

@@ -47,6 +47,8 @@ ENGINE = EngineConfig(
     images_at_once=1,
 )
 SETTINGS = ServerSettings(name="tiny", budget=BUDGETS[1])
+# Servers of one engine config share their compiled programs.
+_COMPILED = {}
 
 
 @functools.cache
@@ -85,11 +87,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*, config=ENGINE, fetch=None, warm_up=False, programs=None, **settings):
-    """Yields a server of the tiny network, which is stopped afterwards.
-
-    programs: compiled ones of another server of the same config.
-    """
+def serving(*, config=ENGINE, fetch=None, warm_up=False, **settings):
+    """Yields a server of the tiny network, which is stopped afterwards."""
     service = make_service(
         model(),
         dataclasses.replace(SETTINGS, **settings),
@@ -98,8 +97,8 @@ def serving(*, config=ENGINE, fetch=None, warm_up=False, programs=None, **settin
         key=3,
         fetch=fetch,
     )
-    if programs is not None:
-        service.thread.engine.programs.compiled = programs
+    own = service.thread.engine.programs
+    own.compiled = _COMPILED.setdefault(config, own.compiled)
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(service, grace_seconds=30)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

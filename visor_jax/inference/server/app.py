@@ -20,7 +20,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from visor_jax import __version__
 from visor_jax.inference.server.api_errors import ApiError, tell_errors
 from visor_jax.inference.server.chat_route import chat_routes
-from visor_jax.inference.server.gate import Gate
 from visor_jax.inference.server.service import Service
 
 PAGE = Path(__file__).with_name("page.html")
@@ -46,12 +45,6 @@ def make_app(service: Service) -> FastAPI:
         max_body_size=service.settings.max_body_bytes,
     )
     tell_errors(app)
-    app.add_middleware(
-        Gate,
-        settings=service.settings,
-        thread=service.thread,
-        metrics=service.metrics,
-    )
     app.include_router(chat_routes(service))
     for routes in service.more_routes:
         app.include_router(routes(service))

@@ -72,7 +72,7 @@ class _Answering:
             else:
                 done = event
         assert done is not None
-        visor = self._end(done)
+        visor = await self._end(done)
         return self._form.whole(pieces, done.answer, done.finish_reason, visor)
 
     async def parts(
@@ -83,10 +83,9 @@ class _Answering:
         try:
             async for event in _all(first, events):
                 if isinstance(event, Done):
-                    end = event.answer, event.finish_reason, self._end(event)
-                    for chunk in self._form.last_chunks(
-                        *end, include_usage=include_usage
-                    ):
+                    end = event.answer, event.finish_reason, await self._end(event)
+                    chunks = self._form.last_chunks(*end, include_usage=include_usage)
+                    for chunk in chunks:
                         yield _sent(chunk)
                 elif event.text or event.tokens:
                     yield _sent(self._form.chunk(event))
@@ -96,9 +95,11 @@ class _Answering:
             return
         yield format_sse_event(data_str="[DONE]")
 
-    def _end(self, done: Done) -> dict[str, Any]:
+    async def _end(self, done: Done) -> dict[str, Any]:
         """Counts and logs an answer; returns what VISOR says of it."""
-        visor = visor_of(done.answer, self._service.model.vlm, self._form.asked_budget)
+        what = done.answer, self._service.model.vlm, self._form.asked_budget
+        # FLOPs are counted token by token, which may take a while.
+        visor = await asyncio.to_thread(visor_of, *what)
         self._service.count(self._stream, done.answer, visor)
         usage = usage_of(done.answer)
         log_with(

@@ -119,6 +119,7 @@ class EngineThread:
                 listener=stream.hear,
             )
         except ValueError as error:
+            self._metrics.outcomes.labels("refused").inc()
             stream.fail(ApiError(422, str(error)))
             return
         self._streams[number], self._numbers[stream] = stream, number
@@ -129,7 +130,7 @@ class EngineThread:
             self.engine.cancel(number)
             del self._streams[number]
             stream.fail(ApiError(499, "nobody waits for the answer"))
-            self._metrics.cancelled.inc()
+            self._metrics.outcomes.labels("cancelled").inc()
             self._tell_metrics()
 
     def _step(self) -> None:
@@ -144,11 +145,13 @@ class EngineThread:
         for answer in answers:
             stream = self._streams.pop(answer.number)
             del self._numbers[stream]
+            self._metrics.outcomes.labels(answer.outcome.value).inc()
             stream.finish(answer)
         self._tell_metrics()
 
     def _fail_all(self, error: ApiError) -> None:
         for stream in self._numbers:
+            self._metrics.outcomes.labels("failed").inc()
             stream.fail(error)
         self._streams.clear()
         self._numbers.clear()

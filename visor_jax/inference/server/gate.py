@@ -37,7 +37,7 @@ EXIT, LOG = "visor.exit", "visor.log"
 
 
 class Gate:
-    """ASGI middleware around the whole app."""
+    """The ASGI app around the whole one."""
 
     def __init__(
         self,

@@ -1,6 +1,12 @@
 """What a server counts, for Prometheus (`GET /metrics`)."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+)
 
 from visor_jax.inference.answers import Answer
 
@@ -14,6 +20,8 @@ class Metrics:
     def __init__(self) -> None:
         """Starts at 0."""
         self.registry = CollectorRegistry()
+        # Memory, processor time and open files.
+        ProcessCollector(registry=self.registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"visor_{name}", text, labels, registry=self.registry)
@@ -27,7 +35,7 @@ class Metrics:
 
         self.responses = counter("http_responses", "HTTP responses.", "path", "status")
         self.answers = counter("answers", "Answers, by the budget of each.", "budget")
-        self.cancelled = counter("cancelled", "Requests whose client went away.")
+        self.outcomes = counter("outcomes", "Of all that was asked.", "outcome")
         self.failed_steps = counter("failed_steps", "Steps of the engine that failed.")
         self.prompt_tokens = counter("prompt_tokens", "Of answered prompts.", "kind")
         self.new_tokens = counter("generated_tokens", "Tokens of answers.")

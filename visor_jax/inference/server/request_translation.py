@@ -102,7 +102,7 @@ class Translator:
         """Returns the image's bytes, or its pixels where it is to be a small one."""
         content = await self._content(image.url)
         try:
-            _check_size(content, self.settings.max_pixels)
+            await asyncio.to_thread(_check_size, content, self.settings.max_pixels)
             if image.detail != "low":
                 return content
             async with self._shrinking:
@@ -114,7 +114,8 @@ class Translator:
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
             try:
-                content = from_url(url, "the image")
+                # Megabytes of base64 would keep all others waiting.
+                content = await asyncio.to_thread(from_url, url, "the image")
             except ValueError as error:
                 raise ApiError(400, str(error), param="messages") from error
             assert isinstance(content, bytes)
@@ -158,7 +159,7 @@ def _check_size(content: bytes, max_pixels: int) -> None:
     try:
         with Image.open(io.BytesIO(content), formats=formats()) as opened:
             width, height = opened.size
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         why = f"more than {max_pixels} pixels"
         raise ValueError(f"An image has {why}; make it smaller first.") from None
     except Exception as error:

@@ -5,6 +5,7 @@ import socket
 import uvicorn
 
 from visor_jax.inference.server.app import make_app
+from visor_jax.inference.server.gate import Gate
 from visor_jax.inference.server.service import Service
 
 # Connections for one request that is held: clients keep some open between two.
@@ -31,8 +32,10 @@ def server_of(service: Service, *, grace_seconds: float) -> uvicorn.Server:
         if service.thread.failure is not None:
             server.should_exit = True
 
+    # Outermost: FastAPI tells of a body that is too large in a form of its own.
+    gate = Gate(make_app(service), service.settings, service.thread, service.metrics)
     config = uvicorn.Config(
-        make_app(service),
+        gate,
         http="h11",
         ws="none",
         lifespan="on",

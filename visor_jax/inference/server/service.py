@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -42,19 +43,15 @@ class Service:
     more_routes: tuple[Callable[["Service"], APIRouter], ...] = ()
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
-    @property
+    @functools.cached_property
     def translator(self) -> Translator:
         """What reads the bodies of requests."""
-        return self._translator
-
-    def __post_init__(self) -> None:
-        translator = Translator(
+        return Translator(
             settings=self.settings,
             new_tokens=self.thread.engine.config.new_tokens,
             crop_size=self.model.processor.buckets.crop_size,
             fetch=self.fetch,
         )
-        object.__setattr__(self, "_translator", translator)
 
     def check_model(self, name: str) -> None:
         """Raises ApiError for another name than that of this server's model."""

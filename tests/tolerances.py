@@ -20,6 +20,9 @@ REFERENCE = {"rtol": 1e-5, "atol": 2e-5}
 # float32 network against PyTorch in float32.
 PARITY = {"rtol": 1e-5, "atol": 1e-5}
 
+# Pixels in -1..1 that two libraries resize: one of 256 levels, and its rounding.
+ONE_LEVEL = {"rtol": 0.0, "atol": 2 / 255 + 1e-6}
+
 # bfloat16 activations (8 bits of mantissa) against float32; compared to the size of
 # the largest value.
 BFLOAT16 = {"rtol": 0.0, "atol": 0.05}

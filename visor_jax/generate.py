@@ -1,7 +1,9 @@
-"""`python -m visor_jax.generate`: answers one prompt about one image, several, or none.
+"""`python -m visor_jax.generate`: answers one prompt about images, videos, or neither.
 
     python -m visor_jax.generate --checkpoint=runs/universal --image=page.png \\
         --prompt="digit row 2 column 3" --budget=sa1:3
+    python -m visor_jax.generate --checkpoint=HF --video=clip.mp4 \\
+        --prompt="What happens?"
 
 The checkpoint may also be a LLaVA-OneVision of Hugging Face (folder or Hub id). Prints
 the answer as it is written; with --json one line that also holds the budget's FLOPs and
@@ -17,6 +19,9 @@ def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     answer_flags.define_network_flags()
     flags.DEFINE_multi_string("image", [], "Image file; repeat it for several.")
+    flags.DEFINE_multi_string(
+        "video", [], "Animation or video file; repeat it for several."
+    )
     flags.DEFINE_string("prompt", None, "The question.", required=True)
     answer_flags.define_answer_flags()
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
@@ -41,7 +46,7 @@ def main(arguments: list[str]) -> None:
         sampling = answer_flags.sampling_of(options)
         model = answer_flags.load_network(options)
         prompt = model.read(
-            Request(options.prompt, options.image or None),
+            Request(options.prompt, options.image or None, options.video or None),
             options.budget,
             max_new_tokens=options.max_new_tokens,
             cost=options.cost,

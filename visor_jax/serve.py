@@ -43,6 +43,7 @@ if __name__ == "__main__":
     command_line.begin(define_flags)
 
 import dataclasses
+import functools
 import os
 import socket
 import sys
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from visor_jax.inference.server.service import Service
 
 API_KEY = "VISOR_API_KEY"
+# Of an answer whose time is compared with the dense network's.
+_TIMED_TOKENS = 8
 
 
 def main(arguments: list[str]) -> None:
@@ -106,8 +109,12 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _service(options: Any) -> "Service":
+    from visor_jax.analysis.answer_looks import answer_looks, answer_times
+    from visor_jax.data.images.url_fetching import UrlFetcher
+    from visor_jax.inference.server.looks_route import looks_routes
     from visor_jax.inference.server.server_settings import ServerSettings
     from visor_jax.inference.server.service import make_service
+    from visor_jax.inference.server.url_images import fetching
 
     sampling = answer_flags.sampling_of(options)
     model = answer_flags.load_network(options)
@@ -127,6 +134,9 @@ def _service(options: Any) -> "Service":
         max_pixels=int(1e6 * options.megapixels),
         api_key=os.environ.get(API_KEY),
     )
+    fetcher = UrlFetcher(
+        hosts=tuple(options.allow_hosts), max_bytes=settings.max_body_bytes
+    )
     return make_service(
         model,
         settings,
@@ -135,6 +145,13 @@ def _service(options: Any) -> "Service":
         config=dataclasses.replace(config, tokens_per_turn=options.tokens_per_turn),
         buckets=_buckets(options, model),
         key=options.seed if flags.FLAGS["seed"].present else None,
+        fetch=fetching(fetcher) if options.allow_hosts else None,
+        more_routes=[
+            looks_routes(
+                functools.partial(answer_looks, model),
+                functools.partial(answer_times, model, new_tokens=_TIMED_TOKENS),
+            )
+        ],
     )
 
 

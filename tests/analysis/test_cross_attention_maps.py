@@ -85,9 +85,21 @@ def test_the_map_of_the_first_crop():
     # Patches 0, 3, 2 of a 2 x 2 grid; 4 and 9 are of other crops or newlines.
     found = first_crop_map(weights, batch, 0, patches_per_side=2)
     np.testing.assert_array_equal(found, [[0.5, 0], [0.0625, 0.25]])
-    mixed = batch.replace(image_token_index=np.zeros((1, 7, 4), np.int32))
-    with pytest.raises(ValueError, match="weighted sums"):
-        first_crop_map(weights, mixed, 0, patches_per_side=2)
+
+
+def test_tokens_that_are_sums_of_patches_count_for_each():
+    batch = tiny.random_batch(tiny.NETWORKS["visor"])
+    index = np.array([[[0, 1, 0, 0], [3, 4, 2, 2], [9, 0, 0, 0], [1, 1, 1, 1]]])
+    shares = np.array([[[0.5, 0.5, 0, 0], [0.25] * 4, [1, 0, 0, 0], [0.25] * 4]])
+    mixed = batch.replace(
+        image_token_index=index,
+        image_token_weights=shares.astype(np.float32),
+        image_mask=np.array([[True, True, True, False]]),
+    )
+    weights = np.array([0.5, 0.25, 0.125, 1], np.float32)
+    # Patch 4 and 9 are of other crops or newlines, the last token is padding.
+    found = first_crop_map(weights, mixed, 0, patches_per_side=2)
+    np.testing.assert_array_equal(found, [[0.25, 0.25], [0.125, 0.0625]])
 
 
 def test_padding_and_rows_without_an_image_are_zero():

@@ -34,14 +34,19 @@ def cross_attention_maps(
     Raises:
       ValueError: for a budget of another plan, or a network that drops image tokens.
     """
+    check_keeps_all(network)
+    gates = budget.gates(network.config.plan)
+    found = _maps(network.params, batch, model=network.vlm, gates=gates)
+    return {layer: np.asarray(weights[:, 0]) for layer, weights in found.items()}
+
+
+def check_keeps_all(network: Network) -> None:
+    """Raises ValueError for a network that drops image tokens: it has no such maps."""
     if network.reducer != KEEP_ALL:
         raise ValueError(
             f"{network.reducer} drops image tokens, so that layers have maps of "
             "different tokens: load the network without it."
         )
-    gates = budget.gates(network.config.plan)
-    found = _maps(network.params, batch, model=network.vlm, gates=gates)
-    return {layer: np.asarray(weights[:, 0]) for layer, weights in found.items()}
 
 
 def first_crop_map(
@@ -50,22 +55,19 @@ def first_crop_map(
     """Returns a prompt's map over the patches of its first crop, the whole picture.
 
     Image tokens of other crops are left out, and learned newlines, which show nothing.
+    A token that is a weighted sum of patches counts for each of them by its weight.
 
     Args:
       row: of the batch.
-
-    Raises:
-      ValueError: where tokens are mixtures of patches, as in a resized grid.
     """
     index = np.asarray(batch.image_token_index)[row]
-    if index.ndim != 1:
-        raise ValueError(
-            "These image tokens are weighted sums of patches and have no place of "
-            "their own: give a picture that is cut without resizing its grid."
-        )
-    shown = np.asarray(batch.image_mask)[row] & (index < patches_per_side**2)
+    parts = np.asarray(weights)
+    if index.ndim == 2:
+        parts = parts[:, None] * np.asarray(batch.image_token_weights)[row]
+    valid = np.asarray(batch.image_mask)[row].reshape(-1, *[1] * (index.ndim - 1))
+    shown = valid & (index < patches_per_side**2)
     flat = np.zeros(patches_per_side**2, np.float32)
-    np.add.at(flat, index[shown], weights[shown])
+    np.add.at(flat, index[shown], parts[shown])
     return flat.reshape(patches_per_side, patches_per_side)
 
 

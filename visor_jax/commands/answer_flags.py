@@ -32,6 +32,12 @@ def define_network_flags() -> None:
     flags.DEFINE_enum(
         "chat_template", None, sorted(TEMPLATES), "Default: the checkpoint's."
     )
+    flags.DEFINE_list(
+        "allow_hosts",
+        [],
+        "Hosts that images and videos may be fetched from by URL: 'img.example.org', "
+        "'*.example.org', ...; default: none.",
+    )
     define_reduce_flag()
     define_mesh_flag()
 
@@ -122,6 +128,7 @@ def load_network(options: Any) -> "VisorModel":
         revision=options.revision,
         reduce=options.reduce,
         mesh=mesh_of(options),
+        allow_hosts=options.allow_hosts,
     )
 
 

@@ -33,7 +33,7 @@ class VisorModel:
     """A network that answers.
 
     Where a method takes `prompt`, that is a text or a list of chat messages; `images`
-    and `videos` (lists of frames) may be in the messages instead. `budget` is a name
+    and `videos` (files or lists of frames) may be there instead. `budget` is a name
     ("none", "all", "sa1:3") or a `Budget`; None for the largest; "auto" for what the
     policy chooses for each prompt, where there is one (then `cost` says how much its
     costs count: 0 as it was trained, more for cheaper choices); "cascade" for a cheap

@@ -91,6 +91,10 @@ def test_parts_of_openai_are_read_as_what_they_mean():
     assert found[1]["content"][0]["type"] == "text"
     assert media(messages, "image") == [b"pixels", b"pixels"]
     assert read_messages(found) == found
+    film = {"type": "video_url", "video_url": {"url": "a.mp4"}}
+    assert media([{"role": "user", "content": [film]}], "video") == ["a.mp4"]
+    with pytest.raises(ValueError, match="no text as its 'video_url': give the video"):
+        read_messages([{"role": "user", "content": [{"type": "video_url"}]}])
 
 
 @pytest.mark.parametrize(

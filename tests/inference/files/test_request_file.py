@@ -50,6 +50,10 @@ def test_lines_are_requests_called_by_id_or_number(tmp_path):
         ('{"prompt": "a", "image": "b", "images": []}', "not both"),
         ('{"prompt": "a", "images": "b"}', "no list of files"),
         ('{"prompt": "a", "image": 3}', "no list of files"),
+        ('{"prompt": "a", "video": "b", "videos": []}', "give video or videos"),
+        ('{"prompt": "a", "videos": "b"}', "or of lists of their frames"),
+        ('{"prompt": "a", "videos": [[]]}', "or of lists of their frames"),
+        ('{"prompt": "a", "video": [3]}', "or of lists of their frames"),
         ('{"prompt": "a", "id": [1]}', r"id \[1\] is neither"),
         ('{"prompt": "a", "id": true}', "id True is neither"),
     ],
@@ -58,7 +62,7 @@ def test_a_line_that_is_no_request_is_an_error_of_its_own(tmp_path, text, reason
     name = "line 2"
     good, bad, other = lines(tmp_path, '{"prompt": "a"}', text, '{"prompt": "c"}')
     assert bad.request is None
-    assert bad.id == (2 if text.startswith("{") and "id" not in text else name)
+    assert bad.id == (2 if text.startswith("{") and '"id"' not in text else name)
     with pytest.raises(ValueError, match=reason):
         raise ValueError(bad.error)
     assert good.request.prompt == "a"
@@ -110,6 +114,28 @@ def test_messages_are_read_in_all_forms_and_paths_begin_at_the_file(tmp_path):
     assert media(frames.request.prompt, "video") == [[f"{here}/1.png", "/2.png"]]
     assert frames.pictures == (f"{here}/1.png", "/2.png")
     assert frames.request.prompt[1] == film[1]
+
+
+def test_videos_are_files_or_lists_of_frames(tmp_path):
+    found = lines(
+        tmp_path,
+        '{"prompt": "a", "video": "x.mp4"}',
+        '{"prompt": "a", "videos": ["x.mp4"], "image": null}',
+        '{"prompt": "a", "video": ["1.png", "/2.png"]}',
+        '{"prompt": "a", "videos": ["x.mp4", ["1.png", "2.png"]], "image": "a.png"}',
+        '{"prompt": "a"}',
+    )
+    assert not any(line.error for line in found)
+    here = str(tmp_path)
+    one, same, frames, both, none = found
+    assert one.request.videos == same.request.videos == [f"{here}/x.mp4"]
+    assert frames.request.videos == [[f"{here}/1.png", "/2.png"]]
+    assert frames.pictures == (f"{here}/1.png", "/2.png")
+    names = ("a.png", "x.mp4", "1.png", "2.png")
+    assert both.pictures == tuple(f"{here}/{name}" for name in names)
+    assert one.digest == same.digest
+    assert len({line.digest for line in found}) == 4
+    assert none.request.videos is None
 
 
 def test_urls_and_data_uris_stay_what_they_are(tmp_path):

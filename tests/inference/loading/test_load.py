@@ -155,6 +155,17 @@ def test_damaged_and_missing_images_are_named(model, tmp_path):
         model.generate(tmp_path / "text.png", QUESTION)
 
 
+def test_pictures_of_the_net_come_from_allowed_hosts_alone(model, workdir):
+    url = "http://127.0.0.1/page.png"
+    with pytest.raises(ValueError, match="nothing is fetched from the net"):
+        model.generate(url, QUESTION)
+    allowing = visor_jax.load(workdir, allow_hosts=["img.example.org"])
+    with pytest.raises(ValueError, match=r"'127\.0\.0\.1' is not among the allowed"):
+        allowing.generate(url, QUESTION)
+    with pytest.raises(ValueError, match=r"Allowed hosts \['http://a\.b'\] are none"):
+        visor_jax.load(workdir, allow_hosts=["http://a.b"])
+
+
 def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"gone.* does not exist"):
         visor_jax.load(tmp_path / "gone")

@@ -9,6 +9,7 @@ import pytest
 
 import visor_jax
 from tests.data import tiny_llava
+from tests.data.images import clips
 from tests.data.prompts import prompt_cases
 from tests.data.prompts.test_chat_template import HUB
 from tests.data.tiny_llava import random_image
@@ -250,15 +251,19 @@ def test_prompts_that_cannot_be_answered_are_refused(model):
         model.generate_all([Request([{"role": "user"}])])
     with pytest.raises(ValueError, match="not a int"):
         Request("Why?", 7)
-    for film in ("a.mp4", [["a.png"], "b.mp4"], 3):
-        with pytest.raises(ValueError, match="A video is the list of its frames"):
+    for film in ([["a.png"], 7], [[]], 3):
+        with pytest.raises(ValueError, match="A video is a file or the list of its fr"):
             Request("Why?", videos=film)
+    with pytest.raises(ValueError, match=r"video 1 'gone\.mp4': there is no such file"):
+        model.generate(None, "Why?", videos="gone.mp4")
 
 
-def test_frames_in_a_flat_list_are_one_video(model):
-    frames = [random_image(30, 20, seed) for seed in (1, 2)]
+def test_frames_in_a_flat_list_or_a_file_are_one_video(model, tmp_path):
+    frames = clips.frames(2)
+    (tmp_path / "a.gif").write_bytes(clips.animation(frames, "GIF"))
     expected = model.logits(None, "Why?", videos=[frames])
-    for same in (frames, np.stack(frames), np.stack(frames)[None]):
+    stacked = np.stack(frames)
+    for same in (frames, stacked, stacked[None], tmp_path / "a.gif"):
         found = model.logits(None, "Why?", videos=same)
         np.testing.assert_array_equal(found, expected)
 

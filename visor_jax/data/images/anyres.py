@@ -11,7 +11,7 @@ of a video, squashed. Resizing is Pillow's (as in the PIL backend of transformer
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -90,7 +90,7 @@ def square_crops(
 
 
 def frame_crops(
-    frames: Sequence[np.ndarray], settings: ImageSettings
+    frames: Iterable[np.ndarray], settings: ImageSettings
 ) -> Float32[np.ndarray, "C t t 3"]:
     """Returns one crop per frame of a video, resized without regard to proportions."""
     tile = settings.tile_size

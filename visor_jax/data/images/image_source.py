@@ -3,7 +3,7 @@
 page.png, /a/b c.png            a file
 file:///a/b%20c.png             a file: the same
 data:image/png;base64,iVBO...   the bytes themselves; line breaks in them are none
-https://a.b/c.png               refused: nothing is fetched from the net
+https://a.b/c.png               refused, unless the caller says how to fetch it
 """
 
 import base64
@@ -13,6 +13,7 @@ import re
 import urllib.parse
 from typing import Any, Protocol, runtime_checkable
 
+from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.runtime.arguments import shown
 
 # "c:\page.png" is a file.
@@ -29,24 +30,28 @@ class BinaryFile(Protocol):
         ...
 
 
-def from_url(source: str, name: str) -> str | bytes:
-    """Returns the path of a file, or the bytes that a data URI holds.
+def from_url(source: str, name: str, fetch: Fetch | None = None) -> str | bytes:
+    """Returns the path of a file, or the bytes that a data URI or the net holds.
 
     Args:
       source: as at the top. name: what errors call it.
+      fetch: gets http and https URLs; None to refuse them.
 
     Raises:
-      ValueError: for a URL that would have to be fetched, or a damaged data URI.
+      ValueError: for a URL that is not fetched, or a damaged data URI.
     """
     if source[:5].lower() == "data:":
         return _from_data_uri(source, name)
     scheme = _SCHEME.match(source)
     if scheme is None:
         return source
+    if fetch is not None and scheme[1].lower() in ("http", "https"):
+        return fetch(source)
     if scheme[1].lower() != "file":
         raise ValueError(
             f"{_capital(name)} {shown(source)} is a URL, and nothing is fetched from "
-            "the net: download it first, and give the file or its bytes."
+            "the net: download it first, and give the file or its bytes; or allow its "
+            "host, if it is http or https: --allow_hosts, load(..., allow_hosts=[...])."
         )
     path = urllib.parse.unquote(source[scheme.end() :])
     return path.removeprefix("localhost")

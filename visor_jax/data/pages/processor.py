@@ -14,6 +14,7 @@ from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import PatchIndex
 from visor_jax.data.images.read_image import read_square_image
+from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
 from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
 from visor_jax.data.pages.tokenizer import encode_question
@@ -35,9 +36,13 @@ _NEW_TOKENS = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PageProcessor:
-    """Everything that fixes the input of a network for pages."""
+    """Everything that fixes the input of a network for pages.
+
+    fetch: gets pages from the net (`url_fetching`); None to refuse their URLs.
+    """
 
     tokenizer: PreTrainedTokenizerBase
+    fetch: Fetch | None = None
 
     def prompt(
         self,
@@ -59,7 +64,10 @@ class PageProcessor:
         """
         messages = read_messages(messages)
         question, counts = _question(messages), part_counts(messages)
-        pages = [*media(messages, "image"), *(image_list(images) or ())]
+        pages = [
+            *media(messages, "image", fetch=self.fetch),
+            *(image_list(images) or ()),
+        ]
         places = counts["image"]
         films = counts["video"] + len(video_list(videos) or ())
         if len(pages) != 1 or places > 1 or films:
@@ -68,7 +76,7 @@ class PageProcessor:
                 f"images for {places} places, and {films} videos."
             )
         tokens = np.array(encode_question(self.tokenizer, question), np.int32)
-        page = read_square_image(pages[0], IMAGE_SIZE)
+        page = read_square_image(pages[0], IMAGE_SIZE, fetch=self.fetch)
         raster = np.arange(NUM_IMAGE_TOKENS, dtype=np.int32)
         return Sample(
             crops=normalise(page[None])[0],

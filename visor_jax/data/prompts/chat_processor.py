@@ -9,13 +9,15 @@ Samples have lengths of their own; `visor_jax.data.buckets` makes batches of the
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.images.anyres import anyres_crops, frame_crops, square_crops
+from visor_jax.data.images.clip import Clip, read_clip
+from visor_jax.data.images.frame_choice import FRAMES
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import (
     PatchIndex,
@@ -24,6 +26,7 @@ from visor_jax.data.images.patch_index import (
     video_patch_index,
 )
 from visor_jax.data.images.read_image import ImageInput, read_image
+from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.prompts.chat_template import (
     TEMPLATES,
     check_template,
@@ -50,6 +53,8 @@ class ChatProcessor:
 
     template: one of `chat_template.TEMPLATES`. max_length: the context, image tokens
     included; None for no limit. special_tokens: one of `prompt_tokens.SPECIAL_TOKENS`.
+    frames: seen of a clip, at most (`frame_choice`). fetch: gets images and clips from
+    the net (`url_fetching`); None to refuse their URLs.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -57,6 +62,8 @@ class ChatProcessor:
     template: str = "qwen_1_5"
     max_length: int | None = 32768
     special_tokens: str = "plain"
+    frames: int = FRAMES
+    fetch: Fetch | None = None
 
     def __post_init__(self) -> None:
         check_template(self.template)
@@ -144,10 +151,8 @@ class ChatProcessor:
             images=len(beside[0] or ()),
             videos=len(beside[1] or ()),
         )
-        given_images = _given(messages, "image", beside[0])
-        given_videos = _given(messages, "video", beside[1])
-        pictures = _image_parts(given_images, self.images)
-        films = _video_parts(video_list(given_videos) or [], self.images)
+        pictures = self._image_parts(self._given(messages, "image", beside[0]))
+        films = self._video_parts(self._given(messages, "video", beside[1]))
         layout = lay_out(
             pieces,
             self.tokenizer,
@@ -169,45 +174,51 @@ class ChatProcessor:
             layout=layout,
         )
 
+    def _given(
+        self, messages: Sequence[Message], kind: str, beside: list[Any] | None
+    ) -> list[Any]:
+        """Returns the images or videos, from the messages or from beside them."""
+        carried = media(messages, kind, fetch=self.fetch)
+        if beside is None:
+            return carried
+        if carried and beside:
+            raise ValueError(
+                f"{len(carried)} {kind}s are in the messages and {len(beside)} beside "
+                "them: give them in one place."
+            )
+        return carried or beside
 
-def _given(
-    messages: Sequence[Message], kind: str, beside: list[Any] | None
-) -> list[Any]:
-    """Returns the images or videos, from the messages or from beside them."""
-    carried = media(messages, kind)
-    if beside is None:
-        return carried
-    if carried and beside:
-        raise ValueError(
-            f"{len(carried)} {kind}s are in the messages and {len(beside)} beside "
-            "them: give them in one place."
-        )
-    return carried or beside
+    def _image_parts(
+        self, images: Sequence[ImageInput]
+    ) -> list[tuple[np.ndarray, PatchIndex]]:
+        settings = self.images
+        if len(images) == 1:
+            pixels = read_image(images[0], fetch=self.fetch)
+            patch_index = anyres_patch_index(*pixels.shape[:2], settings)
+            return [(anyres_crops(pixels, settings), patch_index)]
+        parts = []
+        for number, image in enumerate(images, 1):
+            name = f"image {number} of {len(images)}"
+            pixels = read_image(image, name=name, fetch=self.fetch)
+            crops = square_crops([pixels], settings)
+            parts.append((crops, square_patch_index(settings)))
+        return parts
 
+    def _video_parts(
+        self, videos: Sequence[VideoInput]
+    ) -> list[tuple[np.ndarray, PatchIndex]]:
+        parts = []
+        for number, video in enumerate(video_list(videos) or [], 1):
+            frames = self._frames(video, f"video {number}")
+            crops = frame_crops(frames, self.images)
+            parts.append((crops, video_patch_index(len(crops), self.images)))
+        return parts
 
-def _image_parts(
-    images: Sequence[ImageInput], settings: ImageSettings
-) -> list[tuple[np.ndarray, PatchIndex]]:
-    if len(images) == 1:
-        pixels = read_image(images[0])
-        patch_index = anyres_patch_index(*pixels.shape[:2], settings)
-        return [(anyres_crops(pixels, settings), patch_index)]
-    parts = []
-    for number, image in enumerate(images, 1):
-        pixels = read_image(image, name=f"image {number} of {len(images)}")
-        parts.append((square_crops([pixels], settings), square_patch_index(settings)))
-    return parts
-
-
-def _video_parts(
-    videos: Sequence[VideoInput], settings: ImageSettings
-) -> list[tuple[np.ndarray, PatchIndex]]:
-    parts = []
-    for number, video in enumerate(videos, 1):
-        frames = [
-            read_image(frame, name=f"frame {i} of video {number}")
-            for i, frame in enumerate(video, 1)
-        ]
-        patch_index = video_patch_index(len(frames), settings)
-        parts.append((frame_crops(frames, settings), patch_index))
-    return parts
+    def _frames(self, video: VideoInput, name: str) -> Iterator[np.ndarray]:
+        """Yields the frames of a clip that are seen; of a list all of them."""
+        if isinstance(video, Clip):
+            how = {"frames": self.frames, "fetch": self.fetch}
+            yield from read_clip(video, name=name, **how)
+            return
+        for i, frame in enumerate(video, 1):
+            yield read_image(frame, name=f"frame {i} of {name}", fetch=self.fetch)

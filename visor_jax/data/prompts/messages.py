@@ -7,6 +7,7 @@ same and are read as theirs:
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
     {"type": "input_image", "image_url": "data:..."}         {"type": "image", ...}
     {"type": "input_text" | "output_text", "text": "Why?"}   {"type": "text", ...}
+    {"type": "video_url", "video_url": {"url": "..."}}       {"type": "video", ...}
 
 How many crops an image gets follows from its size: their "detail" changes nothing.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visor_jax.data.images.image_source import from_base64, from_url
+from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.runtime.arguments import shown
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -26,7 +28,7 @@ _SOURCES = ("url", "path", "base64")
 _KINDS = {
     **{"text": "text", "input_text": "text", "output_text": "text"},
     **{"image": "image", "image_url": "image", "input_image": "image"},
-    "video": "video",
+    **{"video": "video", "video_url": "video"},
 }
 
 Message = Mapping[str, Any]
@@ -77,12 +79,13 @@ def _read_part(part: Any) -> Mapping[str, Any]:
         raise ValueError(f"part {shown(part)} has no type 'text', 'image' or 'video'")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"text part {shown(part)} has no 'text'")
-    if given in ("image_url", "input_image"):
-        url = part.get("image_url")
+    if given in ("image_url", "input_image", "video_url"):
+        field = f"{kind}_url"
+        url = part.get(field)
         url = url.get("url") if isinstance(url, Mapping) else url
         if not isinstance(url, str) or not url:
             raise ValueError(
-                f"part {shown(part)} has no text as its 'image_url': give the image "
+                f"part {shown(part)} has no text as its {field!r}: give the {kind} "
                 "as a data URI or the path of a file"
             )
         return {"type": kind, "url": url}
@@ -99,18 +102,21 @@ def part_counts(messages: Sequence[Message]) -> dict[str, int]:
     return counts
 
 
-def media(messages: Sequence[Message], kind: str) -> list[Any]:
+def media(
+    messages: Sequence[Message], kind: str, *, fetch: Fetch | None = None
+) -> list[Any]:
     """Returns the images or videos that the messages carry, in the prompt's order.
 
-    A part carries one under its own kind, "path", "url" (of a file, or a data URI) or
+    A part carries one under its own kind, "path", "url" (a file, a data URI, http) or
     "base64" (which comes back as bytes). Parts that only hold a place carry none.
 
     Args:
       kind: "image" or "video".
+      fetch: gets what lies behind http and https; None to refuse such URLs.
 
     Raises:
       ValueError: for messages of another form; if some parts of that kind carry
-        something and others do not; or for what would have to be fetched from the net.
+        something and others do not; or for what is not fetched from the net.
     """
     parts = [
         part
@@ -119,7 +125,7 @@ def media(messages: Sequence[Message], kind: str) -> list[Any]:
         for part in message["content"]
         if part["type"] == kind
     ]
-    found = [source for part in parts for source in _sources(part, kind)]
+    found = [source for part in parts for source in _sources(part, kind, fetch)]
     if found and len(found) != len(parts):
         raise ValueError(
             f"{len(found)} of {len(parts)} {kind} parts carry {kind}s themselves: "
@@ -128,7 +134,7 @@ def media(messages: Sequence[Message], kind: str) -> list[Any]:
     return found
 
 
-def _sources(part: Mapping[str, Any], kind: str) -> list[Any]:
+def _sources(part: Mapping[str, Any], kind: str, fetch: Fetch | None) -> list[Any]:
     name = source_field(part, kind)
     if name is None:
         return []
@@ -136,7 +142,7 @@ def _sources(part: Mapping[str, Any], kind: str) -> list[Any]:
     if name == "base64":
         return [from_base64(source, f"The {kind} in base64")]
     if isinstance(source, str):
-        return [from_url(source, f"the {kind}")]
+        return [from_url(source, f"the {kind}", fetch)]
     return [source]
 
 

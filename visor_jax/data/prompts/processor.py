@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
+from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
 from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import (
@@ -57,6 +58,11 @@ class Processor:
     @property
     def tokenizer(self) -> Tokenizer:
         return self.prompts.tokenizer
+
+    def fetching(self, fetch: Fetch | None) -> "Processor":
+        """Returns the processor that gets images and clips of URLs so; None refuses."""
+        prompts = dataclasses.replace(self.prompts, fetch=fetch)
+        return dataclasses.replace(self, prompts=prompts)
 
     def sample(self, request: Request, *, room: int) -> Sample:
         """Returns the request as the network takes it.

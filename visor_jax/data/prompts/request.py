@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from visor_jax.data.images.clip import Clip
 from visor_jax.data.images.image_source import BinaryFile, content_of
-from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.images.read_image import ArrayLike, ImageInput, as_array
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.messages import (
     IMAGE,
@@ -17,8 +18,8 @@ from visor_jax.data.prompts.messages import (
 )
 from visor_jax.runtime.arguments import instance_of, shown, whole_number
 
-# A video is its frames; files of videos are not decoded here.
-VideoInput = Sequence[ImageInput] | np.ndarray
+# A video file or an animation, or the frames themselves.
+VideoInput = Clip | Sequence[ImageInput] | ArrayLike
 # One image, or several in the order of their places in the prompt; videos alike.
 Images = ImageInput | Sequence[ImageInput] | None
 Videos = VideoInput | Sequence[VideoInput] | None
@@ -26,8 +27,7 @@ Videos = VideoInput | Sequence[VideoInput] | None
 Prompt = str | Sequence[Message]
 
 _NO_VIDEO = (
-    "A video is the list of its frames (decode a file first), and videos are a list of "
-    "those:"
+    "A video is a file or the list of its frames, and videos are a list of those:"
 )
 
 
@@ -39,8 +39,8 @@ def image_list(images: Images) -> list[ImageInput] | None:
     """
     if images is None:
         return None
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        images = list(images)
+    if _dimensions(images) == 4:
+        images = list(as_array(images, "the images"))
     if isinstance(images, list | tuple):
         return [_kept(each) for each in images]
     if isinstance(images, ImageInput):
@@ -53,41 +53,50 @@ def image_list(images: Images) -> list[ImageInput] | None:
 
 def _kept(image: Any) -> Any:
     """Returns the image; of an open file the bytes, which stay when it is closed."""
-    return content_of(image, "the image") if isinstance(image, BinaryFile) else image
+    return content_of(image, "the file") if isinstance(image, BinaryFile) else image
 
 
 def video_list(videos: Videos) -> list[VideoInput] | None:
-    """Returns the videos as a list, each a list of frames; None for none given.
+    """Returns the videos as a list, each a file or a list of frames; None for none.
 
-    A flat list of frames is one video, as in transformers.
+    A flat list of arrays or PIL images is one video, as in transformers; one of files
+    is several.
 
     Raises:
-      ValueError: for what is neither a video nor a list of videos; files of videos are
-        not decoded here.
+      ValueError: for what is neither a video nor a list of videos.
     """
     if videos is None:
         return None
-    if isinstance(videos, np.ndarray) and videos.ndim > 3:
-        videos = [videos] if videos.ndim == 4 else list(videos)
+    if isinstance(videos, Clip):
+        videos = [videos]
+    if (_dimensions(videos) or 0) > 3:
+        array = as_array(videos, "the videos")
+        videos = [array] if array.ndim == 4 else list(array)
     if not isinstance(videos, list | tuple):
         raise ValueError(f"{_NO_VIDEO} got {shown(videos)}.")
     if videos and all(_is_frame(each) for each in videos):
         return [list(videos)]
-    wrong = [each for each in videos if not _is_frames(each)]
+    wrong = [each for each in videos if not _is_video(each)]
     if wrong:
         raise ValueError(f"{_NO_VIDEO} got {shown(wrong[0])} among them.")
-    return list(videos)
+    return [_kept(each) for each in videos]
+
+
+def _dimensions(each: Any) -> int | None:
+    """Returns how many dimensions an array has, None for what is none."""
+    is_array = isinstance(each, ArrayLike) and not isinstance(each, Image.Image)
+    return np.ndim(each) if is_array else None
 
 
 def _is_frame(each: Any) -> bool:
-    flat = isinstance(each, np.ndarray) and each.ndim in (2, 3)
-    return flat or isinstance(each, Image.Image)
+    return _dimensions(each) in (2, 3) or isinstance(each, Image.Image)
 
 
-def _is_frames(each: Any) -> bool:
-    if isinstance(each, np.ndarray):
-        return each.ndim == 4 and len(each) > 0
-    return isinstance(each, list | tuple) and len(each) > 0
+def _is_video(each: Any) -> bool:
+    if _dimensions(each) is not None:
+        return _dimensions(each) == 4 and len(each) > 0
+    is_list = isinstance(each, list | tuple) and len(each) > 0
+    return is_list or isinstance(each, Clip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +106,8 @@ class Request:
     prompt: a text, or a list of chat messages. A text may say with "<image>" and
       "<video>" where images stand; if it does not, they come first. Where there are no
       images these are words like any other.
-    images: one, or a list in the order of their places. videos: lists of frames; one
-      flat list is one video.
+    images: one, or a list in the order of their places. videos: files, or lists of
+      frames; one flat list of frames is one video.
     draw: tells the engine's random draws for it from those for others; None for its
       number in the order of asking.
     options: how it is answered, where that is not as all others are.

@@ -1,7 +1,7 @@
 """The pictures of a request in a file: where they lie, and whether they are the same.
 
 Paths are relative to one folder, that of the input unless told, be they in "image",
-"images" or in the parts of messages.
+"images", "video", "videos" or in the parts of messages.
 """
 
 import functools
@@ -28,6 +28,13 @@ def absolute(source: str, root: Path) -> str:
         return source
     # The same file is the same wherever the command is started.
     return os.path.abspath(root / path)
+
+
+def absolute_video(video: str | list[str], root: Path) -> str | list[str]:
+    """Returns a video, a file or the list of its frames, with absolute paths."""
+    if isinstance(video, str):
+        return absolute(video, root)
+    return [absolute(frame, root) for frame in video]
 
 
 def with_absolute_parts(prompt: Any, root: Path) -> Any:
@@ -60,9 +67,15 @@ def _absolute_part(part: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
     return part
 
 
-def files_of(prompt: Any, images: Sequence[str] | None) -> tuple[str, ...]:
+def files_of(
+    prompt: Any,
+    images: Sequence[str] | None,
+    videos: Sequence[str | list[str]] | None = None,
+) -> tuple[str, ...]:
     """Returns the paths of all pictures, after `absolute` and `with_absolute_parts`."""
     found = list(images or ())
+    for video in videos or ():
+        found += [video] if isinstance(video, str) else video
     for message in () if isinstance(prompt, str) else prompt:
         content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list) else ():

@@ -2,6 +2,7 @@
 
     {"id": "a7", "image": "page.png", "prompt": "digit row 2 column 3"}
     {"images": ["a.jpg", "b.jpg"], "prompt": "What changed?"}
+    {"video": "clip.mp4", "prompt": "What happens?"}
     {"messages": [{"role": "user", "content": [
         {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}]}
     {"prompt": "Tell a story.", "budget": "sa1:3", "max_new_tokens": 64, "seed": 7,
@@ -26,13 +27,15 @@ from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.files.picture_files import (
     absolute,
+    absolute_video,
     files_of,
     with_absolute_parts,
 )
 from visor_jax.runtime.arguments import shown
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(AnswerOptions))
-_FIELDS = ("id", "image", "images", "prompt", "messages", *_OPTIONS)
+_MEDIA = ("image", "images", "video", "videos")
+_FIELDS = ("id", *_MEDIA, "prompt", "messages", *_OPTIONS)
 # Texts and whole numbers; 1 and "1" are two.
 Id = str | int
 
@@ -42,7 +45,7 @@ class RequestEntry:
     """One line of the input: a request, or what is wrong with the line.
 
     digest: tells its request from every other one; an answer keeps it. pictures: the
-    files of its images.
+    files of its images and videos.
     """
 
     id: Id
@@ -135,7 +138,7 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
             f"unknown fields {shown(unknown)}; a request has {list(_FIELDS)}."
         )
     given = {name: value for name, value in fields.items() if value is not None}
-    for one, other in (("image", "images"), ("prompt", "messages")):
+    for one, other in (_MEDIA[:2], _MEDIA[2:], ("prompt", "messages")):
         if one in given and other in given:
             raise ValueError(f"give {one} or {other}, not both.")
     prompt = given.get("prompt", given.get("messages"))
@@ -146,19 +149,26 @@ def _entry(fields: dict[str, Any], number: int, root: Path) -> RequestEntry:
     images = [given["image"]] if "image" in given else given.get("images")
     if images is not None and not _is_list_of_texts(images):
         raise ValueError(f"images {shown(images)} are no list of files.")
+    videos = [given["video"]] if "video" in given else given.get("videos")
+    if videos is not None and not _is_list_of_videos(videos):
+        raise ValueError(
+            f"videos {shown(videos)} are no list of files, or of lists of their frames."
+        )
     # What answers were called by before paths in messages were those of the file.
     named = images and [os.path.abspath(root / image) for image in images]
     images = images and [absolute(image, root) for image in images]
+    videos = videos and [absolute_video(video, root) for video in videos]
     asked = with_absolute_parts(prompt, root)
     said = {name: given[name] for name in _OPTIONS if name in given}
     options = AnswerOptions.of_dict(said)
     # Where nothing is said of the answer, as before there was anything to say.
     parts = [prompt, named, *([options.to_dict()] if said else [])]
+    parts += [{"videos": videos}] if videos else []
     return RequestEntry(
         id=fields["id"],
         digest=_digest(json.dumps(parts, sort_keys=True)),
-        request=Request(asked, images, draw=number, options=options),
-        pictures=files_of(asked, images),
+        request=Request(asked, images, videos, draw=number, options=options),
+        pictures=files_of(asked, images, videos),
     )
 
 
@@ -171,3 +181,9 @@ def _digest(content: str) -> str:
 
 def _is_list_of_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_list_of_videos(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, str) or (each and _is_list_of_texts(each)) for each in value
+    )

@@ -15,12 +15,15 @@ model = visor_jax.load("runs/policy")             # a network with a policy
 model.generate("page.png", "ring", budget="auto")  # just enough vision
 """
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from visor_jax.data.images.url_fetching import UrlFetcher
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.decoder.token_reducer import TokenReducer
@@ -38,6 +41,7 @@ def load(
     mesh: MeshSettings | jax.sharding.Mesh | None = None,
     reduce: str | TokenReducer | None = None,
     compilation_cache: str | os.PathLike | bool = False,
+    allow_hosts: Sequence[str] = (),
 ) -> VisorModel:
     """Returns the network of a checkpoint, ours or Hugging Face's.
 
@@ -63,13 +67,17 @@ def load(
       compilation_cache: folder that keeps compiled programs from one process to the
         next, True for the user's cache folder. False leaves jax's configuration, and
         JAX_COMPILATION_CACHE_DIR, as they are.
+      allow_hosts: from which images and clips may be fetched by their http or https
+        URLs ("img.example.org", "*.example.org"; limits: `data.images.url_fetching`);
+        none unless told.
 
     Raises:
       ValueError: if there is no checkpoint, if it is damaged, half written or of
         another model than it says, if its tokenizer or processor is missing, if it
         does not split over the mesh, or for a reduction that there is not or that the
-        network has no layers for.
+        network has no layers for; for what is no host.
     """
+    fetch = UrlFetcher(hosts=tuple(allow_hosts)) if allow_hosts else None
     if compilation_cache is not False:
         is_named = compilation_cache is not True
         keep_programs(Path(compilation_cache) if is_named else user_folder())
@@ -82,4 +90,7 @@ def load(
         mesh=mesh,
         reduce=reduce,
     )
+    if fetch is not None:
+        processor = network.processor.fetching(fetch)
+        network = dataclasses.replace(network, processor=processor)
     return VisorModel(network)

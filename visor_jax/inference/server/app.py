@@ -5,6 +5,7 @@ GET  /health               200 once requests are taken, else 503
 GET  /metrics              Prometheus
 GET  /v1/models            and /v1/models/NAME
 POST /v1/chat/completions  `chat_route`
+POST /v1/visor/looks       and /v1/visor/times: `looks_route`, of a server with the page
 """
 
 import asyncio
@@ -45,6 +46,8 @@ def make_app(service: Service) -> FastAPI:
     )
     tell_errors(app)
     app.include_router(chat_routes(service))
+    for routes in service.more_routes:
+        app.include_router(routes(service))
     _add_small_routes(app, service)
     return app
 

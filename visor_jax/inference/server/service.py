@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from fastapi import APIRouter
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.request import Request
@@ -28,7 +30,7 @@ class Service:
     """A network behind an interface.
 
     budgets: names that requests may give. fetch: gives the content of http(s) images;
-    None has them refused.
+    None has them refused. more_routes: of the app, beside those that every server has.
     """
 
     model: VisorModel
@@ -38,6 +40,7 @@ class Service:
     budgets: tuple[str, ...]
     fingerprint: str
     fetch: Fetch | None = None
+    more_routes: tuple[Callable[["Service"], APIRouter], ...] = ()
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     @functools.cached_property
@@ -108,6 +111,7 @@ def make_service(
     buckets: Sequence[Bucket] | None = None,
     key: int | None = None,
     fetch: Fetch | None = None,
+    more_routes: Sequence[Callable[[Service], APIRouter]] = (),
 ) -> Service:
     """Returns a service of a loaded network; its thread is not started yet.
 
@@ -117,7 +121,7 @@ def make_service(
         "auto", of requests that say none.
       config: of the engine. buckets: whose programs are compiled before requests are
         taken; None for all. key: of random draws without a seed; None for other draws
-        at every start.
+        at every start. more_routes: see `Service`.
 
     Raises:
       ValueError: for budgets that the network has not, and as `VisorModel.engine`.
@@ -143,6 +147,7 @@ def make_service(
         budgets=names,
         fingerprint=f"visor-{model.fingerprint[:12]}",
         fetch=fetch,
+        more_routes=tuple(more_routes),
     )
 
 

@@ -1,0 +1,189 @@
+"""Where the CROSS layers look for each token of an answer, and what the answer costs.
+
+    question        an image, "What is it ?"         the answer  a  cat
+    text that looks  ...                     ?            a
+    writes                                   a            cat
+
+The answer is put behind its question, as it was when it was written, and the token
+before each of its own is asked where it looks (`cross_attention_maps` asks the first
+alone). Times are measured, of the answer's budget and of the dense network of the same
+sizes: the same parameters without adapters, every layer's own attention over image and
+text. What that network would say is of no meaning, how long it takes is.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
+
+from visor_jax.analysis.cross_attention_maps import check_keeps_all, first_crop_map
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.prompts.request import Request
+from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.generation.generate import Latency
+from visor_jax.inference.visor_model import VisorModel
+from visor_jax.layer_plan import StaticGate
+from visor_jax.models.variants import dense
+from visor_jax.models.vlm import VLM, begin_batch
+from visor_jax.runtime.bounded_jit import bounded_jit
+
+_LEVELS = 255
+# Of an answer; lengths are rounded up to powers of two.
+MOST_TOKENS = 256
+_ROUNDS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerLooks:
+    """Maps of one answer over the image's first crop, which shows all of it.
+
+    tokens: texts of the answer's. layers: the CROSS layers. maps: from 0 to 255, which
+    is the layer's largest value. most: that value, a share of a token's look. shown:
+    how much of a layer's look, in the mean over tokens, lies in the first crop; the
+    rest is in the crops that show parts, and on learned newlines.
+    """
+
+    tokens: tuple[str, ...]
+    layers: tuple[int, ...]
+    maps: UInt8[np.ndarray, "L N side side"]
+    most: tuple[float, ...]
+    shown: tuple[float, ...]
+
+
+def answer_looks(
+    model: VisorModel, request: Request, answer: str, budget: str
+) -> AnswerLooks:
+    """Returns where every CROSS layer looks for every token of an answer.
+
+    Args:
+      request: about exactly one image. answer: its text, as the model wrote it.
+      budget: in which.
+
+    Raises:
+      ValueError: for a network without CROSS layers, or one that drops image tokens; an
+        answer without tokens, or more than MOST_TOKENS; a request about other than one
+        image, or what `generate` would refuse.
+    """
+    check_keeps_all(model.network)
+    if not model.config.plan.cross_layers:
+        raise ValueError(
+            "This network has no CROSS layers whose look could be shown: load one "
+            "with adapters (python -m visor_jax.convert --plan=visor)."
+        )
+    tokens = _tokens(model, answer)
+    prompt = model.processor.sample(request, room=len(tokens))
+    if [kind for kind, _ in prompt.layout.media] != ["image"]:
+        raise ValueError("Looks are shown over exactly one image: ask about one.")
+    batch = model.processor.batch(_continued(prompt, tokens))
+    # The token before each; filled up, so that there are few programs.
+    first = prompt.num_text_tokens - 1
+    rows = first + np.arange(_rounded_up(len(tokens)), dtype=np.int32)
+    rows = np.minimum(rows, first + len(tokens) - 1)[None]
+    gates = model.budget(budget).gates(model.config.plan)
+    found = _looks(model.params, batch, rows, model=model.vlm, gates=gates)
+    side = model.config.vision.patches_per_side
+    maps = np.stack(
+        [
+            [first_crop_map(look, batch, 0, patches_per_side=side) for look in looks]
+            for looks in (np.asarray(each)[0, : len(tokens)] for each in found.values())
+        ]
+    )
+    most = np.maximum(maps.max(axis=(1, 2, 3)), np.finfo(np.float32).tiny)
+    levels = np.rint(maps / most[:, None, None, None] * _LEVELS).astype(np.uint8)
+    return AnswerLooks(
+        tokens=tuple(model.processor.text([int(token)]) for token in tokens),
+        layers=tuple(found),
+        maps=levels,
+        most=tuple(most.tolist()),
+        shown=tuple(maps.sum(axis=(2, 3)).mean(axis=1).tolist()),
+    )
+
+
+def answer_times(
+    model: VisorModel, request: Request, budget: str, *, new_tokens: int
+) -> dict[str, Latency]:
+    """Returns the milliseconds of a request alone: of "budget", and of "dense".
+
+    Medians of several rounds, in which both take turns: whatever else the machine does
+    meets both.
+
+    Raises:
+      ValueError: as `VisorModel.batch` and `latency`.
+    """
+    batch = model.processor.batch(model.processor.sample(request, room=new_tokens))
+    config = dense(model.config)
+    everything = Budget.all(config.plan)
+    network = dataclasses.replace(
+        model.network,
+        config=config,
+        budgets=BudgetSet.parse([everything.name], config.plan),
+        policy=None,
+    )
+    asked = {"budget": (model, budget), "dense": (VisorModel(network), everything)}
+    rounds = [
+        {
+            name: each.latency(batch, at, max_new_tokens=new_tokens)
+            for name, (each, at) in asked.items()
+        }
+        for _ in range(_ROUNDS)
+    ]
+    return {name: _median([each[name] for each in rounds]) for name in asked}
+
+
+def _median(measured: Sequence[Latency]) -> Latency:
+    return Latency(
+        prefill=statistics.median(each.prefill for each in measured),
+        per_token=statistics.median(each.per_token for each in measured),
+    )
+
+
+def _tokens(model: VisorModel, answer: str) -> Int32[np.ndarray, "N"]:
+    tokens = model.tokenizer.encode(answer, add_special_tokens=False)
+    if not 0 < len(tokens) <= MOST_TOKENS:
+        raise ValueError(
+            f"The answer has {len(tokens)} tokens: looks are shown of 1 to "
+            f"{MOST_TOKENS}."
+        )
+    return np.array(tokens, np.int32)
+
+
+def _rounded_up(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _continued(prompt: Sample, tokens: Int32[np.ndarray, "N"]) -> Sample:
+    """Returns the prompt with an answer behind it."""
+    layout, count = prompt.layout, len(tokens)
+    positions = layout.length + np.arange(count, dtype=np.int32)
+    longer: dict[str, Any] = {
+        "tokens": np.concatenate([layout.tokens, tokens]),
+        "text_positions": np.concatenate([layout.text_positions, positions]),
+        "targets": np.pad(layout.targets, (0, count)),
+        "loss_mask": np.pad(layout.loss_mask, (0, count)),
+    }
+    return dataclasses.replace(prompt, layout=dataclasses.replace(layout, **longer))
+
+
+@bounded_jit(static_argnames=("model", "gates"))
+def _looks(
+    params: Any,
+    batch: Batch,
+    rows: Int32[Array, "1 R"],
+    *,
+    model: VLM,
+    gates: tuple[StaticGate, ...],
+) -> dict[int, Float[Array, "1 R V"]]:
+    def run(module: VLM) -> dict[int, Array]:
+        state, begun, found = begin_batch(module, batch), 0, {}
+        for layer in module.config.plan.cross_layers:
+            state, _ = module.run(state, gates, start=begun, stop=layer)
+            streams = (state.text, state.image)
+            found[layer] = module.language_model.look_across(layer, *streams, rows)
+            begun = layer
+        return found
+
+    return model.apply({"params": params}, method=run)

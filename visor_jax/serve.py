@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from visor_jax.inference.server.service import Service
 
 API_KEY = "VISOR_API_KEY"
+# Connections that wait to be taken.
+_BACKLOG = 512
 
 
 def main(arguments: list[str]) -> None:
@@ -66,6 +68,8 @@ def main(arguments: list[str]) -> None:
         run_server = _imported()
         listening = _bound(options.host, options.port)
         service = _service(options)
+    # Who comes before the server does waits.
+    listening.listen(_BACKLOG)
     host, port = listening.getsockname()[:2]
     place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _say(f"{service.settings.name} at {place}; ready when {place}/health says so")
@@ -77,7 +81,7 @@ def main(arguments: list[str]) -> None:
         os._exit(0)
     if service.thread.failure is not None:
         command_line.fail(service.thread.failure, command_line.FAILED)
-    _say(f"stopped by {stop.signal_name or 'itself'}: every request was answered")
+    _say(f"stopped by {stop.signal_name or 'itself'}")
 
 
 def _imported() -> Any:

@@ -23,6 +23,7 @@ from visor_jax.evals.baselines.measure import Subject, costs
 from visor_jax.evals.baselines.one_by_one import answered
 from visor_jax.evals.baselines.outcome import Outcome
 from visor_jax.evals.baselines.rows import Chosen, row_of
+from visor_jax.evals.baselines.times import milliseconds
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS
 from visor_jax.evals.report.report import ReportFacts
@@ -34,9 +35,9 @@ BUDGETS = small.BUDGETS
 FACTS = RunFacts(preset="mini", seed=0, train_steps=9, wall_clock_s=60.0)
 ASKED = Asked(
     methods=("fastv", "uniform", "base_view"),
-    shares=(1 / 2, 1 / 16),
+    shares=(1 / 16,),
     budgets=BUDGETS.budgets,
-    reference=BUDGETS.budgets,
+    reference=BUDGETS.budgets[:1],
     combined=("uniform",),
     combined_shares=(1 / 2,),
 )
@@ -87,20 +88,29 @@ def report(study, found):
     count = len(study.benchmark)
     chosen = Chosen(budgets=BUDGETS.budgets, classes=np.arange(count) % 2)
     made = ReportFacts(git_commit="0" * 40, machine="a machine", command="a command")
-    names = [budget.name for budget in BUDGETS]
-    return reports.write(study, found, taken, made, reference=names, chosen=[chosen])
+    return reports.write(study, found, taken, made, reference=["sa0"], chosen=[chosen])
 
 
 def test_conditions_are_named_once_and_what_cannot_be_is_said(study):
     names = [each.name for each in study.comparison.conditions]
     assert len(set(names)) == len(names)
     assert names[:3] == ["dense", "VISOR sa0", "VISOR sa1:1"]
-    assert "fastv:layer=1,average=72" in names
     assert "uniform:keep=0.0625" in names
     assert "VISOR sa0 + uniform:keep=0.5" in names
     refused = study.comparison.refused
     assert "there are no tiles" in refused["base_view"]
     assert "cannot reach average=9" in refused["fastv at 0.0625 of the tokens"]
+
+
+def test_earlier_layers_are_taken_where_the_authors_cannot_reach_a_mean(subjects):
+    config = subjects[DENSE][0].network.config
+    asked = Asked(methods=("fastv", "pyramiddrop"), shares=(1, 1 / 2))
+    found = comparison(config, None, asked, PROMPT_LENGTHS)
+    assert [each.name for each in found.conditions[1:3]] == [
+        "fastv:average=144",
+        "fastv:layer=1,average=72",
+    ]
+    assert [each.shown for each in found.conditions[1:3]] == [False, True]
 
 
 def test_at_a_budgets_flops_a_method_has_all_the_tokens_that_fit(study):
@@ -184,9 +194,7 @@ def test_seeds_become_rows_of_means(study):
     assert row["ms"] == {"1": 1.0}
 
 
-@pytest.mark.parametrize(
-    "spec", ["uniform:keep=0.25", "fastv:layer=1,keep=0.2", "sparsevlm:layers=0,keep=5"]
-)
+@pytest.mark.parametrize("spec", ["uniform:keep=0.25", "sparsevlm:layers=0,keep=5"])
 def test_kept_tokens_are_those_that_the_last_layer_sees(subjects, benchmark, spec):
     subject = subjects[DENSE][0]
     condition = Condition(
@@ -195,7 +203,7 @@ def test_kept_tokens_are_those_that_the_last_layer_sees(subjects, benchmark, spe
     network = subject.at(condition)
     batch = timing.prompts(network, benchmark, 2)
     kept = kept_tokens(network.vlm, network.params, batch, condition.budget)
-    wanted = {"uniform": 36, "fastv": 29, "sparsevlm": 5}[condition.method]
+    wanted = {"uniform": 36, "sparsevlm": 5}[condition.method]
     # A cluster of one is the token itself; other merged ones are nobody's any more.
     clusters = 5 if condition.method == "sparsevlm" else 0
     assert all(wanted <= len(row) <= wanted + clusters for row in kept)
@@ -216,3 +224,17 @@ def test_questions_one_by_one_are_answered_as_the_engine_answers(subjects, bench
     assert one.answers == engine.answers
     assert one.ids == engine.ids
     assert any(one.answers[0])
+
+
+def test_all_conditions_are_timed_at_all_sizes(subjects, study):
+    two = study.comparison.conditions[:2]
+    firsts = {name: each[0] for name, each in subjects.items()}
+    compiled = []
+    taken = milliseconds(
+        firsts, two, study.benchmark, batches=(1, 2), runs=1, progress=compiled.append
+    )
+    assert compiled == [1, 2, 3, 4]
+    assert {name: list(each) for name, each in taken.items()} == {
+        condition.name: [1, 2] for condition in two
+    }
+    assert all(ms > 0 for each in taken.values() for ms in each.values())

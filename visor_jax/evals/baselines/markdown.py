@@ -83,7 +83,7 @@ def _at_equal_cost(report: Report) -> list[str]:
                     *(cell for each in others for cell in _or_none(each, group)),
                 ]
             )
-    if not lines or not methods:
+    if not lines or not (methods or controls):
         return []
     header = ["VISOR", "at no more", f"{group}, VISOR", "best method", group]
     header += [f"{group}, {name}" for name in controls]

@@ -1,0 +1,134 @@
+"""The command that sets token reduction beside VISOR, on tiny checkpoints."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.evals.small import CONFIG
+from tests.tiny import params_of
+from visor_jax.baselines import compare_baselines
+from visor_jax.checkpoints.manager import CheckpointManager
+from visor_jax.commands.baseline_study import Options, prepare
+from visor_jax.evals.baselines import report as reports
+from visor_jax.models.variants import dense
+from visor_jax.policy.network import PolicyConfig, new_policy
+
+METADATA = {
+    "settings": {},
+    "model": CONFIG.to_dict(),
+    "budgets": ["sa0", "sa1:1"],
+    "task": "universal",
+    "label": "universal",
+    "preset": "mini",
+    "seed": 0,
+    "train_steps": 3,
+    "wall_clock_s": 1.5,
+    "data": {"seed": 0},
+    "metrics_offset": 0,
+}
+
+
+def saved(workdir, params, **changes):
+    with CheckpointManager(workdir, save_every=1) as manager:
+        manager.save(
+            3,
+            params=params,
+            optimizer={"step": jnp.int32(3)},
+            data_iterator=None,
+            metadata={**METADATA, **changes},
+        )
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Returns the options that name a checkpoint of each kind."""
+    folder, params = tmp_path_factory.mktemp("runs"), params_of(CONFIG)["params"]
+    config = dense(CONFIG)
+    dense_run = saved(
+        folder / "dense",
+        params_of(config)["params"],
+        label="dense",
+        model=config.to_dict(),
+        budgets=["all"],
+    )
+    sizes = PolicyConfig(num_budgets=2, hidden_widths=(4,))
+    policy = new_policy(sizes, CONFIG.decoder.width, jax.random.key(0))
+    policy_run = saved(
+        folder / "policy",
+        {**params, "policy": policy},
+        task="policy",
+        label="policy:test",
+        policy={"config": sizes.to_dict(), "costs": {"sa0": 0.4, "sa1:1": 1.0}},
+    )
+    return Options(
+        dense=[dense_run],
+        universal=[saved(folder / "universal", params)],
+        policy=[policy_run],
+        out=str(folder / "out"),
+        pages=2,
+        methods=["uniform"],
+        # At the FLOPs of a budget alone.
+        shares=[],
+        reference="none",
+        combine=[],
+    )
+
+
+def test_one_command_makes_the_report_and_goes_on_where_it_was(runs, monkeypatch):
+    timed = []
+
+    def milliseconds(subjects, conditions, benchmark, **_):
+        timed.append([each.name for each in conditions])
+        return {name: {1: 2.0 + i, 32: 1.0 + i} for i, name in enumerate(timed[-1])}
+
+    monkeypatch.setattr(reports, "milliseconds", milliseconds)
+    report = compare_baselines(runs, command="the command")
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows)[:4] == ["dense", "VISOR sa0", "VISOR sa1:1", "VISOR auto"]
+    (matched,) = (row for row in rows.values() if row["matched"])
+    assert matched["reduce"].startswith("uniform:keep=")
+    assert matched["llm_share"] <= rows["VISOR sa0"]["llm_share"]
+    # New policies have no opinion, and of equals the cheapest is taken.
+    auto, cheap = rows["VISOR auto"], rows["VISOR sa0"]
+    assert auto["accuracy"] == pytest.approx(cheap["accuracy"])
+    assert auto["ms"] == pytest.approx(cheap["ms"])
+    assert auto["ms_is"] == "predicted"
+    assert [run["label"] for run in report["runs"]][-1] == "policy:test"
+    # All is there: nothing is asked, or timed, again.
+    monkeypatch.setattr(reports, "measured", None)
+    again = compare_baselines(runs)
+    assert again["rows"] == report["rows"]
+    assert len(timed) == 1
+    compare_baselines(dataclasses.replace(runs, retime=True))
+    assert len(timed) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"pages": 0}, "--pages=0 must be at least 1"),
+        ({"methods": ["visionsip"]}, r"Unknown token reduction \['visionsip'\]"),
+        ({"shares": ["a half"]}, "'a half' is no share such as 1/4"),
+        ({"shares": ["3/2"]}, r"Shares of the tokens \[1.5\]"),
+        ({"universal": []}, "--policy needs --universal"),
+        ({"reference": "all", "budgets": "none", "policy": []}, "not among VISOR's"),
+        ({"split": "testt"}, "testt"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_network_runs(runs, changes, why):
+    with pytest.raises(ValueError, match=why):
+        prepare(dataclasses.replace(runs, **changes))
+
+
+def test_networks_are_what_their_flags_say(runs):
+    with pytest.raises(ValueError, match="is a network of the label 'universal'"):
+        prepare(
+            dataclasses.replace(runs, dense=runs.universal, universal=[], policy=[])
+        )
+    with pytest.raises(ValueError, match=r"as many seeds .* dense 2, --universal 1"):
+        prepare(dataclasses.replace(runs, dense=[*runs.dense, "other"]))
+    with pytest.raises(ValueError, match="given more than once"):
+        prepare(dataclasses.replace(runs, dense=runs.universal))

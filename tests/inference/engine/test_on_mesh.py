@@ -19,17 +19,21 @@ from visor_jax.budget import BudgetSet
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.batch_answers import batch_logits
+from visor_jax.inference.engine import programs as engine_programs
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.engine.placement import Placement
+from visor_jax.inference.engine.slots import without_cache
+from visor_jax.inference.generation.decode_step import with_token
 from visor_jax.inference.generation.generate import generate
 from visor_jax.inference.generation.prefill import prefill
-from visor_jax.inference.routing.router import PolicyRouter
+from visor_jax.inference.routing.router import PolicyRouter, fixed
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.config import AdapterConfig
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.choose import choose
 from visor_jax.policy.network import Policy, PolicyConfig, new_policy, prompt_logits
+from visor_jax.sharding import programs
 from visor_jax.sharding.param_rules import param_shardings, replicated
 
 MESHES = ((8, 1, 1), (1, 1, 8), (2, 2, 2))
@@ -205,6 +209,27 @@ def _check_slots(engine, sizes):
             found = collectives(program.as_text())
             sent = {shape for each in found for shape in each.numbers}
             assert not sent & whole, key
+
+
+def test_one_device_of_several_is_alone_and_places_nothing(monkeypatch):
+    """Where kernels have to be told; see tests/sharding/test_programs.py."""
+    monkeypatch.setattr(programs, "_ALONE_ON", ("cpu",))
+    contexts = []
+
+    def traced(*arguments):
+        contexts.append(jax.sharding.get_abstract_mesh().size)
+        return with_token(*arguments)
+
+    monkeypatch.setattr(engine_programs, "with_token", traced)
+    engine = Engine(MODEL, PARAMS, PROCESSOR, fixed(BUDGETS.smallest))
+    assert engine.shapes.placement == Placement(None)
+    place = BUDGETS.smallest, tiny_processor.LARGE
+    slots = engine.programs.new_slots(*place)
+    program = engine.programs.first_tokens(len(slots.limit))
+    logits = np.eye(len(slots.limit), 40, k=3, dtype=np.float32)
+    made = program(without_cache(slots), logits, np.ones(len(slots.limit), bool))
+    assert contexts == [1]
+    assert np.asarray(made.newest)[:4].tolist() == [3, 4, 5, 6]
 
 
 def test_so_many_slots_that_every_device_has_as_many():

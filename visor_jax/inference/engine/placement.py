@@ -23,6 +23,7 @@ from visor_jax.models.decoder.kv_cache import KEY_AXES, KeyValues
 from visor_jax.ops.logical_axes import dividing, spec_of
 from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.mesh import AnyMesh
+from visor_jax.sharding.programs import mesh_of
 
 Tree = Any
 
@@ -35,6 +36,13 @@ class Placement:
     """
 
     mesh: AnyMesh | None = None
+
+    @classmethod
+    def beside(cls, params: Tree) -> "Placement":
+        """Returns the places on the mesh of the parameters, if they have one that
+        splits anything."""
+        mesh = mesh_of(params)
+        return cls(None if mesh is None or mesh.size == 1 else mesh)
 
     def split(self, shapes: Tree) -> Tree:
         """Returns the shapes of arrays whose rows are split over samples' axes."""

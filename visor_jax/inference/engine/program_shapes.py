@@ -46,7 +46,6 @@ from visor_jax.inference.generation.prefill_parts import (
 from visor_jax.models.decoder.kv_cache import KVCache
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.device_cache import num_bytes_of
-from visor_jax.sharding.programs import mesh_of
 
 Params = Any
 Array = Any
@@ -96,7 +95,7 @@ class ProgramShapes:
         self.engine_config, self.rules = engine_config, rules
         self._keep_images, self.scored = keep_images, scored
         self._params = jax.eval_shape(lambda: params)
-        self.placement = Placement(mesh_of(params))
+        self.placement = Placement.beside(params)
         remembered = functools.lru_cache(_MOST_SHAPES)
         self._row = remembered(self._row_shapes)
         self.slots = remembered(self._num_slots)

@@ -43,7 +43,7 @@ from visor_jax.models.vlm import VLM
 from visor_jax.runtime.bounded_jit import ProgramCount
 from visor_jax.runtime.device_cache import Held
 from visor_jax.runtime.work_clock import WorkClock
-from visor_jax.sharding.programs import on_mesh
+from visor_jax.sharding.programs import mesh_of, on_mesh
 
 Params = Any
 Array = Any
@@ -292,7 +292,7 @@ class Programs:
         program = self.compiled.get(key)
         if program is None:
             began = time.perf_counter()
-            with self.clock.stopped(), on_mesh(self._places.mesh):
+            with self.clock.stopped(), on_mesh(mesh_of(self.params)):
                 program = trace().lower().compile()
             self.compiled.put(key, 0, lambda: program)
             seconds = time.perf_counter() - began

@@ -7,8 +7,6 @@ settings, what all lines have in common:
                           "budget": "sa1:3", "answer": "yes", "error": null,
                           "scores": {"exact_match": 1.0}, "flops": {...}, ...}
     pages.settings.json  {"benchmark": "pages", "split": "test", "groups": {...}, ...}
-
-In memory they are columns: numbers of a million answers take little room.
 """
 
 import dataclasses
@@ -264,6 +262,7 @@ class Predictions:
 def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Returns the fields of `Predictions` that (budgets, n) lines hold."""
     first = lines[0]
+    flops = [k for k in (*FLOPS, CROP_SELECTION) if k in first[0]["flops"]]
 
     def texts(name: str) -> tuple[tuple[Any, ...], ...]:
         return tuple(tuple(line[name] for line in row) for row in lines)
@@ -279,16 +278,12 @@ def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         "errors": texts("error"),
         # None becomes NaN.
         "scores": {k: numbers("scores", k, float) for k in first[0]["scores"]},
-        "flops": {k: numbers("flops", k, np.int64) for k in _flops_in(first[0])},
+        "flops": {k: numbers("flops", k, np.int64) for k in flops},
         "lengths": {k: np.array([line[k] for line in first]) for k in LENGTHS},
         "looks": {k: numbers("looks", k, float) for k in LOOKS}
         if "looks" in first[0]
         else None,
     }
-
-
-def _flops_in(line: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*FLOPS, *(k for k in (CROP_SELECTION,) if k in line["flops"]))
 
 
 def _numbers(names: Sequence[str]) -> Int[np.ndarray, "n"]:

@@ -88,8 +88,7 @@ class Programs:
 
         def trace() -> jax.stages.Traced:
             pixels = self.shapes.pixels(shape, images)
-            made = jax.eval_shape(run, self.params, *pixels)
-            made = self._places.copied(made)
+            made = self._places.copied(jax.eval_shape(run, self.params, *pixels))
             return self._places.jit(run, made).trace(self.params, *pixels)
 
         return self._get(("encode", shape, images), trace)
@@ -270,14 +269,13 @@ class Programs:
         self, budget: Budget, bucket: Bucket, rows: int
     ) -> tuple[Any, ...]:
         """Returns the arguments of `prefill`, as shapes."""
+        slots = self.shapes.slots(budget, bucket)
         return (
             self.params,
             self.shapes.abstract_pending(bucket),
             self._places.whole(np.zeros(rows, np.int32)),
             self.shapes.abstract_slots(budget, bucket),
-            self._places.whole(
-                self.shapes.admission((), self.shapes.slots(budget, bucket))
-            ),
+            self._places.whole(self.shapes.admission((), slots)),
             self._places.whole(jax.random.key(0)),
         )
 

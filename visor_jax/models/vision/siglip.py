@@ -131,10 +131,7 @@ class PatchEmbeddings(nn.Module):
 
 
 def places_of(places: Float[Array, "P D"], count: int) -> Float[Array, "Q D"]:
-    """Returns a vector for each place of a square of `count`, row by row.
-
-    Those of the square that there are, or resized linearly for another one.
-    """
+    """Returns a vector for each place of a square of `count`, resized to it linearly."""
     if count == len(places):
         return places
     side, new = math.isqrt(len(places)), math.isqrt(count)
@@ -168,7 +165,8 @@ class Encoder(nn.Module):
         begins: where parameters are split over devices, those of one block are
         gathered, once, and no others.
         """
-        if reads == NOTHING and len(self.layers) > 1 and self._is_scanned():
+        scanned = is_scanned(self.scan_layers) and not self.is_initializing()
+        if scanned and reads == NOTHING and len(self.layers) > 1:
             return self._scanned(groups), TowerParts()
         count, parts = len(self.layers), TowerParts()
         # Before any block is run: a layer that is not there is said at once.
@@ -187,16 +185,11 @@ class Encoder(nn.Module):
             parts.features.update(dict.fromkeys(features, groups))
         return groups, parts
 
-    def _is_scanned(self) -> bool:
-        return is_scanned(self.scan_layers) and not self.is_initializing()
-
     def _scanned(self, groups: Float[Array, "groups B P E"]) -> Array:
         """Returns the features; one body for all blocks, see `stacked_layers`."""
         module, variables = stacked(self.layers, self.dtype)
 
         def block(groups: Array, variables: Any) -> tuple[Array, None]:
-            if len(groups) == 1:
-                return module.apply(variables, groups[0])[None], None
             return jax.lax.map(lambda x: module.apply(variables, x), groups), None
 
         return jax.lax.scan(block, groups, variables)[0]

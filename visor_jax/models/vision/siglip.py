@@ -131,7 +131,7 @@ class PatchEmbeddings(nn.Module):
 
 
 def places_of(places: Float[Array, "P D"], count: int) -> Float[Array, "Q D"]:
-    """Returns a vector for each place of a square of `count`, resized to it linearly."""
+    """Returns a vector for each place of a square of `count`, resized linearly."""
     if count == len(places):
         return places
     side, new = math.isqrt(len(places)), math.isqrt(count)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from visor_jax.evals.predictions import ALL
 from visor_jax.evals.report import style
+from visor_jax.evals.report.tables import budget_name
 
 Contents = Mapping[str, Mapping[str, Any]]
 _WIDTH, _HEIGHT = 3.4, 1.9
@@ -181,7 +182,8 @@ def _budget_map(axes: Axes, name: str, content: Mapping[str, Any]) -> None:
             )
     axes.set_ylim(len(kinds) + len(extra) - 0.5, -0.5)
     axes.set_yticks(range(len(kinds) + len(extra)), [*kinds, *extra], fontsize=7.5)
-    axes.set_xticks(range(len(budgets)), budgets, fontsize=7, rotation=30, ha="right")
+    names = [budget_name({"budget": budget}) for budget in budgets]
+    axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{name}: score, %; colour: minus full", fontsize=9)

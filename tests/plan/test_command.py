@@ -50,8 +50,6 @@ def test_a_preset_is_planned_for_every_device():
     ("arguments", "complaint"),
     [
         (("--mesh=1,8,1",), "--config=FILE is needed"),
-        (("--answers", "--compile"), "--compile are of training"),
-        (("--mesh=1,8,1", "--slots=4"), "--slots belong to --answers"),
         (
             ("--config=configs/universal.py:llava_ov_0p5b", "--mesh=8,3,1"),
             "128 rows does not split over the 24 devices",

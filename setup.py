@@ -72,6 +72,8 @@ setup(
             *(*VIDEO, "pillow-heif"),
             # The server, and the clients that ask it.
             *(*SERVE, "openai", "httpx"),
+            # Drives the browser that looks at the server's page.
+            "playwright",
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 API_KEY = "VISOR_API_KEY"
 # Of an answer whose time is compared with the dense network's.
 _TIMED_TOKENS = 8
+# Connections that wait to be taken.
+_BACKLOG = 512
 
 
 def main(arguments: list[str]) -> None:
@@ -69,6 +71,8 @@ def main(arguments: list[str]) -> None:
         run_server = _imported()
         listening = _bound(options.host, options.port)
         service = _service(options)
+    # Who comes before the server does waits.
+    listening.listen(_BACKLOG)
     host, port = listening.getsockname()[:2]
     place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _say(f"{service.settings.name} at {place}; ready when {place}/health says so")
@@ -80,7 +84,7 @@ def main(arguments: list[str]) -> None:
         os._exit(0)
     if service.thread.failure is not None:
         command_line.fail(service.thread.failure, command_line.FAILED)
-    _say(f"stopped by {stop.signal_name or 'itself'}: every request was answered")
+    _say(f"stopped by {stop.signal_name or 'itself'}")
 
 
 def _imported() -> Any:

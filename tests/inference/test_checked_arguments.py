@@ -189,7 +189,8 @@ METHODS = {
     "latency": {"batch", "budget", "max_new_tokens"},
 }
 ENGINE_METHODS = {
-    "submit": {"request", "max_new_tokens"},
+    "submit": {"request", "max_new_tokens", "seconds", "listener"},
+    "cancel": {"number"},
     "answers": {"requests", "max_new_tokens"},
     "rounds": {"requests", "max_new_tokens"},
     "answer_all": {"requests", "max_new_tokens"},

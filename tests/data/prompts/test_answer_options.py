@@ -14,6 +14,7 @@ def test_what_is_said_goes_through_json():
         sampling=Sampling(temperature=0.5, top_k=3, also_used=(4, 5)),
         seed=0,
         stop=["a", "b"],
+        cost=0.0,
     )
     read = AnswerOptions.of_dict(json.loads(json.dumps(said.to_dict())))
     assert read == said
@@ -54,6 +55,7 @@ def test_numbers_of_numpy_are_numbers():
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5"),
         ({"max_new_tokens": True}, "max_new_tokens=True"),
+        ({"cost": "1"}, "cost='1' is no finite number"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**31}, "seed=2147483648"),
         ({"budget": True}, "budget=True"),

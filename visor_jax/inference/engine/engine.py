@@ -173,7 +173,7 @@ class Engine:
 
         Returns whether it was waiting or being answered; then it gets no answer.
         """
-        return self.scheduler.cancel(number)
+        return self.scheduler.cancel(whole_number(number, "number"))
 
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.

@@ -7,6 +7,7 @@
         {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "Why?"}]}]}
     {"prompt": "Tell a story.", "budget": "sa1:3", "max_new_tokens": 64, "seed": 7,
      "sampling": {"temperature": 0.7, "top_p": 0.9}, "stop": ["\\n\\n"]}
+    {"image": "page.png", "prompt": "ring", "budget": "auto", "cost": 2.0}
 
 (each on one line). Messages may stand under "prompt" too, in every form that
 `data.prompts.messages` reads; null is as if a field were not there. What a line says of

@@ -24,6 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["visor_jax", "visor_jax.*"]),
+    package_data={"visor_jax.inference.server": ["page.html"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",

@@ -24,6 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["visor_jax", "visor_jax.*"]),
+    package_data={"visor_jax.inference.server": ["page.html"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -74,6 +75,8 @@ setup(
             *(*VIDEO, "pillow-heif"),
             # The server, and the clients that ask it.
             *(*SERVE, "openai", "httpx"),
+            # Drives the browser that looks at the server's page.
+            "playwright",
         ],
         # The reference model. On a CPU: pip install torch==2.13.0 first.
         "parity": ["torch"],

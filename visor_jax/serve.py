@@ -113,12 +113,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _service(options: Any) -> "Service":
-    from visor_jax.analysis.answer_looks import answer_looks, answer_times
-    from visor_jax.data.images.url_fetching import UrlFetcher
-    from visor_jax.inference.server.looks_route import looks_routes
     from visor_jax.inference.server.server_settings import ServerSettings
     from visor_jax.inference.server.service import make_service
-    from visor_jax.inference.server.url_images import fetching
 
     sampling = answer_flags.sampling_of(options)
     model = answer_flags.load_network(options)
@@ -138,9 +134,6 @@ def _service(options: Any) -> "Service":
         max_pixels=int(1e6 * options.megapixels),
         api_key=os.environ.get(API_KEY),
     )
-    fetcher = UrlFetcher(
-        hosts=tuple(options.allow_hosts), max_bytes=settings.max_body_bytes
-    )
     return make_service(
         model,
         settings,
@@ -149,13 +142,29 @@ def _service(options: Any) -> "Service":
         config=dataclasses.replace(config, tokens_per_turn=options.tokens_per_turn),
         buckets=_buckets(options, model),
         key=options.seed if flags.FLAGS["seed"].present else None,
-        fetch=fetching(fetcher) if options.allow_hosts else None,
-        more_routes=[
-            looks_routes(
-                functools.partial(answer_looks, model),
-                functools.partial(answer_times, model, new_tokens=_TIMED_TOKENS),
-            )
-        ],
+        fetch=_fetch(options, settings.max_body_bytes),
+        more_routes=[_looks(model)],
+    )
+
+
+def _fetch(options: Any, max_bytes: int) -> Any:
+    """Returns what fetches images of http(s) addresses; None for no hosts."""
+    from visor_jax.data.images.url_fetching import UrlFetcher
+    from visor_jax.inference.server.url_images import fetching
+
+    if not options.allow_hosts:
+        return None
+    return fetching(UrlFetcher(hosts=tuple(options.allow_hosts), max_bytes=max_bytes))
+
+
+def _looks(model: Any) -> Any:
+    """Returns the routes for what the page shows beside an answer."""
+    from visor_jax.analysis.answer_looks import answer_looks, answer_times
+    from visor_jax.inference.server.looks_route import looks_routes
+
+    return looks_routes(
+        functools.partial(answer_looks, model),
+        functools.partial(answer_times, model, new_tokens=_TIMED_TOKENS),
     )
 
 

@@ -18,7 +18,8 @@ from visor_jax.inference.server.looks_route import looks_routes
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install -e .[test]"
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 QUESTION = "What is it?"
 # Milliseconds, on a machine that does much else.
 WAIT = 240_000
@@ -111,7 +112,8 @@ def test_a_picture_is_dropped_asked_about_and_looked_at(site, page):
     assert page.text_content("#problem") == ""
     # One map per CROSS layer, painted over the picture, another for each token.
     assert page.locator("input[name=layer]").count() == 2
-    assert page.locator("#token option").count() == len(text) + 1
+    written = served.model().tokenizer.encode(text)
+    assert page.locator("#token option").count() == len(written) + 1
     painted = "heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data"
     whole = page.evaluate(f"[...{painted}].reduce((a, b) => a + b, 0)")
     assert whole > 0

@@ -54,6 +54,8 @@ setup(
         "data": ["pyarrow"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
+        # gs://BUCKET/...: runs and checkpoints in Google Cloud Storage.
+        "gcs": ["gcsfs>=2026.1"],
         # What launch/colab.ipynb shows.
         "notebook": NOTEBOOK,
         "test": [

@@ -10,12 +10,14 @@ No accelerator is needed and nothing is allocated: state and batch are counted f
 their shapes and shardings, activations by formula (`activations`). `--compile` compiles
 the step for as many simulated devices and prints what the compiler reserves: minutes
 for a real network. That compiler is the CPU's; an accelerator's schedules differently,
-and the CPU's computes bfloat16 products in float32.
+and the CPU's computes bfloat16 products in float32. With `--topology=v5e:2x4` it is the
+TPU's own compiler, in a process of its own (`pip install -e '.[tpu]'`): exit code 0 if
+the step fits, 1 if not, 2 if nothing could be compiled.
 """
 
 from absl import flags
 
-from visor_jax.commands import command_line, config_flag
+from visor_jax.commands import command_line, config_flag, tpu_flags
 
 
 def define_flags() -> None:
@@ -32,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("text_tokens", None, "Of a row, likewise.")
     flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
     flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
+    tpu_flags.define_tpu_flags()
 
 
 if __name__ == "__main__":
@@ -63,6 +66,7 @@ from visor_jax.plan.accelerators import ACCELERATORS, accelerator
 from visor_jax.plan.activations import DeviceBatch
 from visor_jax.plan.step_bytes import StepBytes, step_bytes
 from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
+from visor_jax.plan.tpu import command as tpu_command
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
@@ -219,7 +223,7 @@ def read_plan(
 ) -> Plan:
     """Returns the plan that the flags ask for. Raises ValueError for bad values."""
     names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
-    simulated = options.compile
+    simulated = options.compile and options.topology is None
     mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
     return Plan(run=run, mesh=mesh, shape=read_shape(run, options))
 
@@ -255,8 +259,8 @@ def describe(plan: Plan) -> str:
     )
 
 
-def main(arguments: list[str]) -> None:
-    """Prints the plan, and with --compile what the compiler says."""
+def main(arguments: list[str]) -> int:
+    """Prints the plan, and with --compile what the compiler says; returns a code."""
     del arguments
     options = flags.FLAGS
     with command_line.user_errors():
@@ -266,13 +270,16 @@ def main(arguments: list[str]) -> None:
         sizes = read_mesh(options.mesh, run.mesh)
         # Whatever accelerator there is stays free.
         jax.config.update("jax_platforms", "cpu")
-        if options.compile:
+        slices = tpu_command.read_slices(options, sizes)
+        if options.compile and slices is None:
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))
         devices = (
             [accelerator(options.device)] if options.device else ACCELERATORS.values()
         )
         plan = read_plan(run, sizes, options)
         state = plan.state()
+    if slices is not None:
+        return tpu_command.run(plan, slices, options, described=describe(plan))
     columns = {ANY_BUDGET: plan.bytes(state, None)}
     for budget in (run.budgets.smallest, run.budgets.largest):
         columns[budget.name] = plan.bytes(state, budget)
@@ -285,6 +292,7 @@ def main(arguments: list[str]) -> None:
             f"\nthe CPU's compiler reserves {reserved / 1e9:.3f} GB; the plan is "
             f"{needed / reserved - 1:+.1%} of that"
         )
+    return 0
 
 
 if __name__ == "__main__":

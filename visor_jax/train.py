@@ -41,6 +41,7 @@ from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.commands.start_line import say_kernels, say_start
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
@@ -150,6 +151,7 @@ def step_programs(
         record=lambda step, seconds: writer.write_timing(step, {"compile_s": seconds}),
     )
     programs.prepare(state, batch)
+    say_kernels()
     return programs
 
 
@@ -268,7 +270,7 @@ def _train(options: Any, held: contextlib.ExitStack) -> None:
                     processor=run.settings.data.processor,
                 )
                 run.upload()
-        _logger.info("%s: %s", run.home, describe_mesh(run.mesh))
+        say_start(run.home, describe_mesh(run.mesh), run.settings.model.attention)
         try:
             state, done, seconds = train(run)
         except Stopped:

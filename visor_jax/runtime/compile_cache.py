@@ -82,6 +82,17 @@ def keep_programs(folder: Path, *, least_seconds: float = 0.0) -> bool:
     return True
 
 
+def describe_kept() -> str:
+    """Returns where programs are kept and how many there are, for people."""
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not jax.config.jax_enable_compilation_cache:
+        return "compiled programs are not kept"
+    with contextlib.suppress(OSError):
+        count = sum(1 for _ in Path(folder).glob(f"*{_PROGRAM}"))
+        return f"compiled programs in {folder} ({count} so far)"
+    return f"compiled programs in {folder}"
+
+
 def one_warning_about_faults() -> None:
     """Makes one line of what jax would say of every program that is not kept.
 

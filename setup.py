@@ -65,6 +65,8 @@ setup(
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # python -m visor_jax.serve
         "serve": [*SERVE],
+        # gs://BUCKET/...: runs and checkpoints in Google Cloud Storage.
+        "gcs": ["gcsfs>=2026.1"],
         # What launch/colab.ipynb shows.
         "notebook": NOTEBOOK,
         "test": [

@@ -2,9 +2,9 @@
 
     python -m visor_jax.train --config=configs/universal.py
     python -m visor_jax.train --config=configs/universal.py:llava_ov_0p5b \
-        --config.data.path=DIR --workdir=/mnt/BUCKET/RUN
+        --config.data.path=DIR --workdir=gs://BUCKET/RUN
 
-A workdir is a local or mounted folder; one at gs:// itself is refused.
+A workdir is a folder, or gs://BUCKET/FOLDER (pip install -e '.[gcs]').
 
 Any value can be overridden: `--config.seed=1 --config.loop.steps=300`.
 """

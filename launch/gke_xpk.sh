@@ -4,16 +4,17 @@
 #   CLUSTER=my-cluster IMAGE=REGION-docker.pkg.dev/PROJECT/REPO/visor_jax \
 #       launch/gke_xpk.sh NAME TPU_TYPE \
 #       --config=configs/universal.py:llava_ov_0p5b \
-#       --config.data.path=/mnt/BUCKET/DATA --workdir=/mnt/BUCKET/RUN
+#       --config.data.path=/mnt/BUCKET/DATA --workdir=gs://BUCKET/RUN
 #
 # NAME is the workload's, TPU_TYPE e.g. v5litepod-64. Every argument after the two goes
 # to `python -m visor_jax.train` as it is. From the environment:
 #   CLUSTER      a cluster that `xpk cluster create` made
 #   IMAGE        a container image in which this repository lies in /visor_jax, installed
-#                with jax[tpu]
+#                with its extras tpu and gcs
 #   NUM_SLICES   slices of the type (1 by default)
-# Data and workdir lie in a storage that all hosts see: `xpk storage attach` with
-# --auto-mount=true mounts a bucket in every workload.
+# Data lie in a storage that all hosts see: `xpk storage attach` with --auto-mount=true
+# mounts a bucket in every workload. The workdir may lie there too, or in a bucket itself
+# (gs://), where the cluster's service account has the role Storage Object User.
 #
 # A workload that is preempted is started again up to MAX_RESTARTS times (20 by default)
 # and goes on from its last checkpoint; so does the same call under another NAME.

@@ -247,7 +247,6 @@ def test_what_a_run_cannot_be_prepared_from_is_named(tmp_path):
     config = universal.get_config()
     for workdir, complaint in (
         (imported, r"imported weights.*--config\.init_from="),
-        ("gs://bucket/run", "--workdir"),
         (tmp_path / "other", "seed: 7 -> 0"),
     ):
         with pytest.raises(ValueError, match=complaint):

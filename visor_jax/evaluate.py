@@ -26,12 +26,10 @@ PAGES = 1024
 def define_flags() -> None:
     """Defines the program's flags; not at import, where they would meet others'."""
     flags.DEFINE_list(
-        "checkpoint",
-        None,
-        "Workdirs or checkpoints, separated by commas.",
+        "checkpoint", None, "Workdirs or checkpoints, separated by commas."
     )
     flags.DEFINE_string(
-        "out", None, "Folder of the report; default: <first checkpoint>/report."
+        "out", None, "Folder of the report, also gs://; default: <first>/report."
     )
     flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
     flags.DEFINE_string(
@@ -70,6 +68,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from visor_jax.checkpoints import layout
@@ -94,8 +93,8 @@ from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.choose_budgets import BudgetChoice
 from visor_jax.runtime import output_place
 from visor_jax.runtime.machine import git_commit, machine_description
-from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
+from visor_jax.runtime.remote.mirror import owned_place
 from visor_jax.token_reduction import trained
 
 # Where another process writes the report.
@@ -139,9 +138,9 @@ def evaluate_checkpoints(
       OSError: if the folder cannot be made.
     """
     asked = AskedBudgets(universal=budgets, untrained=untrained)
-    checkpoints, folder = _prepare(paths, out, pages, asked, split, costs, reduce, mesh)
+    checkpoints, place = _prepare(paths, out, pages, asked, split, costs, reduce, mesh)
     cascades = _cascades(checkpoints, cascade)
-    with owned_folder(folder, remedy=_REMEDY):
+    with owned_place(place, remedy=_REMEDY) as folder:
         report, _ = _evaluate(
             checkpoints, folder, pages, split, command, progress, costs, cascades
         )
@@ -178,15 +177,17 @@ def _prepare(
     costs: Sequence[float] | None,
     reduce: str | None = None,
     mesh: Mesh | None = None,
-) -> tuple[list[EvaluatedCheckpoint], Path]:
-    """Returns the checkpoints, each read once, and the folder of the report."""
+) -> tuple[list[EvaluatedCheckpoint], str]:
+    """Returns the checkpoints, each read once, and the place of the report."""
     split_id(split)
     reducer = trained.asked_reducer(reduce)
     if pages < 1:
         raise ValueError(f"--pages={pages} must be at least 1.")
     if not paths or not all(paths):
         raise ValueError("--checkpoint is missing: give one path or more.")
-    layout.check_local(paths[0] if out is None else out, "--out")
+    place = out or f"{paths[0].rstrip('/')}/report"
+    if layout.is_remote(place):
+        layout.absolute(place)
     repeated = sorted({p for p in paths if list(paths).count(p) > 1})
     if repeated:
         raise ValueError(f"Checkpoints {repeated} are given more than once.")
@@ -203,12 +204,11 @@ def _prepare(
     trained.check_one_reduction(reductions)
     asked.check(described)
     _check_costs(described, costs)
-    folder = Path(out) if out is not None else Path(paths[0]) / "report"
-    output_place.check_folder(folder, "--out")
-    folder.mkdir(parents=True, exist_ok=True)
+    if not layout.is_remote(place):
+        output_place.check_folder(place, "--out").mkdir(parents=True, exist_ok=True)
     checkpoints = [read_checkpoint(path, asked, reduce, mesh) for path in paths]
     check_replicates([checkpoint.replicate for checkpoint in checkpoints])
-    return checkpoints, folder
+    return checkpoints, place
 
 
 def _check_costs(
@@ -271,7 +271,7 @@ def main(arguments: list[str]) -> None:
             raise ValueError("--checkpoint is missing: give one path or more.")
         costs = _numbers(asked.cost)
         names = AskedBudgets(universal=asked.budgets, untrained=asked.untrained)
-        checkpoints, out = _prepare(
+        checkpoints, place = _prepare(
             *(asked.checkpoint, asked.out, asked.pages, names, asked.split, costs),
             *(asked.reduce, answer_flags.mesh_of(asked)),
         )
@@ -279,7 +279,7 @@ def main(arguments: list[str]) -> None:
     total = num_budgets(checkpoints) * asked.pages
     given = shlex.join(sys.argv[1:])
     with (
-        owned_folder(out, remedy=_REMEDY),
+        owned_place(place, remedy=_REMEDY) as out,
         Progress(total, description="evaluating", unit="pages") as shown,
     ):
         _, table = _evaluate(
@@ -293,7 +293,7 @@ def main(arguments: list[str]) -> None:
             cascades,
         )
     print(table)
-    print(f"\nreport: {out / 'report.md'}")
+    print(f"\nreport: {epath.Path(place) / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where the run lives, a local or mounted folder; by default "
+        "Where the run lives, a folder or gs://BUCKET/FOLDER; by default "
         "runs/<label>-<preset>-seed<seed>.",
     )
     process_flags.define_process_flags()
@@ -33,7 +33,6 @@ import contextlib
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,11 +41,11 @@ from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.manager import CheckpointManager, SavingError
+from visor_jax.commands.start_line import say_kernels, say_start
 from visor_jax.data.conversations.conversation_set import DamagedRecordError
 from visor_jax.runtime import agreement, processes
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.interruption import Interruption, Stopped
-from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.user_error import UserError, as_user_errors, describe
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.resuming import (
@@ -58,7 +57,7 @@ from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
 from visor_jax.sharding.mesh import describe_mesh, make_mesh
 from visor_jax.tasks import policy, universal
-from visor_jax.tasks.run import Run, Task
+from visor_jax.tasks.run import Run, Task, run_home
 from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.training import initial_state, loop, run_record
 from visor_jax.training.metrics import MetricWriter
@@ -89,7 +88,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
         contextlib.closing(task.data.batches),
         MetricWriter(run.workdir, enabled=jax.process_index() == 0) as writer,
         CheckpointManager(
-            run.workdir,
+            run.home,
             save_every=s.loop.checkpoint_every,
             keep=s.loop.keep_checkpoints,
         ) as checkpoints,
@@ -105,6 +104,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             ),
             metadata={**run.metadata(), **task.metadata},
             began=began,
+            upload=run.upload,
         )
         state = start_or_resume(run, task, optimizer, files)
         batch = abstract_batch(run.mesh, task.data.example)
@@ -151,6 +151,7 @@ def step_programs(
         record=lambda step, seconds: writer.write_timing(step, {"compile_s": seconds}),
     )
     programs.prepare(state, batch)
+    say_kernels()
     return programs
 
 
@@ -174,7 +175,7 @@ def prepare_together(
         run = prepare(config, workdir, interruption)
         if jax.process_index() == 0:
             remedy = "Wait for it, stop it, or give another --workdir."
-            held.enter_context(owned_folder(run.workdir, remedy=remedy))
+            held.enter_context(run.owned(remedy))
     except (ValueError, OSError, UserError) as error:
         problem = error
     if jax.process_count() > 1:
@@ -209,18 +210,18 @@ def prepare(
     """
     chosen = read_settings(config)
     name = f"{chosen.label}-{chosen.preset}-seed{chosen.seed}".replace(":", "-")
-    if workdir:
-        layout.check_local(workdir, "--workdir")
-    workdir = Path(workdir or f"runs/{name}")
-    if (workdir / layout.CHECKPOINTS / "0").exists():
+    home = run_home(workdir or f"runs/{name}")
+    if (home / layout.CHECKPOINTS / "0").exists():
         raise ValueError(
-            f"{workdir} holds imported weights, not a run: begin with them in another "
-            f"--workdir by --config.init_from={workdir}."
+            f"{home} holds imported weights, not a run: begin with them in another "
+            f"--workdir by --config.init_from={home}."
         )
+    if chosen.data.cache is not None:
+        layout.check_local(chosen.data.cache, "--config.data.cache")
     if chosen.init_from is not None:
         layout.find_steps(chosen.init_from)
     changes = run_record.check_same_run(
-        workdir,
+        home,
         config.to_dict(),
         may_change=may_change,
         earlier=BEFORE_THEY_CAME,
@@ -238,8 +239,8 @@ def prepare(
         )
     process_rows(mesh, chosen.data.batch_size)
     if jax.process_index() == 0 and (line := describe_changes(changes)):
-        _logger.info("%s: %s", workdir, line)
-    return Run(settings=chosen, workdir=workdir, mesh=mesh, interruption=interruption)
+        _logger.info("%s: %s", home, line)
+    return Run.at(home, settings=chosen, mesh=mesh, interruption=interruption)
 
 
 def main(arguments: list[str]) -> None:
@@ -268,7 +269,8 @@ def _train(options: Any, held: contextlib.ExitStack) -> None:
                     init_from=run.settings.init_from,
                     processor=run.settings.data.processor,
                 )
-        _logger.info("%s: %s", run.workdir, describe_mesh(run.mesh))
+                run.upload()
+        say_start(run.home, describe_mesh(run.mesh), run.settings.model.attention)
         try:
             state, done, seconds = train(run)
         except Stopped:

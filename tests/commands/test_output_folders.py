@@ -1,9 +1,12 @@
-"""Where commands write: a bucket's address would become a folder of that name here."""
+"""Where commands write: a bucket's address would become a folder of that name here.
+
+What can write there is tried in `test_train_in_a_bucket`.
+"""
 
 import pytest
 
 from tests import own_flags
-from visor_jax import answer, evaluate, sweep
+from visor_jax import answer, sweep
 from visor_jax.convert import data
 
 
@@ -11,8 +14,6 @@ from visor_jax.convert import data
     ("command", "arguments"),
     [
         (answer, ("--checkpoint=run", "--input=a.jsonl", "--output=gs://b/out.jsonl")),
-        (evaluate, ("--checkpoint=run", "--out=gs://b/report")),
-        (evaluate, ("--checkpoint=gs://b/run",)),
         (sweep, ("--checkpoint=run", "--out=gs://b/budgets")),
         (data, ("--sources=a.json", "--out=gs://b/set")),
         (data, ("--verify=gs://b/set",)),

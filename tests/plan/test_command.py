@@ -1,5 +1,7 @@
 """`python -m visor_jax.plan`: its tables and its errors."""
 
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from visor_jax.plan.__main__ import read_mesh
 from visor_jax.sharding.mesh import MeshSettings
 
 ROOT = Path(__file__).parents[2]
+ON_EIGHT = ("--config=configs/universal.py:llava_ov_0p5b", "--mesh=1,8,1")
 
 
 def command(*arguments):
@@ -54,6 +57,16 @@ def test_a_preset_is_planned_for_every_device():
             ("--config=configs/universal.py:llava_ov_0p5b", "--mesh=8,3,1"),
             "128 rows does not split over the 24 devices",
         ),
+        (
+            (*ON_EIGHT, "--compile", "--topology=v5e:32x32"),
+            "no slice that is known here. Give KIND:SIDES of: v5e: 1x1, 2x2,",
+        ),
+        (
+            (*ON_EIGHT, "--compile", "--topology=v5e:2x2"),
+            "--mesh=1,8,1 has 8 devices, and v5e:2x2 4 chips",
+        ),
+        ((*ON_EIGHT, "--topology=v5e:2x4"), "--topology=v5e:2x4 is for --compile"),
+        ((*ON_EIGHT, "--json"), "--json needs --compile --topology=SLICE"),
     ],
 )
 def test_bad_values_end_with_one_line_and_code_2(arguments, complaint):
@@ -72,3 +85,27 @@ def test_the_mesh_is_three_numbers():
     for wrong in ("8,4", "8,4,0", "8,-1,1", "a,b,c", ""):
         with pytest.raises(ValueError, match="three numbers of at least 1"):
             read_mesh(wrong, MeshSettings())
+
+
+def has_compiler():
+    try:
+        return hasattr(importlib.import_module("libtpu"), "get_library_path")
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs libtpu: pip install -e .[tpu]")
+def test_the_real_step_is_compiled_for_chips_that_are_not_here():
+    done = command(
+        *("--config=configs/universal.py", "--mesh=1,4,1"),
+        *("--compile", "--topology=v5e:2x2", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["chips"], found["hosts"], found["verdict"]) == (4, 1, "fits")
+    assert found["conditionals"] >= found["demanded_conditionals"] > 0
+    state = found["parameters"] + found["optimizer"] + found["batch"]
+    # Laid out in tiles, and no less than the arrays themselves.
+    assert state <= found["arguments"] < found["reserved"] < found["needed"]
+    assert found["collectives"]["all-gather"]["count"] > 0

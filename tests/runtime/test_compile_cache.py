@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from visor_jax.runtime.compile_cache import user_folder
+from visor_jax.runtime.compile_cache import describe_kept, user_folder
 
 ROOT = Path(__file__).parents[2]
 # A command that compiles one program and says what jax was told.
@@ -152,3 +153,27 @@ def test_neither_an_import_nor_loading_changes_what_jax_was_told(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_what_is_kept_is_said(tmp_path, monkeypatch):
+    def told(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(type(jax.config), name, value, raising=False)
+        return describe_kept()
+
+    (tmp_path / "one-cache").touch()
+    (tmp_path / "one-atime").touch()
+    folder = {"jax_compilation_cache_dir": str(tmp_path)}
+    kept = told(**folder, jax_enable_compilation_cache=True)
+    assert kept == f"compiled programs in {tmp_path} (1 so far)"
+    not_kept = "compiled programs are not kept"
+    assert told(jax_enable_compilation_cache=False) == not_kept
+    nowhere = told(jax_compilation_cache_dir=None, jax_enable_compilation_cache=True)
+    assert nowhere == not_kept
+
+
+def test_a_bucket_keeps_no_programs(run, tmp_path):
+    (folder, _, _), said = run("--compilation_cache=gs://bucket/programs")
+    assert folder is None
+    assert "not kept in gs://bucket/programs" in said
+    assert not list(tmp_path.glob("gs*"))

@@ -6,8 +6,9 @@
                                 /metadata     one JSON object (see `read_metadata`)
 
 A step is written under a temporary name and renamed when it is complete, so a directory
-whose name is a number was finished by its writer. A full disk or a copy that was cut
-short can still damage it later; that is what `DamagedCheckpointError` is for.
+whose name is a number was finished by its writer; in a bucket, where nothing can be
+renamed, `commit_success.txt` is written into it at the end. A full disk or a copy that
+was cut short can still damage it later; that is what `DamagedCheckpointError` is for.
 """
 
 import difflib
@@ -17,6 +18,8 @@ from typing import Any
 
 from etils import epath
 
+from visor_jax.runtime.remote.bucket import check_bucket, is_remote
+
 FORMAT = 1
 CHECKPOINTS = "checkpoints"
 PARAMS, OPTIMIZER, DATA, METADATA = "params", "optimizer", "data", "metadata"
@@ -24,8 +27,10 @@ PARAMS, OPTIMIZER, DATA, METADATA = "params", "optimizer", "data", "metadata"
 # Of a folder, in an error about a name that is not in it.
 _NEIGHBOURS = 8
 
-# Orbax writes `<step>.orbax-checkpoint-tmp` and renames it to `<step>` at the end.
+# Orbax writes `<step>.orbax-checkpoint-tmp` and renames it to `<step>` at the end. In a
+# bucket nothing can be renamed: there it writes this file into `<step>` at the end.
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_FINISHED = "commit_success.txt"
 
 
 class DamagedCheckpointError(ValueError):
@@ -42,11 +47,6 @@ class DamagedCheckpointError(ValueError):
         )
 
 
-def is_remote(path: epath.PathLike) -> bool:
-    """Returns whether `path` is not of this machine's file system (gs://bucket/...)."""
-    return "://" in os.fspath(path)
-
-
 def check_local(path: epath.PathLike, purpose: str) -> None:
     """Raises ValueError if what is needed as local files lies elsewhere.
 
@@ -61,10 +61,16 @@ def check_local(path: epath.PathLike, purpose: str) -> None:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Returns `path` made absolute, as orbax needs it; gs:// paths stay as they are."""
-    path = epath.Path(path)
+    """Returns `path` made absolute, as orbax needs it; gs:// paths stay as they are.
+
+    Raises:
+      UserError: if it is of a bucket that cannot be used.
+    """
     # Resolved, "gs://bucket" would become a folder of that name on this machine.
-    return path if is_remote(path) else path.expanduser().resolve()
+    if is_remote(path):
+        check_bucket(path)
+        return epath.Path(path)
+    return epath.Path(path).expanduser().resolve()
 
 
 def find_steps(path: epath.PathLike) -> list[epath.Path]:
@@ -123,11 +129,16 @@ def neighbours(path: epath.PathLike) -> str:
 
 
 def _is_temporary(path: epath.Path) -> bool:
+    if is_remote(path):
+        in_run = path.parent.name == CHECKPOINTS and path.name.isdecimal()
+        return in_run and not (path / _FINISHED).exists()
     return _TEMPORARY in path.name
 
 
 def is_step(path: epath.Path) -> bool:
     """Returns whether this is a step directory that was finished once."""
+    if is_remote(path):
+        return path.name.isdecimal() and (path / _FINISHED).exists()
     # A folder of data may be called "3" too. A damaged step still has one of its parts.
     marks = ("_CHECKPOINT_METADATA", PARAMS, METADATA)
     return path.name.isdecimal() and any((path / mark).exists() for mark in marks)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from visor_jax.runtime.processes import wait_for_all
 Tree = Any
 
 _REQUIRED = ("model", "budgets", "task", "metrics_offset")
+# What the native writer adds to what it says: [tensorstore_spec='{...}'].
+_ASIDES = re.compile(r" \[\w+='.*", re.DOTALL)
 _logger = logging.getLogger(__name__)
 
 
@@ -203,7 +206,7 @@ def _saving(directory: epath.Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Of a disk that takes no more the native writer has a long story to tell.
-        reason = disk_errors.refusal_of(error) or error
+        reason = disk_errors.refusal_of(error) or _ASIDES.sub("", str(error))
         raise SavingError(
             f"Writing a checkpoint to {directory} failed ({reason}). Checkpoints "
             "finished before are intact: free space or restore access, then run the "

@@ -100,13 +100,19 @@ def processing_folder(step: epath.PathLike) -> epath.Path:
     return epath.Path(step).parents[1] / TOKENIZER
 
 
+def local_processing_folder(
+    step: epath.PathLike,
+) -> contextlib.AbstractContextManager[Path]:
+    """Yields `processing_folder`, or a copy if it is not on this machine."""
+    return local_processing_files(processing_folder(step))
+
+
 @contextlib.contextmanager
-def local_processing_folder(step: epath.PathLike) -> Iterator[Path]:
-    """Yields `processing_folder`, or a copy if it is not on this machine.
+def local_processing_files(folder: epath.PathLike) -> Iterator[Path]:
+    """Yields a folder of processing files, or a copy if it is not on this machine.
 
     Libraries that read these files know no other file system.
     """
-    folder = processing_folder(step)
     if not layout.is_remote(folder):
         yield Path(folder)
         return

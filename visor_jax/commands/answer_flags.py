@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from visor_jax.commands.start_line import say_start
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
 from visor_jax.runtime.arguments import LEAST_SEED, MOST_SEED
@@ -120,8 +121,9 @@ def define_engine_flags() -> None:
 def load_network(options: Any) -> "VisorModel":
     """Returns the network that the flags name. Raises what `visor_jax.load` does."""
     from visor_jax.inference.loading.load import load
+    from visor_jax.runtime.machine import machine_description
 
-    return load(
+    model = load(
         options.checkpoint,
         dtype=options.dtype,
         chat_template=options.chat_template,
@@ -130,6 +132,8 @@ def load_network(options: Any) -> "VisorModel":
         mesh=mesh_of(options),
         allow_hosts=options.allow_hosts,
     )
+    say_start(options.checkpoint, machine_description(), model.network.config.attention)
+    return model
 
 
 def sampling_of(options: Any) -> "Sampling":

@@ -1,4 +1,4 @@
-"""What ends a command without being a bug: a full disk, a device that is full or away.
+"""What ends a command without being a bug: a full disk, a device or bucket is away.
 
 Everything here is told in one line, with what to do; anything else keeps its traceback.
 """
@@ -8,6 +8,7 @@ import os
 import sys
 
 from visor_jax.runtime import disk_errors
+from visor_jax.runtime.remote.bucket import UploadError
 from visor_jax.runtime.user_error import describe
 
 FAILED = 1
@@ -18,6 +19,8 @@ _FULL_DEVICE = "RESOURCE_EXHAUSTED"
 
 def told(error: BaseException) -> tuple[str, int] | None:
     """Returns (message, exit code) of a failure that is known; None for any other."""
+    if isinstance(error, UploadError):
+        return str(error), FAILED
     if (message := _disk(error)) is not None:
         return message, FAILED
     if (message := _memory(error)) is not None:

@@ -27,6 +27,9 @@ KERNELS: dict[str, Kernel] = {
     "blockwise": BlockwiseKernel(),
 }
 
+# Of this process.
+_used: set[str] = set()
+
 
 def attend(
     query: Float[Array, "B Q N H"],
@@ -52,6 +55,7 @@ def attend(
     """
     parts = [part for part in parts if part.key.shape[1] > 0]
     name = chosen(query, parts, kernel=kernel, platform=platform)
+    _used.add(name)
     return KERNELS[name](query, parts, query_tags)
 
 
@@ -71,6 +75,11 @@ def chosen(
             return name
     refused = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
     raise ValueError(f"attention={kernel!r} cannot be used here ({refused}).")
+
+
+def kernels_used() -> list[str]:
+    """Returns the names of the kernels in whatever this process has traced, sorted."""
+    return sorted(_used)
 
 
 def check_kernel(name: str) -> str:

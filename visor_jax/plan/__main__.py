@@ -9,24 +9,22 @@
         --answers --dtype=bfloat16 --device=v5e
 
 No accelerator is needed and nothing is allocated: state and batch are counted from
-their shapes and shardings, activations by formula (`activations`). `--compile` compiles
-the step for as many simulated devices and prints what the compiler reserves: minutes
-for a real network. That compiler is the CPU's; an accelerator's schedules differently,
-and the CPU's computes bfloat16 products in float32. `--answers` plans a network that
-answers (`answer_bytes`), of a configuration or a --checkpoint; by default on one.
+their shapes and shardings, activations by formula (`activations`). `--compile` asks a
+compiler as well (minutes): the CPU's, for simulated devices, which schedules otherwise
+and computes bfloat16 in float32; with `--topology=v5e:2x4` the TPU's, in a process of its
+own (`.[tpu]`): exit code 0 if the step fits, 1 if not, 2 if nothing could be compiled.
+`--answers` plans a network that answers (`answer_bytes`).
 """
 
 from absl import flags
 
-from visor_jax.commands import command_line, config_flag, plan_flags
+from visor_jax.commands import command_line, config_flag, plan_flags, tpu_flags
 
 
 def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     config_flag.define_config_flag()
-    flags.DEFINE_string(
-        "mesh", None, "Devices as DATA,FSDP,TENSOR; by default the configuration's."
-    )
+    flags.DEFINE_string("mesh", None, "DATA,FSDP,TENSOR; else the configuration's.")
     flags.DEFINE_integer(
         "batch_size", None, "Rows of the global batch; default: the configuration's."
     )
@@ -36,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string("device", None, "One device, e.g. v5e; default: all.")
     flags.DEFINE_bool("compile", False, "Also ask the compiler (minutes).")
     plan_flags.define_answer_flags()
+    tpu_flags.define_tpu_flags()
 
 
 if __name__ == "__main__":
@@ -68,6 +67,7 @@ from visor_jax.plan.answers import planned
 from visor_jax.plan.mesh_flag import read_mesh
 from visor_jax.plan.step_bytes import StepBytes, step_bytes
 from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
+from visor_jax.plan.tpu import command as tpu_command
 from visor_jax.settings.read import read_settings
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
@@ -202,7 +202,7 @@ def read_plan(
 ) -> Plan:
     """Returns the plan that the flags ask for. Raises ValueError for bad values."""
     names = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
-    simulated = options.compile
+    simulated = options.compile and options.topology is None
     mesh = make_mesh(MeshSettings(**names)) if simulated else planned_mesh(*sizes)
     return Plan(run=run, mesh=mesh, shape=read_shape(run, options))
 
@@ -257,15 +257,15 @@ def _planned_answers(options: Any) -> str:
     return planned(options, name, network, lengths, devices)
 
 
-def main(arguments: list[str]) -> None:
-    """Prints the plan, and with --compile what the compiler says."""
+def main(arguments: list[str]) -> int:
+    """Prints the plan, and with --compile what the compiler says; returns a code."""
     del arguments
     options = flags.FLAGS
     if options.answers:
         with command_line.user_errors():
             text = _planned_answers(options)
         print(text)
-        return
+        return 0
     with command_line.user_errors():
         plan_flags.check_no_answers(options)
         run = read_settings(config_flag.config_of(options), data_needed=False)
@@ -274,11 +274,14 @@ def main(arguments: list[str]) -> None:
         sizes = read_mesh(options.mesh, run.mesh)
         # Whatever accelerator there is stays free.
         jax.config.update("jax_platforms", "cpu")
-        if options.compile:
+        slices = tpu_command.read_slices(options, sizes)
+        if options.compile and slices is None:
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))
         devices = _devices(options)
         plan = read_plan(run, sizes, options)
         state = plan.state()
+    if slices is not None:
+        return tpu_command.run(plan, slices, options, described=describe(plan))
     columns = {ANY_BUDGET: plan.bytes(state, None)}
     for budget in (run.budgets.smallest, run.budgets.largest):
         columns[budget.name] = plan.bytes(state, budget)
@@ -291,6 +294,7 @@ def main(arguments: list[str]) -> None:
             f"\nthe CPU's compiler reserves {reserved / 1e9:.3f} GB; the plan is "
             f"{needed / reserved - 1:+.1%} of that"
         )
+    return 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 from visor_jax.runtime import disk_errors
 
-_ENDING = ".unfinished"
+# Of the name under which new content grows.
+ENDING = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -28,7 +29,7 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
     """
     file = Path(file)
     writer = f"{os.getpid()}-{threading.get_ident()}-{secrets.token_hex(4)}"
-    temporary = file.with_name(f".{file.name}.{writer}{_ENDING}")
+    temporary = file.with_name(f".{file.name}.{writer}{ENDING}")
     try:
         with disk_errors.naming(file, instead_of=temporary):
             yield temporary
@@ -77,7 +78,7 @@ def remove_unfinished(file: str | os.PathLike[str]) -> None:
     """
     file = Path(file)
     for found in file.parent.iterdir():
-        if found.name.startswith(f".{file.name}.") and found.name.endswith(_ENDING):
+        if found.name.startswith(f".{file.name}.") and found.name.endswith(ENDING):
             found.unlink(missing_ok=True)
 
 

@@ -35,11 +35,16 @@ def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
     Programs fit the processors that they were compiled for: a home folder that several
     kinds of machines share has a folder for each.
     """
+    return user_cache(environment) / "programs" / _machine()
+
+
+def user_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """Returns this project's folder in the user's cache folder."""
     cache = environment.get("XDG_CACHE_HOME", "")
     # As the standard says, a path that is not absolute is to be ignored.
     base = Path(cache) if os.path.isabs(cache) else Path("~/.cache")
     # Where no home folder is known "~" stays, which `keep_programs` refuses in words.
-    return Path(os.path.expanduser(base)) / "visor_jax" / "programs" / _machine()
+    return Path(os.path.expanduser(base)) / "visor_jax"
 
 
 def keep_programs(folder: Path, *, least_seconds: float = 0.0) -> bool:
@@ -75,6 +80,17 @@ def keep_programs(folder: Path, *, least_seconds: float = 0.0) -> bool:
     if jax.config.jax_compilation_cache_max_size == -1:
         jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     return True
+
+
+def describe_kept() -> str:
+    """Returns where programs are kept and how many there are, for people."""
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not jax.config.jax_enable_compilation_cache:
+        return "compiled programs are not kept"
+    with contextlib.suppress(OSError):
+        count = sum(1 for _ in Path(folder).glob(f"*{_PROGRAM}"))
+        return f"compiled programs in {folder} ({count} so far)"
+    return f"compiled programs in {folder}"
 
 
 def one_warning_about_faults() -> None:

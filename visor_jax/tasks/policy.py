@@ -21,13 +21,12 @@ from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime.machine import git_commit
-from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import PolicySettings
 from visor_jax.sharding.axis_rules import batch_sharding, samples_split
 from visor_jax.tasks import policy_data, training_data
 from visor_jax.tasks.policy_data import PolicyQuestions
-from visor_jax.tasks.run import Params, Run, Task
+from visor_jax.tasks.run import REPORT, Params, Run, Task
 from visor_jax.training.objectives.policy_step import (
     FROZEN,
     Measure,
@@ -132,6 +131,7 @@ def _check_split(s: PolicySettings, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check_writable(folder: Path, setting: str) -> None:
+    layout.check_local(folder, f"--config.{setting}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
@@ -193,9 +193,9 @@ def _scores(
 
 def report(run: Run, state: TrainState, seconds: float) -> None:
     """Tries the policy on the test's pages, writes its report and prints its table."""
-    s, out = _settings(run), run.workdir / "report"
+    s = _settings(run)
     if s.data.kind != PAGES:
-        print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
+        print(f"trained {s.loop.steps} steps; checkpoints are in {run.home}")
         return
     benchmark = _benchmark(run)
     params = dict(state.params)
@@ -206,15 +206,14 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
     facts = PolicyFacts(
         label=s.label,
         seed=s.seed,
-        checkpoint=str(run.workdir),
+        checkpoint=str(run.home),
         network=s.init_from,
         train_steps=s.loop.steps,
         wall_clock_s=round(seconds, 1),
         git_commit=git_commit(),
         pages=s.evaluation_pages,
     )
-    # An evaluation of an earlier checkpoint may be writing there.
-    with owned_folder(out, wait=lambda: None):
+    with run.report_folder() as out:
         table = write_policy_report(
             np.asarray(logits[:, 0]),
             samples,
@@ -225,7 +224,8 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
             adequacy=s.objective.adequacy,
             out=out,
         )
-    print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'policy.json'}")
+    place = run.home / REPORT / "policy.json"
+    print(f"{table}\n\ntrained in {seconds:.0f} s; report: {place}")
 
 
 def _benchmark(run: Run) -> PageBenchmark:

@@ -5,18 +5,24 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import flax.linen as nn
 import jax
+from etils import epath
 
+from visor_jax.checkpoints import layout
 from visor_jax.checkpoints.restore import read_metadata
 from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.ownership import owned_folder
+from visor_jax.runtime.remote.mirror import Mirror, owned_place
 from visor_jax.settings.run_settings import (
     PolicySettings,
     RunSettings,
@@ -30,15 +36,86 @@ from visor_jax.training.state import TrainState
 
 Params = Any
 
+_logger = logging.getLogger(__name__)
+
+# In the workdir.
+REPORT, CACHE = "report", "cache"
+
+
+def run_home(workdir: epath.PathLike) -> Path | epath.Path:
+    """Returns where a run lives, a folder or gs://BUCKET/FOLDER.
+
+    Raises:
+      UserError: if it is of a bucket that cannot be used.
+    """
+    is_remote = layout.is_remote(workdir)
+    return layout.absolute(workdir) if is_remote else Path(workdir)
+
+
+def _mirror_of(place: os.PathLike[str]) -> Mirror:
+    """Returns the mirror of a run: pools and towers stay on the machine they fit."""
+    return Mirror(place, apart=(layout.CHECKPOINTS, REPORT, CACHE))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training run: its settings and what is made of them before any work."""
+    """One training run: its settings and what is made of them before any work.
+
+    workdir: of this machine. place: gs://..., if that is where the run lives; then
+    `workdir` stands for it here (`runtime.remote.mirror`).
+    """
 
     settings: RunSettings
     workdir: Path
     mesh: jax.sharding.Mesh
     interruption: Interruption
+    place: epath.Path | None = None
+
+    @classmethod
+    def at(cls, home: PurePath, **made: Any) -> "Run":
+        """Returns the run that lives at `run_home`, of its other fields."""
+        if layout.is_remote(home):
+            return cls(workdir=_mirror_of(home).folder, place=epath.Path(home), **made)
+        return cls(workdir=Path(home), **made)
+
+    @property
+    def home(self) -> PurePath:
+        """Where the run lives, checkpoints and all: what whoever asks is told."""
+        return self.place or self.workdir
+
+    @functools.cached_property
+    def mirror(self) -> Mirror | None:
+        """The run's small files, if it lives in a bucket."""
+        return None if self.place is None else _mirror_of(self.place)
+
+    def owned(self, remedy: str) -> contextlib.AbstractContextManager[None]:
+        """Inside, this process alone owns the run, and `workdir` holds its files.
+
+        Raises:
+          TakenError: if another one does. UserError: if it cannot be written to.
+        """
+        if self.mirror is None:
+            return owned_folder(self.workdir, remedy=remedy)
+        _logger.info(
+            "%s: drawn pages, the tower and measured lengths stay on this machine, in "
+            "%s; metrics are written to %s and uploaded with every checkpoint",
+            *(self.home, self.cache, self.workdir),
+        )
+        return self.mirror.owned(remedy)
+
+    def upload(self) -> None:
+        """Brings the run's small files to its bucket, if it lives in one.
+
+        Raises:
+          UploadError: if it does not take them.
+        """
+        if self.mirror is not None and jax.process_index() == 0:
+            self.mirror.upload()
+
+    def report_folder(self) -> contextlib.AbstractContextManager[Path]:
+        """Yields the folder of the report, for this process alone."""
+        # An evaluation of an earlier checkpoint may be writing there.
+        return owned_place(self.home / REPORT, wait=lambda: None)
 
     @functools.cached_property
     def model(self) -> VLM:
@@ -46,7 +123,7 @@ class Run:
 
     @functools.cached_property
     def cache(self) -> Path:
-        return Path(self.settings.data.cache or self.workdir / "cache")
+        return Path(self.settings.data.cache or self.workdir / CACHE)
 
     @functools.cached_property
     def rows(self) -> slice:

@@ -104,7 +104,8 @@ def _processor(settings: RunSettings) -> Processor:
 def _processor_folder(settings: RunSettings) -> Iterator[Path]:
     """Yields the folder that the data section names, or that of `init_from`."""
     if settings.data.processor is not None:
-        yield Path(settings.data.processor)
+        with workdir_files.local_processing_files(settings.data.processor) as folder:
+            yield folder
         return
     # All steps of a workdir share the folder beside them.
     step = layout.find_steps(settings.init_from)[0]

@@ -18,12 +18,11 @@ from visor_jax.evals.report.rows import RunFacts
 from visor_jax.inference.loading.network import Network
 from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit, machine_description
-from visor_jax.runtime.ownership import owned_folder
 from visor_jax.runtime.progress import Progress
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.tasks import training_data
-from visor_jax.tasks.run import Params, Run, Task
+from visor_jax.tasks.run import REPORT, Params, Run, Task
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.token_reduction.trained import own_reducer
 from visor_jax.training import initial_state, run_record
@@ -117,15 +116,14 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
 
     All processes call it and the first one does it.
     """
-    s, out = run.settings, run.workdir / "report"
+    s = run.settings
     if s.data.kind != PAGES:
         if jax.process_index() == 0:
-            print(f"trained {s.loop.steps} steps; checkpoints are in {run.workdir}")
+            print(f"trained {s.loop.steps} steps; checkpoints are in {run.home}")
         return
     params = whole_arrays(state.params)
     if jax.process_index() == 0:
-        # An evaluation of an earlier checkpoint may be writing there.
-        with owned_folder(out, wait=lambda: None):
+        with run.report_folder() as out:
             _report(run, params, seconds, out)
 
 
@@ -150,7 +148,7 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
                 seed=s.seed,
                 train_steps=s.loop.steps,
                 wall_clock_s=round(seconds, 1),
-                checkpoint=str(run.workdir),
+                checkpoint=str(run.home),
                 git_commit=git_commit(),
             ),
             made=ReportFacts(
@@ -162,4 +160,5 @@ def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
             out=out,
             progress=lambda done, _: bar.update(done),
         )
-    print(f"{table}\n\ntrained in {seconds:.0f} s; report: {out / 'report.md'}")
+    place = run.home / REPORT / "report.md"
+    print(f"{table}\n\ntrained in {seconds:.0f} s; report: {place}")

@@ -55,6 +55,7 @@ class RunFiles:
     skipped: names the steps whose update was not taken.
     metadata: goes into every checkpoint, beside what the loop adds.
     began: of `time.monotonic`, moved back by what earlier starts of the run took.
+    upload: brings what was written to where the run lives, if that is not here.
     """
 
     writer: MetricWriter
@@ -62,6 +63,7 @@ class RunFiles:
     skipped: SkippedStepsFile
     metadata: dict[str, Any]
     began: float
+    upload: Callable[[], None] = lambda: None
 
     def elapsed(self) -> float:
         """Returns the seconds of all starts of this run together."""
@@ -181,10 +183,15 @@ def save(
 
     Raises:
       SavingError: if writing an earlier checkpoint failed meanwhile.
+      UploadError: if the run lives elsewhere and its files cannot get there.
     """
     files.checkpoints.check()
     if not (force or files.checkpoints.should_save(step)):
         return
+    offset = files.writer.position()
+    # Before the checkpoint that counts on it: a run never goes on behind its metrics.
+    files.writer.flush()
+    files.upload()
     files.checkpoints.save(
         step,
         params=state.params,
@@ -192,7 +199,7 @@ def save(
         data_iterator=batches,
         metadata={
             **files.metadata,
-            "metrics_offset": files.writer.position(),
+            "metrics_offset": offset,
             "wall_clock_s": round(files.elapsed(), 1),
         },
         force=force,

@@ -94,6 +94,11 @@ class MetricWriter:
         self.close()  # TensorBoard learns of the purge when its next file is opened.
         self._purge_step = step + 1
 
+    def flush(self) -> None:
+        """Brings what was written to the files, TensorBoard's too."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
     def close(self) -> None:
         tensorboard, self._tensorboard = self._tensorboard, None
         if tensorboard is not None:

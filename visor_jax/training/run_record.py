@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from visor_jax.runtime import atomic_write
 from visor_jax.runtime.agreement import code_digest
@@ -84,7 +85,7 @@ def check_same_run(
       ValueError: if config.json holds the configuration of another run; every key that
         must not change and has is listed with both values.
     """
-    file = Path(workdir) / CONFIG
+    file = epath.Path(workdir) / CONFIG
     if not file.exists():
         return {}
     old, new = _flatten(_read(file).get("config", {})), _flatten(_as_json(config))
@@ -120,7 +121,7 @@ def shared_facts(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path | epath.Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except ValueError as error:

@@ -58,9 +58,13 @@ class TensorBoardFile:
         for name, value in values.items():
             self._write(Event(step=step, summary=scalar(name, value)))
         if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
-            with disk_errors.naming(self._file):
-                self._records.flush()
-            self._flushed_at = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        """Brings all values so far to the disk. Raises OSError if it does not."""
+        with disk_errors.naming(self._file):
+            self._records.flush()
+        self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Brings everything to the disk. Raises OSError if it does not take that."""

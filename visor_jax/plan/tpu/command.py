@@ -1,0 +1,127 @@
+"""`python -m visor_jax.plan --compile --topology=v5e:4x4`: what the compiler says.
+
+    python -m visor_jax.plan --config=configs/universal.py:llava_ov_0p5b --mesh=1,8,1 \
+        --batch_size=8 --crops=5 --image_tokens=2944 --text_tokens=1024 \
+        --compile --topology=v5e:2x4 [--effort=full] [--json]
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget
+from visor_jax.flops.account import account
+from visor_jax.models.vlm import VLM
+from visor_jax.plan.tpu.child import (
+    CompilerError,
+    compile_in_child,
+    is_child,
+    prepare_compiler,
+    print_result,
+)
+from visor_jax.plan.tpu.compiled_step import compile_step, mesh_of
+from visor_jax.plan.tpu.report import Report
+from visor_jax.plan.tpu.slices import Slices, check_compiler
+from visor_jax.runtime.user_error import UserError
+from visor_jax.training.objectives.universal_step import make_universal_step
+from visor_jax.training.state import TrainState
+
+# Of a training step, in forward passes: the backward pass is two.
+_PASSES = 3
+
+
+def read_slices(options: Any, sizes: tuple[int, int, int]) -> Slices | None:
+    """Returns the slices that the flags ask for; None without --topology.
+
+    Raises:
+      ValueError: if they are not known, do not fit the mesh, or there is no compiler.
+    """
+    if options.topology is None:
+        lone = {"slices": options.slices != 1, "json": options.json}
+        if wrong := [f"--{name}" for name, given in lone.items() if given]:
+            raise ValueError(f"{', '.join(wrong)} needs --compile --topology=SLICE.")
+        return None
+    slices = Slices(topology=options.topology, count=options.slices)
+    if not options.compile:
+        raise ValueError(f"--topology={options.topology} is for --compile: add it.")
+    slices.check_mesh(sizes)
+    check_compiler()
+    return slices
+
+
+def run(plan: Any, slices: Slices, options: Any, *, described: str) -> int:
+    """Returns the exit code, 0 if the step fits and 1 if not, after printing.
+
+    Args:
+      plan: of `visor_jax.plan`, on a mesh of no devices.
+      described: what is planned, for people.
+
+    Raises:
+      UserError: if the compiler ends without a result.
+    """
+    sizes = tuple(plan.mesh.shape.values())
+    if is_child():
+        _compile(plan, slices, sizes, options.effort)
+        return 0
+    if not options.json:
+        print(f"{described}\n", flush=True)
+    try:
+        compiled = compile_in_child(slices, sys.argv[1:])
+    except CompilerError as error:
+        raise UserError(str(error)) from error
+    report = Report(
+        slices=slices,
+        mesh=sizes,
+        effort=options.effort,
+        compiled=compiled,
+        formula=plan.bytes(plan.state(), None).total,
+        gated=gated_bodies(plan),
+        flops=flops_of(plan),
+    )
+    print(json.dumps(report.as_json()) if options.json else report.as_text())
+    return 0 if report.fits else 1
+
+
+def _compile(
+    plan: Any, slices: Slices, sizes: tuple[int, int, int], effort: str
+) -> None:
+    prepare_compiler()
+    there = dataclasses.replace(plan, mesh=mesh_of(slices, sizes))
+    state, batch = there.state(), there.batch()
+    print_result(compile_step(step_of(there), state, batch, there.mesh, effort=effort))
+
+
+def step_of(plan: Any) -> Callable[[TrainState, Batch], TrainState]:
+    """Returns the training step of a plan, as `train` makes it."""
+    run, optimizer = plan.run, plan.run.optimizer
+    return make_universal_step(
+        VLM(run.model),
+        plan.optimizer,
+        run.schedule,
+        run.objective,
+        optimizer.frozen,
+        optimizer.accumulate,
+        skip_norm=optimizer.skip_norm,
+    )
+
+
+def gated_bodies(plan: Any) -> int:
+    """Returns how many layer bodies of the program have a gate."""
+    return len(plan.run.model.plan.self_layers)
+
+
+def flops_of(plan: Any) -> int:
+    """Returns the FLOPs of a step with every layer on, recomputed layers aside."""
+    model, shape = plan.run.model, plan.shape
+    forward = account(
+        model,
+        Budget.all(model.plan),
+        text_tokens=shape.text_tokens,
+        image_tokens=shape.image_tokens,
+        crops=shape.crops,
+        batch=shape.rows,
+    )
+    return _PASSES * plan.passes * forward.end_to_end

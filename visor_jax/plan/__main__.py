@@ -11,9 +11,8 @@
 No accelerator is needed and nothing is allocated: state and batch are counted from
 their shapes and shardings, activations by formula (`activations`). `--compile` asks a
 compiler as well (minutes): the CPU's, for simulated devices, which schedules otherwise
-and computes bfloat16 in float32; with `--topology=v5e:2x4` the TPU's, in a process of its
-own (`.[tpu]`): exit code 0 if the step fits, 1 if not, 2 if nothing could be compiled.
-`--answers` plans a network that answers (`answer_bytes`).
+and has bfloat16 in float32; with `--topology=v5e:2x4` the TPU's (`.[tpu]`): exit code 0
+if it fits, 1 if not, 2 if not compiled. `--answers` plans a network that answers.
 """
 
 from absl import flags

@@ -21,6 +21,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["visor_jax", "visor_jax.*"]),
+    # Where lmms-eval looks for models of other projects.
+    entry_points={
+        "lmms_eval.models": [
+            "visor_jax = visor_jax.evals.lmms_eval.manifest:manifest",
+        ],
+    },
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -52,6 +58,8 @@ setup(
     extras_require={
         # Parquet files, of convert.data and of evaluate --benchmarks.
         "data": ["pyarrow"],
+        # `lmms-eval --model visor_jax`; brings PyTorch, and dies of a newer filelock.
+        "lmms_eval": ["lmms_eval>=0.7.3,<0.8", "filelock<4"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # What launch/colab.ipynb shows.

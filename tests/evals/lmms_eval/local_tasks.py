@@ -35,6 +35,8 @@ FILES = {
     "mmmu": "mmmu/mmmu_val",
     "mathvista": "mathvista/mathvista_testmini_format",
 }
+# Of the network that is asked.
+BUDGETS = ("sa1:1", "sa3:0,1,2")
 REASON = "needs lmms-eval: .ci/lmms_eval installs it"
 # What other tasks cut out of questions, other alphabets, blanks at the ends.
 _TAIL = (

@@ -5,31 +5,21 @@ can be right by chance: answers are those of a network with random parameters.
 """
 
 import contextlib
-import functools
-import importlib.metadata
 import json
 
-import jax
 import pytest
 
 from tests import own_flags
-from tests.data import tiny_llava
-from tests.data.prompts import prompt_cases
 from tests.evals.lmms_eval import local_tasks
-from tests.inference import chat_run
+from tests.evals.lmms_eval.local_tasks import BUDGETS
 
 pytest.importorskip("lmms_eval", reason=local_tasks.REASON)
 pytest.importorskip("pyarrow")
 
 from visor_jax import evaluate
 from visor_jax.commands import benchmark_flags
-from visor_jax.evals.lmms_eval import model as plug_in
-from visor_jax.evals.lmms_eval.manifest import manifest
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.loading import load
-from visor_jax.runtime.user_error import UserError
 
-BUDGETS = ("sa1:1", "sa3:0,1,2")
 # {benchmark: (lmms-eval's metric, the figure here, what theirs is multiplied by)}.
 ASKED = {
     "docvqa": ("anls", "anls", 1),
@@ -67,31 +57,6 @@ def pictures(doc):
 def prompt(doc):
     return doc["question"] + "\\nAnswer the question using a single word or phrase."
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Programs here run once: optimising them takes longer than it saves."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """Returns a workdir with two budgets, which is read once."""
-    folder = tmp_path_factory.mktemp("net")
-    chat_run.save(folder, prompt_cases.TILES[0], budgets=BUDGETS)
-    # Many tokens end an answer: few answers are as long as they may be.
-    ends = {"eos_token_id": [tiny_llava.END, *range(0, 256, 11)]}
-    file = folder / "workdir/tokenizer/generation_config.json"
-    file.write_text(json.dumps(ends))
-    once = functools.cache(load.load)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, "load", once)
-        patch.setattr(plug_in, "load", once)
-        yield folder / "workdir"
 
 
 @pytest.fixture(scope="module")
@@ -240,90 +205,3 @@ def test_the_chat_form_asks_with_pictures_where_a_task_has_them(evaluated, monke
     colours = [p["url"].getpixel((0, 0)) for p in message["content"] if "url" in p]
     # Pictures stand in the order of their numbers, wherever they are mentioned.
     assert colours == [(2, 4, 253), (3, 6, 252)]
-
-
-def test_lmms_eval_finds_the_model():
-    found = importlib.metadata.entry_points(group="lmms_eval.models")
-    (point,) = (each for each in found if each.name == "visor_jax")
-    assert point.load() is manifest
-    from lmms_eval.models import get_model
-
-    assert get_model("visor_jax") is plug_in.VisorChat
-    assert get_model("visor_jax", force_simple=True) is plug_in.VisorSimple
-
-
-def test_damaged_documents_are_empty_answers_and_the_others_are_answered(
-    network, capsys
-):
-    from lmms_eval.api.instance import Instance
-
-    model = made(network)
-    picture = prompt_cases.random_image(20, 30)
-
-    def messages_of(doc):
-        if doc is None:
-            raise OSError("cannot identify image file")
-        parts = [{"type": doc[0], "url": picture}, {"type": "text", "text": doc[1]}]
-        return [{"role": "user", "content": parts}]
-
-    docs = [("image", "What is it?"), None, ("audio", "Why?"), ("image", "Why?")]
-    model.task_dict = {"local": {"test": docs}}
-    given = {"max_new_tokens": 4, "until": "\n\n"}
-
-    def requests(numbers):
-        return [
-            Instance(
-                "generate_until",
-                ("", messages_of, given, n, "local", "test"),
-                idx=0,
-                metadata={"task": "local", "doc_id": n, "repeats": 1},
-            )
-            for n in numbers
-        ]
-
-    found = model.generate_until(requests([3, 1, 2, 0]))
-    assert given == {"max_new_tokens": 4, "until": "\n\n"}
-    assert [each.token_counts is None for each in found] == [False, True, True, False]
-    assert [each.text for each in found[1:3]] == ["", ""]
-    assert all(each.token_counts.input_tokens > 10 for each in found[::3])
-    with pytest.raises(UserError, match="cannot identify"):
-        model.generate_until(requests([1, 1]))
-    assert model.generate_until([]) == []
-    given["num_beams"] = 5
-    with pytest.raises(UserError, match="local: num_beams=5"):
-        model.generate_until(requests([0]))
-    for refused in (model.loglikelihood, model.generate_until_multi_round):
-        with pytest.raises(NotImplementedError, match="generate_until"):
-            refused([])
-
-
-def made(network, **arguments):
-    given = {"chat_template": "hub", "rows": 2, "slots": 8, "batch_size": "1"}
-    return plug_in.VisorChat(pretrained=str(network), **given, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        ({"budget": "sa9"}, "sa9"),
-        ({"reduce": "fastvv"}, "fastvv"),
-        ({"device_map": "auto"}, r"knows no \['device_map'\]"),
-        ({"rows": 3}, "rows=3 is no power of two"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(arguments, why, network):
-    given = {"rows": 2, "slots": 8} | arguments
-    with pytest.raises(UserError, match=why):
-        plug_in.VisorChat(pretrained=str(network), **given)
-
-
-def test_one_process_and_one_checkpoint(network, monkeypatch):
-    with pytest.raises(UserError, match="pretrained=PATH"):
-        plug_in.VisorChat()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE=2"):
-        made(network)
-
-
-def test_names_with_commas_stand_in_quotes(network):
-    assert made(network, budget=f'"{BUDGETS[1]}"').budget == BUDGETS[1]

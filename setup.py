@@ -25,6 +25,12 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["visor_jax", "visor_jax.*"]),
     package_data={"visor_jax.inference.server": ["page.html"]},
+    # Where lmms-eval looks for models of other projects.
+    entry_points={
+        "lmms_eval.models": [
+            "visor_jax = visor_jax.evals.lmms_eval.manifest:manifest",
+        ],
+    },
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -61,6 +67,8 @@ setup(
         # Video files; pictures of telephones in HEIC.
         "video": [*VIDEO],
         "heic": ["pillow-heif"],
+        # `lmms-eval --model visor_jax`; brings PyTorch, and dies of a newer filelock.
+        "lmms_eval": ["lmms_eval>=0.7.3,<0.8", "filelock<4"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # python -m visor_jax.serve

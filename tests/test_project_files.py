@@ -1,4 +1,4 @@
-"""Hosted CI and the hooks before a commit do what `.ci/run` does, and nothing else."""
+"""Hosted CI and the hooks before a commit do what is in `.ci`, and nothing else."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".ci/run"
+LMMS_EVAL = ROOT / ".ci/lmms_eval"
 WORKFLOW = ROOT / ".github/workflows/ci.yml"
 HOOKS = ROOT / ".pre-commit-config.yaml"
 
@@ -49,7 +50,7 @@ def test_hooks_need_no_other_tools_and_no_files():
 
 def test_the_hook_for_scripts_wakes_up_for_every_script_it_checks():
     (hook,) = (each for each in hooks() if "files" in each)
-    scripts = [CI, *(ROOT / "launch").glob("*.sh")]
+    scripts = [CI, LMMS_EVAL, *(ROOT / "launch").glob("*.sh")]
     assert len(scripts) > 1
     for script in scripts:
         assert re.search(hook["files"], script.relative_to(ROOT).as_posix()), script
@@ -58,10 +59,11 @@ def test_the_hook_for_scripts_wakes_up_for_every_script_it_checks():
 
 def test_the_workflow_runs_ci_on_the_oldest_python():
     workflow = yaml.safe_load(WORKFLOW.read_text())
-    (job,) = workflow["jobs"].values()
-    runs = [step["run"] for step in job["steps"] if "run" in step]
-    assert runs == [".ci/run"]
-    assert os.access(CI, os.X_OK)
+    job, beside_lmms_eval = workflow["jobs"].values()
+    for each, script in ((job, CI), (beside_lmms_eval, LMMS_EVAL)):
+        runs = [step["run"] for step in each["steps"] if "run" in step]
+        assert runs == [script.relative_to(ROOT).as_posix()]
+        assert os.access(script, os.X_OK)
     versions = job["strategy"]["matrix"]["python"]
     # As texts: 3.10 as a number is 3.1.
     assert all(isinstance(version, str) for version in versions)
@@ -74,21 +76,23 @@ def test_the_workflow_runs_ci_on_the_oldest_python():
 
 def test_scripts_of_ci_are_tracked_as_executable():
     listed = subprocess.run(
-        ["git", "ls-files", "--stage", ".ci/run"],
+        ["git", "ls-files", "--stage", ".ci/run", ".ci/lmms_eval"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     if listed.returncode or not listed.stdout:
         pytest.skip("not a git checkout")
-    assert listed.stdout.startswith("100755 ")
+    modes = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert modes == ["100755", "100755"]
 
 
 def test_the_guide_for_contributors_names_the_same_lint_and_pytorch():
     guide = (ROOT / ".docs/contributing.md").read_text()
     assert all(command in guide for command in lint_commands())
-    (torch,) = re.findall(r"torch==[\d.]+", CI.read_text())
-    assert torch in guide
+    for script in (CI, LMMS_EVAL):
+        (torch,) = re.findall(r"torch==[\d.]+", script.read_text())
+        assert torch in guide
 
 
 def test_what_is_installed_comes_from_the_checkout_and_from_no_index():

@@ -34,14 +34,14 @@ def source(tile: int) -> dict:
     }
 
 
-def save(folder: Path, tile: int) -> Path:
+def save(folder: Path, tile: int, budgets: tuple[str, ...] = ("all",)) -> Path:
     """Returns the folder: weights, configuration, tokenizer and processor.
 
-    The workdir that it was exported from lies beside it.
+    The workdir that it was exported from, with these budgets, lies beside it.
     """
     metadata = {
         "model": config(tile).to_dict(),
-        "budgets": ["all"],
+        "budgets": list(budgets),
         "task": "import",
         "label": "tiny",
         "metrics_offset": 0,

@@ -1,7 +1,7 @@
 """The flags of `evaluate` that are about known benchmarks, and what they do.
 
-`--benchmarks` asks, `--rescore` scores again what was answered, `--list_benchmarks`
-says which there are.
+`--benchmarks` asks, `--rescore` scores again what was answered, `--export` writes it
+for other harnesses, `--list_benchmarks` says which there are.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from visor_jax.commands import answer_flags, command_line
+from visor_jax.commands import answer_flags, answered_benchmarks, command_line
 from visor_jax.data.prompts.chat_template import TEMPLATES
 from visor_jax.models.config import COMPUTE_DTYPES
 
@@ -20,7 +20,6 @@ _OF_BENCHMARKS = (
     *("data", "output", "budget", "limit", "overwrite", "retry_errors"),
     *("dtype", "chat_template", "rows", "slots", "memory_gb"),
 )
-_REMEDY = "Wait for it, stop it, or give another --output."
 
 
 def define_benchmark_flags() -> None:
@@ -36,6 +35,12 @@ def define_benchmark_flags() -> None:
     )
     flags.DEFINE_integer("limit", None, "So many questions of each.", lower_bound=1)
     flags.DEFINE_bool("rescore", False, "Score again what is in --output.")
+    flags.DEFINE_list(
+        "export",
+        None,
+        "Write what is in --output, asked from --data, for 'lmms_eval' (the lines of "
+        "its --log_samples) or 'vlmevalkit' (its table with predictions, .xlsx).",
+    )
     flags.DEFINE_bool("overwrite", False, "Ask anew, whatever --output holds.")
     flags.DEFINE_bool("retry_errors", False, "Ask again what ended in an error.")
     flags.DEFINE_enum("dtype", None, COMPUTE_DTYPES, "Default: as stored.")
@@ -49,7 +54,8 @@ def define_benchmark_flags() -> None:
 
 def are_about_benchmarks(options: Any) -> bool:
     """Returns whether the flags ask for anything of this module."""
-    return bool(options.list_benchmarks or options.rescore or options.benchmarks)
+    about = (options.list_benchmarks, options.rescore, options.export)
+    return any(about) or bool(options.benchmarks)
 
 
 def check_alone(options: Any) -> None:
@@ -65,7 +71,10 @@ def run(options: Any) -> None:
         print(_listing())
     elif options.rescore:
         with command_line.user_errors():
-            _rescore(options)
+            answered_benchmarks.rescore(options)
+    elif options.export:
+        with command_line.user_errors():
+            answered_benchmarks.export_predictions(options)
     else:
         _ask(options)
 
@@ -86,48 +95,16 @@ def _listing() -> str:
     return "\n".join(blocks)
 
 
-def _folder(options: Any) -> Path:
-    from visor_jax.checkpoints import layout
-    from visor_jax.runtime import output_place
-
-    if options.output is None:
-        raise ValueError("Predictions need a folder: give --output.")
-    layout.check_local(options.output, "--output")
-    return output_place.check_folder(options.output, "--output")
-
-
-def _rescore(options: Any) -> None:
-    from visor_jax.evals.answered import lines
-    from visor_jax.evals.benchmarks.registry import BENCHMARKS, definition_of
-    from visor_jax.runtime.ownership import owned_folder
-
-    folder = _folder(options)
-    names = options.benchmarks or [
-        name for name in BENCHMARKS if lines.file_of(folder, name).exists()
-    ]
-    if not names:
-        raise ValueError(f"--output={folder} holds no predictions of a benchmark.")
-    with owned_folder(folder, remedy=_REMEDY):
-        files = [lines.file_of(folder, definition_of(name).name) for name in names]
-        read = [lines.read_lines(file) for file in files]
-        for file, found in zip(files, read, strict=True):
-            definition = definition_of(found[0]["benchmark"])
-            lines.write_lines(
-                file, (lines.rescored(each, definition) for each in found)
-            )
-        _report(folder, files)
-
-
 def _ask(options: Any) -> None:
     from visor_jax.runtime.interruption import Interruption
     from visor_jax.runtime.ownership import owned_folder
 
     with contextlib.ExitStack() as stack:
         with command_line.user_errors():
-            folder = _folder(options)
+            folder = answered_benchmarks.predictions_folder(options)
             _check(options)
             benchmarks = _opened(options)
-            stack.enter_context(owned_folder(folder, remedy=_REMEDY))
+            stack.enter_context(owned_folder(folder, remedy=answered_benchmarks.REMEDY))
             asked = _prepared(options, benchmarks, folder)
         stop = stack.enter_context(Interruption())
         for question in asked:
@@ -139,7 +116,8 @@ def _ask(options: Any) -> None:
                 sys.exit(command_line.INTERRUPTED)
         from visor_jax.evals.answered import lines
 
-        _report(folder, [lines.file_of(folder, each.name) for each in benchmarks])
+        files = [lines.file_of(folder, each.name) for each in benchmarks]
+        answered_benchmarks.report(folder, files)
 
 
 def _check(options: Any) -> None:
@@ -264,20 +242,6 @@ def _ask_one(
             stop=lambda: stop.requested,
             progress=lambda done, errors: bar.update(done, errors=errors),
         )
-
-
-def _report(folder: Path, files: list[Path]) -> None:
-    """Writes scores.json and prints the table."""
-    from visor_jax.evals.answered.summary import summary_of, table_of
-    from visor_jax.runtime import atomic_write
-
-    summaries = [summary_of(file) for file in files]
-    file = folder / "scores.json"
-    atomic_write.write_json(
-        file, {each.benchmark: each.to_json() for each in summaries}
-    )
-    print(table_of(summaries))
-    print(f"\nshares are per cent; all figures: {file}")
 
 
 def _say(line: str) -> None:

@@ -125,6 +125,21 @@ def _mmmu(n: int) -> Row:
     return Row(hub, table, f"{question}{tail}", right)
 
 
+# Of the data set's queries, which VLMEvalKit's table has as questions.
+_HINTS = (
+    "Please answer the question and provide the correct option letter, e.g., A, B, C, "
+    "D, at the end.",
+    "Please answer the question requiring an integer answer and provide the final "
+    "value, e.g., 1, 2, 3, at the end.",
+    "Please answer the question requiring a floating-point number with one decimal "
+    "place and provide the final value, e.g., 1.2, 1.3, 1.4, at the end.",
+    "Please answer the question requiring a floating-point number with two decimal "
+    "places and provide the final value, e.g., 1.23, 1.34, 1.45, at the end.",
+    "Please answer the question requiring a Python list as an answer and provide the "
+    "final list, e.g., [1, 2, 3], [1.2, 1.3, 1.4], at the end.",
+)
+
+
 def _mathvista(n: int) -> Row:
     kinds = [
         ("multi_choice", "text", None, _options(n), _options(n)[1], "B"),
@@ -152,7 +167,14 @@ def _mathvista(n: int) -> Row:
     }
     lines = f"\n{_lines(n)}" if choices else ""
     said = " (Unit: m)" if n % 2 else ""
-    return Row(hub, None, f"How far {n}?{said}{lines}\n{sentences[n % 5]}", right)
+    query = f"Hint: {_HINTS[n % 5]}\nQuestion: How far {n}?{said}"
+    if choices:
+        query += "\nChoices:\n" + "\n".join(f"(A) {each}" for each in choices)
+    table = {
+        **{"question": query, "question_type": question_type, "answer": answer},
+        **{"answer_type": answer_type, "choices": repr(choices or [])},
+    }
+    return Row(hub, table, f"How far {n}?{said}{lines}\n{sentences[n % 5]}", right)
 
 
 MAKERS: dict[str, Callable[[int], Row]] = {

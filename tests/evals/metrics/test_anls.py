@@ -20,6 +20,8 @@ from visor_jax.evals.metrics.anls import anls, levenshtein
         ("42.", ["42"], 2 / 3),
         ("abxd", ["abcd     "], 8 / 9),
         ("five", ["5"], 0.0),
+        # In capitals they are five long.
+        ("maß!", ["maßq"], 0.8),
         ("", ["n/a"], 0.0),
         ("", [""], 1.0),
         ("anything", [], 0.0),

@@ -30,6 +30,8 @@ def test_what_is_unread_goes_to_the_extractor():
     assert static_reading("A or B", OPTIONS) == "A"
     assert static_reading("two dogs", OPTIONS) == "B"
     assert static_reading("no idea", OPTIONS) is None
+    # There is no option D.
+    assert static_reading("it is B or D", OPTIONS) == "B"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from visor_jax.evals.metrics.ocrbench import holds_reference
         (r"\frac {1} {2}", r"\frac{1}{2}", "HME100k", 1),
         ("X ^ 2", "x^2", "HME100k", 0),
         ("x ^\n2", "x^2", "HME100k", 1),
+        ("ｘ^2", "x^2", "HME100k", 0),
         ("", "stop", "", 0),
     ],
 )

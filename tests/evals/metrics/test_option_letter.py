@@ -80,6 +80,9 @@ def test_extractor_knows_only_letters_that_are_offered():
         ("(C)", "C", 1),
         ("c", "C", 0),
         ("YES", "Yes", 1),
+        ("2", "2.", 0),
+        ("B", " b ", 1),
+        ("it is B or F", "B", 1),
     ],
 )
 def test_realworldqa(answer, reference, score):

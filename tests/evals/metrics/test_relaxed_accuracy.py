@@ -21,6 +21,8 @@ from visor_jax.evals.metrics.relaxed_accuracy import is_other_year, relaxed_accu
         (" Yes\n", "yes", 1),
         ("1e2", "100", 1),
         ("%", "%", 1),
+        # As a product, .05 times 14.1, the tolerance would let it through.
+        ("14.805", "14.1", 0),
     ],
 )
 def test_scores_as_the_published_harness(answer, reference, score):

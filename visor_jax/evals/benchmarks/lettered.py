@@ -17,6 +17,8 @@ from visor_jax.evals.tables.question import Question
 _TSV_COLUMNS = ("index", "question", "A", "B", "answer", "image")
 _LETTERS = tuple("ABCDEFGHIJ")
 _NEW_TOKENS = 64
+# lmms-eval cuts MME's sentence out of MMStar's questions, too.
+_CUT_OUT = " Please answer yes or no."
 
 
 def _ids(name: str) -> tuple[str, str]:
@@ -59,7 +61,8 @@ def _read_seed(row: cells.Row, number: int) -> Question | None:
 
 
 def _read_mmstar(row: cells.Row, number: int) -> Question:
-    question, choices = cells.text(row, "question").strip(), cells.options(row)
+    choices = cells.options(row)
+    question = cells.text(row, "question").strip().replace(_CUT_OUT, "")
     if choices:  # VLMEvalKit has them in columns, the hub in the question.
         listed = zip(_LETTERS, choices, strict=False)
         said = ", ".join(f"{letter}: {text}" for letter, text in listed)
@@ -93,6 +96,10 @@ def _by_letter(read: Callable[[str], str | None]) -> Scoring:
     return score
 
 
+def _one_of_four(answer: str) -> str | None:
+    return option_letter.extracted_letter(answer, option_letter.FOUR)
+
+
 def _score_ai2d(question: Question, answer: str) -> tuple[str, float]:
     letter = question.references[0]
     return option_letter.ai2d_answer(answer), option_letter.ai2d_score(answer, letter)
@@ -100,8 +107,9 @@ def _score_ai2d(question: Question, answer: str) -> tuple[str, float]:
 
 def _score_realworldqa(question: Question, answer: str) -> tuple[str | None, float]:
     right = question.references[0]
-    is_letter = right in ("A", "B", "C", "D")
-    parsed = option_letter.extracted_letter(answer) if is_letter else answer
+    parsed = answer
+    if option_letter.is_letter(right):
+        parsed = option_letter.extracted_letter(answer, option_letter.FOUR)
     return parsed, option_letter.realworldqa_score(answer, right)
 
 
@@ -164,7 +172,7 @@ MMSTAR = Definition(
     tsv="MMStar",
     tsv_columns=_TSV_COLUMNS,
     read=_read_mmstar,
-    score=_by_letter(option_letter.extracted_letter),
+    score=_by_letter(_one_of_four),
     figures=_mmstar_figures,
     metric="letter, mean of 18 means",
     new_tokens=_NEW_TOKENS,

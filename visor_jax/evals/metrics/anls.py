@@ -6,7 +6,8 @@ Average normalised Levenshtein similarity (Biten et al. 2019, Mathew et al. 2021
     score = 1 - least NL over the references, and 0 where that is below a half.
 
 The texts are compared stripped, lower-cased and with single blanks; their lengths are
-those *before* that. A tie of a half counts here; the paper has it score nothing.
+those *before* that, in capitals ("ß" has two). A tie of a half counts here; the paper
+has it score nothing.
 
     answer        reference        score
     "abcd"        "abce"           .75
@@ -47,7 +48,7 @@ def levenshtein(one: str, other: str) -> int:
 
 def _distance(answer: str, reference: str) -> float:
     """Returns the normalised distance; 0 for two empty texts."""
-    longest = max(len(answer), len(reference))
+    longest = max(len(answer.upper()), len(reference.upper()))
     if longest == 0:
         return 0.0
     return levenshtein(_normalised(answer), _normalised(reference)) / longest

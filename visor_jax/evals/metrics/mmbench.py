@@ -43,8 +43,12 @@ def option_reading(answer: str, options: Sequence[str]) -> str | None:
 
 
 def static_reading(answer: str, options: Sequence[str]) -> str | None:
-    """Returns `option_reading`, or the extractor's letter where there is none."""
-    return option_reading(answer, options) or extracted_letter(answer)
+    """Returns `option_reading`, or the extractor's letter where there is none.
+
+    The extractor knows the letters of options alone.
+    """
+    letters = _LETTERS[: len(options)]
+    return option_reading(answer, options) or extracted_letter(answer, letters)
 
 
 def circle_is_right(rows: Iterable[bool]) -> float:

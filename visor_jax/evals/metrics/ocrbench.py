@@ -1,8 +1,8 @@
 """OCRBench (Liu et al. 2024): an answer is right if it holds a reference.
 
 As lmms-eval 0.7.3 compares them: lower-cased, stripped, line breaks as blanks and
-full-width letters folded; formulas (data set HME100k) with their case and without
-blanks. That "10" holds "1" is part of the rule.
+full-width letters folded; formulas (data set HME100k) as they are, but without blanks
+and line breaks. That "10" holds "1" is part of the rule.
 """
 
 from collections.abc import Iterable
@@ -27,4 +27,4 @@ def _plain(text: str) -> str:
 
 
 def _formula(text: str) -> str:
-    return text.translate(_FOLDED).strip().replace("\n", "").replace(" ", "")
+    return text.strip().replace("\n", "").replace(" ", "")

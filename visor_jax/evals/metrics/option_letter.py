@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from visor_jax.evals.metrics.exact_match import exact_match
 
 LETTERS = "ABCDEFGH"
+# Of benchmarks whose questions have no more.
+FOUR = "ABCD"
 _LEADING = re.compile(r"\s*([A-Z])\.")
 _SIGNS_AT_ENDS = ",.!?;:'\""
 _NOUNS = ("answer", "correct answer", "best answer", "correct option", "best option")
@@ -92,11 +94,19 @@ def extracted_letter(answer: str, letters: Sequence[str] = LETTERS) -> str | Non
 
 
 def realworldqa_score(answer: str, reference: str) -> float:
-    """Returns 1.0 if letter (where the reference is one of A to D) or text is right."""
-    if reference in ("A", "B", "C", "D"):
-        return float(extracted_letter(answer) == reference)
-    bare = [text.lower().strip().rstrip(".") for text in (answer, reference)]
-    return float(bare[0] == bare[1])
+    """Returns 1.0 if letter (where the reference is one of A to D) or text is right.
+
+    Full stops behind the answer do not count; behind the reference they do.
+    """
+    reference = reference.strip()
+    if is_letter(reference):
+        return float(extracted_letter(answer, FOUR) == reference.upper())
+    return float(answer.lower().strip().rstrip(".") == reference.lower())
+
+
+def is_letter(reference: str) -> bool:
+    """Returns whether RealWorldQA's reference is the letter of an option."""
+    return reference.strip().upper() in tuple(FOUR)
 
 
 def _ends_of_phrases(text: str) -> list[int]:

@@ -87,7 +87,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*, config=ENGINE, fetch=None, warm_up=False, **settings):
+def serving(*, config=ENGINE, fetch=None, warm_up=False, more_routes=(), **settings):
     """Yields a server of the tiny network, which is stopped afterwards."""
     service = make_service(
         model(),
@@ -96,6 +96,7 @@ def serving(*, config=ENGINE, fetch=None, warm_up=False, **settings):
         buckets=None if warm_up else [],
         key=3,
         fetch=fetch,
+        more_routes=more_routes,
     )
     own = service.thread.engine.programs
     own.compiled = _COMPILED.setdefault(config, own.compiled)

@@ -34,8 +34,7 @@ def site():
         return {"budget": Latency(prefill=12.0, per_token=2.5), "dense": slow}
 
     routes = looks_routes(functools.partial(answer_looks, served.model()), times)
-    with served.serving() as found:
-        found.server.config.app.include_router(routes(found.service))
+    with served.serving(more_routes=[routes]) as found:
         yield found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
+from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
 from visor_jax.plan.tpu.child import (
     CompilerError,
@@ -109,8 +110,18 @@ def step_of(plan: Any) -> Callable[[TrainState, Batch], TrainState]:
 
 
 def gated_bodies(plan: Any) -> int:
-    """Returns how many layer bodies of the program have a gate."""
-    return len(plan.run.model.plan.self_layers)
+    """Returns how many layer bodies of the program have a gate.
+
+    One for each gated place of what is repeated where layers are scanned, which those
+    between which the reading loss looks are not; and each layer that is written out.
+    """
+    model = plan.run.model
+    layers, looks = model.plan, set(model.reading_layers) - {ENTRY}
+    repeated = layers.repeated(0, layers.num_layers)
+    if model.scan_layers == "off" or looks or repeated is None:
+        return len(layers.self_layers)
+    behind = sum(layer >= repeated.stop for layer in layers.self_layers)
+    return sum(kind.is_gated for kind in repeated.kinds) + behind
 
 
 def flops_of(plan: Any) -> int:

@@ -4,6 +4,7 @@ import base64
 import shutil
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from tests.evals.benchmarks import made_up
@@ -184,3 +185,24 @@ def test_cells():
         cells.letter("E", 4)
     with pytest.raises(ValueError, match="does not hold it"):
         cells.pictures({"image": {"bytes": None, "path": "a.png"}}, "image")
+
+
+def test_pictures_of_rows_that_are_done_do_not_stay_in_memory(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    picture, files = 100_000, []
+    for shard in range(10):
+        noise = np.random.default_rng(shard).bytes(20 * picture)
+        pictures = [noise[i : i + picture] for i in range(0, len(noise), picture)]
+        files.append(tmp_path / f"test-{shard:05d}-of-00010.parquet")
+        table = arrow.table({"image": pictures})
+        parquet.write_table(table, files[-1], row_group_size=10)
+        del table
+    before, most, count = arrow.total_allocated_bytes(), 0, 0
+    for row in ParquetTable(files).rows(["image"]):
+        assert len(row["image"]) == picture
+        most = max(most, arrow.total_allocated_bytes() - before)
+        count += 1
+    assert count == 200
+    # A few copies of one file, as long as it is read; never all files.
+    assert most < 4 * 20 * picture

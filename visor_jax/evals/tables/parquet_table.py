@@ -19,6 +19,8 @@ SHARD = re.compile(
     r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet"
 )
 _ROWS_AT_ONCE = 32
+# Of a column that is read; without it a row group's pictures are read at once.
+_BUFFER_BYTES = 2**20
 
 
 class ParquetTable:
@@ -32,22 +34,28 @@ class ParquetTable:
         """
         self.files = tuple(sorted(files))
         _check_complete(self.files)
-        self._opened = [_opened(file) for file in self.files]
-        self.columns = tuple(self._opened[0].schema_arrow.names)
+        self._columns, self._rows = [], 0
+        for file in self.files:
+            with _opened(file) as opened:
+                self._columns.append(tuple(opened.schema_arrow.names))
+                self._rows += opened.metadata.num_rows
+        self.columns = self._columns[0]
 
     def __len__(self) -> int:
-        return sum(opened.metadata.num_rows for opened in self._opened)
+        return self._rows
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """Yields the rows with those of the columns that there are."""
         wanted = [name for name in columns if name in self.columns]
-        for file, opened in zip(self.files, self._opened, strict=True):
-            lacking = sorted({*wanted} - {*opened.schema_arrow.names})
+        for file, columns_there in zip(self.files, self._columns, strict=True):
+            lacking = sorted({*wanted} - {*columns_there})
             if lacking:
                 raise ValueError(f"{file} has no columns {lacking}, others have them.")
-            batches = opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted)
-            for batch in batches:
-                yield from batch.to_pylist()
+            # What was read of a file stays in memory as long as the file is open.
+            with _opened(file) as opened:
+                batches = opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted)
+                for batch in batches:
+                    yield from batch.to_pylist()
 
 
 def _check_complete(files: Sequence[Path]) -> None:
@@ -76,6 +84,6 @@ def _opened(file: Path) -> Any:
         ) from error
     check_not_pointer(file)
     try:
-        return parquet.ParquetFile(file)
+        return parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
     except Exception as error:  # Arrow has classes of its own.
         raise ValueError(f"{file} is no parquet file ({error!s:.200}).") from error

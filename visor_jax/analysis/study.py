@@ -136,7 +136,7 @@ def layer_ways(network: Network, budget: Budget) -> tuple[str, ...]:
     def way(layer: int, kind: LayerKind) -> str:
         gate = gate_of.get(layer, True)
         if gate is READ:
-            return LayerKind.READ.value
+            return READ.value
         return kind.value if gate else "off"
 
     return tuple(way(*each) for each in enumerate(plan.kinds))

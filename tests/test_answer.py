@@ -356,7 +356,8 @@ def test_programs_are_compiled_ahead_and_kept(workdir, tmp_path):
     ]
     done = _run(command)
     assert (done.returncode, done.stdout) == (0, "")
-    lines = done.stderr.splitlines()
+    started, *lines = done.stderr.splitlines()
+    assert "attention auto" in started
     # Encoding 1, 2, 4 or 8 images; one size of each other program.
     assert lines[0].startswith("program 1 of 8: encode 1x144 1")
     assert lines[-1].startswith("compiled 8 programs in")

@@ -128,7 +128,7 @@ def test_networks_are_what_their_flags_say(runs):
         prepare(
             dataclasses.replace(runs, dense=runs.universal, universal=[], policy=[])
         )
-    with pytest.raises(ValueError, match=r"as many seeds .* dense 2, --universal 1"):
+    with pytest.raises(ValueError, match=r"as many seeds .*--dense 2, --universal 1"):
         prepare(dataclasses.replace(runs, dense=[*runs.dense, "other"]))
     with pytest.raises(ValueError, match="given more than once"):
         prepare(dataclasses.replace(runs, dense=runs.universal))

@@ -50,7 +50,9 @@ def _program(*arguments):
 
 def test_json_line_holds_answer_cost_and_time(workdir):
     done = _program(*_arguments(workdir), "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    (started,) = done.stderr.splitlines()
+    assert "attention auto; compiled programs in" in started
     (line,) = done.stdout.splitlines()
     report = json.loads(line)
     model = visor_jax.load(workdir)
@@ -80,7 +82,7 @@ def test_json_line_holds_answer_cost_and_time(workdir):
 def test_a_mistake_is_one_line_and_code_2(workdir):
     done = _program(*_arguments(workdir, image="gone.png"))
     assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    _started, line = done.stderr.splitlines()
     assert line.startswith("error: Cannot read the image 'gone.png'")
 
 

@@ -190,7 +190,7 @@ def test_bad_pictures_are_named(tmp_path):
     with pytest.raises(ValueError, match="frame 2 of video 1: it is damaged"):
         PROCESSOR.prompt(question(images=0, videos=1), videos=[[image, b"none"]])
     with pytest.raises(
-        ValueError, match=r"A video is the list of its frames.*got \[\]"
+        ValueError, match=r"A video is a file or the list of its frames.*got \[\]"
     ):
         PROCESSOR.prompt(question(images=0, videos=1), videos=[[]])
     with pytest.raises(ValueError, match=r"image 'a.png': there is no"):

@@ -22,7 +22,12 @@ from visor_jax.token_reduction.registry import BEFORE, REDUCERS, fitted, parse
 LENGTHS = {"text_tokens": 5, "image_tokens": 37, "crops": 3, "batch": 2}
 # The tower has two layers.
 WITH = {"vscan_stage1": ",local_layer=0"}
-BEFORE_IT = [name for name, entry in REDUCERS.items() if entry.where == BEFORE]
+# Those that choose; what makes a token of neighbours has no `keep`.
+BEFORE_IT = [
+    name
+    for name, entry in REDUCERS.items()
+    if entry.where == BEFORE and "keep" in {each.name for each in entry.settings}
+]
 SETTINGS = [
     "divprune:keep=0.3,scope=image,features=tower",
     "divprune:keep=0.3,start=first",

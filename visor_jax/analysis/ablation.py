@@ -27,7 +27,7 @@ from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 Layers = Collection[int]
 
@@ -101,7 +101,7 @@ def next_log_probs(
     return found
 
 
-@bounded_jit(static_argnames=("model", "gates"))
+@mesh_jit(static_argnames=("model", "gates"))
 def _log_probs(
     params: Any,
     tokens: Int[Array, "B T"],

@@ -17,19 +17,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Int32, UInt8
 
-from visor_jax.analysis.cross_attention_maps import check_keeps_all, first_crop_map
-from visor_jax.batch import Batch
+from visor_jax.analysis.cross_attention_maps import (
+    check_keeps_all,
+    cross_looks,
+    first_crop_map,
+)
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.layer_plan import StaticGate
 from visor_jax.models.variants import dense
-from visor_jax.models.vlm import VLM, begin_batch
-from visor_jax.runtime.bounded_jit import bounded_jit
 
 _LEVELS = 255
 # Of an answer; lengths are rounded up to powers of two.
@@ -84,7 +84,7 @@ def answer_looks(
     rows = first + np.arange(_rounded_up(len(tokens)), dtype=np.int32)
     rows = np.minimum(rows, first + len(tokens) - 1)[None]
     gates = model.budget(budget).gates(model.config.plan)
-    found = _looks(model.params, batch, rows, model=model.vlm, gates=gates)
+    found = cross_looks(model.params, batch, rows, model=model.vlm, gates=gates)
     side = model.config.vision.patches_per_side
     maps = np.stack(
         [
@@ -166,24 +166,3 @@ def _continued(prompt: Sample, tokens: Int32[np.ndarray, "N"]) -> Sample:
         "loss_mask": np.pad(layout.loss_mask, (0, count)),
     }
     return dataclasses.replace(prompt, layout=dataclasses.replace(layout, **longer))
-
-
-@bounded_jit(static_argnames=("model", "gates"))
-def _looks(
-    params: Any,
-    batch: Batch,
-    rows: Int32[Array, "1 R"],
-    *,
-    model: VLM,
-    gates: tuple[StaticGate, ...],
-) -> dict[int, Float[Array, "1 R V"]]:
-    def run(module: VLM) -> dict[int, Array]:
-        state, begun, found = begin_batch(module, batch), 0, {}
-        for layer in module.config.plan.cross_layers:
-            state, _ = module.run(state, gates, start=begun, stop=layer)
-            streams = (state.text, state.image)
-            found[layer] = module.language_model.look_across(layer, *streams, rows)
-            begun = layer
-        return found
-
-    return model.apply({"params": params}, method=run)

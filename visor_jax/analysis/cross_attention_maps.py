@@ -8,7 +8,7 @@ are computed beside the network's own attention, for that one token, and add up 
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
@@ -36,7 +36,8 @@ def cross_attention_maps(
     """
     check_keeps_all(network)
     gates = budget.gates(network.config.plan)
-    found = _maps(network.params, batch, model=network.vlm, gates=gates)
+    last = last_valid(text_tags(batch))[:, None]
+    found = cross_looks(network.params, batch, last, model=network.vlm, gates=gates)
     return {layer: np.asarray(weights[:, 0]) for layer, weights in found.items()}
 
 
@@ -72,17 +73,22 @@ def first_crop_map(
 
 
 @mesh_jit(static_argnames=("model", "gates"))
-def _maps(
-    params: Any, batch: Batch, *, model: VLM, gates: tuple[StaticGate, ...]
-) -> dict[int, Array]:
-    last = last_valid(text_tags(batch))[:, None]
+def cross_looks(
+    params: Any,
+    batch: Batch,
+    rows: Int[Array, "B R"],
+    *,
+    model: VLM,
+    gates: tuple[StaticGate, ...],
+) -> dict[int, Float[Array, "B R V"]]:
+    """Returns where these text tokens look in every CROSS layer, in one pass."""
 
     def run(module: VLM) -> dict[int, Array]:
         state, begun, found = begin_batch(module, batch), 0, {}
         for layer in module.config.plan.cross_layers:
             state, _ = module.run(state, gates, start=begun, stop=layer)
             streams = (state.text, state.image)
-            found[layer] = module.language_model.look_across(layer, *streams, last)
+            found[layer] = module.language_model.look_across(layer, *streams, rows)
             begun = layer
         return found
 

@@ -24,7 +24,7 @@ from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM, image_tags, text_tags
 from visor_jax.ops.masks import TokenTags, last_valid
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 # Examples whose pictures are in memory at once, in batches.
 _BATCHES = 4
@@ -171,7 +171,7 @@ def prompts_of(
     )
 
 
-@bounded_jit(static_argnames=("model",))
+@mesh_jit(static_argnames=("model",))
 def _encoded(params: Any, batch: Batch, *, model: VLM) -> ImageTokens:
     return model.apply(
         {"params": params},

@@ -29,7 +29,7 @@ from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.attention_weights import attention_weights
 from visor_jax.ops.masks import TokenTags, visible
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 SHARE, RELATIVE, TEXT, ADDED = "share", "relative", "share_of_text", "added"
 # Text tokens whose attention is in memory at once.
@@ -82,7 +82,7 @@ def attention_of(study: Study, prompts: Prompts) -> dict[str, Float[np.ndarray, 
     return measures
 
 
-@bounded_jit(static_argnames=("model", "gates", "ways"))
+@mesh_jit(static_argnames=("model", "gates", "ways"))
 def _measures(
     params: Any,
     tokens: Int[Array, "B T"],

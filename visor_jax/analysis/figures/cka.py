@@ -21,7 +21,7 @@ from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM
 from visor_jax.ops.masks import TokenTags
-from visor_jax.runtime.bounded_jit import bounded_jit
+from visor_jax.sharding.programs import mesh_jit
 
 
 def content(study: Study) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def similarity_of(study: Study, prompts: Prompts) -> Float[np.ndarray, "n S S"]:
     return found[:, place[:, None], place[None, :]]
 
 
-@bounded_jit(static_argnames=("model", "gates", "changing"))
+@mesh_jit(static_argnames=("model", "gates", "changing"))
 def _similarities(
     params: Any,
     tokens: Int[Array, "B T"],

@@ -11,7 +11,7 @@ from visor_jax.evals.baselines.conditions import (
     INSIDE,
 )
 from visor_jax.evals.baselines.rows import Row, best_at, cost_of, visor_rows
-from visor_jax.evals.report.markdown import duration, percent, table, with_interval
+from visor_jax.evals.report.markdown import origin, percent, table, with_interval
 
 Report = Mapping[str, Any]
 # What may not be dearer than VISOR's, and how it is called.
@@ -179,26 +179,9 @@ def _counting(report: Report) -> str:
 
 
 def _origin(report: Report) -> str:
-    header = ["network", "preset", "seed", "steps", "training", "commit", "checkpoint"]
-    lines = [
-        [
-            run["label"],
-            run["preset"],
-            str(run["seed"]),
-            f"{run['train_steps']:,}",
-            duration(run["wall_clock_s"]),
-            f"`{run['git_commit'][:12]}`",
-            f"`{run['checkpoint']}`",
-        ]
-        for run in report["runs"]
-    ]
-    facts = [
-        f"- Command: `{report['command']}`",
-        f"- Machine: {report['machine']}; times: {report['timed_on']}",
-        f"- Commit: `{report['git_commit']}`",
-        f"- Time: {report['time']}",
-    ]
-    return table(header, lines, left=2) + "\n\n" + "\n".join(facts)
+    runs = [{**run, "model": run["label"]} for run in report["runs"]]
+    machine = f"{report['machine']}; times: {report['timed_on']}"
+    return origin({**report, "runs": runs, "machine": machine}, "network")
 
 
 def _method(row: Row) -> str:

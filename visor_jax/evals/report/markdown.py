@@ -42,7 +42,7 @@ def report_text(report: Report, asked: Predictions) -> str:
         "## What is counted",
         _counting(report, asked),
         "## How this was made",
-        _origin(report),
+        origin(report),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -248,8 +248,12 @@ def _metric(asked: Predictions) -> str:
     return f"Accuracies are means of `{name}`, of what greedy decoding writes."
 
 
-def _origin(report: Report) -> str:
-    header = ["model", "preset", "seed", "steps", "training", "commit", "checkpoint"]
+def origin(report: Report, network: str = "model") -> str:
+    """Returns which runs a report is of, and how it was made.
+
+    network: what heads the column of the runs' names.
+    """
+    header = [network, "preset", "seed", "steps", "training", "commit", "checkpoint"]
     lines = [
         [
             run["model"],

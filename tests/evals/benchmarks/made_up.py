@@ -4,6 +4,8 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.evals.benchmarks import made_up_options, made_up_rows
 from tests.evals.benchmarks.made_up_rows import (
     Row,
@@ -38,9 +40,8 @@ def write_hub(name: str, source: Any, folder: Path, pictures: Any = None) -> Non
 
 
 def _write_shards(found: list[dict[str, Any]], folder: Path, source: Any) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow = pytest.importorskip("pyarrow", reason="needs: pip install -e .[data]")
+    parquet = pytest.importorskip("pyarrow.parquet")
     place = folder / source.ids[0].partition("/")[2] / (source.config or "data")
     place.mkdir(parents=True, exist_ok=True)
     table = pyarrow.Table.from_pylist(found)

@@ -76,6 +76,24 @@ def test_choosing_costs_what_the_program_multiplies(spec, side):
     assert program == others + LENGTHS["batch"] * own
 
 
+@pytest.mark.parametrize("tokens", [3, 6])
+def test_a_smaller_picture_costs_what_the_smaller_tower_multiplies(tokens):
+    config = sized(6)
+    method = fitted(parse(f"lower_resolution:tokens={tokens}"), config)
+    program, full = counted(config, method)
+    cost = prompt_account(
+        method,
+        *(config, Budget.all(config.plan)),
+        **{"text_tokens": 5, "image_tokens": 37, "image_slots": 0, "crops": 3},
+    )
+    # The logits of all five text tokens instead of one.
+    more = 2 * 4 * config.decoder.width * config.decoder.vocab_size
+    # Learned places, of the tower alone, once for all rows: 6 x 6 to 3 x 6 to 3 x 3.
+    places = 2 * config.vision.width * 3 * 6 * (6 + 3) if tokens == 3 else 0
+    assert program == 2 * (cost.end_to_end + more) + places
+    assert (program < full) == (tokens == 3)
+
+
 def test_a_formula_that_forgets_something_is_found():
     class Forgetful(VisPruner):
         def choice_flops(self, config, crops):

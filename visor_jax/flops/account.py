@@ -140,6 +140,7 @@ def account(
     image_lengths: Sequence[int] | None = None,
     selection: int = 0,
     crop_selection: int = 0,
+    tower_side: int | None = None,
     at_hand: Collection[int] = (),
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
@@ -149,8 +150,9 @@ def account(
     features are at hand already. image_lengths: what a token reducer leaves for
     each decoder layer (`TokenReducer.image_lengths`), None for all. selection: FLOPs of
     its own work in one sample (`token_reducer.selection_flops`). crop_selection: of
-    that before the decoder (`token_reducer.crop_flops`). at_hand: layers in which the
-    image's keys and values are known, so that only text goes through them.
+    that before the decoder (`token_reducer.crop_flops`). tower_side: patches per side
+    of a crop that is shrunk before the tower (`TowerReads.side`). at_hand: layers in
+    which the image's keys and values are known, so that only text goes through them.
     The reading loss and the policy are not part of it.
 
     Raises:
@@ -162,6 +164,10 @@ def account(
     if image_lengths is not None:
         lengths = tuple(image_lengths)
     layers = _prefill_layers(config, budget, text_tokens, lengths, at_hand)
+    vision = config.vision
+    if tower_side is not None:
+        size = tower_side * vision.patch_size
+        vision = dataclasses.replace(vision, image_size=size)
     return Account(
         config=config,
         budget=budget,
@@ -171,10 +177,8 @@ def account(
         crops=crops,
         logit_positions=logits,
         batch=batch,
-        tower=layer_costs.vision_tower(config.vision, crops=batch * crops),
-        projector=layer_costs.projector(
-            config.vision, config.decoder, crops=batch * crops
-        ),
+        tower=layer_costs.vision_tower(vision, crops=batch * crops),
+        projector=layer_costs.projector(vision, config.decoder, crops=batch * crops),
         layers=tuple(layer.times(batch) for layer in layers),
         lm_head=layer_costs.lm_head(config.decoder, positions=batch * logits),
         selection=batch * selection,

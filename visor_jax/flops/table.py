@@ -152,6 +152,7 @@ def prompt_cost(
     image_lengths: Callable[[int, int], Sequence[int]] | None = None,
     selection: Callable[[int, int], int] | None = None,
     crop_selection: int = 0,
+    tower_side: int | None = None,
     first_look: Budget | None = None,
 ) -> Row:
     """Returns the FLOPs of one prompt, and what the budget saves (see HEADER).
@@ -163,6 +164,7 @@ def prompt_cost(
         (`TokenReducer.image_lengths`); None for all.
       selection: FLOPs of dropping the others, of text and image tokens; None for none.
       crop_selection: FLOPs of that before the decoder.
+      tower_side: see `account`.
       first_look: of a cascade that has looked again, in `budget`; its prefill counts,
         too, and tower and trunk ran for it.
 
@@ -185,6 +187,7 @@ def prompt_cost(
             image_lengths=seen,
             selection=0 if selection is None else selection(text_tokens, image_tokens),
             crop_selection=crop_selection,
+            tower_side=tower_side,
         )
         for each in ((budget,) if first_look is None else (first_look, budget))
     )

@@ -7,6 +7,7 @@ counted, blocks that are filled up included. Per image, all of its crops.
     greedy choice        a chosen patch with all others, one after the other
     all pairs            every patch with every other one
     merging              patches with those that stay, and their means
+    shrinking            rows of pixels with their weights, then columns
 """
 
 from visor_jax.models.config import VisionConfig
@@ -42,6 +43,12 @@ def all_pairs(*, patches: int, width: int) -> int:
 def pairs(*, ones: int, others: int, width: int) -> int:
     """Returns the FLOPs of a product of each of `ones` with each of `others`."""
     return 2 * ones * others * width
+
+
+def shrinking(vision: VisionConfig, *, side: int, crops: int) -> int:
+    """Returns the FLOPs of resizing crops to `side` patches per side, in colour."""
+    size, new = vision.image_size, side * vision.patch_size
+    return crops * 3 * 2 * new * size * (size + new)
 
 
 def _filled(count: int, block: int) -> int:

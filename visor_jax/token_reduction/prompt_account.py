@@ -11,6 +11,7 @@ from visor_jax.models.decoder.token_reducer import (
     in_bucket,
     selection_flops,
 )
+from visor_jax.models.vision.crop_features import reads_of
 
 
 def prompt_account(
@@ -42,5 +43,6 @@ def prompt_account(
         image_lengths=reducer.image_lengths(image_tokens, config.plan.num_layers),
         selection=selection_flops(reducer, config, **prompt),
         crop_selection=crop_flops(reducer, config, crops=crops),
+        tower_side=reads_of(reducer).side,
         at_hand=at_hand,
     )

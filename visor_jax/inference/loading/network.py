@@ -21,6 +21,7 @@ from visor_jax.models.decoder.token_reducer import (
     in_bucket,
     selection_flops,
 )
+from visor_jax.models.vision.crop_features import reads_of
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
 from visor_jax.token_reduction.registry import name_of
@@ -86,6 +87,7 @@ class Network:
             crop_selection=crop_flops(
                 reducer, self.config, crops=lengths.get("crops", 1)
             ),
+            tower_side=reads_of(reducer).side,
             first_look=first_look,
             **lengths,
         )

@@ -114,7 +114,14 @@ def replying(*replies):
                 if reply is None:
                     writer.close()
                     return
-                writer.write(reply)
+                head, body = reply.split(b"\r\n\r\n", 1)
+                writer.write(head + b"\r\n\r\n")
+                # Who closes at the head's end never sees it.
+                await asyncio.sleep(0.01)
+                writer.write(body)
+                if b"Connection: close" in head:
+                    writer.close()
+                    return
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
@@ -135,6 +142,10 @@ def whole(name, text="So.", status="200 OK", **more):
     return _reply(json.dumps(said), "application/json", status)
 
 
+def closing(reply):
+    return reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+
+
 def streamed(name, *, ends=1):
     chunk = {"id": name, "choices": [{"delta": {"content": "So."}}]}
     chunk["usage"] = {"total_tokens": 5, "completion_tokens": 2}
@@ -151,6 +162,7 @@ def _reply(body, kind, status="200 OK"):
     ("replies", "wrong"),
     [
         ((whole("a"), streamed("b")), []),
+        ((closing(whole("a")), whole("b")), []),
         ((whole("a"), whole("a")), ["request 1 (whole): answer a came twice"]),
         ((whole("a", "Oh."),), ["request 0 (whole): answered 'Oh.', not 'So.'"]),
         ((whole("a", usage=None),), ["request 0 (whole): usage None"]),

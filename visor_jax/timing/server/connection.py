@@ -58,9 +58,11 @@ class Connection:
         self._host, self._port = host, port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._ended: asyncio.StreamWriter | None = None
 
     async def ask(self, path: str, body: bytes) -> Reply:
         """Returns the head of the answer to a POST of JSON."""
+        self._close_ended()
         if self._writer is None:
             opened = await asyncio.open_connection(self._host, self._port)
             self._reader, self._writer = opened
@@ -69,9 +71,8 @@ class Connection:
         await self._writer.drain()
         reply = _reply(await self._reader.readuntil(b"\r\n\r\n"), self._reader)
         if reply.headers.get("connection") == "close":
-            # What is to be read is still read.
-            self._writer.close()
-            self._reader = self._writer = None
+            # Its body is still to be read: it is closed before the next request.
+            self._ended, self._reader, self._writer = self._writer, None, None
         return reply
 
     async def send(self, path: str, body: bytes) -> None:
@@ -106,9 +107,15 @@ class Connection:
 
     def leave(self) -> None:
         """Goes away, whatever is on its way."""
+        self._close_ended()
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
+
+    def _close_ended(self) -> None:
+        if self._ended is not None:
+            self._ended.close()
+            self._ended = None
 
     def _head(self, path: str, body: bytes, more: str = "") -> bytes:
         return (

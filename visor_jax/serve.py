@@ -47,9 +47,11 @@ import functools
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visor_jax.budget_names import split_names
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.user_error import UserError
 
@@ -137,7 +139,7 @@ def _service(options: Any) -> "Service":
     return make_service(
         model,
         settings,
-        budgets=options.budgets,
+        budgets=names_of_list(options.budgets),
         cost=options.cost,
         config=dataclasses.replace(config, tokens_per_turn=options.tokens_per_turn),
         buckets=_buckets(options, model),
@@ -145,6 +147,18 @@ def _service(options: Any) -> "Service":
         fetch=_fetch(options, settings.max_body_bytes),
         more_routes=[_looks(model)],
     )
+
+
+def names_of_list(said: Sequence[str]) -> list[str]:
+    """Returns the budgets that --budgets names; commas of a name stay with it."""
+    names: list[str] = []
+    for name in split_names(",".join(said)):
+        # Its two budgets, and the threshold behind the second.
+        if names and names[-1].startswith("cascade:") and "@" not in names[-1]:
+            names[-1] += f",{name}"
+        else:
+            names.append(name)
+    return [name for name in names if name]
 
 
 def _fetch(options: Any, max_bytes: int) -> Any:

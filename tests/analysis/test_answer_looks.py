@@ -8,16 +8,16 @@ import pytest
 from tests.data.tiny_llava import random_image
 from tests.inference.server import served
 from visor_jax.analysis.answer_looks import answer_looks, answer_times
-from visor_jax.analysis.cross_attention_maps import (
-    cross_attention_maps,
-    first_crop_map,
-)
+from visor_jax.analysis.cross_attention_maps import cross_attention_maps
+from visor_jax.analysis.image_places import ImagePlaces
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.variants import dense
 
-REQUEST = Request("Why?", random_image(40, 50))
+# One crop of all of it, and two tiles.
+SIZE = (40, 90)
+REQUEST = Request("Why?", random_image(*SIZE))
 ANSWER = "So it is."
 
 
@@ -46,16 +46,20 @@ def test_every_token_looks_as_it_does_when_it_is_written(budget):
     found = answer_looks(model, REQUEST, ANSWER, budget)
     assert found.layers == (0, 2)
     assert "".join(found.tokens) == ANSWER
-    side = model.config.vision.patches_per_side
-    assert found.maps.shape == (2, len(ANSWER), side, side)
+    settings = model.processor.buckets.image_settings
+    places = ImagePlaces.of(*SIZE, settings, crops=3)
+    assert found.maps.shape == (2, len(ANSWER), *places.shape)
+    assert places.shape[1] > settings.patches_per_side
     exact = np.zeros(found.maps.shape)
     for number in range(len(ANSWER)):
         batch = prompt_and(model, ANSWER[:number])
         maps = cross_attention_maps(model.network, batch, model.budget(budget))
         for place, layer in enumerate(found.layers):
-            exact[place, number] = first_crop_map(
-                maps[layer][0], batch, 0, patches_per_side=side
-            )
+            exact[place, number] = places.map(maps[layer][0], batch, 0)
+            # All but what is looked at learned newlines.
+            patches = batch.image_token_index[0] < 3 * settings.patches_per_crop
+            shown = maps[layer][0][patches & batch.image_mask[0]].sum()
+            np.testing.assert_allclose(exact[place, number].sum(), shown, rtol=1e-5)
     # One level of 255, whose half is lost by rounding.
     most = np.array(found.most)[:, None, None, None]
     np.testing.assert_allclose(found.maps / 255, exact / most, rtol=0, atol=0.51 / 255)

@@ -13,7 +13,7 @@ from visor_jax.evals import timing
 from visor_jax.evals.harness import predict
 from visor_jax.evals.predictions import Predictions
 from visor_jax.flops.account import account
-from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.models.decoder.token_reducer import PositionRule
 

@@ -20,7 +20,8 @@ from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.answer_file import flops_of, record_of
+from visor_jax.inference.files.answer_file import record_of
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.files.request_file import RequestEntry
 from visor_jax.inference.files.request_options import budget_name, known_budgets
 from visor_jax.inference.generation import shared_trunk

@@ -8,7 +8,7 @@ from tests import tiny
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.decoder.token_reducer import selection_flops
 from visor_jax.models.vlm import VLM

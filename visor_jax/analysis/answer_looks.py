@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from visor_jax.analysis.cross_attention_maps import (
-    check_keeps_all,
-    cross_looks,
-    first_crop_map,
-)
+from visor_jax.analysis.cross_attention_maps import check_keeps_all, cross_looks
+from visor_jax.analysis.image_places import ImagePlaces
 from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.images.read_image import read_image
+from visor_jax.data.prompts.messages import media
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.generation.generate import Latency
@@ -39,17 +38,17 @@ _ROUNDS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerLooks:
-    """Maps of one answer over the image's first crop, which shows all of it.
+    """Maps of one answer over its image, of all crops together.
 
     tokens: texts of the answer's. layers: the CROSS layers. maps: from 0 to 255, which
     is the layer's largest value. most: that value, a share of a token's look. shown:
-    how much of a layer's look, in the mean over tokens, lies in the first crop; the
-    rest is in the crops that show parts, and on learned newlines.
+    how much of a layer's look, in the mean over tokens, lies in the image; the rest is
+    on padding and on learned newlines.
     """
 
     tokens: tuple[str, ...]
     layers: tuple[int, ...]
-    maps: UInt8[np.ndarray, "L N side side"]
+    maps: UInt8[np.ndarray, "L N rows columns"]
     most: tuple[float, ...]
     shown: tuple[float, ...]
 
@@ -85,10 +84,10 @@ def answer_looks(
     rows = np.minimum(rows, first + len(tokens) - 1)[None]
     gates = model.budget(budget).gates(model.config.plan)
     found = cross_looks(model.params, batch, rows, model=model.vlm, gates=gates)
-    side = model.config.vision.patches_per_side
+    places = _places(model, request, prompt)
     maps = np.stack(
         [
-            [first_crop_map(look, batch, 0, patches_per_side=side) for look in looks]
+            [places.map(look, batch, 0) for look in looks]
             for looks in (np.asarray(each)[0, : len(tokens)] for each in found.values())
         ]
     )
@@ -132,6 +131,15 @@ def answer_times(
         for _ in range(_ROUNDS)
     ]
     return {name: _median([each[name] for each in rounds]) for name in asked}
+
+
+def _places(model: VisorModel, request: Request, prompt: Sample) -> ImagePlaces:
+    """Returns where the crops of a request's only image lie in it."""
+    carried = media(request.messages(), "image", fetch=model.processor.prompts.fetch)
+    (image,) = carried or request.images or ()
+    pixels = read_image(image, fetch=model.processor.prompts.fetch)
+    settings = model.processor.buckets.image_settings
+    return ImagePlaces.of(*pixels.shape[:2], settings, crops=prompt.num_crops)
 
 
 def _median(measured: Sequence[Latency]) -> Latency:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -99,6 +98,9 @@ class CheckpointManager:
             layout.METADATA: ocp.args.JsonSave(complete_metadata(metadata, step)),
         }
         if data_iterator is not None:
+            # Who only reads a network does not wait for it.
+            import grain
+
             items[layout.DATA] = grain.checkpoint.CheckpointSave(data_iterator)
         with _saving(self._directory):
             # What is due was decided above, so orbax's own policy is overruled.

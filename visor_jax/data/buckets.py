@@ -127,6 +127,11 @@ class Buckets:
         return self._pad_id
 
     @property
+    def image_settings(self) -> ImageSettings:
+        """How pictures become the crops of these shapes."""
+        return self._settings
+
+    @property
     def crop_size(self) -> int:
         """Pixels on a side of every crop."""
         return self._settings.tile_size

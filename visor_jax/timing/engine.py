@@ -39,8 +39,6 @@ from jaxtyping import Array
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints.stored_network import newest_network
-from visor_jax.data.pages.pool.pool import make_pool
-from visor_jax.data.pages.questions import TASKS
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.inference.engine.engine import Engine
@@ -53,22 +51,13 @@ from visor_jax.policy.features import PolicyFeatures
 from visor_jax.runtime.host_memory import keep_freed_memory
 from visor_jax.runtime.machine import machine_description
 from visor_jax.runtime.stopwatch import take_turns
+from visor_jax.timing.page_requests import page_requests
 
 MIXED = "mixed"
 # The policy's choices, by an engine that is told them.
 TOLD = "auto, told"
 
 Rule = Callable[[Request], int]
-
-
-def page_requests(count: int, *, seed: int = 0) -> list[Request]:
-    """Returns a question about each of `count` test pages, tasks in turn."""
-    pool, tasks = make_pool("test", count, seed=seed), list(TASKS.values())
-    return [
-        Request(task.questions[i % len(task.questions)].text, [page])
-        for i, page in enumerate(pool.pages)
-        for task in [tasks[i % len(tasks)]]
-    ]
 
 
 class Ruled(HostRouter):

@@ -26,7 +26,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.flops import layer_costs
 from visor_jax.flops.account import account
 from visor_jax.inference.engine.decode_batches import DecodeBatches
-from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.router import CascadeRouter, fixed
 from visor_jax.models.decoder import cross_attention

@@ -87,13 +87,16 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*, config=ENGINE, fetch=None, warm_up=False, more_routes=(), **settings):
-    """Yields a server of the tiny network, which is stopped afterwards."""
+def serving(*, config=ENGINE, fetch=None, wait=True, more_routes=(), **settings):
+    """Yields a server of the tiny network, which is stopped afterwards.
+
+    wait: until it is ready.
+    """
     service = make_service(
         model(),
         dataclasses.replace(SETTINGS, **settings),
         config=config,
-        buckets=None if warm_up else [],
+        buckets=[],
         key=3,
         fetch=fetch,
         more_routes=more_routes,
@@ -105,7 +108,8 @@ def serving(*, config=ENGINE, fetch=None, warm_up=False, more_routes=(), **setti
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
-        while not service.thread.is_ready and service.thread.failure is None:
+        thread_of = service.thread
+        while wait and not thread_of.is_ready and thread_of.failure is None:
             time.sleep(0.01)
         yield Served(service, server, listening.getsockname()[1])
     finally:

@@ -240,7 +240,10 @@ def test_everything_is_counted(server, client):
     grown = {name: value(name) - before[name] for name in names}
     assert grown == names
     assert value("visor_flops_spent_total") > found["flops"]["total"]
-    assert value("visor_compiled_programs_total") >= 5
+    # Servers before this one may have compiled the others.
+    assert value("visor_compiled_programs_total") >= 1
+    leaves = jax.tree.leaves(served.model().params)
+    assert value("visor_device_bytes") > sum(leaf.nbytes for leaf in leaves)
     for name in ("requests_in_engine", "requests_queued", "slots_busy"):
         assert value(f"visor_{name}") == 0
     assert value("visor_slots") == served.ENGINE.slots * len(served.BUDGETS)

@@ -11,6 +11,8 @@ import openai
 import pytest
 
 from tests.inference.server import served
+from visor_jax.inference.engine.engine import Engine
+from visor_jax.inference.server import timed_heads
 
 CHEAP = served.BUDGETS[0]
 BODY = {"model": "tiny", "budget": CHEAP, "messages": served.messages("Tell me.")}
@@ -117,6 +119,50 @@ def test_bodies_that_are_too_large_are_read_no_further():
         assert ask(server).is_success
 
 
+def connected(server):
+    port = int(server.origin.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def read_until_closed(connection):
+    """Returns what comes before the other side closes."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            found += part
+    return found
+
+
+@pytest.mark.parametrize("line", [b"X-Long: " + b"a" * 900, b"X-A: b\r\n" * 90])
+def test_heads_without_end_are_cut_off(line):
+    with served.serving() as server, connected(server) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 10_000_000:
+                sent += connection.send(line)
+        # It closes long before: the rest lies in the buffers of both sides.
+        assert sent < 10_000_000
+        assert read_until_closed(connection)[:12] in (b"", b"HTTP/1.1 400")
+        assert ask(server).is_success
+
+
+def test_heads_that_do_not_come_to_an_end_are_waited_for_so_long(monkeypatch):
+    monkeypatch.setattr(timed_heads, "HEAD_SECONDS", 0.5)
+    whole = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    with served.serving() as server:
+        for begun in (b"", b"GET / HT", whole, whole + b"GET /he"):
+            with connected(server) as connection:
+                connection.sendall(begun)
+                came = time.monotonic()
+                found = read_until_closed(connection)
+                assert time.monotonic() - came < 20
+                assert found.count(b"HTTP/1.1 200") == begun.count(whole)
+        # Who is answered in the meantime is not cut off.
+        slow_down(server, 0.3)
+        assert ask(server).is_success
+
+
 def test_more_requests_than_are_held_wait_at_home():
     with served.serving(most_requests=1, upload_seconds=4) as server:
         with half_a_request(server) as connection:
@@ -125,6 +171,9 @@ def test_more_requests_than_are_held_wait_at_home():
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
             assert error_of(refused)["type"] == "rate_limit_error"
+            client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+            with pytest.raises(openai.RateLimitError, match="try again later"):
+                client.chat.completions.create(model="tiny", messages=BODY["messages"])
             # The one that never ends is refused when its time is up.
             answer = connection.recv(4096)
             assert answer.startswith(b"HTTP/1.1 408")
@@ -197,6 +246,28 @@ def test_a_server_that_is_not_ready_takes_no_requests():
         assert (refused.status_code, error_of(refused)["code"]) == (503, "not_ready")
         assert get(server, "/health").status_code == 503
         thread.is_ready = True
+        assert ask(server).is_success
+
+
+def test_health_is_ready_when_all_is_compiled(monkeypatch):
+    compiled = threading.Event()
+
+    def warm_up(engine, buckets, *, report):
+        report(1, 3, "prefill", 0.1)
+        assert compiled.wait(60)
+        report(3, 3, "decode", 0.1)
+
+    monkeypatch.setattr(Engine, "warm_up", warm_up)
+    with served.serving(wait=False) as server:
+        wait_for(lambda: get(server, "/health").json()["programs"] == 1)
+        found = get(server, "/health")
+        said = {"status": "not ready", "programs": 1, "of": 3, "model": "tiny"}
+        assert (found.status_code, found.json()) == (503, said)
+        assert ask(server).status_code == 503
+        compiled.set()
+        wait_for(lambda: get(server, "/health").status_code == 200)
+        said = {"status": "ready", "programs": 3, "of": 3, "model": "tiny"}
+        assert get(server, "/health").json() == said
         assert ask(server).is_success
 
 

@@ -8,6 +8,7 @@ import shutil
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 
 from tests.inference.server import served
@@ -125,6 +126,40 @@ def test_a_picture_is_dropped_asked_about_and_looked_at(site, page):
     assert "Layer 0 looked hardest at row" in page.text_content("#looked")
 
 
+def test_a_map_lies_over_the_places_of_its_image(page):
+    rows, columns, hot = 3, 5, (2, 1)
+    levels = np.zeros((2, rows, columns), np.uint8)
+    levels[(0, *hot)] = levels[1, 0, 4] = 255
+    maps = base64.b64encode(levels.tobytes()).decode()
+    layer = {"layer": 2, "most": 0.5, "shown": 1.0, "maps": maps}
+    told = {"rows": rows, "columns": columns, "tokens": ["a", "b"], "layers": [layer]}
+    page.route("**/v1/visor/looks", lambda route: route.fulfill(json=told))
+    drop(page, served.picture(60, 200))
+    page.uncheck("#timed")
+    page.fill("#question", QUESTION)
+    page.click("#ask")
+    page.wait_for_selector("#looks:not([hidden])")
+    over, under = (page.locator(name).bounding_box() for name in ("#heat", "#picture"))
+    assert over == under
+    strongest = """() => {
+        const pen = heat.getContext("2d");
+        const {data} = pen.getImageData(0, 0, heat.width, heat.height);
+        let most = 0, sum = 0, x = 0, y = 0;
+        for (let i = 3; i < data.length; i += 4) most = Math.max(most, data[i]);
+        for (let i = 0; i < data.length / 4; i++) if (data[4 * i + 3] > 0.9 * most) {
+            sum++; x += i % heat.width; y += Math.floor(i / heat.width);
+        }
+        return [y / sum / heat.height, x / sum / heat.width];
+    }"""
+    for index, (row, column) in ((1, hot), (2, (0, 4))):
+        page.select_option("#token", index=index)
+        wanted = ((row + 0.5) / rows, (column + 0.5) / columns)
+        # At an edge the strongest part reaches to it.
+        np.testing.assert_allclose(page.evaluate(strongest), wanted, atol=0.09)
+        said = f"row {row + 1}, column {column + 1} of {rows} x {columns}"
+        assert said in page.text_content("#looked")
+
+
 def test_the_slider_chooses_the_budget_by_keyboard_alone(site, page):
     drop(page, served.picture(seed=1))
     page.uncheck("#timed")
@@ -209,7 +244,7 @@ def test_looks_that_cannot_be_shown_are_errors_of_the_interface(site):
     status, found = asked("looks", answer="So.")
     assert (status, found["tokens"]) == (200, ["S", "o", "."])
     sizes = [len(base64.b64decode(each["maps"])) for each in found["layers"]]
-    assert sizes == [3 * found["side"] ** 2] * 2
+    assert sizes == [3 * found["rows"] * found["columns"]] * 2
     status, why = asked("looks", answer="So.", messages=served.messages(QUESTION))
     assert (status, "exactly one image" in why) == (422, True)
     assert asked("looks")[0] == 400

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import importlib.util
 import io
 import struct
 import zlib
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.inference.server import served
+from visor_jax.data.images.read_image import formats, read_image
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.server.api_errors import ApiError
 from visor_jax.inference.server.chat_request import ChatRequest
@@ -137,6 +139,56 @@ def test_images_that_are_refused(url, status, why):
         translated(messages=image_message(url))
     assert refused.value.status_code == status
     assert len(refused.value.detail) < 300
+
+
+def heic_uri():
+    """Returns a picture of 20 x 30 pixels as telephones save it, and what it shows."""
+    heif = pytest.importorskip("pillow_heif", reason="needs: pip install -e .[heic]")
+    pixels = np.repeat(np.linspace(0, 255, 600).astype(np.uint8), 3).reshape(20, 30, 3)
+    file = io.BytesIO()
+    heif.from_pillow(Image.fromarray(pixels)).save(file, quality=-1)
+    content = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/heic;base64,{content}", pixels
+
+
+def test_heic_is_an_image_where_its_extra_is_installed():
+    url, pixels = heic_uri()
+    (part, _) = translated(messages=image_message(url)).messages()[0]["content"]
+    np.testing.assert_allclose(read_image(part["image"]), pixels, atol=3)
+    large = dataclasses.replace(SETTINGS, max_pixels=599)
+    with pytest.raises(ApiError, match="30x20 pixels, more than 599"):
+        translated(messages=image_message(url), settings=large)
+
+
+def test_heic_says_what_is_missing_where_it_is_not(monkeypatch):
+    url, _ = heic_uri()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    formats.cache_clear()
+    try:
+        with pytest.raises(ApiError) as refused:
+            translated(messages=image_message(url))
+    finally:
+        formats.cache_clear()
+    error = refused.value.body()["error"]
+    assert refused.value.status_code == 422
+    assert (error["type"], error["param"]) == ("invalid_request_error", "messages")
+    assert error["message"].startswith("An image is HEIC: pip install -e '.[heic]'")
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"\0\0\0\x18ftypisom", "An image is a video: send some of its frames"),
+        (b"%PDF-1.7", "An image is a PDF: save its pages as PNG"),
+        (b"<svg xmlns=''/>", "An image is a drawing"),
+    ],
+)
+def test_what_is_no_image_says_what_it_is(head, why):
+    content = base64.b64encode(head + bytes(64)).decode()
+    with pytest.raises(ApiError, match=why) as refused:
+        translated(messages=image_message(f"data:image/png;base64,{content}"))
+    assert refused.value.status_code == 422
 
 
 def test_more_than_is_taken_is_refused():

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from tests.inference.server import served
+from visor_jax import serve
 from visor_jax.inference.routing.router import HostRouter, PolicyRouter
 from visor_jax.inference.server.api_errors import ApiError
 from visor_jax.inference.server.server_settings import ServerSettings
@@ -54,6 +55,20 @@ def test_budgets_may_be_fewer_and_cascades_named():
     assert list(service.thread.engine.cascades) == [name]
     names = {budget.name for budget in service.thread.engine.shapes.budgets}
     assert names == {CHEAP, WHOLE}
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("none,all", ["none", "all"]),
+        ("sa0,sa2:1,3,auto", ["sa0", "sa2:1,3", "auto"]),
+        ("cascade:sa0,sa2:1,3@0.8,all", ["cascade:sa0,sa2:1,3@0.8", "all"]),
+        ("cascade,sa1:3", ["cascade", "sa1:3"]),
+        ("", []),
+    ],
+)
+def test_commas_of_a_name_stay_with_it(said, names):
+    assert serve.names_of_list(said.split(",")) == names
 
 
 def test_another_model_is_not_here():

@@ -18,7 +18,7 @@ from visor_jax.evals.answered.figure import Answered
 from visor_jax.evals.tables.definition import Definition
 from visor_jax.evals.tables.question import Question
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.answer_file import flops_of
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write

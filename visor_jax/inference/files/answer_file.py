@@ -18,17 +18,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
-from visor_jax.inference.options import Look
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
 )
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import atomic_write, disk_errors, output_place
-from visor_jax.token_reduction.prompt_account import prompt_account
 from visor_jax.token_reduction.registry import name_of
 
 # What all answers of a file depend on: JSON values by name.
@@ -231,67 +229,3 @@ def _looks_of(answer: Answer) -> dict[str, Any]:
 def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:
     """Returns the line of a request that cannot be answered."""
     return {"id": entry.id, "error": reason, "request": entry.digest}
-
-
-def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
-    """Returns the FLOPs of an answer at its own lengths, by part.
-
-    "crop_selection" is there only if a method drops tokens before the LLM.
-    Without padding, and without what was at hand of an earlier request: tower and
-    projector are 0 for an image that was, and in layers whose keys and values of it
-    were, only text is counted. Of a cascade all looks: the later one without tower and
-    trunk, and the decoding of the first answer counts though nobody reads it.
-    """
-    own = Look(
-        budget=answer.budget,
-        confidence=None,
-        steps=answer.steps,
-        at_hand=answer.at_hand,
-    )
-    looks = answer.looks or (own,)
-    counted = [
-        prompt_account(
-            model.reducer,
-            model.config,
-            look.budget,
-            text_tokens=answer.text_tokens,
-            image_tokens=answer.image_tokens,
-            image_slots=answer.image_slots,
-            crops=answer.crops if answer.encoded else 0,
-            at_hand=look.at_hand,
-        )
-        for look in looks
-    ]
-    first, again = counted[0], counted[1:]
-    own = first.crop_selection
-    return {
-        **({"crop_selection": own} if own else {}),
-        "tower": first.tower.total,
-        "projector": first.projector,
-        "llm_prefill": first.llm_prefill + sum(each.behind_trunk for each in again),
-        "decode": sum(
-            cost.decode_tokens(look.steps)
-            for cost, look in zip(counted, looks, strict=True)
-        ),
-    }
-
-
-def dense_flops_of(answer: Answer, model: VLM) -> dict[str, int]:
-    """Returns what the dense network takes for an answer of this length, by part.
-
-    For one look at all image tokens, with nothing at hand.
-    """
-    dense = account(
-        model.config,
-        answer.budget,
-        text_tokens=answer.text_tokens,
-        image_tokens=answer.image_tokens,
-        crops=answer.crops,
-        logit_positions=1,
-    ).dense()
-    return {
-        "tower": dense.tower.total,
-        "projector": dense.projector,
-        "llm_prefill": dense.llm_prefill,
-        "decode": dense.decode_tokens(answer.steps),
-    }

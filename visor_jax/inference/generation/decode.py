@@ -114,15 +114,19 @@ def decode_stream(
 def _tokens_of(
     model: VLM, params: Params, state: DecodeState, rules: Rules
 ) -> Iterator[Int[np.ndarray, "B"]]:
-    while True:
+    newest, finished = jax.device_get((state.newest, state.finished))
+    # The first one does not wait for the others' program, which may yet be compiled.
+    yield newest
+    is_told = True
+    while not finished.all():
+        # Started before the token is handed out: the device works meanwhile.
+        state = _step(params, state, rules, model=model)
+        if not is_told:
+            yield newest
         newest, finished = jax.device_get((state.newest, state.finished))
-        is_last = bool(finished.all())
-        if not is_last:
-            # Started before the token is handed out: the device works meanwhile.
-            state = _step(params, state, rules, model=model)
+        is_told = False
+    if not is_told:
         yield newest
-        if is_last:
-            return
 
 
 @flax.struct.dataclass

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.files.answer_file import dense_flops_of, flops_of
+from visor_jax.inference.files.answer_flops import dense_flops_of, flops_of
 from visor_jax.inference.server.answer_stream import Piece, WrittenToken
 from visor_jax.models.vlm import VLM
 

@@ -1,7 +1,7 @@
 """What the page at / shows beside an answer: where layers looked, and its time.
 
 POST /v1/visor/looks    a chat request and "answer", the text it was answered with:
-    {"budget": "sa1:3", "side": 12, "tokens": ["7"], "layers": [
+    {"budget": "sa1:3", "rows": 12, "columns": 12, "tokens": ["7"], "layers": [
         {"layer": 2, "most": 0.31, "shown": 1.0, "maps": "AAEC..."}]}
 POST /v1/visor/times    a chat request: its milliseconds, at its budget and dense
     {"budget": {"name": "sa1:3", "prefill": 1.2, "per_token": 0.4}, "dense": {...}}
@@ -34,7 +34,7 @@ _MOST_WAITING = 4
 
 
 class Looks(Protocol):
-    """Where layers looked: (layers, tokens, side, side) maps from 0 to 255."""
+    """Where layers looked: (layers, tokens, rows, columns) maps from 0 to 255."""
 
     tokens: tuple[str, ...]
     layers: tuple[int, ...]
@@ -119,5 +119,6 @@ def _json(found: Looks) -> dict[str, Any]:
         }
         for number, layer in enumerate(found.layers)
     ]
-    side = int(found.maps.shape[-1])
-    return {"side": side, "tokens": list(found.tokens), "layers": layers}
+    rows, columns = (int(count) for count in found.maps.shape[-2:])
+    size = {"rows": rows, "columns": columns}
+    return {**size, "tokens": list(found.tokens), "layers": layers}

@@ -1,5 +1,6 @@
 """What a server counts, for Prometheus (`GET /metrics`)."""
 
+import jax
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -49,6 +50,8 @@ class Metrics:
         self.queued = gauge("requests_queued", "That no program has read yet.")
         self.busy_slots = gauge("slots_busy", "Answers that are being written.")
         self.slots = gauge("slots", "Places for answers that are on the device.")
+        device = gauge("device_bytes", "Of arrays on the devices, parameters too.")
+        device.set_function(lambda: sum(each.nbytes for each in jax.live_arrays()))
         self.first = seconds("time_to_first_token", "From a request's body.", _SECONDS)
         self.per_token = seconds(
             "time_per_output_token", "After the first of an answer.", _TOKEN_SECONDS

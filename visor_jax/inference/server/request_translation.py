@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from visor_jax.data.images.file_kinds import HEAD, is_video, remedy_for
 from visor_jax.data.images.image_source import from_url
 from visor_jax.data.images.read_image import formats, read_image
 from visor_jax.data.prompts.answer_options import AnswerOptions
@@ -163,6 +164,11 @@ def _check_size(content: bytes, max_pixels: int) -> None:
         why = f"more than {max_pixels} pixels"
         raise ValueError(f"An image has {why}; make it smaller first.") from None
     except Exception as error:
+        remedy = remedy_for(content[:HEAD])
+        if remedy is None and is_video(content[:HEAD]):
+            remedy = "is a video: send some of its frames as images"
+        if remedy is not None:
+            raise ValueError(f"An image {remedy}.") from error
         raise ValueError("An image is damaged, or none that is read here.") from error
     if width * height > max_pixels:
         why = f"{width}x{height} pixels, more than {max_pixels}"

@@ -7,6 +7,7 @@ import uvicorn
 from visor_jax.inference.server.app import make_app
 from visor_jax.inference.server.gate import Gate
 from visor_jax.inference.server.service import Service
+from visor_jax.inference.server.timed_heads import TimedHeads
 
 # Connections for one request that is held: clients keep some open between two.
 _CONNECTIONS = 8
@@ -36,7 +37,7 @@ def server_of(service: Service, *, grace_seconds: float) -> uvicorn.Server:
     gate = Gate(make_app(service), service.settings, service.thread, service.metrics)
     config = uvicorn.Config(
         gate,
-        http="h11",
+        http=TimedHeads,
         ws="none",
         lifespan="on",
         # What is logged is said by this project's own line a request.

@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runtime": (),
     # The positions of a gate.
     "ops": ("axes", "layer_plan"),
-    "data": ("batch", "runtime"),
+    "data": ("batch", "look", "runtime"),
     "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "look", "models.config", "models.variants"),
     "models": ("ops", "axes", "layer_plan", "batch"),

@@ -46,7 +46,8 @@ class Batch:
       grid of patches was resized; 0 for padding. None beside a plain index.
     image_places: (B, V) int32, which of all tokens of its image each one is, where
       crops are left out of some row (`data.prompts.sample`); neighbours in memory
-      need not be neighbours in the image then. None where all tokens are there.
+      need not be neighbours in the image then. None where all tokens are there, or the
+      first ones of every row.
     """
 
     pixels: Array

@@ -26,13 +26,16 @@ class Sample:
     crops: (C, t, t, 3) of all images and video frames, in the order of the prompt.
     patch_index: which patches make the image tokens. layout: both streams of tokens.
     image_places: which of all tokens of its image each one is (`Batch.image_places`);
-      None where all are there.
+      None where all are there. looked_at: which crops of its image are left, where some
+      are not. image_crops: how many it has.
     """
 
     crops: Float32[np.ndarray, "C t t 3"]
     patch_index: PatchIndex
     layout: Layout
     image_places: Int32[np.ndarray, "V"] | None = None
+    looked_at: tuple[int, ...] | None = None
+    image_crops: int | None = None
 
     @property
     def num_crops(self) -> int:
@@ -45,6 +48,12 @@ class Sample:
     @property
     def num_text_tokens(self) -> int:
         return len(self.layout.tokens)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether neighbours in memory may be none in the image: not in a base view."""
+        places = self.image_places
+        return places is not None and bool((places != np.arange(len(places))).any())
 
     @property
     def has_tiles(self) -> bool:
@@ -81,6 +90,8 @@ class Sample:
             patch_index=index,
             layout=dataclasses.replace(self.layout, image_positions=places),
             image_places=kept,
+            looked_at=tuple(crops),
+            image_crops=self.num_crops,
         )
 
     def base_alone(self, patches_per_crop: int) -> "Sample":
@@ -105,13 +116,19 @@ class Sample:
             image_positions=old[: len(patches)],
             text_positions=np.where(text > old[0], text - gone, text),
         )
-        return Sample(self.crops[:1], PatchIndex(patches, None, 1), layout)
+        return Sample(
+            crops=self.crops[:1],
+            patch_index=PatchIndex(patches, None, 1),
+            layout=layout,
+            looked_at=(0,),
+            image_crops=self.num_crops,
+        )
 
     def _check_tiles(self) -> None:
-        if not self.has_tiles or self.image_places is not None:
+        if not self.has_tiles or self.looked_at is not None:
             kinds = [kind for kind, _ in self.layout.media]
             raise ValueError(
                 f"Crops can be left out of one image with all of its tiles; this is a "
                 f"sample of {self.num_crops} crops of {kinds or 'no image'}"
-                f"{'' if self.image_places is None else ', some of them gone before'}."
+                f"{'' if self.looked_at is None else ', some of them gone before'}."
             )

@@ -12,7 +12,7 @@ nobody reads, so it is 1/L cheaper than a network that computes that layer in fu
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from visor_jax.budget import Budget
 from visor_jax.flops import layer_costs
@@ -141,6 +141,7 @@ def account(
     selection: int = 0,
     crop_selection: int = 0,
     at_hand: Collection[int] = (),
+    new_image: int = 0,
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
 
@@ -150,7 +151,8 @@ def account(
     each decoder layer (`TokenReducer.image_lengths`), None for all. selection: FLOPs of
     its own work in one sample (`token_reducer.selection_flops`). crop_selection: of
     that before the decoder (`token_reducer.crop_flops`). at_hand: layers in which the
-    image's keys and values are known, so that only text goes through them.
+    image's keys and values are known, so that only text goes through them. new_image:
+    tokens whose keys and values these layers make all the same (`flops.looks`).
     The reading loss and the policy are not part of it.
 
     Raises:
@@ -161,7 +163,8 @@ def account(
     lengths = (image_tokens,) * config.plan.num_layers
     if image_lengths is not None:
         lengths = tuple(image_lengths)
-    layers = _prefill_layers(config, budget, text_tokens, lengths, at_hand)
+    known = dict.fromkeys(at_hand, new_image)
+    layers = _prefill_layers(config, budget, text_tokens, lengths, known)
     return Account(
         config=config,
         budget=budget,
@@ -214,15 +217,17 @@ def _prefill_layers(
     budget: Budget,
     text: int,
     lengths: Sequence[int],
-    at_hand: Collection[int],
+    at_hand: Mapping[int, int],
 ) -> list[LayerCost]:
+    """Returns every layer; at_hand: {layer whose image K/V are known: new ones}."""
     plan, decoder, gates = config.plan, config.decoder, budget.gates(config.plan)
     on, costs = plan.gate_of_layer(gates), []
     for layer, image in enumerate(_image_seen(config, budget, lengths)):
-        kind, known = plan.kinds[layer], layer in at_hand
+        kind = plan.kinds[layer]
+        known = {"at_hand": layer in at_hand, "new_image": at_hand.get(layer, 0)}
         if kind.has_adapter:
             cost = layer_costs.cross_layer(
-                decoder, config.adapter, text=text, image=image, at_hand=known
+                decoder, config.adapter, text=text, image=image, **known
             )
         elif image:
             refined = kind.refines_image and on.get(layer, True) is True
@@ -232,7 +237,7 @@ def _prefill_layers(
                 text=text,
                 image=image,
                 image_is_read=refined,
-                at_hand=known,
+                **known,
             )
         else:
             cost = layer_costs.text_layer(decoder, text=text)

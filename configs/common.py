@@ -220,6 +220,8 @@ def _conversations() -> dict:
         "text_lengths": (256, 1024, 4096),
         "max_images": 8,
         "pack": True,
+        # Whether steps look at drawn crops of their images, for looks on request.
+        "any_crops": False,
         # Worker processes that read; 0 for threads. Changes nothing of what is read.
         "workers": 4,
         "threads": 2,

@@ -65,6 +65,7 @@ def _data() -> dict:
         "text_lengths": (320,),
         "max_images": 1,
         "pack": True,
+        "any_crops": False,
         "workers": 0,
         "threads": 1,
         "max_bad_records": 0,

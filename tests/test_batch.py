@@ -12,9 +12,9 @@ def test_map_reaches_every_array_and_keeps_what_is_absent():
     first = batch.map(lambda x: x[:1])
     assert first.size == 1
     assert first.image_labels is None
-    # All but labels and weights.
+    # All but labels, weights and places.
     leaves = jax.tree.leaves(first)
-    assert len(leaves) == len(dataclasses.fields(batch)) - 2
+    assert len(leaves) == len(dataclasses.fields(batch)) - 3
     assert all(x.shape[0] == 1 for x in leaves)
     labelled = batch.replace(image_labels=np.zeros((4, 14), np.int32))
     assert labelled.map(lambda x: x[:1]).image_labels.shape == (1, 14)

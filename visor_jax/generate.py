@@ -6,8 +6,9 @@
         --prompt="What happens?"
 
 The checkpoint may also be a LLaVA-OneVision of Hugging Face (folder or Hub id). Prints
-the answer as it is written; with --json one line that also holds the budget's FLOPs and
-the measured time. A user's mistake is one line on stderr and exit code 2.
+the answer as it is written; with --json one line that also holds what was looked at,
+the FLOPs of that in the budget, and the measured time. A user's mistake is one line on
+stderr and exit code 2.
 """
 
 from absl import flags
@@ -24,6 +25,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("prompt", None, "The question.", required=True)
     answer_flags.define_answer_flags()
+    answer_flags.define_crops_flag()
     flags.DEFINE_bool("json", False, "Print one JSON line: answer, FLOPs, time.")
 
 
@@ -50,6 +52,7 @@ def main(arguments: list[str]) -> None:
             options.budget,
             max_new_tokens=options.max_new_tokens,
             cost=options.cost,
+            crops=options.crops,
         )
         key = answer_flags.random_key(options, sampling)
         how = {"sampling": sampling, "key": key, "stop": options.stop}
@@ -84,6 +87,7 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
         "answer": answer,
         "budget": budget.name,
         **({} if model.network.reduce is None else {"reduce": model.network.reduce}),
+        **({} if prompt.looked_at is None else {"looked_at": prompt.looked_at}),
         "self_layers_on": len(budget.self_layers),
         "flops": {
             "tower": cost.tower,

@@ -209,6 +209,20 @@ class LayerPlan:
             if i > layer
         )
 
+    def unrefined_until(self, gates: Iterable[object]) -> int:
+        """Returns the first layer that refines the image, the plan's end for none.
+
+        Up to there, itself included, layers see the image as the projector made it.
+        `gates` are static, one entry per SELF layer.
+        """
+        on = self.gate_of_layer(gates)
+        refining = (
+            i
+            for i, kind in enumerate(self.kinds)
+            if kind.refines_image and on.get(i, True) is True
+        )
+        return next(refining, self.num_layers)
+
     def repeated(self, start: int, stop: int) -> RepeatedLayers | None:
         """Returns what layers start..stop-1 begin with several times over, if anything.
 

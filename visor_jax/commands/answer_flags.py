@@ -107,6 +107,16 @@ def define_answer_flags() -> None:
     )
 
 
+def define_crops_flag() -> None:
+    """Declares how much of an image is looked at."""
+    flags.DEFINE_string(
+        "crops",
+        None,
+        "Of an image that is cut into tiles: 'base' (the whole, in one crop), 'all', "
+        "or how many tiles beside the base view; default: all.",
+    )
+
+
 def define_engine_flags() -> None:
     """Declares the sizes of an engine, and the buckets that it is warmed up for."""
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")

@@ -32,6 +32,24 @@ def ladder_shapes(
     return shapes
 
 
+def look_shapes(settings: ImageSettings, crops: int) -> list[tuple[int, int]]:
+    """Returns (crops, most image tokens) of looks at up to so many crops of an image.
+
+    Every tile ends at most as many rows of the grid as it has; an image of one crop is
+    closed by one newline.
+    """
+    patches, side = settings.patches_per_crop, settings.patches_per_side
+    return [(n, n * patches + max((n - 1) * side, 1)) for n in crop_rungs(crops)]
+
+
+def crop_rungs(crops: int) -> tuple[int, ...]:
+    """Returns 1, 2, 3, 4, 6, 9, ... up to `crops`, which ends it: sizes of looks."""
+    rungs = [1]
+    while rungs[-1] < crops:
+        rungs.append(min(crops, max(rungs[-1] + 1, int(rungs[-1] * _GROWTH))))
+    return tuple(rungs)
+
+
 def _doubling(first: int, last: int) -> list[int]:
     """Returns first, 2 * first, ... up to `last`, which ends it; [] if last is 0."""
     steps = itertools.takewhile(lambda n: n < last, (first << i for i in range(64)))

@@ -14,9 +14,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
 from visor_jax.batch import Batch
-from visor_jax.data.bucket_ladder import ladder_shapes
+from visor_jax.data.bucket_ladder import ladder_shapes, look_shapes
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import CORNERS, NEWLINE
 from visor_jax.data.prompts.sample import Sample
@@ -118,6 +119,27 @@ class Buckets:
             pad_id=pad_id,
         )
 
+    def for_looks(self, *, multiple: int = _MULTIPLE) -> "Buckets":
+        """Returns these buckets and smaller ones, for some crops of an image.
+
+        Args:
+          multiple: image tokens are rounded up to a multiple of this.
+        """
+        most = max(bucket.crops for bucket in self.all)
+        corners = sorted({bucket.corners for bucket in self.all})
+        text_tokens = sorted({bucket.text_tokens for bucket in self.all})
+        smaller = [
+            Bucket(
+                crops=crops,
+                image_tokens=-(-tokens // multiple) * multiple,
+                text_tokens=text,
+                corners=each,
+            )
+            for crops, tokens in look_shapes(self._settings, most)
+            for text, each in itertools.product(text_tokens, corners)
+        ]
+        return Buckets([*self.all, *smaller], self._settings, pad_id=self._pad_id)
+
     def __len__(self) -> int:
         return len(self.all)
 
@@ -135,6 +157,10 @@ class Buckets:
     def crop_size(self) -> int:
         """Pixels on a side of every crop."""
         return self._settings.tile_size
+
+    @property
+    def patches_per_crop(self) -> int:
+        return self._settings.patches_per_crop
 
     def choose(self, sample: Sample) -> Bucket:
         """Returns the smallest bucket that holds the sample.
@@ -194,8 +220,14 @@ class Buckets:
                 batch.loss_mask[len(chosen) :] = False
                 yield Group(bucket, tuple(chosen), batch)
 
-    def batch(self, samples: Sequence[Sample], bucket: Bucket) -> Batch:
+    def batch(
+        self, samples: Sequence[Sample], bucket: Bucket, *, places: bool = False
+    ) -> Batch:
         """Returns the samples as one batch, padded on the right to the bucket's shape.
+
+        Args:
+          places: whether it says where image tokens stand though all of them are there,
+            as where crops may be left out of other batches of this shape.
 
         Raises:
           ValueError: if there is none, or the bucket does not hold one of them.
@@ -203,13 +235,20 @@ class Buckets:
         wrong = [i for i, s in enumerate(samples) if not bucket.holds(s)]
         if wrong or not samples:
             raise ValueError(f"{bucket} does not hold samples {wrong} of the batch.")
-        rows = [
-            {**self.image_fields(s, bucket), **self._text_fields(s, bucket)}
-            for s in samples
-        ]
+        rows = [self.fields(s, bucket) for s in samples]
+        if places or any(s.has_gaps for s in samples):
+            for row, sample in zip(rows, samples, strict=True):
+                row["image_places"] = image_places(sample, bucket)
         return Batch(
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]}
         )
+
+    def fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
+        """Returns the fields of a `Batch`, padded, without a batch axis."""
+        return {
+            **self.image_fields(sample, bucket),
+            **self._text_fields(sample, bucket),
+        }
 
     def image_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
         """Returns the image fields of a `Batch`, padded, without a batch axis."""
@@ -243,6 +282,14 @@ class Buckets:
     def _size(self, bucket: Bucket) -> tuple[int, int]:
         patches = bucket.crops * self._settings.patches_per_crop
         return patches + bucket.image_tokens + bucket.text_tokens, bucket.corners
+
+
+def image_places(sample: Sample, bucket: Bucket) -> Int32[np.ndarray, "V"]:
+    """Returns `Batch.image_places` of a sample, padded, all tokens there or not."""
+    places = sample.image_places
+    if places is None:
+        places = np.arange(sample.num_image_tokens, dtype=np.int32)
+    return _padded(places, bucket.image_tokens)
 
 
 def padded_rows(rows: int, most: int) -> int:

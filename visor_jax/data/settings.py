@@ -32,6 +32,8 @@ class DataSettings:
       run does not begin.
     text_lengths: that rows are padded to. max_images: of a sample.
     pack: whether samples of text alone, and samples about one image, share rows.
+    any_crops: whether a step looks at a drawn number of crops of its images, the base
+      view among them (`crop_draw`), so that the network is right at any (`look`).
     workers, threads, max_bad_records: see `ReadingSettings`.
     """
 
@@ -49,6 +51,7 @@ class DataSettings:
     text_lengths: tuple[int, ...] = (256, 1024, 4096)
     max_images: int = 8
     pack: bool = True
+    any_crops: bool = False
     workers: int = 0
     threads: int = 2
     max_bad_records: int = 0

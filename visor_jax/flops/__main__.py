@@ -3,10 +3,12 @@
     python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=729,7353
     python -m visor_jax.flops --variant=mini --budgets=none,sa2:1,5,all --json
     python -m visor_jax.flops --variant=llava_ov_0p5b --image_tokens=7353 --cache
+    python -m visor_jax.flops --looks=base/none,base+2/none,all/none --pictures=640x480
 
 A budget is a name ("none", "all", "sa2:8,14") or a number n: n SELF layers, evenly
 spread over those of the plan; "every" are all subsets. Budgets are separated by commas;
-the count in "sa2:8,14" says how many of the numbers after it belong to it.
+the count in "sa2:8,14" says how many of the numbers after it belong to it. A look names
+crops before a budget (`visor_jax.look`).
 """
 
 from absl import flags
@@ -53,6 +55,17 @@ def define_flags() -> None:
         False,
         "Bytes of the KV cache instead; --text_tokens are then its text slots.",
     )
+    flags.DEFINE_string(
+        "looks",
+        None,
+        "Looks instead of budgets, e.g. base/none,base+2/none,all/none: crops, budget.",
+    )
+    flags.DEFINE_string(
+        "pictures",
+        "640x480,1152x1152,1700x2200",
+        "With --looks: WIDTHxHEIGHT in pixels, separated by commas; how many crops and "
+        "tokens a look sees depends on them.",
+    )
     flags.DEFINE_bool("json", False, "Print one JSON object, plain FLOPs.")
 
 
@@ -64,8 +77,12 @@ import re
 from typing import Any
 
 from visor_jax.budget import BudgetSet
+from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.images.patch_index import anyres_patch_index
 from visor_jax.flops import cache_bytes
+from visor_jax.flops.looks import LookLengths, look_table
 from visor_jax.flops.table import HEADER, Table, tabulate
+from visor_jax.look import ALL, Crops, parse_looks
 from visor_jax.models.config import VisionConfig, VLMConfig
 from visor_jax.models.variants import variant
 
@@ -84,6 +101,9 @@ def main(arguments: list[str]) -> None:
     with command_line.user_errors():
         if options.cache:
             print("\n\n".join([cache_bytes.HEADER, *_cache_tables(options)]))
+            return
+        if options.looks is not None:
+            print("\n\n".join(_look_tables(options)))
             return
         tables = _tables(options)
     if options.json:
@@ -131,6 +151,40 @@ def _cache_tables(options: Any) -> list[str]:
         for config in [with_adapters(variant(name), options.adapters)]
         for image_tokens, _ in _images(options, config)
     ]
+
+
+def _look_tables(options: Any) -> list[str]:
+    if options.json:
+        raise ValueError("--looks prints tables only: leave --json out.")
+    text_tokens = _whole_number("text_tokens", options.text_tokens, least=1)
+    tables = []
+    for name in options.variant.split(","):
+        config = with_adapters(variant(name), options.adapters)
+        looks = parse_looks(options.looks, config.plan)
+        for picture in options.pictures.split(","):
+            seen = [(k, _lengths(picture, k.crops, config.vision)) for k in looks]
+            whole = _lengths(picture, ALL, config.vision)
+            table = look_table(name, config, seen, whole, text_tokens=text_tokens)
+            tables.append(table)
+    return tables
+
+
+def _lengths(picture: str, crops: Crops, vision: VisionConfig) -> LookLengths:
+    """Returns what a look sees of a picture in grids of up to 6 x 6 tiles."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", picture)
+    if match is None or not int(match[1]) * int(match[2]):
+        raise ValueError(f"--pictures: {picture!r} is no WIDTHxHEIGHT in pixels.")
+    width, height = int(match[1]), int(match[2])
+    sides = [vision.image_size * n for n in range(1, 7)]
+    settings = ImageSettings(
+        tile_size=vision.image_size,
+        patch_size=vision.patch_size,
+        pinpoints=tuple((rows, columns) for rows in sides for columns in sides),
+    )
+    index = anyres_patch_index(height, width, settings)
+    looked = crops.of_image(index.crops)
+    part, _ = index.of_crops(looked, settings.patches_per_crop)
+    return LookLengths(crops=len(looked), image_tokens=part.count)
 
 
 def _images(options: Any, config: VLMConfig) -> list[tuple[int, int]]:

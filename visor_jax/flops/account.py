@@ -12,7 +12,7 @@ nobody reads, so it is 1/L cheaper than a network that computes that layer in fu
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from visor_jax.budget import Budget
 from visor_jax.flops import layer_costs
@@ -142,6 +142,7 @@ def account(
     crop_selection: int = 0,
     tower_side: int | None = None,
     at_hand: Collection[int] = (),
+    new_image: int = 0,
 ) -> Account:
     """Returns the FLOPs of a forward pass with these lengths (padding included).
 
@@ -153,6 +154,8 @@ def account(
     that before the decoder (`token_reducer.crop_flops`). tower_side: patches per side
     of a crop that is shrunk before the tower (`TowerReads.side`). at_hand: layers in
     which the image's keys and values are known, so that only text goes through them.
+    new_image: tokens whose keys and values these layers make all the same
+    (`flops.looks`).
     The reading loss and the policy are not part of it.
 
     Raises:
@@ -163,7 +166,8 @@ def account(
     lengths = (image_tokens,) * config.plan.num_layers
     if image_lengths is not None:
         lengths = tuple(image_lengths)
-    layers = _prefill_layers(config, budget, text_tokens, lengths, at_hand)
+    known = dict.fromkeys(at_hand, new_image)
+    layers = _prefill_layers(config, budget, text_tokens, lengths, known)
     vision = config.vision
     if tower_side is not None:
         size = tower_side * vision.patch_size
@@ -218,15 +222,17 @@ def _prefill_layers(
     budget: Budget,
     text: int,
     lengths: Sequence[int],
-    at_hand: Collection[int],
+    at_hand: Mapping[int, int],
 ) -> list[LayerCost]:
+    """Returns every layer; at_hand: {layer whose image K/V are known: new ones}."""
     plan, decoder, gates = config.plan, config.decoder, budget.gates(config.plan)
     on, costs = plan.gate_of_layer(gates), []
     for layer, image in enumerate(_image_seen(config, budget, lengths)):
-        kind, known = plan.kinds[layer], layer in at_hand
+        kind = plan.kinds[layer]
+        known = {"at_hand": layer in at_hand, "new_image": at_hand.get(layer, 0)}
         if kind.has_adapter:
             cost = layer_costs.cross_layer(
-                decoder, config.adapter, text=text, image=image, at_hand=known
+                decoder, config.adapter, text=text, image=image, **known
             )
         elif image:
             refined = kind.refines_image and on.get(layer, True) is True
@@ -236,7 +242,7 @@ def _prefill_layers(
                 text=text,
                 image=image,
                 image_is_read=refined,
-                at_hand=known,
+                **known,
             )
         else:
             cost = layer_costs.text_layer(decoder, text=text)

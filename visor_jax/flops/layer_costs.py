@@ -114,16 +114,19 @@ def self_layer(
     image: int,
     image_is_read: bool,
     at_hand: bool = False,
+    new_image: int = 0,
 ) -> LayerCost:
     """Returns a SELF layer that is on.
 
     `image_is_read`: whether a later layer reads the image. Where none does, the image
     gives keys and values and is not refined any further. at_hand: whether these are
-    known, so that only text goes through the layer.
+    known, but for those of `new_image` tokens, so that only text goes through the
+    layer.
     """
     both = text + image
     if at_hand:
-        return _decoder_layer(decoder, queries=text, new_keys=text, keys=both)
+        new = text + new_image
+        return _decoder_layer(decoder, queries=text, new_keys=new, keys=both)
     queries = both if image_is_read else text
     return _decoder_layer(decoder, queries=queries, new_keys=both, keys=both)
 
@@ -159,12 +162,14 @@ def cross_layer(
     text: int,
     image: int,
     at_hand: bool = False,
+    new_image: int = 0,
 ) -> LayerCost:
     """Returns a CROSS layer: the adapter, then the layer on text alone.
 
-    at_hand: whether the image's keys and values are known.
+    at_hand: whether the image's keys and values are known, but for those of `new_image`
+    tokens.
     """
-    new = 0 if at_hand else image
+    new = new_image if at_hand else image
     look = cross_adapter(decoder, adapter, text=text, image=image, new_image=new)
     return look + text_layer(decoder, text=text)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from jaxtyping import Array
 
@@ -18,7 +18,8 @@ class Options(TypedDict, total=False):
 
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
     sampling; a seed will do. cost: with "auto", above 0 for cheaper choices. stop:
-    texts; an answer ends before the first that it would hold.
+    texts; an answer ends before the first that it would hold. crops: of an image that
+    are looked at, see `loading.crop_choice.crops_of`; None for all.
     """
 
     max_new_tokens: int | None
@@ -26,6 +27,7 @@ class Options(TypedDict, total=False):
     key: Array | int | None
     cost: float
     stop: Sequence[str]
+    crops: str | int | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class ReadPrompt:
     cascade: that is to choose it; None for another's choice.
     first: what its first look came to, once it was (`VisorModel.look`). tokens: of the
       answer, if that was enough.
+    looked_at: which crops of its image are shown (`Looking.report`); None for all.
     """
 
     batch: Batch
@@ -61,3 +64,4 @@ class ReadPrompt:
     cascade: Cascade | None = None
     first: Look | None = None
     tokens: tuple[int, ...] | None = None
+    looked_at: dict[str, Any] | None = None

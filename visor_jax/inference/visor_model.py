@@ -1,5 +1,6 @@
 """A network with everything that answering takes: what `visor_jax.load` returns."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Unpack
@@ -39,8 +40,7 @@ class VisorModel:
     costs count: 0 as it was trained, more for cheaper choices); "cascade" for a cheap
     one first and a larger one where that is unsure (`routing.cascade`).
 
-    network: what was loaded; its fields are the model's, too. vlm: its module.
-    tokenizer: of Hugging Face.
+    network: what was loaded, whose fields are the model's, too; vlm: its module.
     """
 
     def __init__(self, network: Network) -> None:
@@ -113,6 +113,7 @@ class VisorModel:
         key: Array | int | None = None,
         cost: float = 0.0,
         stop: Sequence[str] = (),
+        crops: str | int | None = None,
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
 
@@ -124,13 +125,14 @@ class VisorModel:
         """
         sampling, key = checked.sampling_of(sampling), checked.key_of(key)
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
-        samples = samples_of(self.processor, asked, room=count)
+        model = self._looking_at(crops)
+        samples = samples_of(model.processor, asked, room=count)
         options = [each.options for each in asked]
         return answer_samples(
-            self._choice,
-            self.processor,
+            model._choice,
+            model.processor,
             samples,
-            self._choice.named(len(samples), budget, cost, options),
+            model._choice.named(len(samples), budget, cost, options),
             cost=cost,
             batch_size=whole_number(batch_size, "batch_size", least=1),
             options=options,
@@ -149,6 +151,7 @@ class VisorModel:
         videos: Videos = None,
         max_new_tokens: int | None = None,
         cost: float = 0.0,
+        crops: str | int | None = None,
         **how: Any,
     ) -> Iterator[str]:
         """Yields what `generate` returns in pieces, as they are written.
@@ -157,8 +160,8 @@ class VisorModel:
         What a stop string may begin with comes when it is known to be none.
         """
         request = Request(prompt, images, videos)
-        read = self.read(request, budget, max_new_tokens=max_new_tokens, cost=cost)
-        return self.pieces(read, **how)
+        asked = {"max_new_tokens": max_new_tokens, "cost": cost, "crops": crops}
+        return self.pieces(self.read(request, budget, **asked), **how)
 
     def read(
         self,
@@ -167,12 +170,15 @@ class VisorModel:
         *,
         max_new_tokens: int | None = None,
         cost: float = 0.0,
+        crops: str | int | None = None,
     ) -> ReadPrompt:
         """Returns what `pieces` answers. Arguments and errors as in `generate`."""
-        count = self._count(max_new_tokens)
-        sample = self.processor.sample(checked.request_of(request), room=count)
-        batch = self.processor.batch(sample)
-        return read_prompt(self._choice, batch, budget, cost, max_new_tokens=count)
+        count, model = self._count(max_new_tokens), self._looking_at(crops)
+        sample = model.processor.sample(checked.request_of(request), room=count)
+        batch, looking = model.processor.batch(sample), model.processor.looking
+        read = read_prompt(model._choice, batch, budget, cost, max_new_tokens=count)
+        seen = looking and looking.report(sample)
+        return dataclasses.replace(read, looked_at=seen)
 
     def pieces(self, prompt: ReadPrompt, **how: Any) -> Iterator[str]:
         """Yields the answer to a prompt in pieces, as they are written.
@@ -282,13 +288,12 @@ class VisorModel:
         max_new_tokens: int | None = None,
     ) -> generation.Latency:
         """Returns the measured milliseconds of prefill and of each further token."""
-        return generation.measure_latency(
-            self.vlm,
-            self.params,
-            checked.batch_of(batch),
-            self.budget(budget),
-            max_new_tokens=self._count(max_new_tokens),
-        )
+        count, batch = self._count(max_new_tokens), checked.batch_of(batch)
+        parts = self.vlm, self.params, batch, self.budget(budget)
+        return generation.measure_latency(*parts, max_new_tokens=count)
+
+    def _looking_at(self, crops: str | int | None) -> "VisorModel":
+        return self if crops is None else VisorModel(self.network.looking_at(crops))
 
     def _count(self, max_new_tokens: int | None, *, least: int = 1) -> int:
         count = self.processor.new_tokens if max_new_tokens is None else max_new_tokens

@@ -203,6 +203,8 @@ class VLMConfig:
     trained_with: the token reduction that the network was trained with, by its name in
       `visor_jax.token_reduction.registry`; None for none.
     compressor: that reduction's own parameters; None if it has none.
+    any_crops: whether the network was trained on drawn crops of its images, with order
+      as if all were there, and so is right at any look (`visor_jax.look`).
     attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
       (which checks it): "cudnn" (GPUs), "tags" (TPUs), "plain", "blockwise". "auto"
       chooses by shapes, platform and mesh. The machine's business, not the network's:
@@ -228,6 +230,7 @@ class VLMConfig:
     scan_layers: str = "off"
     trained_with: str | None = None
     compressor: CompressorConfig | None = None
+    any_crops: bool = False
 
     def __post_init__(self) -> None:
         if self.decoder.num_heads % self.adapter.num_kv_heads:
@@ -261,7 +264,8 @@ class VLMConfig:
         """Returns plain JSON values from which `from_dict` rebuilds the config.
 
         All but `attention` and `scan_layers`, which have their defaults again; of token
-        reductions only what is there, so that networks without are what they were.
+        reductions and looks only what is there, so that networks without are what they
+        were.
         """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
@@ -269,7 +273,8 @@ class VLMConfig:
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
         del fields["attention"], fields["scan_layers"]
-        return _without({"trained_with": None, "compressor": None}, fields)
+        plain = {"trained_with": None, "compressor": None, "any_crops": False}
+        return _without(plain, fields)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "VLMConfig":

@@ -72,6 +72,8 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
     model = asked.build()
     budgets = BudgetSet.parse(fields["budgets"], model.plan)
     shared = _shared(sections, fields)
+    if shared["data"].any_crops:
+        model = model.replace(any_crops=True)
     phases = tuple(
         SchedulePhase(end, weights) for end, weights in fields["budget_phases"]
     )
@@ -116,6 +118,11 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
         raise ValueError(
             f"data.supervision={data.supervision!r}: a policy decides before the first "
             "answer, so only the assistant's words may count: set 'assistant'."
+        )
+    if data.any_crops:
+        raise ValueError(
+            "data.any_crops=True: a policy learns which budget, of whole images; leave "
+            "it False."
         )
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")

@@ -29,6 +29,7 @@ BEFORE_THEY_CAME = {
     "model.remat": None,
     "model.attention": "auto",
     "model.scan_layers": "auto",
+    "data.any_crops": False,
 }
 
 

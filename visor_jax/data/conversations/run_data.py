@@ -19,6 +19,7 @@ from visor_jax.data.conversations.batch_plan import (
     PlanSettings,
     usable_samples,
 )
+from visor_jax.data.conversations.crop_draw import CropDraw
 from visor_jax.data.conversations.length_index import LengthIndex, mixture_lengths
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.plan_cache import cached_plan
@@ -40,7 +41,8 @@ _logger = logging.getLogger(__name__)
 class RunData:
     """The data of one run.
 
-    digest: of everything that the batches depend on, but for how many there are.
+    digest: of everything that the batches depend on, but for how many there are. seed:
+    of what is drawn for every batch.
     """
 
     settings: DataSettings
@@ -51,12 +53,16 @@ class RunData:
     buckets: Buckets
     plan: BatchPlan
     digest: str
+    seed: int = 0
 
     def source(self, rows: slice = ALL_ROWS) -> BatchSource:
         """Returns random access to the batches, or to some rows of each."""
-        return BatchSource(
-            self.samples, self.plan, self.processor, self.buckets, rows=rows
-        )
+        parts = self.samples, self.plan, self.processor, self.buckets
+        if not self.settings.any_crops:
+            return BatchSource(*parts, rows=rows)
+        has_one_image = (self.lengths.group != 0) | (self.lengths.crops == 0)
+        draw = CropDraw(images=self.processor.chat.images, seed=self.seed)
+        return BatchSource(*parts, rows=rows, draw=draw, has_one_image=has_one_image)
 
     def batches(
         self, reading: ReadingSettings | None = None, *, rows: slice = ALL_ROWS
@@ -160,7 +166,9 @@ def open_run_data(
             processor.digest(special_text=bool(lengths.special_text.any())),
             buckets,
             plan_settings,
+            any_crops=settings.any_crops,
         ),
+        seed=seed,
     )
 
 
@@ -182,9 +190,14 @@ def _digest(
     processor: str,
     buckets: Buckets,
     plan_settings: PlanSettings,
+    *,
+    any_crops: bool,
 ) -> str:
     """Returns a digest of all that decides which batch stands where."""
     decides = dataclasses.asdict(plan_settings)
+    # Runs without are what they were.
+    if any_crops:
+        decides["any_crops"] = True
     # How many batches there are changes none of them.
     del decides["steps"]
     return plan_digest(

@@ -22,6 +22,7 @@ from visor_jax.data.conversations.conversation_set import (
     ConversationSet,
     DamagedRecordError,
 )
+from visor_jax.data.conversations.crop_draw import CropDraw
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.prompts.row_packing import empty_row, packed
@@ -90,26 +91,40 @@ class BatchSource:
         buckets: Buckets,
         *,
         rows: slice = ALL_ROWS,
+        draw: CropDraw | None = None,
+        has_one_image: np.ndarray | None = None,
     ) -> None:
         """Takes what batches are made of.
 
         Args:
           rows: of every batch, those that this process of a run reads.
+          draw: of the crops that a step looks at; None for all of them.
+          has_one_image: of every sample, whether it has one image or none; where a step
+            has another all of its crops are looked at. Needed with a draw.
         """
         self._samples, self._plan = samples, plan
         self._processor, self._buckets = processor, buckets
-        self._rows = rows
+        self._rows, self._draw = rows, draw
+        self._has_one_image = has_one_image
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         damaged: list[str] = []
-        rows = [
-            self._read(row.tolist(), damaged)
-            for row in self._plan.rows(index)[self._rows]
-        ]
-        batch = self._buckets.batch(rows, self._plan.bucket(index))
+        planned, bucket = self._plan.rows(index), self._plan.bucket(index)
+        rows = [self._read(row.tolist(), damaged) for row in planned[self._rows]]
+        if self._draw is None:
+            return {"batch": self._buckets.batch(rows, bucket), "damaged": damaged}
+        # By the plan, so that all processes of a run make batches of one shape.
+        if all(self._has_one_image[row].all() for row in planned):
+            bucket = self._draw.bucket(index, bucket)
+            numbers = range(len(planned))[self._rows]
+            rows = [
+                self._draw.sample(index, number, row, bucket.crops)
+                for number, row in zip(numbers, rows, strict=True)
+            ]
+        batch = self._buckets.batch(rows, bucket, places=True)
         return {"batch": batch, "damaged": damaged}
 
     def _read(self, numbers: Sequence[int], damaged: list[str]) -> Sample:

@@ -14,6 +14,7 @@ from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
+from visor_jax.data.prompts.looking import CropRule, Looking
 from visor_jax.data.prompts.messages import Message
 from visor_jax.data.prompts.request import (
     Images,
@@ -21,6 +22,7 @@ from visor_jax.data.prompts.request import (
     Videos,
 )
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.look import Crops
 
 # A Hugging Face tokenizer; `visor_jax.data` alone imports that package.
 Tokenizer = Any
@@ -46,7 +48,8 @@ class Processor:
     """Everything about text and pictures that a checkpoint fixes.
 
     prompts: makes samples of messages. eos_ids: any of them ends an answer.
-    new_tokens: of an answer, by default.
+    new_tokens: of an answer, by default. looking: which crops of an image are looked
+    at; None for all of them.
     """
 
     prompts: PromptProcessor
@@ -54,6 +57,7 @@ class Processor:
     eos_ids: tuple[int, ...]
     pad_id: int
     new_tokens: int
+    looking: Looking | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -74,12 +78,20 @@ class Processor:
           ValueError: for an image that cannot be read, messages of another form, places
             that do not match the images, or a prompt that is too long.
         """
-        return self.prompts.prompt(
+        whole = self.prompts.prompt(
             request.messages(),
             images=request.images,
             videos=request.videos,
             room=room,
         )
+        return whole if self.looking is None else self.looking.sample(whole)
+
+    def looking_at(self, crops: Crops, rule: CropRule) -> "Processor":
+        """Returns the processor that shows the network these crops of an image."""
+        per_crop = self.buckets.patches_per_crop
+        looking = Looking(crops=crops, rule=rule, patches_per_crop=per_crop)
+        buckets = self.buckets.for_looks()
+        return dataclasses.replace(self, buckets=buckets, looking=looking)
 
     def batch(self, sample: Sample) -> Batch:
         """Returns the one-row batch of a sample, in the smallest bucket."""

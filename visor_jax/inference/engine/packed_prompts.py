@@ -76,10 +76,17 @@ class PreparedRequest:
         """Returns the prepared request of a sample.
 
         Raises:
-          ValueError: if there is no text after the last image to go on from.
+          ValueError: if there is no text after the last image to go on from, or tiles
+            are left out between others.
         """
         layout = sample.layout
         head = layout.shared_tokens
+        if sample.has_gaps:
+            raise ValueError(
+                f"The engine looks at the base view or at all crops of an image, not "
+                f"at crops {list(sample.looked_at)} of {sample.image_crops}: take "
+                "'base' or 'all', or answer without it."
+            )
         if head == len(layout.tokens):
             what = "ends with the image" if sample.num_image_tokens else "has no text"
             raise ValueError(f"The prompt {what}: put text after it.")

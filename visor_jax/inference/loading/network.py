@@ -12,6 +12,7 @@ import numpy as np
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
+from visor_jax.inference.loading.crop_choice import crops_of, rule_for
 from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
@@ -58,6 +59,19 @@ class Network:
     def reduce(self) -> str | None:
         """The reducer's name (`token_reduction.registry`), None if it keeps all."""
         return None if self.reducer == KEEP_ALL else name_of(self.reducer)
+
+    def looking_at(self, crops: object, rule: str | None = None) -> "Network":
+        """Returns the network that is shown some crops of every image, or all.
+
+        Args:
+          crops, rule: see `crop_choice.crops_of` and `rule_for`, also for errors.
+        """
+        wanted = crops_of(crops)
+        if wanted.is_all:
+            return self
+        found = rule_for(self.config, wanted, rule)
+        processor = self.processor.looking_at(wanted, found)
+        return dataclasses.replace(self, processor=processor)
 
     def cost(
         self, budget: Budget, *, first_look: Budget | None = None, **lengths: int | None

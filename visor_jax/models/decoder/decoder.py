@@ -81,6 +81,10 @@ class Decoder(nn.Module):
         """Returns the image's K/V in a layer where they depend on no position."""
         return self.layers[layer].image_keys(image)
 
+    def unrefined_keys(self, layer: int, image: TokenStream) -> KeyValues:
+        """Returns the image's K/V in a layer that sees it and does not refine it."""
+        return self.layers[layer].unrefined_keys(image)
+
     def look_across(
         self,
         layer: int,

@@ -144,6 +144,12 @@ class DecoderLayer(nn.Module):
             return None
         return self.cross_attention.keys_values(image)
 
+    def unrefined_keys(self, image: TokenStream) -> KeyValues:
+        """Returns the image's K/V of a layer that sees it and does not refine it."""
+        if self.adapter is None:
+            return self.self_attn.keys_values(self._normed(image))
+        return self.cross_attention.keys_values(image)
+
     def look(
         self, text: TokenStream, image: TokenStream, rows: Int[Array, "B R"]
     ) -> Float[Array, "B R V"]:

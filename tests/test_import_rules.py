@@ -49,6 +49,7 @@ LAYER_0 = (
     "budget_names",
     "budget_file",
     "budget",
+    "look",
     "batch",
     "runtime",
 )
@@ -76,6 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "budget_names": (),
     "budget_file": ("layer_plan",),
     "budget": ("layer_plan", "budget_names", "budget_file"),
+    "look": ("layer_plan", "budget_names", "budget"),
     "batch": (),
     # Processes, signals, progress, caches: nothing of what this project is about.
     "runtime": (),
@@ -83,7 +85,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ops": ("axes", "layer_plan"),
     "data": ("batch", "runtime"),
     "sharding": ("axes", "runtime"),
-    "flops": ("layer_plan", "budget", "models.config", "models.variants"),
+    "flops": ("layer_plan", "budget", "look", "models.config", "models.variants"),
     "models": ("ops", "axes", "layer_plan", "batch"),
     # What they may read of an image before the decoder.
     "token_reduction": (*_METHODS, "models.vision.crop_features"),

@@ -44,6 +44,9 @@ class Batch:
       auxiliary reading loss, None where the data has no such labels.
     image_token_weights: (B, V, 4) float32 beside an index of that shape: images whose
       grid of patches was resized; 0 for padding. None beside a plain index.
+    image_places: (B, V) int32, which of all tokens of its image each one is, where
+      crops are left out of some row (`data.prompts.sample`); neighbours in memory
+      need not be neighbours in the image then. None where all tokens are there.
     """
 
     pixels: Array
@@ -58,6 +61,7 @@ class Batch:
     loss_mask: Array
     image_labels: Array | None = None
     image_token_weights: Array | None = None
+    image_places: Array | None = None
 
     @property
     def size(self) -> int:

@@ -179,5 +179,6 @@ def _encoded(params: Any, batch: Batch, *, model: VLM) -> ImageTokens:
         batch.image_token_index,
         batch.image_token_weights,
         batch.image_mask,
+        batch.image_places,
         method=VLM.encode_image,
     )

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
 from visor_jax.batch import Batch
 from visor_jax.data.bucket_ladder import ladder_shapes
@@ -202,6 +203,9 @@ class Buckets:
             {**self.image_fields(s, bucket), **self._text_fields(s, bucket)}
             for s in samples
         ]
+        if any(s.image_places is not None for s in samples):
+            for row, sample in zip(rows, samples, strict=True):
+                row["image_places"] = image_places(sample, bucket)
         return Batch(
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]}
         )
@@ -238,6 +242,14 @@ class Buckets:
     def _size(self, bucket: Bucket) -> tuple[int, int]:
         patches = bucket.crops * self._settings.patches_per_crop
         return patches + bucket.image_tokens + bucket.text_tokens, bucket.corners
+
+
+def image_places(sample: Sample, bucket: Bucket) -> Int32[np.ndarray, "V"]:
+    """Returns `Batch.image_places` of a sample, padded, all tokens there or not."""
+    places = sample.image_places
+    if places is None:
+        places = np.arange(sample.num_image_tokens, dtype=np.int32)
+    return _padded(places, bucket.image_tokens)
 
 
 def padded_rows(rows: int, most: int) -> int:

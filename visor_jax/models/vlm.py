@@ -110,13 +110,15 @@ class VLM(nn.Module):
         index: Int[Array, "B V *corners"],
         weights: Float[Array, "B V *corners"] | None = None,
         mask: Bool[Array, "B V"] | None = None,
+        places: Int[Array, "B V"] | None = None,
     ) -> ImageTokens:
         """Returns the image tokens alone: what the tower and the projector make.
 
         They depend on no prompt: the same image gives the same tokens in all of them.
 
         Args:
-          index, weights: see `Batch`. mask: False for padding, None if there is none.
+          index, weights, places: see `Batch`. mask: False for padding, None if there is
+            none.
         """
         newline = self.image_newline if self.config.image_newline else None
         tower, project = self.vision_tower, self.multi_modal_projector
@@ -125,7 +127,8 @@ class VLM(nn.Module):
             compress.create()
         if not self.reducer.reads_crops:
             patches = project(tower.of_samples(pixels))
-            return ImageTokens(gather_image_tokens(patches, newline, index, weights))
+            hidden = gather_image_tokens(patches, newline, index, weights)
+            return ImageTokens(hidden, places=places)
         layers = self.config.plan.num_layers
         length = self.reducer.image_lengths(index.shape[1], layers)[0]
         return reduced_image_tokens(
@@ -150,9 +153,7 @@ class VLM(nn.Module):
         """
         return DecoderState(
             text=self.language_model.embed(tokens, text),
-            image=self.language_model.stream(
-                image_tokens.hidden, image_tokens.tags(image)
-            ),
+            image=self._image_stream(image_tokens, image),
             caches=() if remember else None,
         )
 
@@ -213,9 +214,7 @@ class VLM(nn.Module):
         Its K/V in layers where they depend on no position; None in others, and in those
         behind a token reducer's first stage, where the image is another one.
         """
-        stream = self.language_model.stream(
-            image_tokens.hidden, image_tokens.tags(image)
-        )
+        stream = self._image_stream(image_tokens, image)
         trunk = self.config.plan.trunk_length
         first = min(self.reducer.stages, default=trunk)
         return tuple(
@@ -239,6 +238,11 @@ class VLM(nn.Module):
         done, _ = self.language_model.run(new, gates, past=cache)
         length = cache.length + tokens.shape[1]
         return self.logits(done.text), cache.replace(layers=done.caches, length=length)
+
+    def _image_stream(self, image_tokens: ImageTokens, tags: TokenTags) -> TokenStream:
+        tags = image_tokens.tags(tags)
+        stream = self.language_model.stream(image_tokens.hidden, tags)
+        return stream.replace(places=image_tokens.places)
 
     def _logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T W"]:
         normed = self.language_model.norm(hidden)
@@ -276,6 +280,7 @@ def begin_batch(model: VLM, batch: Batch, *, remember: bool = False) -> DecoderS
         batch.image_token_index,
         batch.image_token_weights,
         batch.image_mask,
+        batch.image_places,
     )
     return model.begin(
         batch.tokens, text_tags(batch), image, image_tags(batch), remember=remember

@@ -14,6 +14,13 @@ then a weighted sum of the four patches around a point, `index` is (V, 4), and s
 the weights. The newline is NEWLINE here and gets its number in the batch, where the
 number of crops is known.
 
+Crops can be left out (`of_crops`). A token stays where every patch that counts in it is
+of a crop that stays, the newline of a row where a token of the tiles in that row does.
+Of the tokens above, without the left tile (crop 1):
+
+    kept     0 1 2 3   6 7 8   10 11 12      places among all tokens
+    index    0 1 2 3   4 5 N    6  7  N      the patches counted anew
+
 The source is `pack_image_features` and `apply_pooling` of transformers; the arithmetic
 follows theirs, float for float, because a token count depends on it.
 """
@@ -23,7 +30,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from visor_jax.data.images.anyres import choose_grid
 from visor_jax.data.images.image_settings import ImageSettings
@@ -65,6 +72,61 @@ class PatchIndex:
         weights = np.zeros(index.shape, np.float32)
         weights[:, 0] = 1
         return PatchIndex(index, weights, self.crops)
+
+    def of_crops(
+        self, crops: Sequence[int], patches_per_crop: int
+    ) -> tuple["PatchIndex", Int32[np.ndarray, "kept"]]:
+        """Returns the tokens of these crops alone, and which of all tokens they are.
+
+        Patches are numbered as if there were no other crops. A newline that stands for
+        no row of tiles (that of a video, or of one of several images) stays where the
+        token before it does. Tokens that lone patches make are lone ones again.
+
+        Args:
+          crops: ascending, of the crops that there are.
+
+        Raises:
+          ValueError: for crops that do not exist, or do not ascend.
+        """
+        crops = tuple(map(int, crops))
+        if list(crops) != sorted({*crops} & {*range(self.crops)}):
+            raise ValueError(
+                f"Crops {list(crops)} are no ascending choice of the {self.crops} that "
+                "there are (0 is the first)."
+            )
+        kept = np.flatnonzero(self._stays(crops, patches_per_crop)).astype(np.int32)
+        # Patches that count for nothing may be of crops that are gone.
+        number = np.zeros(self.crops + 1, np.int32)
+        number[list(crops)] = np.arange(len(crops))
+        crop, patch = np.divmod(self.index[kept], patches_per_crop)
+        index = number[crop] * patches_per_crop + patch
+        index = np.where(crop == NEWLINE, NEWLINE, index).astype(np.int32)
+        weights = None if self.weights is None else self.weights[kept]
+        return PatchIndex(index, weights, len(crops))._without_corners(), kept
+
+    def _stays(
+        self, crops: tuple[int, ...], patches_per_crop: int
+    ) -> Bool[np.ndarray, "V"]:
+        """Returns which tokens stay with these crops."""
+        shape = self.count, self.corners
+        crop = self.index.reshape(shape) // patches_per_crop
+        counts = np.ones(shape, bool)
+        if self.weights is not None:
+            counts = self.weights != 0
+        stays = (np.isin(crop, crops) | ~counts).all(axis=1)
+        is_newline = ((crop == NEWLINE) & counts).any(axis=1)
+        # What a newline ends: tiles, before which the base view may stand; or itself.
+        is_base = ((crop == 0) & counts).any(axis=1)
+        row = np.cumsum(is_newline) - is_newline
+        tiles = np.bincount(row, ~is_newline & ~is_base)
+        counted = stays & (~is_base | (tiles[row] == 0))
+        return stays | (is_newline & (np.bincount(row, counted)[row] > 0))
+
+    def _without_corners(self) -> "PatchIndex":
+        """Returns the same tokens by their only patch, where each has but one."""
+        if self.weights is None or (self.weights != [1, 0, 0, 0]).any():
+            return self
+        return PatchIndex(self.index[:, 0], None, self.crops)
 
     @classmethod
     def concat(

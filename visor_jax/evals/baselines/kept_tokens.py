@@ -43,6 +43,7 @@ def kept_tokens(
                 batch.image_token_index,
                 batch.image_token_weights,
                 batch.image_mask,
+                batch.image_places,
             )
             text, tags = text_tags(batch), image_tags(batch)
             begun = module.begin(batch.tokens, text, image, tags)

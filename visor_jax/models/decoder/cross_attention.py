@@ -2,9 +2,10 @@
 
 text + o(attend(q(norm(text)), k(v'), v(v'))) with v' = norm(image) + conv(norm(image)).
 The depthwise convolution over the image sequence tells neighbours apart (conditional
-position embedding); the adapter has no rotary positions. The output projection starts
-at zero, so that adding adapters to a pretrained network changes nothing at step 0. What
-shapes there are and what else they start as: `visor_jax.models.adapters`.
+position embedding), those of the whole image where crops are left out; the adapter has
+no rotary positions. The output projection starts at zero, so that adding adapters to a
+pretrained network changes nothing at step 0. What shapes there are and what else they
+start as: `visor_jax.models.adapters`.
 """
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from visor_jax.models.decoder.qwen import RMSNorm
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.ops.attention import AUTO, attend
 from visor_jax.ops.attention_weights import attention_weights
-from visor_jax.ops.depthwise_conv import depthwise_conv
+from visor_jax.ops.depthwise_conv import depthwise_conv, depthwise_conv_at
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.linear import Dense
 from visor_jax.ops.masks import TokenTags, form_between, sees_shared
@@ -59,7 +60,11 @@ class CrossAttention(nn.Module):
         normed = self.image_norm(image.hidden)
         # Padding must not leak into its neighbours through the convolution.
         normed = jnp.where(image.tags.valid[..., None], normed, 0)
-        placed = normed + depthwise_conv(normed, self.position_conv)
+        if image.places is None:
+            convolved = depthwise_conv(normed, self.position_conv)
+        else:
+            convolved = depthwise_conv_at(normed, self.position_conv, image.places)
+        placed = normed + convolved
         heads = self.config.num_kv_heads
         keys = self._split(self.k_proj(placed), heads)
         if self.config.qk_norm:

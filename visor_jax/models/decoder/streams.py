@@ -16,12 +16,15 @@ class TokenStream:
 
     hidden: (B, T, D). tags: see `TokenTags`. rotary: the tokens' rotary table, made
     once because rotary positions are the same in every layer, unless a token reducer
-    renumbers them. They are the tokens' order to begin with.
+    renumbers them. They are the tokens' order to begin with. places: of image tokens
+    where crops are left out (`Batch.image_places`); None where tokens are neighbours as
+    they lie: whole images, and what a token reducer has left.
     """
 
     hidden: Float[Array, "B T D"]
     tags: TokenTags
     rotary: RotaryTable
+    places: Int[Array, "B T"] | None = None
 
     @classmethod
     def create(

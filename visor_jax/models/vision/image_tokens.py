@@ -23,12 +23,14 @@ class ImageTokens:
     """The image tokens of a batch before they are anywhere in a prompt.
 
     hidden: (B, V, D). kept: (B, V) which of the prompt's image tokens they are, and
-    there: which of them exist; None for all of them, as the prompt has them.
+    there: which of them exist; None for all of them, as the prompt has them. places:
+    see `Batch.image_places`; None once a reducer has dropped some.
     """
 
     hidden: Float[Array, "B V D"]
     kept: Int[Array, "B V"] | None = None
     there: Bool[Array, "B V"] | None = None
+    places: Int[Array, "B V"] | None = None
 
     def tags(self, prompt: TokenTags) -> TokenTags:
         """Returns the tags of these tokens, given those of all that a prompt has."""

@@ -155,10 +155,12 @@ def tiles() -> ml_collections.ConfigDict:
     config = mini()
     config.preset = "tiles"
     config.model.variant = "mini_tiles"
-    config.data.batch_size = 12
+    config.data.batch_size = 8
     glance = {"place": 1, "where": 1, "shape": 1, "tiles": 0.2}
     config.data.pages = {
         "kind": "tiles",
+        # Steps look at some crops of their pages: the network is to be right at any.
+        "any_crops": True,
         "pool_size": 6000,
         "questions_per_page": 24,
         "text_length": 128,
@@ -169,7 +171,7 @@ def tiles() -> ml_collections.ConfigDict:
     }
     # Nothing coarse is hidden from the tower: it trains with the rest from the start.
     config.tower.steps = 0
-    config.loop.update(steps=3000)
+    config.loop.update(steps=2400)
     return config
 
 

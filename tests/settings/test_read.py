@@ -215,7 +215,11 @@ def test_own_layers_replace_those_of_the_variant():
     [
         ({"model.variant": "mini"}, "set model.variant to 'mini_tiles'"),
         ({"tower.steps": 5}, "tower.steps=5"),
-        ({"data.pages.kind": "digits"}, "Unknown tasks"),
+        ({"data.pages.kind": "digits"}, "any_crops"),
+        (
+            {"data.pages.kind": "digits", "data.pages.any_crops": False},
+            "Unknown tasks",
+        ),
     ],
 )
 def test_tiled_pages_need_a_network_of_their_form(changes, message):

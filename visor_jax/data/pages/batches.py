@@ -9,7 +9,7 @@ from visor_jax.batch import Batch
 from visor_jax.data.images.patch_index import NEWLINE
 from visor_jax.data.pages.book import Book
 from visor_jax.data.pages.forms import Form, form_of
-from visor_jax.data.pages.packing import TextRow, pack_row
+from visor_jax.data.pages.packing import NO_LABEL, TextRow, pack_row
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.questions import BOOK
 
@@ -33,23 +33,33 @@ class EvaluationBatch(NamedTuple):
 
 
 def make_batch(
-    form: Form, pages: np.ndarray, rows: Sequence[TextRow], facts: np.ndarray | None
+    form: Form,
+    pages: np.ndarray,
+    rows: Sequence[TextRow],
+    facts: np.ndarray | None,
+    looked: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
     """Returns the batch of B uint8 pages and their packed rows.
 
     Args:
       pages: (B, side, side, 3) uint8.
       facts: (B,) records, for the auxiliary reading loss; None leaves its labels out.
+      looked: for each page the crops that are looked at, ascending, as many for each;
+        None for all. Tokens keep their order, as if all were there.
     """
+    labels = None if facts is None else form.reading_labels(facts)
+    if looked is None or len(looked[0]) == form.patch_index.crops:
+        image = _image_fields(form, pages) | {"image_labels": labels}
+    else:
+        image = _looked_fields(form, pages, looked, labels)
     return Batch(
-        **_image_fields(form, pages),
+        **image,
         tokens=np.stack([r.tokens for r in rows]),
         text_positions=np.stack([r.positions for r in rows]),
         text_segments=np.stack([r.segments for r in rows]),
         text_mask=np.stack([r.mask for r in rows]),
         targets=np.stack([r.targets for r in rows]),
         loss_mask=np.stack([r.loss_mask for r in rows]),
-        image_labels=None if facts is None else form.reading_labels(facts),
     )
 
 
@@ -63,6 +73,41 @@ def _image_fields(form: Form, pages: np.ndarray) -> dict[str, np.ndarray]:
         "image_token_index": np.tile(index, (len(pages), 1)),
         "image_positions": np.tile(order, (len(pages), 1)),
         "image_mask": np.ones((len(pages), len(index)), bool),
+    }
+
+
+def _looked_fields(
+    form: Form,
+    pages: np.ndarray,
+    looked: Sequence[Sequence[int]],
+    labels: np.ndarray | None,
+) -> dict[str, np.ndarray | None]:
+    """Returns the image fields of some crops, padded to the most that they can have."""
+    per_crop, side = form.images.patches_per_crop, form.images.patches_per_side
+    crops = len(looked[0])
+    # Every tile ends at most as many rows of the grid as it has.
+    length = min(crops * per_crop + (crops - 1) * side, form.patch_index.count)
+    shape = len(pages), length
+    index, places = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    mask = np.zeros(shape, bool)
+    seen = None if labels is None else np.full(shape, NO_LABEL, np.int32)
+    for row, chosen in enumerate(looked):
+        tokens, kept = form.patch_index.of_crops(chosen, per_crop)
+        there = np.s_[row, : len(kept)]
+        newline = np.int32(crops * per_crop)
+        index[there] = np.where(tokens.index == NEWLINE, newline, tokens.index)
+        places[there], mask[there] = kept, True
+        if seen is not None:
+            seen[there] = labels[row, kept]
+    every = form.crops(pages)
+    rows = np.arange(len(pages))[:, None]
+    return {
+        "pixels": every[rows, np.array(looked)],
+        "image_token_index": index,
+        "image_positions": places.copy(),
+        "image_mask": mask,
+        "image_labels": seen,
+        "image_places": places,
     }
 
 

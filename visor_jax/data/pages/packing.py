@@ -35,6 +35,7 @@ class TextRow:
 
     questions: ids of the questions that found room, in order.
     answer_places: per question, where its answer is predicted (the place of ":").
+    crops: of the page, those that the row looks at, ascending; None for all.
     """
 
     tokens: np.ndarray
@@ -45,6 +46,7 @@ class TextRow:
     loss_mask: np.ndarray
     questions: np.ndarray
     answer_places: np.ndarray
+    crops: tuple[int, ...] | None = None
 
 
 def pack_row(

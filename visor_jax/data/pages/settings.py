@@ -48,6 +48,8 @@ class PageDataSettings:
     questions_per_page: at most so many; a row that is full takes no more.
     text_length: T, the text tokens of a row.
     seed: of the pages and of the questions.
+    any_crops: whether every step looks at a drawn number of its pages' crops, the base
+      view always among them, so that the network is right at any (`tiles.crop_draw`).
     phases: (end, task weights) in order; `end` is the fraction of all steps at which
       the next phase takes over, and 1 for the last.
     """
@@ -59,12 +61,17 @@ class PageDataSettings:
     seed: int = 0
     phases: tuple[TaskPhase, ...] = DEFAULT_PHASES
     kind: str = dataclasses.field(default=DIGITS, metadata=CAME_LATER)
+    any_crops: bool = dataclasses.field(default=False, metadata=CAME_LATER)
 
     def __post_init__(self) -> None:
         names = ("pool_size", "batch_size", "questions_per_page")
         wrong = {n: getattr(self, n) for n in names if getattr(self, n) < 1}
         if wrong:
             raise ValueError(f"PageDataSettings needs values of at least 1: {wrong}.")
+        if self.any_crops and self.kind == DIGITS:
+            raise ValueError(
+                f"any_crops: pages of {DIGITS} are one crop each; it is for tiles."
+            )
         longest = max(form.book.longest for form in forms_of(self.kind))
         if self.text_length < longest:
             raise ValueError(

@@ -5,6 +5,7 @@ nothing. The iterator's state is its place, saved and restored with the checkpoi
 `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import grain
@@ -12,10 +13,11 @@ import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.data.pages.batches import make_batch
-from visor_jax.data.pages.forms import form_of
+from visor_jax.data.pages.forms import Form, form_of
 from visor_jax.data.pages.packing import TextRow, pack_row
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.pages.tiles.crop_draw import drawn_count, drawn_crops
 from visor_jax.data.row_range import batched_range
 
 # Of one recipe, or of several.
@@ -66,7 +68,15 @@ class PageQuestions:
             book=form.book,
             image_tokens=form.patch_index.count,
         )
+        if settings.any_crops:
+            place = step, index % settings.batch_size
+            row = dataclasses.replace(row, crops=self._crops(*place, form))
         return int(self._first[turn]) + page, row
+
+    def _crops(self, step: int, row: int, form: Form) -> tuple[int, ...]:
+        seed, crops = self._settings.seed, form.patch_index.crops
+        count = drawn_count(seed, step, crops)
+        return drawn_crops(seed, step, row, count=count, crops=crops)
 
     def batch(self, rows: Sequence[tuple[int, TextRow]]) -> Batch:
         """Returns the batch of some rows of one step."""
@@ -79,6 +89,7 @@ class PageQuestions:
             pool.pages[index],
             [row for _, row in rows],
             pool.facts[index],
+            [row.crops for _, row in rows] if self._settings.any_crops else None,
         )
 
     def phase_of(self, step: int) -> int:

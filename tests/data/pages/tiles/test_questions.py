@@ -71,7 +71,7 @@ def test_half_of_the_tasks_are_hard_and_sizes_share_words():
         "hard": 4,
     }
     assert len(WORDS.tokens) == len(set(WORDS.tokens)) <= 64
-    assert (len(small.questions), len(large.questions)) == (42, 138)
+    assert (len(small.questions), len(large.questions)) == (38, 123)
 
 
 def test_no_answer_is_right_for_most_pages(pools):

@@ -12,7 +12,7 @@ The argument is the objective, or objective and preset. Objectives: straight_thr
 pseudo_labels, expected_loss or straight_through_blended (see
 `visor_jax/training/objectives/policy_objective.py`). The pages of `mini` are those of
 the handwriting that neither the network nor the test has seen; for the other presets
-take conversations that the network has not been trained on.
+take conversations that the network has not been trained on. There is none for `tiles`.
 """
 
 import ml_collections
@@ -29,6 +29,11 @@ _TASK_WEIGHTS = {
 def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
     """Returns the configuration for "objective" or "objective,preset"."""
     objective, _, preset = argument.partition(",")
+    if preset == "tiles":
+        raise ValueError(
+            "There is no policy for the preset 'tiles': its pages are not those that a "
+            "policy is trained and reported on. Take 'mini' or 'demo'."
+        )
     config = common.base(preset or "mini")
     config.task = "policy"
     config.label = f"policy:{objective}"

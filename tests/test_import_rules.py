@@ -36,6 +36,7 @@ COMMANDS = (
     "answer",
     "sweep",
     "cascade",
+    "looks",
     "baselines",
     "serve",
     # Which commands there are.

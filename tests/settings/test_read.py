@@ -208,3 +208,23 @@ def test_own_layers_replace_those_of_the_variant():
     assert run.model.plan.cross_layers == (3,)
     assert run.model.reading_layers == ()
     assert run.budgets.names == ("sa0", "sa1:2", "sa1:7", "sa2:2,7")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.variant": "mini"}, "set model.variant to 'mini_tiles'"),
+        ({"tower.steps": 5}, "tower.steps=5"),
+        ({"data.pages.kind": "digits"}, "any_crops"),
+        (
+            {"data.pages.kind": "digits", "data.pages.any_crops": False},
+            "Unknown tasks",
+        ),
+    ],
+)
+def test_tiled_pages_need_a_network_of_their_form(changes, message):
+    config = universal.get_config("tiles")
+    assert read_settings(config).data.pages.kind == "tiles"
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        read_settings(config)

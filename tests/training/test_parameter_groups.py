@@ -31,11 +31,12 @@ from visor_jax.training.objectives.policy_objective import OBJECTIVES
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 from visor_jax.training.parameter_groups import ParameterGroup, group_of_paths
 
+WITH_POLICY = [preset for preset in common.PRESETS if preset != "tiles"]
 CONFIGS = {
     "dedicated": (dedicated, ("none", "all", "sa2:1,5")),
     "dense": (dense, common.PRESETS),
     "easy_vqa": (easy_vqa, easy_vqa.PRESETS),
-    "policy": (policy, [f"{k},{p}" for k in OBJECTIVES for p in common.PRESETS]),
+    "policy": (policy, [f"{k},{p}" for k in OBJECTIVES for p in WITH_POLICY]),
     "stage_a": (stage_a, common.PRESETS),
     "stage_b": (stage_b, common.PRESETS),
     "universal": (universal, common.PRESETS),
@@ -96,6 +97,11 @@ def test_every_configuration_is_tried():
     used = {common.base(preset).model.variant for preset in common.PRESETS}
     used.add(easy_vqa.get_config().model.variant)
     assert used == set(variants.VARIANTS)
+
+
+def test_there_is_no_policy_for_tiles():
+    with pytest.raises(ValueError, match="no policy for the preset 'tiles'"):
+        policy.get_config("pseudo_labels,tiles")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,18 @@ def mini_pictures() -> VLMConfig:
     )
 
 
+def mini_tiles() -> VLMConfig:
+    """Returns `mini` in LLaVA-OneVision's form, for tiles of 48 pixels.
+
+    36 image tokens a crop: 192 of a page of 2 x 2 tiles, 378 of one of 3 x 3.
+    """
+    config = mini()
+    return config.replace(
+        vision=dataclasses.replace(config.vision, image_size=48),
+        image_newline=True,
+    )
+
+
 def llava_ov_0p5b() -> VLMConfig:
     """Returns LLaVA-OneVision 0.5B with 8 CROSS and 7 SELF layers of 24."""
     return VLMConfig(
@@ -144,6 +156,7 @@ def visor_plan(num_layers: int) -> LayerPlan:
 VARIANTS: dict[str, Callable[[], VLMConfig]] = {
     "mini": mini,
     "mini_pictures": mini_pictures,
+    "mini_tiles": mini_tiles,
     "llava_ov_0p5b": llava_ov_0p5b,
     "llava_ov_7b": llava_ov_7b,
 }

@@ -51,6 +51,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
+from visor_jax.data.pages.forms import forms_of
 from visor_jax.models.vision.siglip import crops_at_once
 from visor_jax.plan.abstract_step import (
     BatchShape,
@@ -176,11 +177,9 @@ def largest_bucket(run: UniversalSettings) -> Bucket:
     """Returns the largest shape of a row in training."""
     vision = run.model.vision
     if run.data.kind == "pages":
-        return Bucket(
-            crops=1,
-            image_tokens=vision.num_patches,
-            text_tokens=run.data.pages.text_length,
-        )
+        pages, patches = run.data.pages, forms_of(run.data.pages.kind)[-1].patch_index
+        text = pages.text_length
+        return Bucket(crops=patches.crops, image_tokens=patches.count, text_tokens=text)
     side = vision.image_size
     images = ImageSettings(
         tile_size=side,

@@ -9,10 +9,12 @@ from typing import Any
 
 from visor_jax.budget import BudgetSet
 from visor_jax.checkpoints.stored_network import newest_network
+from visor_jax.data.pages.forms import TILES, forms_of
 from visor_jax.data.settings import CONVERSATIONS, PAGES, DataSettings
 from visor_jax.evals.pages.benchmark import check_reads_pages
 from visor_jax.evals.report.report import check_label, check_policy_label
 from visor_jax.models.adapters import OWN
+from visor_jax.models.config import VLMConfig
 from visor_jax.runtime.processes import PLATFORMS
 from visor_jax.settings.run_settings import (
     PolicySettings,
@@ -22,6 +24,7 @@ from visor_jax.settings.run_settings import (
 from visor_jax.settings.sections import SECTIONS, Sections, build, check_keys
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.policy_objective import BLENDED
+from visor_jax.training.objectives.tower_pretraining import TowerSettings
 from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 
@@ -80,6 +83,7 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
     tower = fields["tower"]
     if tower is not None:
         tower = build(sections, "tower", tower)
+    _check_form(model, shared["data"], tower)
     init_from = fields.get("init_from")
     if init_from is not None and tower is not None and tower.steps:
         raise ValueError(
@@ -101,6 +105,28 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
         tower=tower,
         init_from=init_from,
     )
+
+
+def _check_form(
+    model: VLMConfig, data: DataSettings, tower: TowerSettings | None
+) -> None:
+    """Raises ValueError for pages of several crops and a network of another form."""
+    if data.kind != PAGES or data.pages.kind != TILES:
+        return
+    images, vision = forms_of(TILES)[0].images, model.vision
+    sizes = images.tile_size, images.patch_size
+    if (vision.image_size, vision.patch_size) != sizes or not model.image_newline:
+        raise ValueError(
+            f"data.pages.kind={TILES!r} has crops of {sizes[0]} pixels, patches of "
+            f"{sizes[1]} and newlines, and the network is for {vision.image_size}, "
+            f"{vision.patch_size} and newlines {model.image_newline}: set "
+            "model.variant to 'mini_tiles'."
+        )
+    if tower is not None and tower.steps:
+        raise ValueError(
+            f"tower.steps={tower.steps}: the tower is pretrained on digit pages alone. "
+            f"With data.pages.kind={TILES!r} it trains with the rest: set it to 0."
+        )
 
 
 def _policy(fields: dict[str, Any]) -> PolicySettings:

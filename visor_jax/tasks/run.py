@@ -190,7 +190,12 @@ def recipe(s: RunSettings) -> dict[str, Any]:
 
 def _as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+        value = {
+            f.name: each
+            for f, each in fields.items()
+            if not (f.metadata.get("came_later") and each == f.default)
+        }
     if isinstance(value, Mapping):
         kept = value.keys() - _NOT_OF_THE_RECIPE
         return {key: _as_json(value[key]) for key in sorted(kept)}

@@ -22,9 +22,10 @@ from visor_jax.data.conversations.mixture import read_mixture
 from visor_jax.data.conversations.run_data import RunData, open_run_data
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.pages.pool.pool import PagePool, make_pool
+from visor_jax.data.pages.pool.recipes import DIGIT_PAGES, Recipe
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tower_batches import tower_batches
-from visor_jax.data.pages.training_batches import train_iterator
+from visor_jax.data.pages.training_batches import Pools, train_iterator
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.settings import DataSettings
 from visor_jax.models.config import VisionConfig
@@ -114,7 +115,13 @@ def _processor_folder(settings: RunSettings) -> Iterator[Path]:
 
 
 def page_pool(
-    split: str, size: int, *, seed: int, cache: Path, interruption: Interruption
+    split: str,
+    size: int,
+    *,
+    seed: int,
+    cache: Path,
+    interruption: Interruption,
+    recipe: Recipe = DIGIT_PAGES,
 ) -> PagePool:
     """Returns drawn pages of a split. Raises Stopped if asked to stop meanwhile.
 
@@ -132,19 +139,20 @@ def page_pool(
             processes=min(2, os.cpu_count() or 1),
             cache_dir=cache,
             progress=_watched(bar, interruption),
+            recipe=recipe,
         )
 
 
 def page_data(
-    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice | None
+    pools: Pools, settings: PageDataSettings, steps: int, rows: slice | None
 ) -> TrainingData:
-    """Returns the questions about the pool's pages, packed into rows.
+    """Returns the questions about the pools' pages, packed into rows.
 
     rows: of every batch, those that this process loads; None for all.
     """
     return TrainingData(
-        batches=train_iterator(pool, settings, steps=steps, rows=rows),
-        example=next(train_iterator(pool, settings, steps=1, num_threads=0)),
+        batches=train_iterator(pools, settings, steps=steps, rows=rows),
+        example=next(train_iterator(pools, settings, steps=1, num_threads=0)),
     )
 
 

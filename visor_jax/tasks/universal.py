@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import optax
 
+from visor_jax.data.pages.forms import forms_of, vocabulary_of
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.settings import CONVERSATIONS, PAGES
-from visor_jax.evals.pages.benchmark import PageBenchmark
+from visor_jax.evals.pages.tile_benchmark import drawn_benchmark
 from visor_jax.evals.report.report import ReportFacts, report_run
 from visor_jax.evals.report.rows import RunFacts
 from visor_jax.inference.loading.network import Network
@@ -86,11 +87,18 @@ def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
     if s.data.kind == CONVERSATIONS:
         return _conversations(run), None
     kept = {"seed": s.seed, "cache": run.cache, "interruption": run.interruption}
-    pool = training_data.page_pool("train", s.data.pages.pool_size, **kept)
+    pools = [
+        training_data.page_pool(
+            "train", s.data.pages.pool_size, recipe=form.recipe, **kept
+        )
+        for form in forms_of(s.data.pages.kind)
+    ]
     tower = None
     if s.tower is not None and s.tower.steps:
-        tower = training_data.pretrained_tower(pool, s.model.vision, s.tower, **kept)
-    return training_data.page_data(pool, s.data.pages, s.loop.steps, run.rows), tower
+        tower = training_data.pretrained_tower(
+            pools[0], s.model.vision, s.tower, **kept
+        )
+    return training_data.page_data(pools, s.data.pages, s.loop.steps, run.rows), tower
 
 
 def _conversations(run: Run) -> training_data.TrainingData:
@@ -129,12 +137,13 @@ def report(run: Run, state: TrainState, seconds: float) -> None:
 
 def _report(run: Run, params: Params, seconds: float, out: Path) -> None:
     s = run.settings
-    benchmark = PageBenchmark.make(s.evaluation_pages, cache_dir=run.cache)
+    kind = s.data.pages.kind
+    benchmark = drawn_benchmark(kind, s.evaluation_pages, cache_dir=run.cache)
     network = Network(
         config=s.model,
         params=params,
         budgets=s.budgets,
-        processor=page_processor(page_tokenizer()),
+        processor=page_processor(page_tokenizer(vocabulary_of(kind)), kind),
         metadata={},
         reducer=own_reducer(s.model),
     )

@@ -15,31 +15,18 @@ import dataclasses
 
 import numpy as np
 
+from visor_jax.data.pages.book import Book
 from visor_jax.data.pages.pool.drawing import CELL, IMAGE_SIZE
 from visor_jax.data.pages.pool.facts import GRID_COLUMNS, GRID_ROWS
-from visor_jax.data.pages.questions import LONGEST_QUESTION, QUESTIONS
-from visor_jax.data.pages.words import EOS, PAD, PROMPT_END, TOKEN_ID, ids_of
+from visor_jax.data.pages.questions import BOOK
 
 PATCH = 8
 PATCHES_PER_SIDE = IMAGE_SIZE // PATCH
 NUM_IMAGE_TOKENS = PATCHES_PER_SIDE**2
 NO_LABEL = -1
 
-_PAD_ID, _EOS_ID = TOKEN_ID[PAD], TOKEN_ID[EOS]
-
-
-def _question_table() -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([q.num_tokens for q in QUESTIONS], np.int32)
-    table = np.full((len(QUESTIONS), LONGEST_QUESTION), _PAD_ID, np.int32)
-    for row, question in zip(table, QUESTIONS, strict=True):
-        ids = ids_of(f"{question.text} {PROMPT_END}")
-        row[: len(ids)] = ids
-    return table, lengths
-
-
-# Every possible question, tokenised once; the answer's place is left at padding.
-_TOKENS, QUESTION_LENGTHS = _question_table()
-_COLUMNS = np.arange(LONGEST_QUESTION, dtype=np.int32)
+QUESTION_LENGTHS = BOOK.lengths
+answer_table = BOOK.answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +35,7 @@ class TextRow:
 
     questions: ids of the questions that found room, in order.
     answer_places: per question, where its answer is predicted (the place of ":").
+    crops: of the page, those that the row looks at, ascending; None for all.
     """
 
     tokens: np.ndarray
@@ -58,29 +46,29 @@ class TextRow:
     loss_mask: np.ndarray
     questions: np.ndarray
     answer_places: np.ndarray
+    crops: tuple[int, ...] | None = None
 
 
-def answer_table(facts: np.ndarray) -> np.ndarray:
-    """Returns (n, questions) uint8, the token id of every answer about every page."""
-    table = np.empty((len(facts), len(QUESTIONS)), np.uint8)
-    for i, question in enumerate(QUESTIONS):
-        ids = np.array([TOKEN_ID[word] for word in question.words], np.uint8)
-        table[:, i] = ids[question.indices(facts)]
-    return table
-
-
-def pack_row(questions: np.ndarray, answers: np.ndarray, text_length: int) -> TextRow:
+def pack_row(
+    questions: np.ndarray,
+    answers: np.ndarray,
+    text_length: int,
+    *,
+    book: Book = BOOK,
+    image_tokens: int = NUM_IMAGE_TOKENS,
+) -> TextRow:
     """Returns the row with as many of the questions, in order, as fit.
 
     Args:
-      questions: (n,) indices in `QUESTIONS`.
+      questions: (n,) indices in the book's questions.
       answers: (n,) token ids of the answers.
       text_length: T.
+      image_tokens: that stand before each question.
 
     Raises:
       ValueError: if not even the first question fits.
     """
-    lengths = QUESTION_LENGTHS[questions]
+    lengths = book.lengths[questions]
     ends = np.cumsum(lengths)
     count = int(np.searchsorted(ends, text_length, side="right"))
     if count == 0:
@@ -88,17 +76,18 @@ def pack_row(questions: np.ndarray, answers: np.ndarray, text_length: int) -> Te
     questions, lengths, ends = questions[:count], lengths[:count], ends[:count]
     used, last = ends[-1], ends - 1
 
-    real = lengths[:, None] > _COLUMNS
+    columns = np.arange(book.longest, dtype=np.int32)
+    real = lengths[:, None] > columns
     row = {name: np.zeros(text_length, np.int32) for name in _INTEGER_FIELDS}
-    row["tokens"][:] = row["targets"][:] = _PAD_ID
+    row["tokens"][:] = row["targets"][:] = book.pad_id
     # Reading a boolean choice row by row lays the questions end to end.
-    row["tokens"][:used] = _TOKENS[questions][real]
+    row["tokens"][:used] = book.tokens[questions][real]
     row["tokens"][last] = answers[:count]
-    row["positions"][:used] = np.broadcast_to(_COLUMNS, real.shape)[real]
-    row["positions"][:used] += NUM_IMAGE_TOKENS
+    row["positions"][:used] = np.broadcast_to(columns, real.shape)[real]
+    row["positions"][:used] += image_tokens
     row["segments"][:used] = np.repeat(np.arange(1, count + 1), lengths)
     row["targets"][: used - 1] = row["tokens"][1:used]
-    row["targets"][last] = _EOS_ID
+    row["targets"][last] = book.eos_id
     mask = np.arange(text_length) < used
     loss_mask = np.zeros(text_length, bool)
     loss_mask[last] = loss_mask[last - 1] = True

@@ -11,12 +11,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.images.image_settings import ImageSettings
-from visor_jax.data.images.patch_index import PatchIndex
-from visor_jax.data.images.read_image import read_square_image
+from visor_jax.data.images.anyres import anyres_crops
+from visor_jax.data.images.patch_index import PatchIndex, anyres_patch_index
+from visor_jax.data.images.read_image import ImageInput, read_image, read_square_image
 from visor_jax.data.images.url_fetching import Fetch
-from visor_jax.data.pages.packing import NUM_IMAGE_TOKENS, PATCH, normalise
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
+from visor_jax.data.pages.forms import DIGITS, Form, forms_of
 from visor_jax.data.pages.tokenizer import encode_question
 from visor_jax.data.prompts.messages import (
     Message,
@@ -39,10 +38,13 @@ class PageProcessor:
     """Everything that fixes the input of a network for pages.
 
     fetch: gets pages from the net (`url_fetching`); None to refuse their URLs.
+    kind: of the pages, see `forms`. A picture of any size becomes a digit page,
+      squashed to its square, or the tiles that show most of it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     fetch: Fetch | None = None
+    kind: str = DIGITS
 
     def prompt(
         self,
@@ -55,7 +57,7 @@ class PageProcessor:
         """Returns a question that the network is to answer.
 
         Args:
-          images: one, resized to a page; None if the message carries it.
+          images: one, made a page; None if the message carries it.
           room: has no meaning here, a page always leaves enough.
 
         Raises:
@@ -76,16 +78,15 @@ class PageProcessor:
                 f"images for {places} places, and {films} videos."
             )
         tokens = np.array(encode_question(self.tokenizer, question), np.int32)
-        page = read_square_image(pages[0], IMAGE_SIZE, fetch=self.fetch)
-        raster = np.arange(NUM_IMAGE_TOKENS, dtype=np.int32)
+        crops, patch_index = self._picture(pages[0])
         return Sample(
-            crops=normalise(page[None])[0],
-            patch_index=PatchIndex(raster, None, 1),
+            crops=crops,
+            patch_index=patch_index,
             layout=Layout(
                 tokens=tokens,
-                text_positions=NUM_IMAGE_TOKENS
+                text_positions=patch_index.count
                 + np.arange(len(tokens), dtype=np.int32),
-                image_positions=raster,
+                image_positions=np.arange(patch_index.count, dtype=np.int32),
                 targets=np.full(len(tokens), self.tokenizer.pad_token_id, np.int32),
                 loss_mask=np.zeros(len(tokens), bool),
                 media=(("image", 0),),
@@ -94,14 +95,33 @@ class PageProcessor:
 
     def buckets(self) -> Buckets:
         """Returns the shapes that questions are padded to."""
-        settings = ImageSettings(
-            tile_size=IMAGE_SIZE, patch_size=PATCH, pinpoints=((IMAGE_SIZE,) * 2,)
-        )
         shapes = (
-            Bucket(crops=1, image_tokens=NUM_IMAGE_TOKENS, text_tokens=length)
+            Bucket(
+                crops=form.patch_index.crops,
+                image_tokens=form.patch_index.count,
+                text_tokens=length,
+            )
+            for form in self._forms
             for length in _TEXT_LENGTHS
         )
-        return Buckets(shapes, settings, pad_id=self.tokenizer.pad_token_id)
+        images = self._forms[0].images
+        return Buckets(shapes, images, pad_id=self.tokenizer.pad_token_id)
+
+    @property
+    def _forms(self) -> tuple[Form, ...]:
+        return forms_of(self.kind)
+
+    def _picture(self, image: ImageInput) -> tuple[np.ndarray, PatchIndex]:
+        """Returns the crops of a picture, and its image tokens."""
+        form = self._forms[0]
+        if form.patch_index.crops == 1:
+            page = read_square_image(image, form.recipe.side, fetch=self.fetch)
+            return form.crops(page[None])[0], form.patch_index
+        pixels = read_image(image, fetch=self.fetch)
+        return (
+            anyres_crops(pixels, form.images),
+            anyres_patch_index(*pixels.shape[:2], form.images),
+        )
 
 
 def _question(messages: Sequence[Message]) -> str:
@@ -117,9 +137,9 @@ def _question(messages: Sequence[Message]) -> str:
     return " ".join(texts)
 
 
-def page_processor(tokenizer: Tokenizer) -> Processor:
+def page_processor(tokenizer: Tokenizer, kind: str = DIGITS) -> Processor:
     """Returns the processor of a network of the embedded benchmark."""
-    prompts = PageProcessor(tokenizer=tokenizer)
+    prompts = PageProcessor(tokenizer=tokenizer, kind=kind)
     return Processor(
         prompts=prompts,
         buckets=prompts.buckets(),

@@ -4,11 +4,11 @@ Easy tasks need a glance, hard ones a digit or a bar at a place. Rows and column
 from 1 in the text. Every answer is exactly one word.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
+from visor_jax.data.pages.book import GROUPS, Book, Question, Task
 from visor_jax.data.pages.pool.facts import GRID_COLUMNS, GRID_ROWS
 from visor_jax.data.pages.words import (
     BAR_LETTERS,
@@ -16,45 +16,18 @@ from visor_jax.data.pages.words import (
     DIGITS,
     HALVES,
     NO_YES,
-    ids_of,
+    WORDS,
 )
 
-GROUPS = ("easy", "hard")
+_Indices = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One question; `indices` maps facts, (n,) RECORD, to (n,) indices in `words`."""
-
-    text: str
-    words: tuple[str, ...]
-    indices: Callable[[np.ndarray], np.ndarray]
-
-    def answers(self, facts: np.ndarray) -> list[str]:
-        """Returns the answer for each element of a RECORD array."""
-        return [self.words[i] for i in self.indices(np.atleast_1d(facts))]
-
-    @property
-    def num_tokens(self) -> int:
-        """The question's words, the end of the prompt and the answer."""
-        return len(ids_of(self.text)) + 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Questions of one kind; all of them have the same number of tokens."""
-
-    name: str
-    group: str
-    questions: tuple[Question, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return max(q.num_tokens for q in self.questions)
+def _question(text: str, words: tuple[str, ...], indices: _Indices) -> Question:
+    return Question(text, words, indices, WORDS)
 
 
 def _cell_digit(row: int, column: int) -> Question:
-    return Question(
+    return _question(
         f"digit row {row + 1} column {column + 1}",
         DIGITS,
         lambda facts: facts["digits"][:, row, column],
@@ -67,7 +40,7 @@ def _digit_at_mark(facts: np.ndarray, shift: int) -> np.ndarray:
 
 
 def _column_of_largest(row: int) -> Question:
-    return Question(
+    return _question(
         f"column of largest digit row {row + 1}",
         DIGITS,
         # argmax takes the leftmost of equals.
@@ -76,7 +49,7 @@ def _column_of_largest(row: int) -> Question:
 
 
 def _largest(row: int) -> Question:
-    return Question(
+    return _question(
         f"largest digit row {row + 1}",
         DIGITS,
         lambda facts: facts["digits"][:, row].max(axis=1),
@@ -84,7 +57,7 @@ def _largest(row: int) -> Question:
 
 
 def _bar(bar: int) -> Question:
-    return Question(
+    return _question(
         f"bar {BAR_LETTERS[bar]}", DIGITS, lambda facts: facts["bars"][:, bar]
     )
 
@@ -94,9 +67,9 @@ def _single(
     group: str,
     text: str,
     words: tuple[str, ...],
-    indices: Callable[[np.ndarray], np.ndarray],
+    indices: _Indices,
 ) -> Task:
-    return Task(name, group, (Question(text, words, indices),))
+    return Task(name, group, (_question(text, words, indices),))
 
 
 _ROWS = range(GRID_ROWS)
@@ -121,33 +94,14 @@ _TASKS = (
     Task("bar", "hard", tuple(_bar(i) for i in range(len(BAR_LETTERS)))),
 )
 
+BOOK = Book(WORDS, _TASKS)
+
 # In this order tasks are numbered in evaluation batches and reports.
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
-TASK_NAMES = tuple(TASKS)
-EASY = tuple(t.name for t in _TASKS if t.group == "easy")
-HARD = tuple(t.name for t in _TASKS if t.group == "hard")
+TASK_NAMES = BOOK.task_names
+EASY, HARD = (BOOK.groups[group] for group in GROUPS)
 
-QUESTIONS = tuple(q for task in _TASKS for q in task.questions)
-# The task number of each question.
-QUESTION_TASK = np.repeat(np.arange(len(_TASKS)), [len(t.questions) for t in _TASKS])
-LONGEST_QUESTION = max(q.num_tokens for q in QUESTIONS)
-
-
-def question_probabilities(task_weights: dict[str, float]) -> np.ndarray:
-    """Returns the chance of each question, (len(QUESTIONS),), given weights of tasks.
-
-    A task that is not named has weight 0; the questions of a task share its weight.
-
-    Raises:
-      ValueError: for unknown tasks, negative weights or weights that are all zero.
-    """
-    unknown = sorted(set(task_weights) - set(TASKS))
-    if unknown:
-        raise ValueError(f"Unknown tasks {unknown}: there are {list(TASK_NAMES)}.")
-    weights = np.array([task_weights.get(name, 0.0) for name in TASK_NAMES], float)
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-        raise ValueError(
-            f"Task weights must be finite, not negative and not all 0: {task_weights}."
-        )
-    per_task = weights / np.bincount(QUESTION_TASK)
-    return per_task[QUESTION_TASK] / weights.sum()
+QUESTIONS = BOOK.questions
+QUESTION_TASK = BOOK.question_task
+LONGEST_QUESTION = BOOK.longest
+question_probabilities = BOOK.probabilities

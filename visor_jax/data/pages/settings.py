@@ -3,7 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
-from visor_jax.data.pages.questions import LONGEST_QUESTION, question_probabilities
+from visor_jax.data.pages.forms import DIGITS, forms_of
+
+# Of settings that older runs did not write down: left out of a run's record where they
+# have their default, so that old and new runs compare.
+CAME_LATER = {"came_later": True}
 
 TaskPhase = tuple[float, Mapping[str, float]]
 
@@ -38,10 +42,14 @@ DEFAULT_PHASES: tuple[TaskPhase, ...] = (
 class PageDataSettings:
     """Settings of the embedded benchmark's training data.
 
-    pool_size: pages that are drawn once; questions are drawn anew at every step.
+    kind: "digits" (one crop a page) or "tiles" (a base view and a crop per tile).
+    pool_size: pages of each size that are drawn once; questions are drawn anew at every
+      step.
     questions_per_page: at most so many; a row that is full takes no more.
     text_length: T, the text tokens of a row.
     seed: of the pages and of the questions.
+    any_crops: whether every step looks at a drawn number of its pages' crops, the base
+      view always among them, so that the network is right at any (`tiles.crop_draw`).
     phases: (end, task weights) in order; `end` is the fraction of all steps at which
       the next phase takes over, and 1 for the last.
     """
@@ -52,16 +60,23 @@ class PageDataSettings:
     text_length: int = 128
     seed: int = 0
     phases: tuple[TaskPhase, ...] = DEFAULT_PHASES
+    kind: str = dataclasses.field(default=DIGITS, metadata=CAME_LATER)
+    any_crops: bool = dataclasses.field(default=False, metadata=CAME_LATER)
 
     def __post_init__(self) -> None:
         names = ("pool_size", "batch_size", "questions_per_page")
         wrong = {n: getattr(self, n) for n in names if getattr(self, n) < 1}
         if wrong:
             raise ValueError(f"PageDataSettings needs values of at least 1: {wrong}.")
-        if self.text_length < LONGEST_QUESTION:
+        if self.any_crops and self.kind == DIGITS:
+            raise ValueError(
+                f"any_crops: pages of {DIGITS} are one crop each; it is for tiles."
+            )
+        longest = max(form.book.longest for form in forms_of(self.kind))
+        if self.text_length < longest:
             raise ValueError(
                 f"text_length={self.text_length} cannot hold the longest question "
-                f"with its answer ({LONGEST_QUESTION} tokens)."
+                f"with its answer ({longest} tokens)."
             )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative.")
@@ -72,4 +87,5 @@ class PageDataSettings:
                 f"got {ends}."
             )
         for _, weights in self.phases:
-            question_probabilities(weights)
+            for form in forms_of(self.kind):
+                form.book.probabilities(weights)

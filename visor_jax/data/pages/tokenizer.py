@@ -5,25 +5,19 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from visor_jax.data.pages.words import (
-    EOS,
-    PAD,
-    PROMPT_END,
-    TOKEN_ID,
-    TOKEN_PATTERN,
-    UNKNOWN,
-)
+from visor_jax.data.pages.vocabulary import EOS, PAD, PROMPT_END, UNKNOWN, Vocabulary
+from visor_jax.data.pages.words import WORDS
 from visor_jax.runtime.arguments import shown
 
 # Unknown words that an error names.
 _MOST_NAMED = 20
 
 
-def page_tokenizer() -> PreTrainedTokenizerFast:
-    """Returns the tokenizer; token ids are the order of `words.TOKENS`."""
-    tokenizer = Tokenizer(WordLevel(dict(TOKEN_ID), unk_token=UNKNOWN))
+def page_tokenizer(vocabulary: Vocabulary = WORDS) -> PreTrainedTokenizerFast:
+    """Returns the tokenizer; token ids are the order of the vocabulary's tokens."""
+    tokenizer = Tokenizer(WordLevel(dict(vocabulary.ids), unk_token=UNKNOWN))
     # Inverted: what matches the pattern is kept, the blanks between are removed.
-    tokenizer.pre_tokenizer = Split(Regex(TOKEN_PATTERN), "removed", invert=True)
+    tokenizer.pre_tokenizer = Split(Regex(vocabulary.pattern), "removed", invert=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
     )

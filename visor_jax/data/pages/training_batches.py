@@ -5,6 +5,7 @@ nothing. The iterator's state is its place, saved and restored with the checkpoi
 `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import grain
@@ -12,27 +13,39 @@ import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.data.pages.batches import make_batch
-from visor_jax.data.pages.packing import TextRow, answer_table, pack_row
+from visor_jax.data.pages.forms import Form, form_of
+from visor_jax.data.pages.packing import TextRow, pack_row
 from visor_jax.data.pages.pool.pool import PagePool
-from visor_jax.data.pages.questions import question_probabilities
 from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.pages.tiles.crop_draw import drawn_count, drawn_crops
 from visor_jax.data.row_range import batched_range
+
+# Of one recipe, or of several.
+Pools = PagePool | Sequence[PagePool]
 
 
 class PageQuestions:
-    """Random access to the rows of a run: element i is (page index, packed row)."""
+    """Random access to the rows of a run: element i is (page index, packed row).
 
-    def __init__(
-        self, pool: PagePool, settings: PageDataSettings, *, steps: int
-    ) -> None:
+    Several pools take turns, step by step; their pages are numbered through.
+    """
+
+    def __init__(self, pools: Pools, settings: PageDataSettings, *, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"{steps=} must be at least 1.")
         self._settings = settings
         self._steps = steps
-        self._answers = answer_table(pool.facts)
+        self._pools = _several(pools)
+        self._forms = [form_of(pool) for pool in self._pools]
+        self._answers = [
+            form.book.answers(pool.facts)
+            for form, pool in zip(self._forms, self._pools, strict=True)
+        ]
+        self._first = np.cumsum([0, *map(len, self._pools)])
         self._phase_ends = np.array([end for end, _ in settings.phases])
         self._cumulative = [
-            np.cumsum(question_probabilities(weights)) for _, weights in settings.phases
+            [np.cumsum(form.book.probabilities(weights)) for form in self._forms]
+            for _, weights in settings.phases
         ]
 
     def __len__(self) -> int:
@@ -41,12 +54,43 @@ class PageQuestions:
     def __getitem__(self, index: int) -> tuple[int, TextRow]:
         settings = self._settings
         rng = np.random.default_rng([settings.seed, index])
-        page = int(rng.integers(len(self._answers)))
-        cumulative = self._cumulative[self.phase_of(index // settings.batch_size)]
+        step = index // settings.batch_size
+        turn = step % len(self._pools)
+        form, answers = self._forms[turn], self._answers[turn]
+        page = int(rng.integers(len(answers)))
+        cumulative = self._cumulative[self.phase_of(step)][turn]
         draws = rng.random(settings.questions_per_page) * cumulative[-1]
         questions = np.searchsorted(cumulative, draws, side="right")
-        answers = self._answers[page, questions]
-        return page, pack_row(questions, answers, settings.text_length)
+        row = pack_row(
+            questions,
+            answers[page, questions],
+            settings.text_length,
+            book=form.book,
+            image_tokens=form.patch_index.count,
+        )
+        if settings.any_crops:
+            place = step, index % settings.batch_size
+            row = dataclasses.replace(row, crops=self._crops(*place, form))
+        return int(self._first[turn]) + page, row
+
+    def _crops(self, step: int, row: int, form: Form) -> tuple[int, ...]:
+        seed, crops = self._settings.seed, form.patch_index.crops
+        count = drawn_count(seed, step, crops)
+        return drawn_crops(seed, step, row, count=count, crops=crops)
+
+    def batch(self, rows: Sequence[tuple[int, TextRow]]) -> Batch:
+        """Returns the batch of some rows of one step."""
+        index = np.array([page for page, _ in rows])
+        turn = int(np.searchsorted(self._first, index[0], side="right")) - 1
+        index -= self._first[turn]
+        pool = self._pools[turn]
+        return make_batch(
+            self._forms[turn],
+            pool.pages[index],
+            [row for _, row in rows],
+            pool.facts[index],
+            [row.crops for _, row in rows] if self._settings.any_crops else None,
+        )
 
     def phase_of(self, step: int) -> int:
         """Returns the index of the phase that a step belongs to."""
@@ -54,8 +98,12 @@ class PageQuestions:
         return int(np.searchsorted(self._phase_ends, fraction, side="right"))
 
 
+def _several(pools: Pools) -> Sequence[PagePool]:
+    return (pools,) if isinstance(pools, PagePool) else pools
+
+
 def train_iterator(
-    pool: PagePool,
+    pools: Pools,
     settings: PageDataSettings,
     *,
     steps: int,
@@ -73,14 +121,9 @@ def train_iterator(
       prefetch: batches that are prepared ahead.
     """
 
-    def assemble(questions: Sequence[tuple[int, TextRow]]) -> Batch:
-        index = np.array([page for page, _ in questions])
-        digits = pool.facts["digits"][index]
-        return make_batch(pool.pages[index], [row for _, row in questions], digits)
-
-    questions = PageQuestions(pool, settings, steps=steps)
+    questions = PageQuestions(pools, settings, steps=steps)
     wanted, size = batched_range(questions, settings.batch_size, rows)
-    batches = wanted.batch(size, batch_fn=assemble)
+    batches = wanted.batch(size, batch_fn=questions.batch)
     return iter(
         batches.to_iter_dataset(
             grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)

@@ -7,11 +7,7 @@ and "2", the network would first have to learn which number belongs to which wor
 within minutes of training it does not: reading a digit at a place stayed near chance.
 """
 
-import re
-
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-# Ends every question; the answer is what the network writes after it.
-PROMPT_END = ":"
+from visor_jax.data.pages.vocabulary import EOS, PAD, PROMPT_END, UNKNOWN, Vocabulary
 
 DIGITS = tuple("0123456789")
 COLOURS = ("white", "yellow", "green", "blue", "pink", "violet")
@@ -41,19 +37,6 @@ TOKENS = (
     *_QUESTION_WORDS,
     *PLACES,
 )
-TOKEN_ID = {token: i for i, token in enumerate(TOKENS)}
-
-
-def ids_of(text: str) -> list[int]:
-    """Returns the token ids of words and places separated by blanks.
-
-    Raises:
-      ValueError: for words outside the vocabulary; all of them are named.
-    """
-    words = re.findall(TOKEN_PATTERN, text)
-    unknown = [word for word in words if word not in TOKEN_ID]
-    if unknown:
-        raise ValueError(
-            f"Unknown words {unknown} in {text!r}; known are {list(TOKENS)}."
-        )
-    return [TOKEN_ID[word] for word in words]
+WORDS = Vocabulary(TOKENS, TOKEN_PATTERN)
+TOKEN_ID = WORDS.ids
+ids_of = WORDS.ids_of

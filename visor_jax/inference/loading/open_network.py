@@ -24,6 +24,7 @@ from visor_jax.checkpoints.stored_network import (
     network_alone,
     read_newest,
 )
+from visor_jax.data.pages.forms import vocabulary_of
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.tokenizer import page_tokenizer
 from visor_jax.data.prompts.chat_template import check_template
@@ -31,7 +32,7 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.prompt_tokens import check_special_tokens
 from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
-from visor_jax.inference.loading.reads_pages import reads_pages
+from visor_jax.inference.loading.reads_pages import pages_read, reads_pages
 from visor_jax.inference.routing.cascade_file import CascadeFile
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
@@ -198,8 +199,13 @@ def _computing_in(config: VLMConfig, dtype: str | None) -> VLMConfig:
 def _reader(stored: StoredNetwork, how: _How) -> Processor:
     with workdir_files.local_processing_folder(stored.step) as folder:
         if reads_pages(stored.config, stored.metadata):
-            saved = folder.is_dir()
-            return page_processor(load_tokenizer(folder) if saved else page_tokenizer())
+            kind = pages_read(stored.metadata)
+            tokenizer = (
+                load_tokenizer(folder)
+                if folder.is_dir()
+                else page_tokenizer(vocabulary_of(kind))
+            )
+            return page_processor(tokenizer, kind)
         processor = backbone_of(stored.source).processor
         return processor(
             stored.config,

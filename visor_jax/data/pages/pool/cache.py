@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE, RECIPE_VERSION
-from visor_jax.data.pages.pool.facts import RECORD
+from visor_jax.data.pages.pool.recipes import Recipe
 from visor_jax.runtime import atomic_write
 
 _PAGES, _FACTS, _CHECKSUMS = ".pages.npy", ".facts.npy", ".crc32.npy"
 
 
-def pool_name(split: str, size: int, seed: int) -> str:
+def pool_name(recipe: Recipe, split: str, size: int, seed: int) -> str:
     """Returns the name of a pool's files, without their endings."""
-    return f"pages-v{RECIPE_VERSION}-{split}-n{size}-seed{seed}"
+    return f"{recipe.name}-v{recipe.version}-{split}-n{size}-seed{seed}"
 
 
 def write(path: Path, pages: np.ndarray, facts: np.ndarray) -> None:
@@ -29,7 +28,7 @@ def write(path: Path, pages: np.ndarray, facts: np.ndarray) -> None:
     _replace(path, _CHECKSUMS, _checksums(pages, facts))
 
 
-def read(path: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+def read(path: Path, recipe: Recipe, size: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns (pages, facts), or None if there are none.
 
     Raises:
@@ -41,17 +40,21 @@ def read(path: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
     pages = np.load(files[0], mmap_mode="r")
     facts = np.load(files[1])
     recorded = np.load(files[2])
-    _check(pages, facts, recorded, size)
+    _check(pages, facts, recorded, recipe, size)
     return pages, facts
 
 
 def _check(
-    pages: np.ndarray, facts: np.ndarray, recorded: np.ndarray, size: int
+    pages: np.ndarray,
+    facts: np.ndarray,
+    recorded: np.ndarray,
+    recipe: Recipe,
+    size: int,
 ) -> None:
-    shape = (size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (size, recipe.side, recipe.side, 3)
     if pages.shape != shape or pages.dtype != np.uint8:
         raise ValueError(f"pages are {pages.shape} {pages.dtype}, not {shape} uint8.")
-    if facts.shape != (size,) or facts.dtype != RECORD:
+    if facts.shape != (size,) or facts.dtype != recipe.record:
         raise ValueError(f"facts are {facts.shape} {facts.dtype}.")
     if not np.array_equal(recorded, _checksums(pages, facts)):
         raise ValueError("the checksums differ.")

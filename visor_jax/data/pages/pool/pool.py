@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from visor_jax.data.pages.pool import cache
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE
-from visor_jax.data.pages.pool.facts import RECORD, PageFacts
+from visor_jax.data.pages.pool.facts import PageFacts
 from visor_jax.data.pages.pool.handwriting import split_id
+from visor_jax.data.pages.pool.recipes import DIGIT_PAGES, Recipe
 from visor_jax.data.pages.pool.worker import chunks_of, draw_pages
 from visor_jax.runtime.kept_file import read_or_make
 
@@ -33,19 +33,21 @@ _WORTH_A_PROCESS = 2000
 class PagePool:
     """Pages and what is true of them.
 
-    pages: (n, 96, 96, 3) uint8; read-only and mapped from disk when cached.
-    facts: (n,) RECORD, one field per attribute (`visor_jax.data.pages.pool.facts`).
+    pages: (n, side, side, 3) uint8; read-only and mapped from disk when cached.
+    facts: (n,) of the recipe's record, one field per attribute (for digit pages
+      `visor_jax.data.pages.pool.facts`).
     """
 
     split: str
     pages: np.ndarray
     facts: np.ndarray
+    recipe: Recipe = DIGIT_PAGES
 
     def __len__(self) -> int:
         return len(self.pages)
 
     def page_facts(self, index: int) -> PageFacts:
-        """Returns the facts of one page as a readable value."""
+        """Returns the facts of one digit page as a readable value."""
         return PageFacts.from_record(self.facts[index])
 
 
@@ -57,6 +59,7 @@ def make_pool(
     processes: int = 1,
     cache_dir: str | os.PathLike | None = None,
     progress: Progress | None = None,
+    recipe: Recipe = DIGIT_PAGES,
 ) -> PagePool:
     """Returns `size` pages of a split; the same pages however they are drawn.
 
@@ -67,6 +70,7 @@ def make_pool(
         reported by a warning and drawn again.
       progress: called with (pages done, size), never by two threads at once, and with
         (0, size) while another process draws them into `cache_dir`; may raise to stop.
+      recipe: how they are drawn.
 
     Raises:
       ValueError: for an unknown split, or sizes or process counts below 1.
@@ -78,10 +82,10 @@ def make_pool(
             "least 0."
         )
     report = _Counter(size, progress)
-    draw = functools.partial(_draw, split, size, seed, processes, report)
+    draw = functools.partial(_draw, recipe, split, size, seed, processes, report)
     if cache_dir is None:
-        return PagePool(split, *draw())
-    path = Path(cache_dir) / cache.pool_name(split, size, seed)
+        return PagePool(split, *draw(), recipe)
+    path = Path(cache_dir) / cache.pool_name(recipe, split, size, seed)
 
     def draw_and_keep() -> Drawn:
         drawn = draw()
@@ -90,7 +94,7 @@ def make_pool(
 
     drawn = read_or_make(
         path,
-        functools.partial(cache.read, path, size),
+        functools.partial(cache.read, path, recipe, size),
         draw_and_keep,
         wait=lambda: report.add(0),
         damaged=lambda error: warnings.warn(
@@ -98,19 +102,24 @@ def make_pool(
             stacklevel=4,
         ),
     )
-    return PagePool(split, *drawn)
+    return PagePool(split, *drawn, recipe)
 
 
 def _draw(
-    split: str, size: int, seed: int, processes: int, report: "_Counter"
+    recipe: Recipe,
+    split: str,
+    size: int,
+    seed: int,
+    processes: int,
+    report: "_Counter",
 ) -> Drawn:
     """Returns pages and facts."""
-    pages = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    facts = np.empty(size, RECORD)
+    pages = np.empty((size, recipe.side, recipe.side, 3), np.uint8)
+    facts = np.empty(size, recipe.record)
     if processes == 1 or size < _WORTH_A_PROCESS:
-        _draw_here(pages, facts, split, seed, report)
+        _draw_here(recipe, pages, facts, split, seed, report)
     else:
-        _draw_elsewhere(pages, facts, split, seed, processes, report)
+        _draw_elsewhere(recipe, pages, facts, split, seed, processes, report)
     return pages, facts
 
 
@@ -129,15 +138,21 @@ class _Counter:
 
 
 def _draw_here(
-    pages: np.ndarray, facts: np.ndarray, split: str, seed: int, report: _Counter
+    recipe: Recipe,
+    pages: np.ndarray,
+    facts: np.ndarray,
+    split: str,
+    seed: int,
+    report: _Counter,
 ) -> None:
     for chunk in chunks_of(0, len(pages)):
         there = slice(chunk.start, chunk.stop)
-        pages[there], facts[there] = draw_pages(split, seed, chunk)
+        pages[there], facts[there] = draw_pages(split, seed, chunk, recipe)
         report.add(len(chunk))
 
 
 def _draw_elsewhere(
+    recipe: Recipe,
     pages: np.ndarray,
     facts: np.ndarray,
     split: str,
@@ -149,7 +164,7 @@ def _draw_elsewhere(
 
     def read_one(start: int, stop: int) -> None:
         command = [sys.executable, "-m", "visor_jax.data.pages.pool.worker"]
-        arguments = [split, str(seed), str(start), str(stop)]
+        arguments = [recipe.name, split, str(seed), str(start), str(stop)]
         with subprocess.Popen(
             command + arguments, stdout=subprocess.PIPE, env=_environment()
         ) as worker:
@@ -176,7 +191,7 @@ def _draw_elsewhere(
 
 
 def _fill(pipe, array: np.ndarray) -> bool:
-    # RECORD has no padding, so a pipe can write straight into the array's bytes.
+    # A record has no padding, so a pipe can write straight into the array's bytes.
     view = memoryview(array.view(np.uint8).reshape(-1))
     return pipe.readinto(view) == len(view)
 

@@ -10,26 +10,26 @@ import sys
 
 import numpy as np
 
-from visor_jax.data.pages.pool.drawing import IMAGE_SIZE, draw_page
-from visor_jax.data.pages.pool.facts import RECORD
 from visor_jax.data.pages.pool.handwriting import load_handwriting, split_id
+from visor_jax.data.pages.pool.recipes import DIGIT_PAGES, RECIPES, Recipe
 
 # Pages per message: half a second of drawing at most, so that progress is smooth.
 CHUNK = 256
 
 
-def draw_pages(split: str, seed: int, indices: range) -> tuple[np.ndarray, np.ndarray]:
-    """Returns pages, (n, 96, 96, 3) uint8, and facts, (n,) RECORD, of these indices.
+def draw_pages(
+    split: str, seed: int, indices: range, recipe: Recipe = DIGIT_PAGES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pages, (n, side, side, 3) uint8, and (n,) records of these indices.
 
     Page i depends on (seed, split, i) alone, not on who draws it or what else is drawn.
     """
     handwriting = load_handwriting(split)
-    pages = np.empty((len(indices), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    facts = np.empty(len(indices), RECORD)
+    pages = np.empty((len(indices), recipe.side, recipe.side, 3), np.uint8)
+    facts = np.empty(len(indices), recipe.record)
     for n, i in enumerate(indices):
         rng = np.random.default_rng([seed, split_id(split), i])
-        pages[n], page_facts = draw_page(handwriting, rng)
-        facts[n] = page_facts.to_record()
+        pages[n], facts[n] = recipe.draw(handwriting, rng)
     return pages, facts
 
 
@@ -38,12 +38,12 @@ def chunks_of(start: int, stop: int) -> list[range]:
     return [range(i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
 
 
-def main(split: str, seed: str, start: str, stop: str) -> None:
+def main(recipe: str, split: str, seed: str, start: str, stop: str) -> None:
     # The pipe must carry pages only: whatever else prints goes to standard error.
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     for chunk in chunks_of(int(start), int(stop)):
-        pages, facts = draw_pages(split, int(seed), chunk)
+        pages, facts = draw_pages(split, int(seed), chunk, RECIPES[recipe])
         pipe.write(pages)
         pipe.write(facts.tobytes())
         pipe.flush()

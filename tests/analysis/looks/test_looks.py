@@ -1,0 +1,209 @@
+"""Which tiles are looked at, what is answered then, and what it costs."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from visor_jax import looks
+from visor_jax.analysis.cross_attention_maps import cross_attention_maps
+from visor_jax.analysis.looks import asking, choices, rows
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.pages.forms import vocabulary_of
+from visor_jax.data.pages.processor import page_processor
+from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.evals.pages.tile_benchmark import TileBenchmark
+from visor_jax.flops.account import account
+from visor_jax.inference.loading.network import Network
+from visor_jax.models.variants import dense, mini_tiles
+from visor_jax.ops.masks import last_valid
+
+CONFIG = mini_tiles().replace(reading_layers=())
+METADATA = {"settings": {"data": {"pages": {"kind": "tiles"}}}, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return TileBenchmark.make(5, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network(
+        config=CONFIG,
+        params=tiny.params_of(CONFIG)["params"],
+        budgets=BudgetSet.parse("none,all", CONFIG.plan),
+        processor=page_processor(page_tokenizer(vocabulary_of("tiles")), "tiles"),
+        metadata=METADATA,
+    )
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_patches_are_summed_over_their_tiles(grid):
+    weights = np.random.default_rng(0).random((2, 3, 36))
+    found = choices.per_tile(weights, grid)
+    each = 6 // grid
+    for tile in range(grid * grid):
+        y, x = divmod(tile, grid)
+        inside = [
+            row * 6 + column
+            for row in range(y * each, (y + 1) * each)
+            for column in range(x * each, (x + 1) * each)
+        ]
+        np.testing.assert_allclose(found[..., tile], weights[..., inside].sum(-1))
+    with pytest.raises(ValueError, match="no whole ones of 4 tiles"):
+        choices.per_tile(weights, 4)
+
+
+def test_chance_is_the_share_of_all_choices():
+    for tiles, asked, count in itertools.product((4, 9), (1, 2), (1, 2, 3)):
+        drawn = list(itertools.combinations(range(tiles), count))
+        held = [set(range(asked)) <= set(each) for each in drawn]
+        share = choices.chance(tiles, asked, count)
+        assert share == pytest.approx(np.mean(held))
+
+
+def test_hits_need_every_asked_tile():
+    ranking = np.array([[3, 1, 2, 4]] * 4)
+    asked = [(3,), (1,), (1, 3), ()]
+    assert choices.hits(ranking, asked, 1).tolist() == [True, False, False, False]
+    assert choices.hits(ranking, asked, 2).tolist() == [True, True, True, False]
+
+
+def test_rankings_hold_every_tile_once_and_asked_ones_first(benchmark):
+    for part in benchmark.parts:
+        tiles = part.form.patch_index.crops - 1
+        asked = choices.tiles_of_questions(part)
+        ids = [example.id for example in part.examples()]
+        known = [benchmark.tiles.get(each, ()) for each in ids]
+        assert asked == known
+        for make in (choices.random_ranking, choices.asked_ranking):
+            ranking = make(part)
+            assert (np.sort(ranking, axis=1) == np.arange(1, tiles + 1)).all()
+        for row, mine in zip(ranking.tolist(), asked, strict=True):
+            assert tuple(row[: len(mine)]) == mine
+    scores = np.array([[0.1, 0.5, 0.4, 0.0]])
+    assert choices.ranking_of(scores).tolist() == [[2, 3, 1, 4]]
+
+
+def test_the_router_looks_where_a_prompt_of_its_own_does(benchmark, network):
+    part, budget = benchmark.parts[0], Budget.none()
+    found = choices.router_scores(network, part, budget, batch_size=2)
+    assert tuple(found) == CONFIG.plan.cross_layers
+    examples = list(part.examples())
+    for number in (0, 5, 14):
+        sample = network.processor.sample(examples[number].request, room=1)
+        buckets = network.processor.buckets
+        sample = sample.of_crops([0], 36)
+        batch = next(buckets.batches([sample])).batch
+        maps = cross_attention_maps(network, batch, budget)
+        for layer, weights in maps.items():
+            base = choices.per_tile(weights[:, None, :36], 2)[0, 0]
+            np.testing.assert_allclose(found[layer][number], base, atol=1e-5)
+
+
+def fake_tokens(model, params, batch, gates):
+    """Answers what is right, but for prompts that see no tile."""
+    seen = np.asarray(batch.image_mask).sum(axis=1, keepdims=True)
+    return np.where(seen > 36, np.asarray(batch.targets), 0)
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    monkeypatch.setattr(asking, "next_tokens", fake_tokens)
+
+
+def test_an_answer_counts_if_it_is_right_and_ends(benchmark, network, monkeypatch):
+    part, budget = benchmark.parts[0], Budget.none()
+    items = asking.alike(part, None)
+    end = part.form.book.eos_id
+
+    def of(change):
+        def answer(model, params, batch, gates):
+            return change(np.array(batch.targets))
+
+        monkeypatch.setattr(asking, "next_tokens", answer)
+        return asking.right_answers(network, part, items, budget, batch_size=2)
+
+    assert of(lambda targets: targets).tolist() == [True] * len(part)
+    assert not of(lambda targets: np.where(targets == end, 5, targets)).any()
+    assert not of(lambda targets: np.where(targets != end, targets + 1, end)).any()
+
+
+def test_every_question_has_a_row_with_its_tiles(benchmark):
+    part = benchmark.parts[1]
+    tiles = np.array([[9, 2]] * len(part))
+    items = asking.each_its_own(part, tiles)
+    assert [item.page for item in items] == sorted([0, 1] * 8)
+    batch, texts, kept = next(asking.item_batches(part, items, 20))
+    assert (kept, batch.pixels.shape[:2]) == (16, (20, 3))
+    ends = last_valid(batch_tags(batch))
+    for row, (item, text) in enumerate(zip(items, texts, strict=False)):
+        page = part.form.crops(part.pool.pages[item.page : item.page + 1])[0]
+        np.testing.assert_array_equal(batch.pixels[row], page[[0, 2, 9]])
+        assert ends[row] == text.answer_places[0] + 1
+        assert batch.text_positions[row, 0] == 378
+
+
+def batch_tags(batch):
+    from visor_jax.models.vlm import text_tags
+
+    return text_tags(batch.map(np.asarray))
+
+
+def test_flops_are_those_of_the_crops_that_are_looked_at(benchmark):
+    part, budget = benchmark.parts[1], Budget.all(CONFIG.plan)
+    lengths = {"text_tokens": 5, "logit_positions": 1}
+    for crops, tokens in ((1, 36), (2, 78), (3, 120), (10, 378)):
+        whole = account(CONFIG, budget, image_tokens=tokens, crops=crops, **lengths)
+        assert rows.look_flops(CONFIG, part, budget, crops) == whole.end_to_end
+    assert rows.dense_flops(CONFIG, part) == whole.dense().end_to_end
+
+
+def test_the_command_writes_every_row(tmp_path, network, answered, monkeypatch):
+    def scores(network, part, budget, *, batch_size):
+        ranking = choices.asked_ranking(part)
+        best = np.zeros(ranking.shape)
+        np.put_along_axis(best, ranking[:, :1] - 1, 1.0, axis=1)
+        return {0: best}
+
+    monkeypatch.setattr(choices, "router_scores", scores)
+    monkeypatch.setattr(looks, "open_network", lambda path: network)
+    looks.report_looks(str(tmp_path), pages=4, command="again")
+    found = json.loads((tmp_path / "looks" / "looks.json").read_text())
+    names = [row["look"] for row in found["rows"]]
+    assert len(names) == 16
+    assert names[:8] == [
+        "base",
+        *(f"base+{k} {r}" for k in (1, 2) for r in ("random", "router", "asked")),
+        "all",
+    ]
+    by_name = dict(zip(names[:8], found["rows"], strict=False))
+    assert by_name["base"]["easy"] == by_name["base"]["hard"] == 0
+    assert by_name["base+1 asked"]["hard"] == by_name["all"]["easy"] == 1
+    router, asked = by_name["base+1 router"], by_name["base+1 asked"]
+    extra = router["end_to_end_flops"] - asked["end_to_end_flops"]
+    assert extra == by_name["base"]["end_to_end_flops"]
+    hit = next(h for h in found["hits"] if h["rule"] == "router" and h["top"] == 1)
+    assert (hit["one_tile"], hit["two_tiles"], hit["one_tile_chance"]) == (1, 0, 0.25)
+    table = (tmp_path / "looks" / "looks.md").read_text()
+    assert table.count("\n| base+1 ") == 6
+    assert "seed 7" in table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {}}, "does not read tiled pages"),
+        ({"config": dense(CONFIG)}, "has no CROSS layers"),
+    ],
+)
+def test_other_networks_are_refused(tmp_path, network, changes, message, monkeypatch):
+    other = dataclasses.replace(network, **changes)
+    monkeypatch.setattr(looks, "open_network", lambda path: other)
+    with pytest.raises(ValueError, match=message):
+        looks.report_looks(str(tmp_path))
+    assert not (tmp_path / "looks").exists()

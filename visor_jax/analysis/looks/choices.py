@@ -1,0 +1,126 @@
+"""Which tiles each question looks at: those it asks about, random ones, or a router's.
+
+The router needs no training: where the last word of a question looks in the CROSS
+layers while only the base view is there. Its attention to the patches of the base view
+is summed per tile, and the tiles with the most are looked at.
+
+    base view, 6 x 6 patches, tiles of a 2 x 2 page     1 | 2     3 x 3 patches each
+                                                        3 | 4
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from visor_jax.analysis.cross_attention_maps import cross_looks
+from visor_jax.analysis.looks.asking import Item, item_batches
+from visor_jax.budget import Budget
+from visor_jax.evals.pages.benchmark import PageBenchmark
+from visor_jax.inference.loading.network import Network
+
+# Of the controls, for every network alike.
+_SEED = 0
+
+
+def tiles_of_questions(part: PageBenchmark) -> list[tuple[int, ...]]:
+    """Returns the tiles that hold each question's answer, from 1; () for easy ones."""
+    found: list[tuple[int, ...]] = []
+    for page in range(len(part.pool)):
+        facts = part.pool.facts[page : page + 1]
+        for question in part.questions(page).tolist():
+            tiles = part.form.book.questions[question].tiles
+            mine = () if tiles is None else tuple((tiles(facts)[0] + 1).tolist())
+            found.append(mine)
+    return found
+
+
+def random_ranking(part: PageBenchmark) -> Int[np.ndarray, "questions tiles"]:
+    """Returns all tiles of each question's page, from 1, in a random order."""
+    tiles, questions = part.form.patch_index.crops - 1, len(part)
+    order = np.random.default_rng([_SEED, tiles]).random((questions, tiles))
+    return order.argsort(axis=1) + 1
+
+
+def asked_ranking(part: PageBenchmark) -> Int[np.ndarray, "questions tiles"]:
+    """Returns the tiles that a question asks about first, the others as they come."""
+    ranking = random_ranking(part)
+    for row, tiles in zip(ranking, tiles_of_questions(part), strict=True):
+        others = [tile for tile in row.tolist() if tile not in tiles]
+        row[:] = [*tiles, *others]
+    return ranking
+
+
+def ranking_of(scores: Float[np.ndarray, "questions tiles"]) -> np.ndarray:
+    """Returns the tiles of each question, from 1, by their scores, best first."""
+    return np.argsort(-scores, axis=1, kind="stable") + 1
+
+
+def router_scores(
+    network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
+) -> dict[int, Float[np.ndarray, "questions tiles"]]:
+    """Returns by CROSS layer how much each question looks at each tile.
+
+    Only the base view is there. Easy questions look somewhere, too.
+    """
+    form, gates = part.form, budget.gates(network.config.plan)
+    grid = round((form.patch_index.crops - 1) ** 0.5)
+    items = [Item(page, part.questions(page), (0,)) for page in range(len(part.pool))]
+    found: dict[int, list[np.ndarray]] = {}
+    for batch, rows, kept in item_batches(part, items, batch_size):
+        places = np.stack([row.answer_places for row in rows]).astype(np.int32)
+        looks = cross_looks(
+            network.params,
+            jax.device_put(batch),
+            places,
+            model=network.vlm,
+            gates=gates,
+        )
+        for layer, weights in looks.items():
+            pooled = per_tile(np.asarray(weights)[:kept], grid)
+            found.setdefault(layer, []).append(pooled.reshape(-1, grid * grid))
+    return {layer: np.concatenate(parts) for layer, parts in found.items()}
+
+
+def per_tile(
+    weights: Float[np.ndarray, "B R patches"], grid: int
+) -> Float[np.ndarray, "B R tiles"]:
+    """Returns the weights of a base view's patches, summed over those of each tile.
+
+    Raises:
+      ValueError: if the patches of the base view are not whole tiles.
+    """
+    side = round(weights.shape[-1] ** 0.5)
+    if side % grid:
+        raise ValueError(f"{side} patches a side are no whole ones of {grid} tiles.")
+    each = side // grid
+    split = weights.reshape(*weights.shape[:2], grid, each, grid, each)
+    return split.sum(axis=(3, 5)).reshape(*weights.shape[:2], grid * grid)
+
+
+def hits(
+    ranking: Int[np.ndarray, "questions tiles"],
+    asked: Sequence[tuple[int, ...]],
+    count: int,
+) -> Bool[np.ndarray, "questions"]:
+    """Returns whether all tiles that a question asks about are among the first ones.
+
+    False for questions that ask about none.
+    """
+    return np.array(
+        [
+            bool(tiles) and set(tiles) <= set(row[:count].tolist())
+            for row, tiles in zip(ranking, asked, strict=True)
+        ]
+    )
+
+
+def chance(tiles: int, asked: int, count: int) -> float:
+    """Returns how often so many random tiles hold all that a question asks about."""
+    if asked > count:
+        return 0.0
+    share = 1.0
+    for taken in range(asked):
+        share *= (count - taken) / (tiles - taken)
+    return share

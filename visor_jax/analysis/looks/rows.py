@@ -1,0 +1,189 @@
+"""The rows of a report on looks: accuracy, tiles found, and the FLOPs of everything.
+
+    base              the base view alone
+    base+k random     and k random tiles: the control
+    base+k router     and the k tiles that the router finds
+    base+k asked      and the tiles that the question asks about: the oracle
+    all               every crop
+
+A question that asks about fewer tiles than are looked at gets random ones as well, so
+that every question of a row costs the same. FLOPs are end to end, tower included, of
+one question as a prompt of its own; those of the router's row count its own look at the
+base view, at the budget that it looks with, and nothing of it is used again.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from visor_jax.analysis.looks import choices
+from visor_jax.analysis.looks.asking import alike, each_its_own, right_answers
+from visor_jax.budget import Budget
+from visor_jax.evals.pages.benchmark import PageBenchmark
+from visor_jax.evals.pages.tile_benchmark import TileBenchmark
+from visor_jax.flops.account import account
+from visor_jax.inference.loading.network import Network
+from visor_jax.models.config import VLMConfig
+from visor_jax.models.variants import dense
+
+RULES = ("random", "router", "asked")
+COUNTS = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lookout:
+    """How a report looks.
+
+    budgets: to answer at. router: the budget that the router looks with.
+    """
+
+    budgets: Sequence[Budget]
+    router: Budget
+    batch_size: int = 32
+
+
+def look_rows(
+    network: Network, benchmark: TileBenchmark, how: Lookout
+) -> dict[str, Any]:
+    """Returns JSON: rows by budget and look, and how often rankings hit.
+
+    A row has accuracies in 0..1: per task, and means over the tasks of a group, of all
+    pages; per grid as well. FLOPs are means over the pages.
+    """
+    rankings = [_rankings(network, part, how) for part in benchmark.parts]
+    found = []
+    for budget in how.budgets:
+        for name in ("base", *(f"base+{k} {rule}" for k in COUNTS for rule in RULES)):
+            found.append(_row(network, benchmark, rankings, how, budget, name))
+        found.append(_row(network, benchmark, rankings, how, budget, "all"))
+    return {
+        "pages": sum(len(part.pool) for part in benchmark.parts),
+        "router_budget": how.router.name,
+        "rows": found,
+        "hits": _hit_rows(benchmark, rankings),
+        "dense_flops": float(
+            np.mean([dense_flops(network.config, p) for p in benchmark.parts])
+        ),
+    }
+
+
+Rankings = dict[str, np.ndarray]
+
+
+def _rankings(network: Network, part: PageBenchmark, how: Lookout) -> Rankings:
+    """Returns tiles best first, by rule; of the router's layers one by one as well."""
+    scores = choices.router_scores(network, part, how.router, batch_size=how.batch_size)
+    total = np.sum(list(scores.values()), axis=0)
+    layers = {
+        f"router, layer {layer}": choices.ranking_of(each)
+        for layer, each in scores.items()
+    }
+    return {
+        "random": choices.random_ranking(part),
+        "router": choices.ranking_of(total),
+        "asked": choices.asked_ranking(part),
+        **layers,
+    }
+
+
+def _row(
+    network: Network,
+    benchmark: TileBenchmark,
+    rankings: Sequence[Rankings],
+    how: Lookout,
+    budget: Budget,
+    name: str,
+) -> dict[str, Any]:
+    accuracies, flops = [], []
+    for part, mine in zip(benchmark.parts, rankings, strict=True):
+        crops = crops_of(name, part)
+        if name in ("base", "all"):
+            items = alike(part, (0,) if name == "base" else None)
+        else:
+            items = each_its_own(part, mine[name.split()[1]][:, : crops - 1])
+        right = right_answers(network, part, items, budget, batch_size=how.batch_size)
+        accuracies.append(right.reshape(len(part.pool), -1))
+        flops.append(look_flops(network.config, part, budget, crops))
+        if name.endswith("router"):
+            flops[-1] += look_flops(network.config, part, how.router, 1)
+    return {
+        "look": name,
+        "budget": budget.name,
+        "end_to_end_flops": float(np.mean(flops)),
+        **_means(benchmark, np.concatenate(accuracies)),
+        "grids": {
+            part.pool.recipe.name: {**_means(benchmark, each), "flops": cost}
+            for part, each, cost in zip(benchmark.parts, accuracies, flops, strict=True)
+        },
+    }
+
+
+def _means(benchmark: TileBenchmark, right: np.ndarray) -> dict[str, Any]:
+    """Returns the accuracy of each task and group; right: (pages, tasks)."""
+    names = benchmark.parts[0].form.book.task_names
+    tasks = dict(zip(names, right.mean(axis=0).tolist(), strict=True))
+    groups = {
+        group: float(np.mean([tasks[name] for name in members]))
+        for group, members in benchmark.groups.items()
+    }
+    return {"tasks": tasks, **groups}
+
+
+def crops_of(look: str, part: PageBenchmark) -> int:
+    """Returns how many crops of a part's pages a look of this name takes."""
+    if look == "all":
+        return part.form.patch_index.crops
+    return 1 + (int(look.split()[0].removeprefix("base+")) if "+" in look else 0)
+
+
+def image_slots(part: PageBenchmark, crops: int) -> int:
+    """Returns the image tokens of a program for so many crops, padding included."""
+    images, whole = part.form.images, part.form.patch_index.count
+    tokens = crops * images.patches_per_crop + (crops - 1) * images.patches_per_side
+    return min(tokens, whole)
+
+
+def look_flops(
+    config: VLMConfig, part: PageBenchmark, budget: Budget, crops: int
+) -> int:
+    """Returns the FLOPs of one question that looks at so many crops, end to end."""
+    return account(
+        config,
+        budget,
+        text_tokens=part.lengths.text_tokens,
+        image_tokens=image_slots(part, crops),
+        crops=crops,
+        logit_positions=1,
+    ).end_to_end
+
+
+def dense_flops(config: VLMConfig, part: PageBenchmark) -> int:
+    """Returns those of the dense network of the same size, with all crops."""
+    network = dense(config)
+    every = Budget.all(network.plan)
+    return look_flops(network, part, every, part.form.patch_index.crops)
+
+
+def _hit_rows(
+    benchmark: TileBenchmark, rankings: Sequence[Rankings]
+) -> list[dict[str, Any]]:
+    """Returns how often all asked tiles are among the first k, by grid, rule and k.
+
+    Of questions about one tile and of those about two, beside what chance would give.
+    """
+    rows = []
+    for part, mine in zip(benchmark.parts, rankings, strict=True):
+        asked = choices.tiles_of_questions(part)
+        numbers = np.array([len(tiles) for tiles in asked])
+        tiles = part.form.patch_index.crops - 1
+        for rule, ranking in mine.items():
+            for count in COUNTS:
+                hit = choices.hits(ranking, asked, count)
+                row = {"grid": part.pool.recipe.name, "rule": rule, "top": count}
+                for number, key in ((1, "one_tile"), (2, "two_tiles")):
+                    row[key] = float(hit[numbers == number].mean())
+                    row[f"{key}_chance"] = choices.chance(tiles, number, count)
+                rows.append(row)
+    return rows

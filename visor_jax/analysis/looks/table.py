@@ -1,0 +1,61 @@
+"""The rows of a report on looks as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def look_table(content: Mapping[str, Any]) -> str:
+    """Returns the tables of `looks.json`: rows by look, and how often tiles are hit."""
+    dense, rows = content["dense_flops"], content["rows"]
+    tasks = list(rows[0]["tasks"])
+    header = ["look", "budget", "easy", "hard", *tasks, "MFLOP", "dense / it"]
+    lines = [
+        [
+            row["look"],
+            row["budget"],
+            *(_percent(row[group]) for group in ("easy", "hard")),
+            *(_percent(row["tasks"][task]) for task in tasks),
+            f"{row['end_to_end_flops'] / 1e6:.1f}",
+            f"{dense / row['end_to_end_flops']:.2f}x",
+        ]
+        for row in rows
+    ]
+    hit_header = ["grid", "tiles by", "top"]
+    hit_header += ["one tile", "chance", "two tiles", "chance"]
+    shares = ("one_tile", "one_tile_chance", "two_tiles", "two_tiles_chance")
+    hit_lines = [
+        [
+            *(hit["grid"], hit["rule"], str(hit["top"])),
+            *(_percent(hit[key]) for key in shares),
+        ]
+        for hit in content["hits"]
+    ]
+    return "\n".join(
+        [
+            f"{content['pages']} held-out pages, every task once; seed "
+            f"{content['seed']}, {content['train_steps']} steps; accuracies in per "
+            "cent. FLOPs are end to end, tower included, of one question; dense is "
+            f"the dense network with all crops. The router looks at "
+            f"`{content['router_budget']}`, which its rows pay for.",
+            "",
+            *_markdown(header, lines),
+            "",
+            "How often all tiles that a hard question asks about are among the first:",
+            "",
+            *_markdown(hit_header, hit_lines),
+            "",
+            f"Made by `{content['command']}` at {content['git_commit']} on "
+            f"{content['machine']}.",
+            "",
+        ]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines)
+    ]

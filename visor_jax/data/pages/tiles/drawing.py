@@ -1,0 +1,109 @@
+"""Draws one tiled page: 2 x 2 or 3 x 3 tiles of 48 pixels, each a crop of the tower.
+
+    +------------------------+   24-pixel cells: a handwritten digit on the left and one
+    |   digit       digit    |   on the right, one of the page with a white bar below;
+    |   (mark)               |   under them a dark shape, or none.
+    |         shape          |   Every tile of a page has a colour of its own.
+    +------------------------+
+
+Digits are printed as a screen: where there is ink, pixels are brighter and darker than
+the tile in turn, like the squares of a chess board. At full resolution that is as
+legible as any ink. A view that is reduced with antialiasing to half or a third averages
+over the squares and shows the plain tile: colours, shapes and places stay, digits are
+gone. Plain small digits are not: handwriting of 8 x 8 pixels is still legible to a
+classifier at half of that. Needs NumPy only, so that drawing processes start fast.
+"""
+
+import functools
+
+import numpy as np
+
+from visor_jax.data.pages.pool.handwriting import GLYPH_SIZE, Handwriting
+from visor_jax.data.pages.tiles.facts import draw_record
+from visor_jax.data.pages.tiles.words import COLOURS, SHAPES
+
+# Part of a pool's cache key: raise it whenever a page would come out differently.
+RECIPE_VERSION = 1
+
+TILE = 48
+CELL = 24
+# Of the screen, to both sides of the tile's colour, which leaves room for it.
+_SCREEN = np.float32(80)
+_TINTS = np.array(
+    [
+        (170, 85, 85),  # red
+        (170, 170, 85),  # yellow
+        (85, 170, 85),  # green
+        (85, 85, 170),  # blue
+        (170, 125, 85),  # orange
+        (85, 170, 170),  # cyan
+        (130, 85, 170),  # violet
+        (170, 85, 145),  # pink
+        (128, 128, 128),  # grey
+    ],
+    np.float32,
+)
+assert len(_TINTS) == len(COLOURS)
+_INK, _MARK = np.float32(25), np.float32(250)
+_NOISE = np.float32(4)
+_MARK_TOP, _MARK_SIZE = 24, (4, 16)
+_SHAPE_TOP, _SHAPE_SIZE = 31, 16
+
+
+def draw_page(
+    grid: int, handwriting: Handwriting, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a page, (48 grid, 48 grid, 3) uint8, and its facts, a record."""
+    record = draw_record(grid, rng)
+    side = grid * TILE
+    page = np.empty((side, side, 3), np.float32)
+    for tile in range(grid * grid):
+        y, x = (TILE * place for place in divmod(tile, grid))
+        _paint_tile(page[y : y + TILE, x : x + TILE], tile, record, handwriting, rng)
+    page += _NOISE * rng.standard_normal(page.shape, np.float32)
+    return np.clip(page, 0.0, 255.0, out=page).astype(np.uint8), record
+
+
+def _paint_tile(
+    region: np.ndarray,
+    tile: int,
+    record: np.ndarray,
+    handwriting: Handwriting,
+    rng: np.random.Generator,
+) -> None:
+    region[:] = _TINTS[record["colours"][tile]]
+    for side, digit in enumerate(record["digits"][tile].tolist()):
+        scans = handwriting.glyphs[digit]
+        y, x = rng.integers(2, CELL - GLYPH_SIZE - 1, 2).tolist()
+        x += side * CELL
+        place = np.s_[y : y + GLYPH_SIZE, x : x + GLYPH_SIZE]
+        coverage = scans[rng.integers(len(scans))] * screen()[place]
+        region[place] += _SCREEN * coverage[:, :, None]
+        if record["mark"].tolist() == [tile, side]:
+            height, width = _MARK_SIZE
+            region[_MARK_TOP : _MARK_TOP + height, x : x + width] = _MARK
+    shape = shapes()[record["shapes"][tile]]
+    x = int(rng.integers(2, TILE - _SHAPE_SIZE - 1))
+    under = region[_SHAPE_TOP : _SHAPE_TOP + _SHAPE_SIZE, x : x + _SHAPE_SIZE]
+    under[shape] = _INK
+
+
+@functools.cache
+def screen() -> np.ndarray:
+    """Returns the screen of a tile, (48, 48) float32: 1 and -1 in turn."""
+    y, x = np.indices((TILE, TILE))
+    return np.where((y + x) % 2, np.float32(-1), np.float32(1))
+
+
+@functools.cache
+def shapes() -> np.ndarray:
+    """Returns where each shape has ink, (shapes, 16, 16) bool, as in `SHAPES`."""
+    y, x = np.indices((_SHAPE_SIZE, _SHAPE_SIZE)) - (_SHAPE_SIZE - 1) / 2
+    radius = np.hypot(y, x)
+    drawn = {
+        "none": np.zeros(y.shape, bool),
+        "ring": (radius < 8) & (radius > 4.5),
+        "cross": (np.abs(y) < 2.5) | (np.abs(x) < 2.5),
+        "bar": np.abs(y) < 4,
+    }
+    return np.stack([drawn[name] for name in SHAPES])

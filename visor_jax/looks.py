@@ -1,0 +1,143 @@
+"""`python -m visor_jax.looks`: what a network for tiled pages needs to look at.
+
+    python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512]
+
+Asks it about held-out pages while only the base view is there, or some tiles as well:
+random ones, those that an untrained router finds (where the question looks in the CROSS
+layers, over the base view), those that the question asks about, or all; at its cheapest
+and its largest budget. Writes looks.json and looks.md: accuracy of easy and hard
+questions, how often the router finds the asked tiles, and FLOPs from end to end, tower
+included. With --times it measures milliseconds instead, into times.json.
+"""
+
+from absl import flags
+
+from visor_jax.commands import command_line
+
+
+def define_flags() -> None:
+    """Declares the program's flags. Not at import: other programs share the names."""
+    flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint.", required=True)
+    flags.DEFINE_string("out", None, "Folder; by default <checkpoint>/looks.")
+    flags.DEFINE_integer(
+        "pages", 512, "Held-out pages; each is asked 8 tasks.", lower_bound=2
+    )
+    flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+    flags.DEFINE_bool("times", False, "Measures times instead of accuracies.")
+
+
+if __name__ == "__main__":
+    command_line.begin(define_flags)
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visor_jax.analysis.looks.rows import Lookout, look_rows
+from visor_jax.analysis.looks.table import look_table
+from visor_jax.analysis.looks.times import PAGES, RUNS, look_times
+from visor_jax.checkpoints import layout
+from visor_jax.data.pages.forms import TILES
+from visor_jax.data.pages.pool.handwriting import split_id
+from visor_jax.evals.pages.tile_benchmark import TileBenchmark
+from visor_jax.inference.loading.network import Network
+from visor_jax.inference.loading.open_network import open_network
+from visor_jax.inference.loading.reads_pages import pages_read
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
+from visor_jax.runtime import atomic_write, output_place
+from visor_jax.runtime.machine import git_commit, machine_description
+
+LOOKS_JSON, LOOKS_MD, TIMES_JSON = "looks.json", "looks.md", "times.json"
+
+
+def report_looks(
+    checkpoint: str,
+    *,
+    out: str | None = None,
+    pages: int = 512,
+    split: str = "test",
+    times: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Returns the content of looks.json, or of times.json, after writing it.
+
+    Args:
+      out: folder; None for one beside the checkpoints.
+      pages: of all sizes together. command: that makes the report again.
+
+    Raises:
+      ValueError: for a network that does not read tiled pages, or has no CROSS layers.
+      OSError: if the folder cannot be written to.
+    """
+    layout.check_local(checkpoint, "--checkpoint")
+    split_id(split)
+    place = out or f"{checkpoint.rstrip('/')}/looks"
+    folder = Path(output_place.check_folder(place, "--out"))
+    network = open_network(checkpoint)
+    _check(network)
+    benchmark = TileBenchmark.make(pages, split=split)
+    made = {
+        "git_commit": git_commit(),
+        "machine": machine_description(),
+        "command": command,
+        "seed": network.metadata.get("seed"),
+        "train_steps": network.metadata.get("train_steps"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    budgets = (network.budgets.smallest, network.budgets.largest)
+    if times:
+        measured = look_times(network, benchmark, budgets)
+        content = {**made, "pages_at_once": PAGES, "runs": RUNS, "ms": measured}
+        atomic_write.write_json(folder / TIMES_JSON, content)
+        return content
+    how = Lookout(budgets=budgets, router=network.budgets.smallest)
+    content = {**made, **look_rows(network, benchmark, how)}
+    atomic_write.write_text(folder / LOOKS_MD, look_table(content))
+    # Last: whoever finds it finds everything else.
+    atomic_write.write_json(folder / LOOKS_JSON, content)
+    return content
+
+
+def _check(network: Network) -> None:
+    if pages_read(network.metadata) != TILES:
+        raise ValueError(
+            "this network does not read tiled pages: train one with "
+            "--config=configs/universal.py:tiles."
+        )
+    if not network.config.plan.cross_layers:
+        raise ValueError(
+            "this network has no CROSS layers, in which the router looks: take one of "
+            "--config=configs/universal.py:tiles."
+        )
+    if network.reducer != KEEP_ALL:
+        raise ValueError(f"{network.reducer} drops image tokens: train one without.")
+
+
+def _times_text(content: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"{grid}  {name:<24} {ms:8.3f} ms a page"
+        for grid, found in content["ms"].items()
+        for name, ms in found.items()
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table of what it writes."""
+    del arguments
+    asked = flags.FLAGS
+    with command_line.user_errors():
+        content = report_looks(
+            asked.checkpoint,
+            out=asked.out,
+            pages=asked.pages,
+            split=asked.split,
+            times=asked.times,
+            command=f"python -m visor_jax.looks {shlex.join(sys.argv[1:])}",
+        )
+    print(_times_text(content) if asked.times else look_table(content))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

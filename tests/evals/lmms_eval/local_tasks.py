@@ -6,6 +6,7 @@ same files are those of `evaluate --benchmarks`.
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,8 @@ def write_hub(name: str, folder: Path, found: list[dict[str, Any]]) -> Path:
 
     table = datasets.Dataset.from_list(found)
     for column in table.column_names:
-        if column in ("image", "decoded_image") or column.startswith("image_"):
-            if column == "image_source":
-                continue
+        # Not "image_source", nor the number of a picture.
+        if re.fullmatch(r"(decoded_)?image|image_[1-7]", column):
             kind = datasets.Image()
             if name == "seed":
                 kind = datasets.List(kind)

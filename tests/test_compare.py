@@ -14,6 +14,7 @@ from tests.evals.benchmarks import made_up
 from visor_jax import compare
 from visor_jax.evals.answered import lines
 from visor_jax.evals.benchmarks.registry import BENCHMARKS
+from visor_jax.evals.tables.limit import identity_of
 from visor_jax.evals.tables.table_benchmark import TableBenchmark
 
 _ROOT = Path(__file__).parents[1]
@@ -42,16 +43,21 @@ def test_differences_flips_and_corrected_tests(tmp_path, capsys):
     full = _written(tmp_path, "full", [0])
     worse = _written(tmp_path, "worse", range(10))
     same = _written(tmp_path, "same", [1])
+    settings = lines.settings_of(Path(worse))
+    settings.write_text(json.dumps(identity_of(19, 20, 50)))
     report = tmp_path / "report.json"
     own_flags.call(compare, full, worse, same, f"--json={report}", "--flipped=2")
     printed = capsys.readouterr().out
     assert "95.0 [" in printed
     assert "-45.0" in printed
+    limited = "gqa: 20 of 50 questions: --limit=19 took whole groups, spread evenly"
+    assert f"{worse}: {limited}" in printed
     assert "right in the first alone 9, here alone 0: McNemar p = 0.003906" in printed
     assert "after Holm 0.007812" in printed
     assert "101 [boy1]: 'Boy1.' (1) -> 'wrong' (0)" in printed
     assert "9 questions changed their score" in printed
     found = json.loads(report.read_text())
+    assert [each["limited"] for each in found["files"]] == [None, limited, None]
     assert [each["won"] for each in found["comparisons"]] == [0, 1]
     assert [each["lost"] for each in found["comparisons"]] == [9, 1]
     assert len(found["comparisons"][0]["flipped"]) == 9

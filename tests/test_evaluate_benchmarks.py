@@ -3,6 +3,11 @@
 import base64
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -16,8 +21,11 @@ from visor_jax.evals.benchmarks.registry import BENCHMARKS
 from visor_jax.inference.loading import load
 from visor_jax.runtime.interruption import Interruption
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("gqa", "chartqa")
 LIMIT = 4
+# The rows of the middle pictures of both halves.
+ASKED = (2, 7, 12, 17)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,17 +98,17 @@ def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions)
     for name in NAMES:
         found = {line["id"]: line for line in read(predictions, name)}
         rows = made_up.rows(name)
-        assert sorted(found) == sorted(str(100 + n) for n in range(LIMIT))
-        for number in range(LIMIT):
+        assert sorted(found) == [str(100 + n) for n in ASKED]
+        for number in ASKED:
             line = found[str(100 + number)]
             assert line["prompt"] == rows[number].prompt
-            if name == "gqa" and number == 2:
+            if name == "gqa" and number in (2, 12):
                 assert line["answer"] is None
                 assert "image" in line["error"]
                 assert line["score"] == 0.0
                 continue
             assert line["error"] is None
-            image = made_up.picture(number)
+            image = made_up.picture(made_up.picture_of(number))
             expected = model.generate(image, line["prompt"], "all", max_new_tokens=16)
             assert line["answer"] == expected
             assert line["used"] == line["budget"]
@@ -114,7 +122,9 @@ def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions)
     assert (settings["limit"], settings["questions"]) == (LIMIT, LIMIT)
     scores = json.loads((predictions / "scores.json").read_text())
     assert list(scores) == list(NAMES)
-    assert (scores["gqa"]["answered"], scores["gqa"]["errors"]) == (LIMIT, 1)
+    assert (scores["gqa"]["answered"], scores["gqa"]["errors"]) == (LIMIT, 2)
+    said = "gqa: 4 of 20 questions: --limit=4 took whole groups, spread evenly"
+    assert scores["gqa"]["limited"] == said
     assert scores["gqa"]["figures"][0]["n"] == LIMIT
 
 
@@ -137,6 +147,8 @@ def test_a_stopped_run_goes_on_and_others_are_refused(
     assert "chartqa: 3 of 4 questions were answered before" in said.err
     assert "gqa: 4 of 4" in said.err
     assert "4/4" in said.out
+    for told in (said.err, said.out):
+        assert "chartqa: 4 of 20 questions: --limit=4 took whole groups" in told
 
     def answers(content):
         lines = map(json.loads, content.splitlines())
@@ -147,6 +159,96 @@ def test_a_stopped_run_goes_on_and_others_are_refused(
     arguments = [*flags_of(network, data, predictions), "--limit=3"]
     assert f"limit was {LIMIT}, now 3" in refusal(capsys, *arguments)
     assert answers(file.read_bytes()) == answers(whole)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_runs_that_are_hit_at_any_moment_end_like_one_that_was_not(
+    network, data, predictions, tmp_path, name
+):
+    output = tmp_path / "predictions"
+    # The budget again, as all of these are: what is asked must be the same.
+    flags = flags_of(network, data, output)
+
+    def lines():
+        files = (output / f"{each}.jsonl" for each in NAMES)
+        return [f.read_bytes().count(b"\n") if f.exists() else 0 for f in files]
+
+    killed = name == "SIGKILL"
+    for moment, answered in (
+        ("loading", [0, 0]),
+        # What ends the run at once leaves what was whole, Ctrl-C also what was begun.
+        ("answering", [2, 0] if killed else [LIMIT, 0]),
+        ("between", [LIMIT, 0]),
+    ):
+        ended = _hit(moment, name, *flags)
+        assert ended.returncode == (-signal.SIGKILL if killed else 130), ended.stderr
+        if not killed:
+            assert "interrupted" in ended.stderr.splitlines()[-1]
+        assert lines() == answered
+    own_flags.call(evaluate, *flags)
+    for each in NAMES:
+        assert _said(read(output, each)) == _said(read(predictions, each))
+    scores = [
+        json.loads((folder / "scores.json").read_text())
+        for folder in (output, predictions)
+    ]
+    assert scores[0] == scores[1]
+
+
+def _hit(moment, name, *flags):
+    """Returns how a run of its own ended that was hit by a signal at a moment."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.evals.stopped_run", moment, name, *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+
+
+def _said(lines):
+    """Returns lines by id, without what going on changes: work that was done again."""
+    changed = ("seconds", "flops")
+    return {
+        line["id"]: {key: line[key] for key in line if key not in changed}
+        for line in lines
+    }
+
+
+def test_other_data_budgets_prompts_and_pictures_are_refused(
+    network, data, predictions, tmp_path, capsys
+):
+    arguments = flags_of(network, data, predictions)
+    before = {each: (predictions / f"{each}.jsonl").read_bytes() for each in NAMES}
+    # As of a run that asked another budget: this network has one only.
+    file = predictions / "chartqa.settings.json"
+    settings = file.read_text()
+    file.write_text(json.dumps({**json.loads(settings), "budget": "sa0"}))
+    assert 'budget was "sa0", now "sa3:0,1,2"' in refusal(capsys, *arguments)
+    file.write_text(settings)
+    template = [*arguments, "--chat_template=qwen_1_5"]
+    assert 'chat_template was "hub"' in refusal(capsys, *template)
+    table = f"{BENCHMARKS['gqa'].tsv}.tsv"
+    row = made_up.rows("gqa")[7].table
+    first = base64.b64encode(made_up.picture(7)).decode()
+    other = base64.b64encode(made_up.picture(8)).decode()
+    for old, new, why in (
+        (row["answer"], "another", "data_digest was"),
+        (row["question"], "Another?", "data_digest was"),
+        (first, other, "answers another request of id '107'"),
+    ):
+        folder = tmp_path / new[:8]
+        folder.mkdir()
+        for each in NAMES:
+            file = f"{BENCHMARKS[each].tsv}.tsv"
+            (folder / file).write_text((data / file).read_text())
+        text = (data / table).read_text()
+        (folder / table).write_text(text.replace(f'"{old}"', f'"{new}"'))
+        assert (folder / table).read_text() != text
+        assert why in refusal(capsys, *flags_of(network, folder, predictions))
+    assert before == {
+        each: (predictions / f"{each}.jsonl").read_bytes() for each in NAMES
+    }
 
 
 def test_scores_are_made_again_without_network_and_data(predictions, monkeypatch):

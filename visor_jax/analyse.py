@@ -34,7 +34,11 @@ def define_flags() -> None:
         "budgets", None, "Of the figure `budgets`; default: the network's own."
     )
     flags.DEFINE_integer(
-        "limit", 200, "So many questions of each; pages are whole.", lower_bound=1
+        "limit",
+        200,
+        "So many questions of each; pages and pictures are whole, pictures are spread "
+        "evenly over all.",
+        lower_bound=1,
     )
     flags.DEFINE_string("split", "test", "Of pages: train, policy or test.")
     flags.DEFINE_integer("rows", 8, "Prompts read at once.", lower_bound=1)
@@ -60,6 +64,7 @@ from visor_jax.evals.benchmark import Benchmark
 from visor_jax.evals.benchmarks.registry import BENCHMARKS, definition_of
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
 from visor_jax.evals.report import style
+from visor_jax.evals.tables import limit
 from visor_jax.evals.tables.table_benchmark import TableBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
@@ -212,6 +217,8 @@ def main(arguments: list[str]) -> None:
     for name, each in found["benchmarks"].items():
         if each["errors"]:
             print(f"{name}: {len(each['errors'])} questions could not be read")
+        if (limited := limit.sentence(name, each)) is not None:
+            print(limited)
     print("\n".join(str(out / f"{name}.svg") for name in asked.figures))
     print(f"numbers: {out / NUMBERS}")
 

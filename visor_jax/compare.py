@@ -37,6 +37,7 @@ from visor_jax.evals.answered.intervals import Measured, as_json, measure
 from visor_jax.evals.answered.paired import Comparison, compare, holm
 from visor_jax.evals.answered.summary import categories_of, interval, shown
 from visor_jax.evals.benchmarks.registry import definition_of
+from visor_jax.evals.tables import limit
 from visor_jax.flops.table import aligned
 from visor_jax.runtime import atomic_write, output_place
 
@@ -52,6 +53,7 @@ class Predictions:
     path: str
     benchmark: str
     answered: list[Answered]
+    limited: str | None = None
 
 
 def read(path: str) -> Predictions:
@@ -63,7 +65,12 @@ def read(path: str) -> Predictions:
     found = lines.read_lines(Path(path))
     definition = definition_of(found[0]["benchmark"])
     answered = [lines.answered_of(line, definition) for line in found]
-    return Predictions(path=path, benchmark=definition.name, answered=answered)
+    return Predictions(
+        path=path,
+        benchmark=definition.name,
+        answered=answered,
+        limited=limit.sentence(definition.name, lines.read_settings(Path(path))),
+    )
 
 
 def compare_all(files: Sequence[Predictions]) -> dict[str, Any]:
@@ -96,7 +103,11 @@ def as_values(files: Sequence[Predictions], found: dict[str, Any]) -> dict[str, 
     return {
         "benchmark": found["benchmark"],
         "files": [
-            {"file": each.path, "figures": as_json(measured)}
+            {
+                "file": each.path,
+                "figures": as_json(measured),
+                "limited": each.limited,
+            }
             for each, measured in zip(files, found["measured"], strict=True)
         ],
         "comparisons": [
@@ -135,11 +146,12 @@ def _corrected(compared: Sequence[Comparison]) -> list[float | None]:
 
 
 def figures_table(files: Sequence[Predictions], measured: Sequence[Any]) -> str:
-    """Returns a table of the files' figures, a row a file."""
+    """Returns a table of the files' figures, a row a file, and what limits they had."""
     table = [["file", *(each.name for each in measured[0][:_SHOWN])]]
     for file, found in zip(files, measured, strict=True):
         table.append([file.path, *(_with_interval(each) for each in found[:_SHOWN])])
-    return "\n".join(aligned(table))
+    limited = [f"{each.path}: {each.limited}" for each in files if each.limited]
+    return "\n".join([*aligned(table), *limited])
 
 
 def _with_interval(figure: Measured) -> str:

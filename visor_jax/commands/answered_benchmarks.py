@@ -23,7 +23,9 @@ def predictions_folder(options: Any) -> Path:
 
 def export_predictions(options: Any) -> None:
     """Writes the files of --export and prints their names. Raises ValueError."""
+    from visor_jax.evals.answered import lines
     from visor_jax.evals.exports.export import export
+    from visor_jax.evals.tables import limit
     from visor_jax.runtime.ownership import owned_folder
 
     folder = predictions_folder(options)
@@ -33,6 +35,10 @@ def export_predictions(options: Any) -> None:
     with owned_folder(folder, remedy=REMEDY):
         for file in export(folder, names, Path(options.data), options.export):
             print(file)
+        for name in names:
+            settings = lines.read_settings(lines.file_of(folder, name))
+            if (limited := limit.sentence(name, settings)) is not None:
+                print(limited)
 
 
 def rescore(options: Any) -> None:

@@ -33,7 +33,13 @@ def define_benchmark_flags() -> None:
     flags.DEFINE_string(
         "budget", None, "One budget for --benchmarks, or 'auto'; default: most."
     )
-    flags.DEFINE_integer("limit", None, "So many questions of each.", lower_bound=1)
+    flags.DEFINE_integer(
+        "limit",
+        None,
+        "So many questions of each, or a few more: whole groups (questions about one "
+        "picture, a circle), spread evenly over all.",
+        lower_bound=1,
+    )
     flags.DEFINE_bool("rescore", False, "Score again what is in --output.")
     flags.DEFINE_list(
         "export",
@@ -152,6 +158,8 @@ def _opened(options: Any) -> list[Any]:
         benchmark = TableBenchmark.open(
             definition, Path(options.data), limit=options.limit
         )
+        if benchmark.limited is not None:
+            _say(benchmark.limited)
         found.append(benchmark)
     return found
 

@@ -1,4 +1,7 @@
-"""Intervals of figures: vectors, degenerate answers, how often they hold the truth."""
+"""Intervals of figures: vectors, degenerate answers, what has no width.
+
+How often they hold the truth: `test_coverage`.
+"""
 
 import dataclasses
 import math
@@ -8,7 +11,6 @@ import pytest
 
 from visor_jax.evals.answered.figure import Answered, mean, mean_of_means
 from visor_jax.evals.answered.intervals import BOOTSTRAP, WILSON, measure
-from visor_jax.evals.statistics import wilson_interval
 from visor_jax.evals.tables.question import Question
 
 
@@ -82,22 +84,3 @@ def test_mean_of_means_weighs_categories_alike():
     given = answers([1, 1, 1, 0], categories=["a", "a", "a", "b"])
     (found,) = measure([mean_of_means("m", ["a", "b", "c"])], given)
     assert found.value == 0.5
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_intervals_hold_the_truth_about_as_often_as_they_say(binary):
-    """...where questions of a group go together: counting each for itself does not."""
-    rng = np.random.default_rng(1)
-    held, alone, trials, groups, size = 0, 0, 120, 25, 3
-    for _ in range(trials):
-        # Mean 0.6 in all, and two thirds of what varies is shared by a group.
-        chance = rng.beta(0.3, 0.2, groups).repeat(size)
-        scores = rng.random(groups * size) < chance if binary else chance
-        given = answers(scores, groups=np.arange(groups).repeat(size))
-        (found,) = measure([mean("m")], given, draws=300)
-        assert found.interval == (WILSON if binary else BOOTSTRAP)
-        held += found.low <= 0.6 <= found.high
-        low, high = wilson_interval(found.value, groups * size)
-        alone += low <= 0.6 <= high
-    assert 0.88 <= held / trials <= 0.99
-    assert alone / trials < 0.87

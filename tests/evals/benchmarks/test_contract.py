@@ -139,13 +139,21 @@ def test_both_forms_of_files_score_alike(name, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mme", "mmbench", "docvqa"])
-def test_a_limit_takes_the_first_rows_and_whole_groups(name, data):
-    benchmark = opened(BENCHMARKS[name], data, limit=3)
-    groups = [question.group for question in benchmark.questions.values()]
-    if BENCHMARKS[name].whole_groups:
-        assert sorted(groups) == sorted(2 * groups[:3])
-    else:
-        assert len(groups) == 3
+def test_a_limit_takes_whole_groups_from_everywhere(name, data):
+    every, some = (opened(BENCHMARKS[name], data, limit=limit) for limit in (None, 3))
+    assert (every.limited, some.there_are) == (None, made_up.COUNT)
+    groups = [question.group for question in every.questions.values()]
+    # Of ten pairs the middle ones of the first and the second half.
+    halves = list(dict.fromkeys(groups))
+    expected = {halves[2], halves[7]}
+    assert len(halves) == 10
+    assert [q for q in every.questions.values() if q.group in expected] == [
+        *some.questions.values()
+    ]
+    assert len(some) == 4
+    said = f"{name}: 4 of 20 questions: --limit=3 took whole groups, spread evenly"
+    assert some.limited == said
+    assert some.identity()["there_are"] == 20
     with pytest.raises(ValueError, match="limit=0"):
         opened(BENCHMARKS[name], data, limit=0)
 

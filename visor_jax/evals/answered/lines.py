@@ -38,6 +38,14 @@ def settings_of(file: Path) -> Path:
     return file.with_suffix(".settings.json")
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """Returns what all lines of a file have in common; {} if it does not say."""
+    try:
+        return dict(json.loads(settings_of(file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def line_of(
     definition: Definition,
     question: Question,

@@ -1,7 +1,6 @@
 """What a file of predictions sums up to: figures with intervals, what is missing."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from visor_jax.evals.answered import lines
 from visor_jax.evals.answered.figure import Answered
 from visor_jax.evals.answered.intervals import Measured, as_json, measure
 from visor_jax.evals.benchmarks.registry import definition_of
+from visor_jax.evals.tables import limit
 from visor_jax.flops.table import aligned
 
 # Of a benchmark in the printed table; all are in the file.
@@ -22,7 +22,8 @@ class Summary:
     """The figures of one benchmark's predictions.
 
     questions: that were to be asked, None if the settings do not say. answered: lines,
-    errors among them, which count as wrong. unscored: without references.
+    errors among them, which count as wrong. unscored: without references. limited: what
+    there is to say of a limit, None without one.
     """
 
     benchmark: str
@@ -31,6 +32,7 @@ class Summary:
     errors: int
     unscored: int
     figures: tuple[Measured, ...]
+    limited: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary as JSON values."""
@@ -47,13 +49,15 @@ def summary_of(file: Path) -> Summary:
     definition = definition_of(found[0]["benchmark"])
     answered = [lines.answered_of(line, definition) for line in found]
     figures = definition.figures(categories_of(answered))
+    settings = lines.read_settings(file)
     return Summary(
         benchmark=definition.name,
-        questions=_questions(lines.settings_of(file)),
+        questions=settings.get("questions"),
         answered=len(answered),
         errors=sum(each.answer is None for each in answered),
         unscored=sum(math.isnan(each.score) for each in answered),
         figures=tuple(measure(figures, answered)),
+        limited=limit.sentence(definition.name, settings),
     )
 
 
@@ -63,7 +67,10 @@ def categories_of(answered: Sequence[Answered]) -> list[str]:
 
 
 def table_of(summaries: Sequence[Summary]) -> str:
-    """Returns a table, a row a figure, the first few of each benchmark."""
+    """Returns a table, a row a figure, the first few of each benchmark.
+
+    Below it what there is to say of limits.
+    """
     table = [["benchmark", "figure", "value", "95 %", "answered", "errors"]]
     width = max(len(f.name) for s in summaries for f in s.figures[:_SHOWN])
     for summary in summaries:
@@ -79,7 +86,8 @@ def table_of(summaries: Sequence[Summary]) -> str:
                     *(counts if place == 0 else ["", ""]),
                 ]
             )
-    return "\n".join(line.rstrip() for line in aligned(table))
+    limited = [summary.limited for summary in summaries if summary.limited]
+    return "\n".join([*(line.rstrip() for line in aligned(table)), *limited])
 
 
 def shown(value: float, points: bool = False) -> str:
@@ -94,10 +102,3 @@ def interval(low: float, high: float, points: bool = False) -> str:
     if math.isnan(low) or math.isnan(high):
         return "-"
     return f"[{shown(low, points)}, {shown(high, points)}]"
-
-
-def _questions(settings: Path) -> int | None:
-    try:
-        return json.loads(settings.read_text(encoding="utf-8"))["questions"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -86,5 +86,4 @@ MMBENCH = Definition(
     metric="circles all right",
     new_tokens=1024,
     count=4329,
-    whole_groups=True,
 )

@@ -97,5 +97,4 @@ MME = Definition(
     metric="points, of 2000 and 800",
     new_tokens=16,
     count=2374,
-    whole_groups=True,
 )

@@ -39,8 +39,7 @@ class Definition:
     score: of one answer. figures: of the answers together, for the categories that
     there are, the headline first. new_tokens: most tokens of an answer.
     made_by: the command that writes its files; "" for those of the hub.
-    count: questions, as published; None if nobody counted. whole_groups: a limit takes
-    all questions of a group or none.
+    count: questions, as published; None if nobody counted.
     """
 
     name: str
@@ -59,5 +58,4 @@ class Definition:
     pictures_of: Callable[[Row], list[bytes]] | None = None
     picture_source: Source | None = None
     picture_key: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    whole_groups: bool = False
     made_by: str = ""

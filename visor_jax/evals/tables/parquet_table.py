@@ -51,7 +51,6 @@ class ParquetTable:
             lacking = sorted({*wanted} - {*columns_there})
             if lacking:
                 raise ValueError(f"{file} has no columns {lacking}, others have them.")
-            # What was read of a file stays in memory as long as the file is open.
             with _opened(file) as opened:
                 batches = opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted)
                 for batch in batches:
@@ -84,6 +83,7 @@ def _opened(file: Path) -> Any:
         ) from error
     check_not_pointer(file)
     try:
-        return parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+        # Read ahead, all columns of a file would stay in memory until it is closed.
+        return parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except Exception as error:  # Arrow has classes of its own.
         raise ValueError(f"{file} is no parquet file ({error!s:.200}).") from error

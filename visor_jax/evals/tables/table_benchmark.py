@@ -16,6 +16,7 @@ from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.benchmark import Example, PackedBatch
 from visor_jax.evals.tables import cells
+from visor_jax.evals.tables import limit as limits
 from visor_jax.evals.tables.definition import Definition
 from visor_jax.evals.tables.find_table import Table, find_pictures, find_table
 from visor_jax.evals.tables.question import Question
@@ -29,7 +30,7 @@ class TableBenchmark:
 
     table: the rows, in the folder or below it. questions: by id, in the order of the
     rows. picture_of: digest of a question's pictures, by its id. limit: of
-    the questions, None for all.
+    the questions, None for all. there_are: questions without a limit.
     """
 
     definition: Definition
@@ -37,6 +38,7 @@ class TableBenchmark:
     table: Table
     questions: Mapping[str, Question]
     picture_of: Mapping[str, str]
+    there_are: int
     limit: int | None = None
     cluster_name: str = "image"
 
@@ -44,45 +46,39 @@ class TableBenchmark:
     def open(
         cls, definition: Definition, folder: Path, *, limit: int | None = None
     ) -> "TableBenchmark":
-        """Returns the benchmark with the rows below a folder, the first `limit` ones.
+        """Returns the benchmark with the rows below a folder.
 
-        Where questions only count together, whole groups are taken: of those that the
-        first `limit` rows belong to.
+        Args:
+          limit: of whole groups, spread evenly, so many questions or a few more.
 
         Raises:
           ValueError: if there are no rows, a row is none of this benchmark, or two
             questions have one id.
         """
-        if limit is not None and limit < 1:
-            raise ValueError(f"--limit={limit} must be at least 1.")
+        limits.check_limit(limit)
         table = find_table(definition, folder)
         elsewhere = _digests_elsewhere(definition, folder, table)
         questions: dict[str, Question] = {}
         picture_of: dict[str, str] = {}
-        groups: set[str] = set()
         for number, row in enumerate(table.rows(_columns(definition, table))):
-            if _is_enough(definition, questions, limit):
-                break
             question, picture = _read(definition, row, number, elsewhere)
             if question is None:
-                continue
-            is_beyond = limit is not None and len(questions) >= limit
-            if is_beyond and question.group not in groups:
                 continue
             if question.id in questions:
                 raise ValueError(
                     f"{definition.name}: id {question.id!r} is there twice."
                 )
-            groups.add(question.group)
             questions[question.id], picture_of[question.id] = question, picture
         if not questions:
             raise ValueError(f"{definition.name}: no row of {folder} is a question.")
+        kept = questions if limit is None else _spread(questions, limit)
         return cls(
             definition=definition,
             folder=folder,
             table=table,
-            questions=questions,
-            picture_of=picture_of,
+            questions=kept,
+            picture_of={name: picture_of[name] for name in kept},
+            there_are=len(questions),
             limit=limit,
         )
 
@@ -112,6 +108,11 @@ class TableBenchmark:
         found = {question.category for question in self.questions.values()}
         return sorted(found - {""})
 
+    @property
+    def limited(self) -> str | None:
+        """What there is to say of its limit; None without one."""
+        return limits.sentence(self.name, self.identity())
+
     def __len__(self) -> int:
         return len(self.questions)
 
@@ -123,8 +124,7 @@ class TableBenchmark:
             "data_set": self.definition.source.ids[0],
             "config": self.definition.source.config,
             "split": self.split,
-            "limit": self.limit,
-            "questions": len(self),
+            **limits.identity_of(self.limit, len(self), self.there_are),
             "data_digest": _digest(json.dumps(asked).encode()),
         }
 
@@ -202,12 +202,15 @@ class TableBenchmark:
         )
 
 
-def _is_enough(
-    definition: Definition, questions: Mapping[str, Question], limit: int | None
-) -> bool:
-    """Returns whether no later row can belong to the questions."""
-    enough = limit is not None and len(questions) >= limit
-    return enough and not definition.whole_groups
+def _spread(questions: Mapping[str, Question], limit: int) -> dict[str, Question]:
+    """Returns the questions of some groups, as many as the limit says or a few more."""
+    groups: dict[str, list[str]] = {}
+    for question in questions.values():
+        groups.setdefault(question.group, []).append(question.id)
+    members = list(groups.values())
+    places = limits.spread_groups([len(each) for each in members], limit)
+    taken = {name for place in places for name in members[place]}
+    return {name: each for name, each in questions.items() if name in taken}
 
 
 def _columns(definition: Definition, table: Table) -> tuple[str, ...]:

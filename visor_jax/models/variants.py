@@ -2,7 +2,8 @@
 
 `llava_ov_0p5b` and `llava_ov_7b` have the exact shapes of the published LLaVA-OneVision
 checkpoints. `mini` is the same network small enough to learn to read a page on two CPU
-cores (the embedded benchmark); `mini_pictures` reads small pictures instead.
+cores (the embedded benchmark), `mini_short` one that learns in minutes; `mini_pictures`
+reads small pictures instead.
 """
 
 import dataclasses
@@ -69,6 +70,12 @@ def mini(*, vocab_size: int = 64) -> VLMConfig:
         reading_layers=(ENTRY, 1, 3),
         remat="gated",
     )
+
+
+def mini_short() -> VLMConfig:
+    """Returns `mini` with seven layers, which the demo trains in minutes."""
+    plan = LayerPlan.build(7, cross=(0, 2, 4), self_=(1, 3))
+    return mini().replace(plan=plan)
 
 
 def mini_pictures() -> VLMConfig:
@@ -155,6 +162,7 @@ def visor_plan(num_layers: int) -> LayerPlan:
 
 VARIANTS: dict[str, Callable[[], VLMConfig]] = {
     "mini": mini,
+    "mini_short": mini_short,
     "mini_pictures": mini_pictures,
     "mini_tiles": mini_tiles,
     "llava_ov_0p5b": llava_ov_0p5b,

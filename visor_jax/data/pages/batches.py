@@ -82,7 +82,11 @@ def _looked_fields(
     looked: Sequence[Sequence[int]],
     labels: np.ndarray | None,
 ) -> dict[str, np.ndarray | None]:
-    """Returns the image fields of some crops, padded to the most that they can have."""
+    """Returns the image fields of some crops, padded to the most that they can have.
+
+    Whether they say where tokens stand depends on the number of crops alone, so that
+    steps of one shape share one program; a base view has no gaps.
+    """
     per_crop, side = form.images.patches_per_crop, form.images.patches_per_side
     crops = len(looked[0])
     # Every tile ends at most as many rows of the grid as it has.
@@ -107,7 +111,7 @@ def _looked_fields(
         "image_positions": places.copy(),
         "image_mask": mask,
         "image_labels": seen,
-        "image_places": places,
+        "image_places": places if crops > 1 else None,
     }
 
 

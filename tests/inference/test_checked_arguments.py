@@ -225,7 +225,7 @@ def fine(model):
     }
 
 
-@settings(max_examples=250, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.data())
 def test_strange_arguments_meet_a_check_of_ours(model, engine, data):
     kind = data.draw(st.sampled_from(["model", "engine"]))

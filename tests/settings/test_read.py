@@ -1,5 +1,6 @@
 """Configurations: every file builds, every mistake is named before any work."""
 
+import dataclasses
 import functools
 import json
 
@@ -47,6 +48,9 @@ def test_every_configuration_traces_one_step(make, tmp_path):
     if config.label.startswith("stage"):
         config.init_from = "runs/before"
     run = read_settings(config)
+    # The tower's layers are alike: two of them say what all would, in half the time.
+    vision = dataclasses.replace(run.model.vision, num_layers=2)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, vision=vision))
     optimizer = make_optimizer(run.optimizer, run.loop.steps)
     sample = tiny.Sample(image=8, questions=(4, 4))
     batch = tiny.random_batch(run.model, [sample] * 2, crops=1)

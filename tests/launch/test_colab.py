@@ -164,6 +164,9 @@ def test_all_cells_run_and_say_what_they_are_for(lives, turn):
     assert "GFLOP" in about(said, "timing.step")
     assert "trained in" in about(said, "EIGHT =")
     assert "8 cpu devices" in about(said, "EIGHT =")
+    # Progress is lines, not a terminal's bars; and nobody is warned of forks.
+    assert "\x1b" not in about(said, "EIGHT =")
+    assert "os.fork" not in "".join(said.values())
     assert "MB" in about(said, "make_archive")
 
 

@@ -159,7 +159,7 @@ def test_all_cells_run_and_say_what_they_are_for(lives, turn):
     assert "image/png" in about(said, "plan_figure(")
     assert "image/png" in about(said, 'train("configs/universal')
     assert "image/png" in about(said, "attention_figure(")
-    assert "VBox" in about(said, "BudgetExplorer(")
+    assert "HBox" in about(said, "BudgetExplorer(")
     assert re.search(r"largest digit row 1 .* at sa", about(said, "routed.choose"))
     assert "GFLOP" in about(said, "timing.step")
     assert "trained in" in about(said, "EIGHT =")

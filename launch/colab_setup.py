@@ -52,10 +52,16 @@ def install(checkout: Path) -> None:
 
 
 def is_installed(checkout: Path) -> bool:
-    """Returns whether this very checkout is what `import visor_jax` would find."""
-    try:
-        importlib.metadata.distribution(_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
+    """Returns whether this very checkout is what `import visor_jax` would find.
+
+    What an installation by another Python left in the checkout itself does not count:
+    there the package is found, and nothing that it needs.
+    """
+    places = [
+        Path(found.locate_file("")).resolve()
+        for found in importlib.metadata.distributions(name=_PACKAGE)
+    ]
+    if not any(place != checkout for place in places):
         return False
     spec = importlib.util.find_spec(_PACKAGE)
     return spec is not None and Path(spec.origin).is_relative_to(checkout)

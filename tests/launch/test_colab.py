@@ -2,23 +2,32 @@
 
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
+
+from visor_jax.notebook.training_curve import read_metrics
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "launch/colab.ipynb"
+STEPS = 30
 # What makes the runs short; the notebook itself has a place for it.
 SHORT = {
     r"FLAGS = \(\).*": "FLAGS = "
     + repr(
         (
-            *("--config.loop.steps=6", "--config.optimizer.warmup_steps=2"),
+            *(f"--config.loop.steps={STEPS}", "--config.optimizer.warmup_steps=2"),
+            "--config.loop.log_every=2",
             *("--config.evaluation_pages=4", "--config.data.pages.pool_size=64"),
         )
     ),
@@ -58,15 +67,45 @@ def shortened(workdir):
     return found
 
 
-def run(workdir):
-    """Returns the notebook after all its cells have run."""
-    client = NotebookClient(
+def client_of(workdir):
+    return NotebookClient(
         shortened(workdir),
-        timeout=600,
+        timeout=3600,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "launch")}},
     )
-    return client.execute()
+
+
+def run_all(client):
+    """Runs all cells in the client's kernel, which lives; returns their outputs."""
+    client.reset_execution_trackers()
+    for index, cell in enumerate(client.nb.cells):
+        client.execute_cell(cell, index)
+    return outputs(client.nb)
+
+
+def killed_in_training(workdir):
+    """Runs the cells up to the training and kills the kernel amidst it.
+
+    Returns the steps that the metrics of the run have by then.
+    """
+    client, steps = client_of(workdir), []
+
+    def kill():
+        while len(steps) < 2:
+            time.sleep(0.05)
+            steps[:] = steps_of(workdir)
+        os.kill(client.km.provisioner.pid, signal.SIGKILL)
+
+    with client.setup_kernel():
+        threading.Thread(target=kill, daemon=True).start()
+        with pytest.raises(DeadKernelError):
+            run_all(client)
+    return steps
+
+
+def steps_of(workdir):
+    return [row["step"] for row in read_metrics(workdir / "universal")]
 
 
 def outputs(found):
@@ -90,27 +129,60 @@ def test_it_is_stored_without_outputs_and_for_a_tpu():
             assert cell.execution_count is None
 
 
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    """Yields the outputs of a runtime's whole life, and its workdir.
+
+    A kernel is killed in the middle of the training; another runs all cells, twice.
+    """
+    workdir = tmp_path_factory.mktemp("lives")
+    before = killed_in_training(workdir)
+    client = client_of(workdir)
+    with client.setup_kernel():
+        first = run_all(client)
+        between = steps_of(workdir)
+        second = run_all(client)
+    return before, first, between, second, workdir
+
+
+def about(said, words):
+    (found,) = [text for source, text in said.items() if words in source]
+    return found
+
+
 @pytest.mark.slow
-def test_all_cells_run_and_say_what_they_are_for(tmp_path):
-    said = outputs(run(tmp_path))
+@pytest.mark.parametrize("turn", [1, 3], ids=["once", "again in the same kernel"])
+def test_all_cells_run_and_say_what_they_are_for(lives, turn):
+    said = lives[turn]
+    assert "visor_jax is installed" in about(said, "colab_setup.py")
+    assert "CPU cores" in about(said, "describe_runtime")
+    assert "image/png" in about(said, "plan_figure(")
+    assert "image/png" in about(said, 'train("configs/universal')
+    assert "image/png" in about(said, "attention_figure(")
+    assert "HBox" in about(said, "BudgetExplorer(")
+    assert re.search(r"largest digit row 1 .* at sa", about(said, "routed.choose"))
+    assert "GFLOP" in about(said, "timing.step")
+    assert "trained in" in about(said, "EIGHT =")
+    assert "8 cpu devices" in about(said, "EIGHT =")
+    # Progress is lines, not a terminal's bars; and nobody is warned of forks.
+    assert "\x1b" not in about(said, "EIGHT =")
+    assert "os.fork" not in "".join(said.values())
+    assert "MB" in about(said, "make_archive")
 
-    def about(words):
-        (found,) = [text for source, text in said.items() if words in source]
-        return found
 
-    assert "visor_jax is installed" in about("colab_setup.py")
-    assert "CPU cores" in about("describe_runtime")
-    assert "image/png" in about("plan_figure(")
-    assert "image/png" in about('train("configs/universal')
-    assert "image/png" in about("attention_figure(")
-    assert "SelectionSlider" in about("BudgetExplorer(") or "VBox" in about(
-        "BudgetExplorer("
-    )
-    assert re.search(r"largest digit row 1 .* at sa", about("routed.choose"))
-    assert "GFLOP" in about("timing.step")
-    assert "trained in" in about("EIGHT =")
-    assert "MB" in about("make_archive")
-    assert "8 cpu devices" in about("EIGHT =")
+@pytest.mark.slow
+def test_a_kernel_that_is_killed_amidst_the_training_loses_no_step(lives):
+    before, first, between, second, workdir = lives
+    training = about(first, 'train("configs/universal')
+    went_on = int(re.search(r"going on from step (\d+)", training)[1])
+    # It saved after it was left alone: not where its last number was written.
+    assert before[-1] <= went_on < STEPS
+    # Every number once, up to the end; the second time there was nothing to do.
+    assert between == sorted(set(between))
+    assert between[: len(before)] == before
+    assert between[-1] == STEPS
+    assert f"going on from step {STEPS}" in about(second, 'train("configs/universal')
+    assert steps_of(workdir) == between
 
 
 @pytest.mark.parametrize(
@@ -137,6 +209,39 @@ def test_the_driver_says_which_cuda(setup_script, tmp_path, monkeypatch, version
 def test_this_checkout_and_no_other_counts_as_installed(setup_script, tmp_path):
     assert setup_script.is_installed(ROOT)
     assert not setup_script.is_installed(tmp_path)
+
+
+def test_what_another_python_left_in_the_checkout_does_not_count(tmp_path):
+    elsewhere = tmp_path / "site-packages"
+    left = tmp_path / "visor_jax.egg-info/PKG-INFO"
+    installed = elsewhere / "visor_jax-0.1.0.dist-info/METADATA"
+
+    def write(file, text):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+
+    facts = "Metadata-Version: 2.1\nName: visor_jax\nVersion: 0.1.0\n"
+    write(tmp_path / "visor_jax/__init__.py", "")
+    write(left, facts)
+    asked = (
+        "import importlib.metadata, pathlib, runpy, sys\n"
+        f"setup = runpy.run_path({str(ROOT / 'launch/colab_setup.py')!r})\n"
+        f"sys.path[1:1] = [{str(elsewhere)!r}]\n"
+        "assert importlib.metadata.version('visor_jax')\n"
+        "print(setup['is_installed'](pathlib.Path.cwd().resolve()))\n"
+    )
+
+    def said():
+        # Without what is installed for these tests.
+        command = [sys.executable, "-S", "-c", asked]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        ).stdout
+
+    assert said() == "False\n"
+    write(installed, facts)
+    assert said() == "True\n"
 
 
 def test_without_a_checkout_the_first_cell_says_what_to_do(tmp_path):

@@ -1,13 +1,16 @@
 """The slider shows what the model says, budget by budget."""
 
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import visor_jax
 from tests.inference import page_run
 from visor_jax.notebook.attention_figure import attention_figure
-from visor_jax.notebook.budget_explorer import BudgetExplorer
+from visor_jax.notebook.budget_explorer import BudgetExplorer, _as_shown
 
 QUESTIONS = ["largest digit row 1", "ring"]
 
@@ -45,6 +48,16 @@ def test_moving_it_shows_answer_and_cost_of_that_budget(explorer, model):
             assert float(re.search(r"([0-9.]+) ms", table)[1]) > 0
             shown.add(table)
     assert len(shown) == len(QUESTIONS) * len(model.budgets)
+
+
+def test_the_picture_is_beside_it_and_large_enough_to_be_seen(explorer):
+    assert explorer.box.children[0] is explorer.picture
+    shown = np.asarray(Image.open(io.BytesIO(explorer.picture.value)))
+    # A page of 96 pixels, each three by three.
+    assert shown.shape == (288, 288, 3)
+    assert (shown[1::3, 1::3] == page_run.page()).all()
+    photo = np.zeros((1000, 2000, 3), np.uint8)
+    assert Image.open(io.BytesIO(_as_shown(photo))).size == (288, 144)
 
 
 def test_a_word_that_the_network_does_not_know_is_told(explorer):

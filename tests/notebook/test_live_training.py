@@ -10,6 +10,7 @@ import pytest
 
 from visor_jax.notebook import live_training
 from visor_jax.notebook.live_training import TrainingFailed, train
+from visor_jax.runtime.ownership import owned_folder
 
 # Trains nothing, and saves when it is told to stop.
 SAVES_AT_AN_INTERRUPT = """
@@ -52,3 +53,28 @@ def test_an_interrupted_cell_waits_until_the_run_has_saved(
         signal.signal(signal.SIGINT, handler)
     assert (tmp_path / "saved").exists()
     assert "run the cell again" in capsys.readouterr().out
+
+
+def test_a_run_that_an_earlier_kernel_left_behind_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_training, "COMMAND", (sys.executable, "-c", ""))
+    holds, let_go = threading.Event(), []
+
+    def leave():
+        with owned_folder(tmp_path):
+            holds.set()
+            time.sleep(1)
+            let_go.append(time.monotonic())
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    holds.wait()
+    said = []
+    monkeypatch.setattr(
+        live_training.DisplayHandle, "update", lambda _, shown: said.append(shown)
+    )
+    assert train("any.py", workdir=tmp_path, refresh_s=0.1) == tmp_path
+    assert let_go
+    thread.join()
+    texts = [shown.data for shown in said if isinstance(shown, live_training.HTML)]
+    assert f"another run has {tmp_path}" in texts[0]
+    assert "another run" not in texts[-1]

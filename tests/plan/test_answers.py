@@ -105,9 +105,8 @@ def options(**given):
 def text(lengths=None, **given):
     network = MODEL, BudgetSet.parse(["none", "all"], MODEL.plan)
     lengths = dataclasses.asdict(SHAPE) if lengths is None else lengths
-    return answers.planned(
-        options(**given), "small", network, lengths, [accelerator("v5e")]
-    )
+    plan = answers.read_plan(options(**given), "small", network, lengths)
+    return answers.as_text(plan, [accelerator("v5e")])
 
 
 def test_the_table_and_the_verdict():
@@ -129,10 +128,12 @@ def test_flags_of_the_other_plan_are_refused():
             {name: types.SimpleNamespace(present=True) for name in names},
         )
 
-    plan_flags.check_no_training(given("rows", "dtype"))
+    plan_flags.check_no_training(given("rows", "dtype", "compile", "topology"))
     plan_flags.check_no_answers(given("batch_size"))
-    with pytest.raises(ValueError, match="--batch_size, --compile are of training"):
+    with pytest.raises(ValueError, match="--batch_size are of training"):
         plan_flags.check_no_training(given("batch_size", "compile"))
+    with pytest.raises(ValueError, match="add --topology=SLICE"):
+        plan_flags.check_no_training(given("compile"))
     with pytest.raises(ValueError, match="--checkpoint, --slots belong to --answers"):
         plan_flags.check_no_answers(given("checkpoint", "slots"))
 

@@ -7,12 +7,16 @@ from absl import flags
 from visor_jax.models.config import COMPUTE_DTYPES
 
 _OF_ANSWERS = ("checkpoint", "dtype", "rows", "slots", "new_tokens")
-_OF_TRAINING = ("batch_size", "compile")
+_OF_TRAINING = ("batch_size",)
 
 
 def define_answer_flags() -> None:
     """Declares the flags of answering."""
-    flags.DEFINE_bool("answers", False, "Plan a network that answers, not training.")
+    flags.DEFINE_bool(
+        "answers",
+        False,
+        "Plan a network that answers, not training; with --compile, its prefill.",
+    )
     flags.DEFINE_string(
         "checkpoint", None, "With --answers, whose sizes; default: the configuration's."
     )
@@ -36,3 +40,7 @@ def check_no_training(options: Any) -> None:
     given = [f"--{name}" for name in _OF_TRAINING if options[name].present]
     if given:
         raise ValueError(f"{', '.join(given)} are of training: leave them out.")
+    if options["compile"].present and not options["topology"].present:
+        raise ValueError(
+            "--answers --compile asks the TPU's compiler: add --topology=SLICE."
+        )

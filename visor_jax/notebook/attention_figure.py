@@ -13,6 +13,8 @@ from visor_jax.evals.report import style
 from visor_jax.inference.visor_model import VisorModel
 
 _SIDE = 2.1
+# Of the largest weight: what is looked at can be seen through it.
+_OPAQUE = 0.75
 
 
 def attention_figure(
@@ -52,7 +54,7 @@ def attention_figure(
         shown = first_crop_map(weights[0], batch, 0, patches_per_side=side)
         # What is not looked at stays the picture, in grey.
         axes.images[0].set(array=pixels.mean(axis=-1), cmap="gray", clim=(-80, 255))
-        opacity = np.sqrt(shown / max(shown.max(), 1e-9))
+        opacity = _OPAQUE * np.sqrt(shown / max(shown.max(), 1e-9))
         axes.imshow(shown, extent=(0, 1, 1, 0), cmap="plasma", alpha=opacity, vmin=0)
     drawing.suptitle(
         f"“{question}” at {chosen.name}".replace("$", r"\$"), fontsize=10, y=0.99

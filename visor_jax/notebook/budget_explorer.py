@@ -2,25 +2,31 @@
 
 import functools
 import html
+import io
 from collections.abc import Sequence
 
 import ipywidgets as widgets
+import numpy as np
 from IPython.display import display
+from PIL import Image
 
 from visor_jax.budget import Budget
-from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.images.read_image import ImageInput, read_image
 from visor_jax.flops.table import GIGA
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
 
 _WIDE = widgets.Layout(width="34em")
+# Pixels of the picture's longer side, as it is shown.
+_SIDE = 288
 
 
 class BudgetExplorer:
     """A question, a slider over the network's budgets, and what becomes of the answer.
 
-    question, budget: the two widgets, whose `value` may also be set by a program.
-    result: what they lead to, as HTML. box: all of it, to be displayed.
+    picture: what is asked about. question, budget: the two widgets, whose `value` may
+    also be set by a program. result: what they lead to, as HTML. box: all of it, to be
+    displayed.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class BudgetExplorer:
         self._model, self._image = model, image
         self._max_new_tokens = max_new_tokens
         budgets = list(model.budgets)
+        self.picture = widgets.Image(value=_as_shown(image), format="png")
         self.question = widgets.Combobox(
             value=questions[0] if questions else "",
             options=tuple(questions),
@@ -54,7 +61,9 @@ class BudgetExplorer:
             layout=_WIDE,
         )
         self.result = widgets.HTML()
-        self.box = widgets.VBox([self.question, self.budget, self.result])
+        asked = widgets.VBox([self.question, self.budget, self.result])
+        centred = widgets.Layout(align_items="center")
+        self.box = widgets.HBox([self.picture, asked], layout=centred)
         self._answer = functools.lru_cache(maxsize=256)(self._ask)
         self._latency = functools.lru_cache(maxsize=256)(self._time)
         for each in budgets:
@@ -106,3 +115,19 @@ class BudgetExplorer:
         count = self._max_new_tokens
         batch = self._model.batch(self._image, question, max_new_tokens=count)
         return self._model.latency(batch, budget, max_new_tokens=count)
+
+
+def _as_shown(image: ImageInput) -> bytes:
+    """Returns a picture as PNG, `_SIDE` pixels or somewhat less along its longer side.
+
+    Small ones are drawn larger, pixel by pixel.
+    """
+    picture = Image.fromarray(np.asarray(read_image(image)))
+    times = _SIDE // max(picture.size)
+    if times > 1:
+        size = tuple(times * side for side in picture.size)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    picture.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    picture.save(file, format="png")
+    return file.getvalue()

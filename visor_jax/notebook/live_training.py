@@ -4,7 +4,7 @@
 
 starts `python -m visor_jax.train` as a process of its own, so that the notebook's
 memory and devices stay free for afterwards. Interrupting the cell stops the run, which
-saves; running the cell again goes on from there.
+saves; so does the end of the kernel. Running the cell again goes on from there.
 """
 
 import collections
@@ -12,7 +12,6 @@ import html
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,9 +20,12 @@ from typing import IO
 
 from IPython.display import HTML, DisplayHandle
 
+from visor_jax.checkpoints import layout
+from visor_jax.notebook.attended import attended
 from visor_jax.notebook.training_curve import read_metrics, training_curve
+from visor_jax.runtime.ownership import owned_folder
 
-COMMAND = (sys.executable, "-m", "visor_jax.train")
+COMMAND = attended("visor_jax.train")
 # Lines of the command that are kept for when it fails.
 _LAST_LINES = 40
 
@@ -54,9 +56,12 @@ def train(
     picture, words = DisplayHandle(), DisplayHandle()
     for place in (picture, words):
         place.display(HTML(""))
+    if not layout.is_remote(workdir):
+        _wait_for_an_earlier_one(workdir, words)
     # In a group of its own: an interrupt reaches it once, from here.
     with subprocess.Popen(
         command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,6 +80,22 @@ def train(
             + "\n".join(lines)
         )
     return Path(workdir)
+
+
+def _wait_for_an_earlier_one(
+    workdir: str | os.PathLike[str], words: DisplayHandle
+) -> None:
+    """Returns when nobody else writes the workdir.
+
+    A kernel that is gone leaves a run behind that saves, or writes its report, first.
+    """
+    said = f"another run has {html.escape(str(workdir))}: it begins once that one ends"
+
+    def tell() -> None:
+        words.update(HTML(f"<pre>{said}</pre>"))
+
+    with owned_folder(workdir, wait=tell):
+        pass
 
 
 def _watch(

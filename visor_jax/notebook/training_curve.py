@@ -39,7 +39,6 @@ def training_curve(workdir: str | os.PathLike[str]) -> Figure:
     if len(names) > 1:
         for name, colour in ((names[0], style.ORANGE), (names[-1], style.BLUE)):
             _line(right, rows, _BY_BUDGET + name, colour, name, scale=100)
-    if rows:
         right.legend(frameon=False, fontsize=8, loc="lower right")
     return drawing
 

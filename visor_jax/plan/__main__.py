@@ -53,6 +53,7 @@ from visor_jax.data.buckets import Bucket, Buckets
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.pages.forms import forms_of
 from visor_jax.models.vision.siglip import crops_at_once
+from visor_jax.plan import answers
 from visor_jax.plan.abstract_step import (
     BatchShape,
     bytes_on_a_device,
@@ -61,9 +62,8 @@ from visor_jax.plan.abstract_step import (
     planned_batch,
     planned_state,
 )
-from visor_jax.plan.accelerators import ACCELERATORS, Accelerator, accelerator
+from visor_jax.plan.accelerators import chosen
 from visor_jax.plan.activations import DeviceBatch
-from visor_jax.plan.answers import planned
 from visor_jax.plan.mesh_flag import read_mesh
 from visor_jax.plan.step_bytes import StepBytes, step_bytes
 from visor_jax.plan.table import ANY_BUDGET, FOOTNOTE, device_table, step_table
@@ -236,23 +236,27 @@ def describe(plan: Plan) -> str:
     )
 
 
-def _devices(options: Any) -> list[Accelerator]:
-    if options.device is None:
-        return list(ACCELERATORS.values())
-    return [accelerator(options.device)]
+def _plan_answers(options: Any) -> int:
+    """Prints the plan of a network that answers; returns a code."""
+    with command_line.user_errors():
+        plan_flags.check_no_training(options)
+        jax.config.update("jax_platforms", "cpu")
+        plan = _answer_plan(options)
+        slices = tpu_command.read_slices(options, tuple(plan.mesh.shape.values()))
+        text = answers.as_text(plan, chosen(options.device))
+    if slices is not None:
+        return tpu_command.run_prefill(plan, slices, options)
+    print(text)
+    return 0
 
 
-def _planned_answers(options: Any) -> str:
-    """Returns the plan of a network that answers. Raises ValueError for bad values."""
-    plan_flags.check_no_training(options)
-    jax.config.update("jax_platforms", "cpu")
-    devices = _devices(options)
+def _answer_plan(options: Any) -> answers.AnswerPlan:
     if options.checkpoint is not None:
-        return planned(options, options.checkpoint, None, {}, devices)
+        return answers.read_plan(options, options.checkpoint, None, {})
     run = read_settings(config_flag.config_of(options), data_needed=False)
-    name, network = f"{run.label} {run.preset}", (run.model, run.budgets)
-    lengths = dataclasses.asdict(read_shape(run, options))
-    return planned(options, name, network, lengths, devices)
+    lengths, network = read_shape(run, options), (run.model, run.budgets)
+    name = f"{run.label} {run.preset}"
+    return answers.read_plan(options, name, network, dataclasses.asdict(lengths))
 
 
 def main(arguments: list[str]) -> int:
@@ -260,10 +264,7 @@ def main(arguments: list[str]) -> int:
     del arguments
     options = flags.FLAGS
     if options.answers:
-        with command_line.user_errors():
-            text = _planned_answers(options)
-        print(text)
-        return 0
+        return _plan_answers(options)
     with command_line.user_errors():
         plan_flags.check_no_answers(options)
         run = read_settings(config_flag.config_of(options), data_needed=False)
@@ -275,7 +276,7 @@ def main(arguments: list[str]) -> int:
         slices = tpu_command.read_slices(options, sizes)
         if options.compile and slices is None:
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))
-        devices = _devices(options)
+        devices = chosen(options.device)
         plan = read_plan(run, sizes, options)
         state = plan.state()
     if slices is not None:

@@ -43,3 +43,8 @@ def accelerator(name: str) -> Accelerator:
         if known.lower() == name.lower():
             return found
     raise ValueError(f"Unknown device {name!r}: choose one of {list(ACCELERATORS)}.")
+
+
+def chosen(name: str | None) -> list[Accelerator]:
+    """Returns the named device alone, or all of them. Raises as `accelerator`."""
+    return list(ACCELERATORS.values()) if name is None else [accelerator(name)]

@@ -42,7 +42,8 @@ class AnswerShape:
     """What is answered at once, padding included.
 
     prompts: that are read together. slots: answers being written beside them. crops,
-    image_tokens, text_tokens: of a prompt. new_tokens: of an answer.
+    image_tokens, text_tokens: of a prompt. new_tokens: of an answer. corners: patches
+    per image token, see `Batch`.
     """
 
     prompts: int
@@ -51,6 +52,7 @@ class AnswerShape:
     image_tokens: int
     text_tokens: int
     new_tokens: int
+    corners: int = 1
 
     def __post_init__(self) -> None:
         wrong = {k: v for k, v in dataclasses.asdict(self).items() if v < 1}

@@ -100,18 +100,18 @@ def described_network(path: str) -> tuple[VLMConfig, BudgetSet]:
     return stored.config, stored.budgets
 
 
-def planned(
+def read_plan(
     options: Any,
     name: str,
     network: tuple[VLMConfig, BudgetSet] | None,
     lengths: Mapping[str, int],
-    devices: Iterable[Accelerator],
-) -> str:
-    """Returns the text of the plan that the flags ask for.
+) -> AnswerPlan:
+    """Returns the plan that the flags ask for.
 
     Args:
       network: sizes and budgets; None to look into the checkpoint that the name is.
-      lengths: of a prompt, where the flags say none: crops, image_tokens, text_tokens.
+      lengths: of a prompt, where the flags say none: crops, image_tokens, text_tokens;
+        and corners, which no flag says.
 
     Raises:
       ValueError: for bad values, or lengths that nothing says.
@@ -130,18 +130,27 @@ def planned(
         prompts=options.rows,
         slots=options.slots,
         new_tokens=options.new_tokens,
+        corners=lengths.get("corners", 1),
         **found,
     )
     config, budgets = described_network(name) if network is None else network
     if options.dtype is not None:
         config = config.replace(compute_dtype=options.dtype)
-    plan = AnswerPlan(
+    return AnswerPlan(
         name=name,
         config=config,
         budgets=budgets,
         mesh=planned_mesh(*mesh),
         shape=shape,
     )
+
+
+def as_text(plan: AnswerPlan, devices: Iterable[Accelerator]) -> str:
+    """Returns what the network needs, by formula, and whether devices hold it.
+
+    Raises:
+      ValueError: if the mesh does not split the network.
+    """
     columns = plan.columns()
     needed = max(one.total for one in columns.values())
     return (

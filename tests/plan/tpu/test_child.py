@@ -74,6 +74,17 @@ def test_a_report_sets_the_formula_beside_the_compiler():
     assert not report_of(over).fits
 
 
+def test_a_prefill_has_no_optimiser_and_its_own_speed():
+    prefill = dataclasses.replace(COMPILED, optimizer=0, conditionals=0)
+    report = report_of(prefill, gated=0, flops=3 * 10**12, prefill="sa2:1,3")
+    text = report.as_text()
+    assert "optimiser" not in text
+    # 3 TFLOP by 8 chips of 197 TFLOP/s, 40 % of them.
+    assert "3000.00 GFLOP a prefill at sa2:1,3: 4.759 ms at 40 %" in text
+    assert report.as_json()["prefill"] == "sa2:1,3"
+    assert "optimiser" in report_of(COMPILED).as_text()
+
+
 def test_a_child_tells_what_it_found_as_json():
     sent = json.loads(json.dumps(dataclasses.asdict(COMPILED)))
     assert CompiledStep.from_dict(sent) == COMPILED

@@ -3,6 +3,8 @@
     python -m visor_jax.plan --config=configs/universal.py:llava_ov_0p5b --mesh=1,8,1 \
         --batch_size=8 --crops=5 --image_tokens=2944 --text_tokens=1024 \
         --compile --topology=v5e:2x4 [--effort=full] [--json]
+    python -m visor_jax.plan --config=configs/universal.py:demo --answers --rows=1 \
+        --compile --topology=v5e:1x1 [--effort=full] [--json]
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.models.config import ENTRY
 from visor_jax.models.vlm import VLM
+from visor_jax.plan.answers import AnswerPlan
 from visor_jax.plan.tpu.child import (
     CompilerError,
     compile_in_child,
@@ -23,6 +26,7 @@ from visor_jax.plan.tpu.child import (
     prepare_compiler,
     print_result,
 )
+from visor_jax.plan.tpu.compiled_prefill import compile_prefill
 from visor_jax.plan.tpu.compiled_step import compile_step, mesh_of
 from visor_jax.plan.tpu.report import Report
 from visor_jax.plan.tpu.slices import Slices, check_compiler
@@ -67,21 +71,62 @@ def run(plan: Any, slices: Slices, options: Any, *, described: str) -> int:
     if is_child():
         _compile(plan, slices, sizes, options.effort)
         return 0
+    return _told(
+        slices,
+        options,
+        described,
+        mesh=sizes,
+        formula=plan.bytes(plan.state(), None).total,
+        gated=gated_bodies(plan),
+        flops=flops_of(plan),
+    )
+
+
+def run_prefill(plan: AnswerPlan, slices: Slices, options: Any) -> int:
+    """Returns as `run` does, of the prefill at the plan's largest budget.
+
+    Raises:
+      UserError: if the compiler ends without a result.
+    """
+    sizes, budget = tuple(plan.mesh.shape.values()), plan.budgets.largest
+    if is_child():
+        prepare_compiler()
+        mesh = mesh_of(slices, sizes)
+        print_result(compile_prefill(plan, mesh, effort=options.effort))
+        return 0
+    counted = plan.columns()[budget.name]
+    shape = plan.shape
+    cost = account(
+        plan.config,
+        budget,
+        text_tokens=shape.text_tokens,
+        image_tokens=shape.image_tokens,
+        crops=shape.crops,
+        batch=shape.prompts,
+        logit_positions=1,
+    )
+    return _told(
+        slices,
+        options,
+        plan.describe(),
+        mesh=sizes,
+        # Answers that are written meanwhile are no part of this program.
+        formula=counted.total - counted.answers,
+        gated=0,
+        flops=cost.end_to_end,
+        prefill=budget.name,
+    )
+
+
+def _told(slices: Slices, options: Any, described: str, **counted: Any) -> int:
+    """Returns the exit code after compiling in a child and printing the report."""
     if not options.json:
         print(f"{described}\n", flush=True)
     try:
         compiled = compile_in_child(slices, sys.argv[1:])
     except CompilerError as error:
         raise UserError(str(error)) from error
-    report = Report(
-        slices=slices,
-        mesh=sizes,
-        effort=options.effort,
-        compiled=compiled,
-        formula=plan.bytes(plan.state(), None).total,
-        gated=gated_bodies(plan),
-        flops=flops_of(plan),
-    )
+    report = Report(slices=slices, effort=options.effort, compiled=compiled, **counted)
     print(json.dumps(report.as_json()) if options.json else report.as_text())
     return 0 if report.fits else 1
 

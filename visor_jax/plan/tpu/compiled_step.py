@@ -1,4 +1,4 @@
-"""Compiles a training step for TPUs that are not here, and reads what came of it.
+"""Compiles a program for TPUs that are not here, and reads what came of it.
 
 This runs in the child process: the compiler ends the process it is in where it finds
 something impossible, and stays in it for good.
@@ -30,10 +30,11 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledStep:
-    """What the compiler made of a step; bytes are those of one chip.
+    """What the compiler made of a step, or of a prefill; bytes are those of one chip.
 
-    parameters, optimizer, batch: of the arguments, by their shapes; arguments: all of
-    them as the compiler lays them out. new_results: that take no argument's place.
+    parameters, optimizer, batch: of the arguments, by their shapes; a prefill has no
+    optimizer. arguments: all of them as the compiler lays them out. new_results: that
+    take no argument's place.
     peak: the fullest moment, as the compiler plans it; gaps between arrays aside.
     usable: of the chip's memory; None unless the compiler said so, which it does of a
     program that does not fit. Of such a program it says nothing but `peak`.
@@ -59,7 +60,7 @@ class CompiledStep:
 
     @property
     def reserved(self) -> int:
-        """Returns the bytes that the step asks for beside its program, gaps and all."""
+        """Returns the bytes that are asked for beside the program, gaps and all."""
         return max(self.peak, self.arguments + self.new_results + self.temporary)
 
     @property
@@ -96,30 +97,46 @@ def compile_step(
       effort: "full" as in training; "fast" plans the same memory in a fraction of the
         time, for a program that nobody should train with.
     """
-    if effort == FAST:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    # A program from a cache would take no time.
-    jax.config.update("jax_enable_compilation_cache", False)
     known = {
         "parameters": bytes_on_a_device(state.params),
         "optimizer": bytes_on_a_device(state) - bytes_on_a_device(state.params),
         "batch": bytes_on_a_device(batch),
     }
-    began = time.perf_counter()
-    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+
+    def lower() -> jax.stages.Lowered:
         jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings_of(state))
-        lowered = jitted.lower(state, batch)
-        known["lower_s"] = round(time.perf_counter() - began, 1)
-        began = time.perf_counter()
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            memory = too_much(str(error))
-            if memory is None:
-                raise
-            seconds = round(time.perf_counter() - began, 1)
-            peak, usable = memory
-            return CompiledStep(compile_s=seconds, peak=peak, usable=usable, **known)
+        return jitted.lower(state, batch)
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+        return compile_program(lower, known, effort=effort)
+
+
+def compile_program(
+    lower: Callable[[], jax.stages.Lowered], known: dict[str, Any], *, effort: str
+) -> CompiledStep:
+    """Returns what the compiler makes of what `lower` returns.
+
+    Args:
+      known: bytes of the arguments, by the fields' names.
+      effort: as of `compile_step`.
+    """
+    if effort == FAST:
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    # A program from a cache would take no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    began = time.perf_counter()
+    lowered = lower()
+    known["lower_s"] = round(time.perf_counter() - began, 1)
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        memory = too_much(str(error))
+        if memory is None:
+            raise
+        seconds = round(time.perf_counter() - began, 1)
+        peak, usable = memory
+        return CompiledStep(compile_s=seconds, peak=peak, usable=usable, **known)
     known["compile_s"] = round(time.perf_counter() - began, 1)
     return _read(compiled, known)
 

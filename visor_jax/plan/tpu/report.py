@@ -1,4 +1,4 @@
-"""What a compiled step needs and whether it fits: as text and as JSON."""
+"""What a compiled program needs and whether it fits: as text and as JSON."""
 
 import dataclasses
 from typing import Any
@@ -12,10 +12,11 @@ _UTILISATION = 0.4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """A compiled step beside what was counted of it.
+    """A compiled step, or prefill, beside what was counted of it.
 
     formula: bytes of a chip at the fullest moment, as `plan` counts them.
     gated: layer bodies with a gate. flops: of all chips in one step, every layer on.
+    prefill: the name of the budget, if it is no step but a prefill at that budget.
     """
 
     slices: Slices
@@ -25,6 +26,7 @@ class Report:
     formula: int
     gated: int
     flops: int
+    prefill: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -63,6 +65,7 @@ class Report:
             "hbm": self.slices.device.memory,
             "mesh": dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True)),
             "effort": self.effort,
+            "prefill": self.prefill,
             "verdict": self.verdict,
             "needed": self.compiled.needed,
             "reserved": self.compiled.reserved,
@@ -95,11 +98,10 @@ class Report:
 
     def _memory(self) -> list[str]:
         found = self.compiled
-        rows = [
-            ("parameters", found.parameters),
-            ("optimiser state", found.optimizer),
-            ("batch", found.batch),
-        ]
+        rows = [("parameters", found.parameters)]
+        if self.prefill is None:
+            rows.append(("optimiser state", found.optimizer))
+        rows.append(("batch", found.batch))
         if found.arguments:
             rows += [
                 ("arguments, as laid out", found.arguments),
@@ -123,9 +125,20 @@ class Report:
             f"for the gates; loops {found.whiles}; {found.program_mb} MB of program",
             f"kernels: {', '.join(kernels) or 'none'}",
             f"collectives, what a chip gets in a step: {', '.join(moved) or 'none'}",
-            f"{self.flops / 1e12:.2f} TFLOP a step with every layer on: "
-            f"{self.step_seconds:.3f} s at 40 % of what the chips can do",
+            self._speed(),
         ]
+
+    def _speed(self) -> str:
+        best = "at 40 % of what the chips can do"
+        if self.prefill is None:
+            return (
+                f"{self.flops / 1e12:.2f} TFLOP a step with every layer on: "
+                f"{self.step_seconds:.3f} s {best}"
+            )
+        return (
+            f"{self.flops / 1e9:.2f} GFLOP a prefill at {self.prefill}: "
+            f"{1e3 * self.step_seconds:.3f} ms {best}"
+        )
 
 
 def _gb(size: int) -> str:

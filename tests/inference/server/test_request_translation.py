@@ -11,11 +11,12 @@ import zlib
 import numpy as np
 import pydantic
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.inference.server import served
 from visor_jax.data.images.read_image import formats, read_image
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.server import request_translation
 from visor_jax.inference.server.api_errors import ApiError
 from visor_jax.inference.server.chat_request import ChatRequest
 from visor_jax.inference.server.request_translation import Translator
@@ -149,6 +150,36 @@ def heic_uri():
     heif.from_pillow(Image.fromarray(pixels)).save(file, quality=-1)
     content = base64.b64encode(file.getvalue()).decode()
     return f"data:image/heic;base64,{content}", pixels
+
+
+def with_text(pixels):
+    """Returns a small PNG that unpacks to a megabyte of text, as a data URI."""
+    said, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    said.add_text("Comment", "a" * 10**6, zip=True)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=said)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "threads"),
+    [
+        (served.data_uri(served.picture(20, 30)), 0),
+        (with_text(served.picture(20, 30)), 1),
+        # More than 100,000 characters: they are unpacked there as well.
+        (served.data_uri(served.picture(220, 230)), 2),
+    ],
+)
+def test_what_takes_long_is_read_beside_the_event_loop(monkeypatch, url, threads):
+    used, to_thread = [], asyncio.to_thread
+
+    async def noting(*what):
+        used.append(what)
+        return await to_thread(*what)
+
+    monkeypatch.setattr(request_translation.asyncio, "to_thread", noting)
+    settings = dataclasses.replace(SETTINGS, max_pixels=10**6)
+    translated(messages=image_message(url), settings=settings)
+    assert len(used) == threads
 
 
 def test_heic_is_an_image_where_its_extra_is_installed():

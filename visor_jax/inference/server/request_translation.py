@@ -33,6 +33,10 @@ from visor_jax.runtime.arguments import shown
 Fetch = Callable[[str], Awaitable[bytes]]
 # Pictures that are made smaller at once.
 _AT_ONCE = 2
+# Characters of a data URI that is read in about the time in which a thread takes over.
+_SMALL = 100_000
+# What a picture of few bytes can unpack much of, before its pixels.
+_UNPACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +107,11 @@ class Translator:
         """Returns the image's bytes, or its pixels where it is to be a small one."""
         content = await self._content(image.url)
         try:
-            await asyncio.to_thread(_check_size, content, self.settings.max_pixels)
+            check = content, self.settings.max_pixels
+            if len(content) < _SMALL and not any(kind in content for kind in _UNPACKED):
+                _check_size(*check)
+            else:
+                await asyncio.to_thread(_check_size, *check)
             if image.detail != "low":
                 return content
             async with self._shrinking:
@@ -115,8 +123,11 @@ class Translator:
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
             try:
-                # Megabytes of base64 would keep all others waiting.
-                content = await asyncio.to_thread(from_url, url, "the image")
+                if len(url) < _SMALL:
+                    content = from_url(url, "the image")
+                else:
+                    # Megabytes of base64 would keep all others waiting.
+                    content = await asyncio.to_thread(from_url, url, "the image")
             except ValueError as error:
                 raise ApiError(400, str(error), param="messages") from error
             assert isinstance(content, bytes)

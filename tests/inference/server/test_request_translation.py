@@ -66,7 +66,7 @@ def test_all_that_is_said_reaches_the_engine():
     assert system == {"role": "system", "content": "Be short."}
     image, text = user["content"]
     assert text == {"type": "text", "text": "Was <image>?"}
-    np.testing.assert_array_equal(Image.open(io.BytesIO(image["image"])), pixels)
+    np.testing.assert_array_equal(image["image"], pixels)
     assert assistant == {"role": "assistant", "content": "Ja."}
     assert last["content"] == "Warum?"
     assert request.images is None
@@ -105,7 +105,8 @@ def test_addresses_are_fetched_by_what_the_server_is_given_alone():
 
     request = translated(fetch, messages=image_message("HTTPS://a.b/c.png"))
     assert asked == ["HTTPS://a.b/c.png"]
-    assert request.messages()[0]["content"][0]["image"][1:4] == b"PNG"
+    image = request.messages()[0]["content"][0]["image"]
+    np.testing.assert_array_equal(image, served.picture())
     with pytest.raises(ApiError, match="fetches nothing") as refused:
         translated(messages=image_message("https://a.b/c.png"))
     assert refused.value.status_code == 400
@@ -161,15 +162,19 @@ def with_text(pixels):
 
 
 @pytest.mark.parametrize(
-    ("url", "threads"),
+    ("pixels", "uri", "threads", "is_read"),
     [
-        (served.data_uri(served.picture(20, 30)), 0),
-        (with_text(served.picture(20, 30)), 1),
+        (served.picture(20, 30), served.data_uri, 0, True),
+        (served.picture(20, 30), with_text, 1, False),
         # More than 100,000 characters: they are unpacked there as well.
-        (served.data_uri(served.picture(220, 230)), 2),
+        (served.picture(220, 230), served.data_uri, 2, False),
+        # Few characters, and more than 65,536 pixels.
+        (np.full((256, 257, 3), 7, np.uint8), served.data_uri, 0, False),
     ],
 )
-def test_what_takes_long_is_read_beside_the_event_loop(monkeypatch, url, threads):
+def test_what_takes_long_is_read_beside_the_event_loop(
+    monkeypatch, pixels, uri, threads, is_read
+):
     used, to_thread = [], asyncio.to_thread
 
     async def noting(*what):
@@ -178,8 +183,11 @@ def test_what_takes_long_is_read_beside_the_event_loop(monkeypatch, url, threads
 
     monkeypatch.setattr(request_translation.asyncio, "to_thread", noting)
     settings = dataclasses.replace(SETTINGS, max_pixels=10**6)
-    translated(messages=image_message(url), settings=settings)
+    request = translated(messages=image_message(uri(pixels)), settings=settings)
     assert len(used) == threads
+    image = request.messages()[0]["content"][0]["image"]
+    assert isinstance(image, np.ndarray) is is_read
+    np.testing.assert_array_equal(read_image(image), pixels)
 
 
 def test_heic_is_an_image_where_its_extra_is_installed():

@@ -11,6 +11,7 @@ import pytest
 from tests.inference.server import served
 from tests.tolerances import REORDERED
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.server import gate
 
 CHEAP, WHOLE = served.BUDGETS
 PICTURE = served.picture()
@@ -149,6 +150,26 @@ def test_log_probabilities_are_those_of_the_network(client):
     assert create(client, text, [], budget).choices[0].logprobs is None
 
 
+def test_what_is_known_at_once_is_sent_at_once(client, monkeypatch):
+    sent, send = [], gate._Passage.send
+
+    async def noting(passage, message):
+        sent.append(message)
+        await send(passage, message)
+
+    monkeypatch.setattr(gate._Passage, "send", noting)
+    # Of one token the first is the end; of all of them later ones come.
+    for count, at_once in ((1, True), (served.NEW_TOKENS, False)):
+        sent.clear()
+        chunks = list(create(client, stream=True, max_tokens=count))
+        assert len(chunks) >= 3
+        parts = [m["body"] for m in sent if m.get("body")]
+        assert (len(parts) == 1) is at_once
+        events = b"".join(parts).split(b"\n\n")
+        assert events[-2:] == [b"data: [DONE]", b""]
+        assert len(events) == len(chunks) + 2
+
+
 def test_the_usage_comes_in_a_chunk_of_its_own_if_it_is_asked_for(client):
     options = {"include_usage": True}
     *chunks, last = create(client, stream=True, stream_options=options)
@@ -247,3 +268,7 @@ def test_everything_is_counted(server, client):
     for name in ("requests_in_engine", "requests_queued", "slots_busy"):
         assert value(f"visor_{name}") == 0
     assert value("visor_slots") == served.ENGINE.slots * len(served.BUDGETS)
+    threads = [f'visor_thread_cpu_seconds{{thread="{t}"}}' for t in ("engine", "http")]
+    spent = [value(name) for name in threads]
+    assert all(seconds > 0 for seconds in spent)
+    assert sum(spent) <= value("process_cpu_seconds_total") + 0.05

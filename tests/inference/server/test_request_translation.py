@@ -11,11 +11,12 @@ import zlib
 import numpy as np
 import pydantic
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.inference.server import served
 from visor_jax.data.images.read_image import formats, read_image
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.inference.server import request_translation
 from visor_jax.inference.server.api_errors import ApiError
 from visor_jax.inference.server.chat_request import ChatRequest
 from visor_jax.inference.server.request_translation import Translator
@@ -65,7 +66,7 @@ def test_all_that_is_said_reaches_the_engine():
     assert system == {"role": "system", "content": "Be short."}
     image, text = user["content"]
     assert text == {"type": "text", "text": "Was <image>?"}
-    np.testing.assert_array_equal(Image.open(io.BytesIO(image["image"])), pixels)
+    np.testing.assert_array_equal(image["image"], pixels)
     assert assistant == {"role": "assistant", "content": "Ja."}
     assert last["content"] == "Warum?"
     assert request.images is None
@@ -104,7 +105,8 @@ def test_addresses_are_fetched_by_what_the_server_is_given_alone():
 
     request = translated(fetch, messages=image_message("HTTPS://a.b/c.png"))
     assert asked == ["HTTPS://a.b/c.png"]
-    assert request.messages()[0]["content"][0]["image"][1:4] == b"PNG"
+    image = request.messages()[0]["content"][0]["image"]
+    np.testing.assert_array_equal(image, served.picture())
     with pytest.raises(ApiError, match="fetches nothing") as refused:
         translated(messages=image_message("https://a.b/c.png"))
     assert refused.value.status_code == 400
@@ -149,6 +151,43 @@ def heic_uri():
     heif.from_pillow(Image.fromarray(pixels)).save(file, quality=-1)
     content = base64.b64encode(file.getvalue()).decode()
     return f"data:image/heic;base64,{content}", pixels
+
+
+def with_text(pixels):
+    """Returns a small PNG that unpacks to a megabyte of text, as a data URI."""
+    said, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    said.add_text("Comment", "a" * 10**6, zip=True)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=said)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "uri", "threads", "is_read"),
+    [
+        (served.picture(20, 30), served.data_uri, 0, True),
+        (served.picture(20, 30), with_text, 1, False),
+        # More than 100,000 characters: they are unpacked there as well.
+        (served.picture(220, 230), served.data_uri, 2, False),
+        # Few characters, and more than 65,536 pixels.
+        (np.full((256, 257, 3), 7, np.uint8), served.data_uri, 0, False),
+    ],
+)
+def test_what_takes_long_is_read_beside_the_event_loop(
+    monkeypatch, pixels, uri, threads, is_read
+):
+    used, to_thread = [], asyncio.to_thread
+
+    async def noting(*what):
+        used.append(what)
+        return await to_thread(*what)
+
+    monkeypatch.setattr(request_translation.asyncio, "to_thread", noting)
+    settings = dataclasses.replace(SETTINGS, max_pixels=10**6)
+    request = translated(messages=image_message(uri(pixels)), settings=settings)
+    assert len(used) == threads
+    image = request.messages()[0]["content"][0]["image"]
+    assert isinstance(image, np.ndarray) is is_read
+    np.testing.assert_array_equal(read_image(image), pixels)
 
 
 def test_heic_is_an_image_where_its_extra_is_installed():

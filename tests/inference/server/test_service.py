@@ -1,6 +1,7 @@
 """What a server offers, by what its network has."""
 
 import dataclasses
+import gc
 
 import jax
 import pytest
@@ -90,3 +91,13 @@ def test_another_model_is_not_here():
 def test_impossible_limits_are_refused(wrong, why):
     with pytest.raises(ValueError, match=why):
         ServerSettings(name="a", budget="all", **wrong)
+
+
+def test_what_a_server_begins_with_is_no_garbage():
+    before = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]
+    try:
+        serve.keep_from_collector()
+        assert gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()

@@ -21,6 +21,8 @@ def test_two_thousand_requests_leave_nothing_behind(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2000 questions, in ['sa0', 'sa1:1', 'sa2:1,2']" in done.stdout
     assert re.search(r"server: .* 0\.\d+ x of answer|server: .* x of", done.stdout)
+    kinds = "processor seconds: clients .*, engine .*, http .*, others "
+    assert re.search(kinds, done.stdout)
     assert "SIGTERM: 32 of 32 streams ended whole, exit code 0" in done.stdout
 
 

@@ -18,7 +18,6 @@ from visor_jax.runtime.arguments import shown
 
 # "c:\page.png" is a file.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_BLANKS = re.compile(r"\s+")
 
 
 @runtime_checkable
@@ -84,7 +83,7 @@ def from_base64(text: Any, name: str) -> bytes:
             "text."
         )
     try:
-        return base64.b64decode(_BLANKS.sub("", text), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(
             f"{_capital(name)} cannot be decoded: {error} ({shown(text)})."

@@ -84,7 +84,7 @@ def read_image(
         image = from_url(image, name, fetch)
     elif isinstance(image, bytearray | memoryview):
         image = bytes(image)
-    elif isinstance(image, BinaryFile):
+    elif not isinstance(image, bytes) and isinstance(image, BinaryFile):
         image = content_of(image, name)
     if isinstance(image, str | os.PathLike):
         name = f"{name} {short_path(os.fspath(image))!r}"

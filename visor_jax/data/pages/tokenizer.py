@@ -37,11 +37,12 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids = tokenizer.encode(text, add_special_tokens=False)
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     special = set(tokenizer.all_special_tokens)
-    vocabulary = tokenizer.get_vocab()
-    known = {word: i for word, i in vocabulary.items() if word not in special}
-    unknown = [word for word, _ in words if word not in known]
+    id_of = tokenizer.backend_tokenizer.token_to_id
+    unknown = [word for word, _ in words if word in special or id_of(word) is None]
     unknown += [word for word in special if word in text and word not in unknown]
     if unknown:
+        vocabulary = tokenizer.get_vocab()
+        known = {word: i for word, i in vocabulary.items() if word not in special}
         listed = sorted(known, key=known.get)
         raise ValueError(
             f"Unknown words [{', '.join(map(shown, unknown[:_MOST_NAMED]))}] in the "
@@ -49,7 +50,7 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
             "Known words are: "
             f"{' '.join(listed)}"
         )
-    end = known[PROMPT_END]
+    end = id_of(PROMPT_END)
     if not [i for i in ids if i != end]:
         raise ValueError("The question is empty: ask for example 'page colour'.")
     return ids if ids[-1] == end else [*ids, end]

@@ -63,6 +63,8 @@ class TextPieces:
 
     def rest(self) -> str:
         """Returns the text that is not given yet, once no token follows."""
+        if len(self._tokens) == self._complete[-1]:
+            return ""
         return self._decode(self._tokens)[len(self._given) :]
 
     def _forget(self) -> None:

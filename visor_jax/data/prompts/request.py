@@ -26,6 +26,8 @@ Videos = VideoInput | Sequence[VideoInput] | None
 # A text, or chat messages.
 Prompt = str | Sequence[Message]
 
+# Neither arrays nor files: to ask a protocol takes longer.
+_PLAIN = (bytes, str, list, tuple)
 _NO_VIDEO = (
     "A video is a file or the list of its frames, and videos are a list of those:"
 )
@@ -53,6 +55,8 @@ def image_list(images: Images) -> list[ImageInput] | None:
 
 def _kept(image: Any) -> Any:
     """Returns the image; of an open file the bytes, which stay when it is closed."""
+    if isinstance(image, _PLAIN):
+        return image
     return content_of(image, "the file") if isinstance(image, BinaryFile) else image
 
 
@@ -84,6 +88,8 @@ def video_list(videos: Videos) -> list[VideoInput] | None:
 
 def _dimensions(each: Any) -> int | None:
     """Returns how many dimensions an array has, None for what is none."""
+    if isinstance(each, _PLAIN):
+        return None
     is_array = isinstance(each, ArrayLike) and not isinstance(each, Image.Image)
     return np.ndim(each) if is_array else None
 

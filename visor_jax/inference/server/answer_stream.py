@@ -1,16 +1,19 @@
 """One request's answer on its way from the engine's thread to the client's task.
 
     engine's thread   hear(progress) ... finish(answer)   or   fail(error)
-    event loop        events(): Piece, Piece, ..., Done
+                      tell_news([stream, ...])            once a step, of all streams
+    event loop        batches(): [Piece], [Piece], ..., [Piece, Done]
 
-Text is made of tokens on the engine's thread, which alone uses the tokenizer.
+Text is made of tokens on the engine's thread, which alone uses the tokenizer. The event
+loop is woken once a step: a thread that is woken for every token takes the lock of the
+interpreter from the other as often.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
@@ -62,23 +65,28 @@ class AnswerStream:
         processor: Processor,
         *,
         seconds: float,
+        tells_pieces: bool = True,
         tells_tokens: bool = False,
         on_close: Callable[["AnswerStream"], None] = lambda stream: None,
     ) -> None:
         """Starts without tokens; made on the event loop that reads its events.
 
         Args:
-          seconds: that the answer may take from now on. tells_tokens: whether pieces
-            say which tokens were written.
+          seconds: that the answer may take from now on. tells_pieces: whether they are
+            told as they come; else all of them with the end. tells_tokens: whether
+            pieces say which tokens were written.
           on_close: called where nobody waits for the rest any more.
         """
         self.request, self._processor = request, processor
         self.asked_at, self.due = time.perf_counter(), time.monotonic() + seconds
         self.first_at: float | None = None
         self.done_at: float | None = None
-        self._tells_tokens, self._on_close = tells_tokens, on_close
+        self._tells_pieces, self._tells_tokens = tells_pieces, tells_tokens
+        self._on_close = on_close
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | ApiError] = asyncio.Queue()
+        self._batches: asyncio.Queue[list[Event | ApiError]] = asyncio.Queue()
+        # On the engine's thread: what is not told yet.
+        self._news: list[Event | ApiError] = []
         self._text = processor.answer_text(request.options.stop)
         self._seen = 0
         self._is_over = False
@@ -102,11 +110,11 @@ class AnswerStream:
         return first - self.asked_at
 
     def hear(self, progress: Progress) -> None:
-        """Tells what is new of an answer; on the engine's thread."""
-        self._tell(self._piece(progress.tokens, progress.log_probs))
+        """Takes what is new of an answer; on the engine's thread."""
+        self._news.append(self._piece(progress.tokens, progress.log_probs))
 
     def finish(self, answer: Answer) -> None:
-        """Tells the end of the answer, or why there is none; on the engine's thread."""
+        """Takes the end of the answer, or why there is none; on the engine's thread."""
         if answer.outcome is not Outcome.ANSWERED:
             status, code = _STATUS[answer.outcome], _CODES.get(answer.outcome)
             self.fail(ApiError(status, answer.error or "no answer", code=code))
@@ -116,29 +124,35 @@ class AnswerStream:
         has_ended = self._text.is_stopped or len(answer.tokens) <= answer.steps
         self.done_at = time.perf_counter()
         self._is_over = True
-        self._tell(last)
-        self._tell(Done(answer, "stop" if has_ended else "length"))
+        self._news += [last, Done(answer, "stop" if has_ended else "length")]
 
     def fail(self, error: ApiError) -> None:
-        """Tells that there will be no answer; from any thread."""
+        """Takes that there will be no answer; on the engine's thread."""
         self._is_over = True
-        self._tell(error)
+        self._news.append(error)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yields the answer. Raises `ApiError` where there is none, or no more."""
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        """Yields the answer: what is there at once, `Done` last.
+
+        Raises:
+          ApiError: where there is none, or no more.
+        """
         while True:
             # The engine minds the time; this is for an engine that is no more.
             left = self.due - time.monotonic() + _LATENESS
             try:
                 async with asyncio.timeout(left):
-                    event = await self._events.get()
+                    batch = await self._batches.get()
             except TimeoutError:
                 code = _CODES[Outcome.EXPIRED]
                 raise ApiError(504, "The engine is silent.", code=code) from None
-            if isinstance(event, ApiError):
-                raise event
-            yield event
-            if isinstance(event, Done):
+            *before, last = batch
+            if isinstance(last, ApiError):
+                if before and self._tells_pieces:
+                    yield before
+                raise last
+            yield batch
+            if isinstance(last, Done):
                 return
 
     def close(self) -> None:
@@ -164,7 +178,30 @@ class AnswerStream:
                 written.append(WrittenToken(text, log_prob))
         return Piece("".join(texts), tuple(written))
 
-    def _tell(self, event: Event | ApiError) -> None:
+    def _take_news(self) -> list[Event | ApiError]:
+        """Returns what is to be told now, and forgets it."""
+        if not (self._tells_pieces or self._is_over):
+            return []
+        news, self._news = self._news, []
+        return news
+
+
+def tell_news(streams: Iterable[AnswerStream]) -> None:
+    """Tells what is new of these answers; on the engine's thread.
+
+    Wakes an event loop once for all of its streams.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop, list] = {}
+    for stream in streams:
+        news = stream._take_news()
+        if news:
+            by_loop.setdefault(stream._loop, []).append((stream._batches, news))
+    for loop, told in by_loop.items():
         # Where the loop is closed, nobody waits.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            loop.call_soon_threadsafe(_put_all, told)
+
+
+def _put_all(told: list[tuple[asyncio.Queue, list]]) -> None:
+    for batches, news in told:
+        batches.put_nowait(news)

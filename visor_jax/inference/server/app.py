@@ -65,6 +65,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        service.metrics.tell_thread("http")
         text = generate_latest(service.metrics.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from visor_jax.data.buckets import Bucket
 from visor_jax.inference.engine.engine import Engine
-from visor_jax.inference.server.answer_stream import AnswerStream
+from visor_jax.inference.server.answer_stream import AnswerStream, tell_news
 from visor_jax.inference.server.api_errors import ApiError
 from visor_jax.inference.server.metrics import Metrics
 
@@ -121,6 +121,7 @@ class EngineThread:
         except ValueError as error:
             self._metrics.outcomes.labels("refused").inc()
             stream.fail(ApiError(422, str(error)))
+            tell_news([stream])
             return
         self._streams[number], self._numbers[stream] = stream, number
 
@@ -130,6 +131,7 @@ class EngineThread:
             self.engine.cancel(number)
             del self._streams[number]
             stream.fail(ApiError(499, "nobody waits for the answer"))
+            tell_news([stream])
             self._metrics.outcomes.labels("cancelled").inc()
             self._tell_metrics()
 
@@ -142,17 +144,20 @@ class EngineThread:
             self._metrics.failed_steps.inc()
             self._fail_all(ApiError(500, f"The engine failed: {type(error).__name__}."))
             return
+        heard = list(self._numbers)
         for answer in answers:
             stream = self._streams.pop(answer.number)
             del self._numbers[stream]
             self._metrics.outcomes.labels(answer.outcome.value).inc()
             stream.finish(answer)
         self._tell_metrics()
+        tell_news(heard)
 
     def _fail_all(self, error: ApiError) -> None:
         for stream in self._numbers:
             self._metrics.outcomes.labels("failed").inc()
             stream.fail(error)
+        tell_news(self._numbers)
         self._streams.clear()
         self._numbers.clear()
 

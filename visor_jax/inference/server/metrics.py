@@ -1,5 +1,7 @@
 """What a server counts, for Prometheus (`GET /metrics`)."""
 
+import time
+
 import jax
 from prometheus_client import (
     CollectorRegistry,
@@ -57,7 +59,17 @@ class Metrics:
             "time_per_output_token", "After the first of an answer.", _TOKEN_SECONDS
         )
         self.whole = seconds("request", "From a request's body to its end.", _SECONDS)
+        self._threads = Gauge(
+            "visor_thread_cpu_seconds",
+            "Of the engine's thread and that of HTTP.",
+            ("thread",),
+            registry=self.registry,
+        )
         self._compiled = (0, 0.0)
+
+    def tell_thread(self, name: str) -> None:
+        """Notes the processor time of the thread that calls it."""
+        self._threads.labels(name).set(time.thread_time())
 
     def tell_engine(
         self,
@@ -69,7 +81,11 @@ class Metrics:
         compiled: int,
         compile_seconds: float,
     ) -> None:
-        """Notes how the engine stands; compiled: programs since its making."""
+        """Notes how the engine stands; on its thread.
+
+        compiled: programs since its making.
+        """
+        self.tell_thread("engine")
         self.open.set(open_requests)
         self.queued.set(queued)
         self.busy_slots.set(busy_slots)

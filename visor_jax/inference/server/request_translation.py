@@ -33,6 +33,11 @@ from visor_jax.runtime.arguments import shown
 Fetch = Callable[[str], Awaitable[bytes]]
 # Pictures that are made smaller at once.
 _AT_ONCE = 2
+# Characters of a data URI, and pixels of an image, that are read in about the time in
+# which a thread takes over.
+_SMALL, _FEW_PIXELS = 100_000, 256 * 256
+# What a picture of few bytes can unpack much of, before its pixels.
+_UNPACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,11 +105,20 @@ class Translator:
         return {"role": role, "content": parts}
 
     async def _image(self, image: ImageUrl) -> bytes | np.ndarray:
-        """Returns the image's bytes, or its pixels where it is to be a small one."""
+        """Returns the image's bytes; its pixels where it is a small one, or to be one.
+
+        A small one is read here: the thread that has the engine has more to do.
+        """
         content = await self._content(image.url)
         try:
-            await asyncio.to_thread(_check_size, content, self.settings.max_pixels)
-            if image.detail != "low":
+            check, is_low = (content, self.settings.max_pixels), image.detail == "low"
+            if len(content) < _SMALL and not any(kind in content for kind in _UNPACKED):
+                if _checked_size(*check) <= _FEW_PIXELS:
+                    side = self.crop_size
+                    return _shrunk(content, side) if is_low else read_image(content)
+            else:
+                await asyncio.to_thread(_checked_size, *check)
+            if not is_low:
                 return content
             async with self._shrinking:
                 return await asyncio.to_thread(_shrunk, content, self.crop_size)
@@ -115,8 +129,11 @@ class Translator:
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
             try:
-                # Megabytes of base64 would keep all others waiting.
-                content = await asyncio.to_thread(from_url, url, "the image")
+                if len(url) < _SMALL:
+                    content = from_url(url, "the image")
+                else:
+                    # Megabytes of base64 would keep all others waiting.
+                    content = await asyncio.to_thread(from_url, url, "the image")
             except ValueError as error:
                 raise ApiError(400, str(error), param="messages") from error
             assert isinstance(content, bytes)
@@ -155,8 +172,12 @@ def _sampling(chat: ChatRequest, default: Sampling) -> Sampling:
     return dataclasses.replace(default, **said)
 
 
-def _check_size(content: bytes, max_pixels: int) -> None:
-    """Raises ValueError for what is no image, or a larger one; decodes nothing."""
+def _checked_size(content: bytes, max_pixels: int) -> int:
+    """Returns an image's pixels in number; decodes nothing.
+
+    Raises:
+      ValueError: for what is no image, or a larger one.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=formats()) as opened:
             width, height = opened.size
@@ -173,6 +194,7 @@ def _check_size(content: bytes, max_pixels: int) -> None:
     if width * height > max_pixels:
         why = f"{width}x{height} pixels, more than {max_pixels}"
         raise ValueError(f"An image has {why}; make it smaller first.")
+    return width * height
 
 
 def _shrunk(content: bytes, side: int) -> np.ndarray:

@@ -59,8 +59,12 @@ class Service:
             why = f"There is no model {shown(name)} here: ask {self.settings.name!r}."
             raise ApiError(404, why, param="model", code="model_not_found")
 
-    def ask(self, request: Request, *, tells_tokens: bool = False) -> AnswerStream:
+    def ask(
+        self, request: Request, *, tells_pieces: bool = True, tells_tokens: bool = False
+    ) -> AnswerStream:
         """Returns the answer that is begun; on the event loop.
+
+        tells_pieces, tells_tokens: see `AnswerStream`.
 
         Raises:
           ApiError: where no requests are taken now.
@@ -69,6 +73,7 @@ class Service:
             request,
             self.model.processor,
             seconds=self.settings.seconds,
+            tells_pieces=tells_pieces,
             tells_tokens=tells_tokens,
             on_close=self.thread.cancel,
         )

@@ -148,9 +148,11 @@ def _timed(
     total, place = len(questions), (server.host, server.port)
     limits = {"clients": options.clients, "flood_bytes": int(2e6 * _BODY_MB)}
     good = [("whole", "stream")[i % 2] for i in range(total)]
+    used = server.cpu_seconds()
     plain = Load(*place, questions, good, **limits).run()
     share = seconds / plain.seconds
     print(f"server: {_told(plain)}, {share:.2f} x of answer", flush=True)
+    print(_processor_told(used, server.cpu_seconds(), plain), flush=True)
     before = _metrics_at_rest(server, questions)
     mixed = Load(*place, questions, kinds_of(total), **limits).run()
     after = _metrics_at_rest(server, questions)
@@ -181,6 +183,16 @@ def _told(outcome: Outcome) -> str:
         f"{outcome.seconds:.1f} s, {rate:.3g} answers a second; first token p50 "
         f"{1e3 * p50:.0f} ms, p95 {1e3 * p95:.0f} ms"
     )
+
+
+def _processor_told(
+    before: dict[str, float], after: dict[str, float], outcome: Outcome
+) -> str:
+    """Returns who took the processor meanwhile."""
+    spent = {"clients": outcome.cpu_seconds}
+    spent |= {name: after[name] - before[name] for name in after}
+    told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())
+    return f"processor seconds: {told}"
 
 
 def _kept(

@@ -100,11 +100,13 @@ def kinds_of(count: int, *, seed: int = 0) -> list[str]:
 class Outcome:
     """What came of a load.
 
-    seconds: of all of it. first_seconds: to the first token, of every stream that was
-    read at once. counts: of requests by kind. wrong: what should not have been.
+    seconds: of all of it. cpu_seconds: that the clients took. first_seconds: to the
+    first token, of every stream that was read at once. counts: of requests by kind.
+    wrong: what should not have been.
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     first_seconds: list[float] = dataclasses.field(default_factory=list)
     counts: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
@@ -146,9 +148,10 @@ class Load:
 
     def run(self) -> Outcome:
         """Returns what came of it."""
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         asyncio.run(self._run())
         self.outcome.seconds = time.perf_counter() - began
+        self.outcome.cpu_seconds = time.process_time() - used
         return self.outcome
 
     async def _run(self) -> None:

@@ -22,6 +22,9 @@ COMPILED = "visor_compiled_programs_total"
 DEVICE_BYTES = "visor_device_bytes"
 MEMORY_BYTES = "process_resident_memory_bytes"
 OPEN_FILES = "process_open_fds"
+CPU_SECONDS = "process_cpu_seconds_total"
+# Of one thread, with its name.
+THREAD_SECONDS = "visor_thread_cpu_seconds"
 _SECONDS = 300.0
 
 
@@ -58,6 +61,16 @@ class ServedProcess:
             return json.loads(self._get("/health"))
         except urllib.error.HTTPError as error:
             return json.load(error)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Returns the processor seconds so far: the engine's thread, that of HTTP, and
+        all others, which run the network's programs and read large images.
+        """
+        text = self._get("/metrics").decode()
+        kinds = rf'^{THREAD_SECONDS}\{{thread="(\w+)"\}} (\S+)'
+        found = {name: float(n) for name, n in re.findall(kinds, text, re.M)}
+        (whole,) = re.findall(rf"^{CPU_SECONDS} (\S+)", text, re.M)
+        return {**found, "others": float(whole) - sum(found.values())}
 
     def metrics(self) -> dict[str, float]:
         """Returns the numbers by name, summed over their labels."""

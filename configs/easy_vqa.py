@@ -53,16 +53,17 @@ def _data() -> dict:
     return {
         "kind": "conversations",
         # Rows: of a picture and all questions about it, nine or ten.
-        "batch_size": 8,
+        "batch_size": 4,
         "path": "data/easy_vqa/train",
-        "cache": ml_collections.config_dict.placeholder(str),
+        # Lengths are measured once for all runs.
+        "cache": "data/easy_vqa/cache",
         "processor": "data/easy_vqa/processor",
         "template": "qwen_1_5",
         "supervision": "assistant",
         "max_length": ml_collections.config_dict.placeholder(int),
         "too_long": "drop",
         "max_left_out": 0.0,
-        "text_lengths": (320,),
+        "text_lengths": (192,),
         "max_images": 1,
         "pack": True,
         "any_crops": False,

@@ -97,7 +97,7 @@ def test_a_row_is_a_picture_with_all_questions_about_it(out, tmp_path):
         run_settings(out, "dense"), cache=tmp_path, interruption=Interruption()
     )
     batch = data.example()
-    assert batch.tokens.shape == (ROWS, 320)
+    assert batch.tokens.shape == (ROWS, 192)
     assert batch.image_mask.shape == (ROWS, 128)
     assert batch.text_segments.max(axis=1).tolist() == [4] * ROWS
     assert batch.loss_mask.sum() == 2 * 4 * ROWS

@@ -84,9 +84,12 @@ def mini_pictures() -> VLMConfig:
     105 image tokens: 49 of the whole picture, 56 of its one tile with its newlines.
     """
     config = mini_short()
+    vision = dataclasses.replace(
+        config.vision, image_size=64, patch_size=9, num_layers=2
+    )
     decoder = dataclasses.replace(config.decoder, vocab_size=512, max_positions=1024)
     return config.replace(
-        vision=dataclasses.replace(config.vision, image_size=64, patch_size=9),
+        vision=vision,
         decoder=decoder,
         image_newline=True,
         reading_layers=(),

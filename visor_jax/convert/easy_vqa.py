@@ -91,7 +91,8 @@ def convert_easy_vqa(
     texts = {prompts.short(each.text) for each in splits[TRAIN]}
     answers = {each.answer for each in splits[TRAIN]}
     side = variant(VARIANT).vision.image_size
-    write_processor(out / "processor", sorted(texts | answers), side=side)
+    words = sorted(texts | answers)
+    write_processor(out / "processor", words, [prompts.short("")], side=side)
     return splits
 
 

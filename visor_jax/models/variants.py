@@ -3,7 +3,7 @@
 `llava_ov_0p5b` and `llava_ov_7b` have the exact shapes of the published LLaVA-OneVision
 checkpoints. `mini` is the same network small enough to learn to read a page on two CPU
 cores (the embedded benchmark), `mini_short` one that learns in minutes; `mini_pictures`
-reads small pictures instead.
+is that for small pictures.
 """
 
 import dataclasses
@@ -79,14 +79,18 @@ def mini_short() -> VLMConfig:
 
 
 def mini_pictures() -> VLMConfig:
-    """Returns `mini` in LLaVA-OneVision's form, for pictures of 64 pixels.
+    """Returns `mini_short` in LLaVA-OneVision's form, for pictures of 64 pixels.
 
     105 image tokens: 49 of the whole picture, 56 of its one tile with its newlines.
     """
-    config = mini(vocab_size=512)
+    config = mini_short()
+    vision = dataclasses.replace(
+        config.vision, image_size=64, patch_size=9, num_layers=2
+    )
+    decoder = dataclasses.replace(config.decoder, vocab_size=512, max_positions=1024)
     return config.replace(
-        vision=dataclasses.replace(config.vision, image_size=64, patch_size=9),
-        decoder=dataclasses.replace(config.decoder, max_positions=1024),
+        vision=vision,
+        decoder=decoder,
         image_newline=True,
         reading_layers=(),
     )

@@ -67,10 +67,26 @@ def test_words_of_the_questions_are_tokens_and_any_text_survives():
     assert tokenizer.get_vocab() == make_tokenizer(texts).get_vocab()
     for word in ("teal", " teal", " shape", "?", "\n"):
         assert len(tokenizer.encode(word)) == 1, word
+    assert len(tokenizer.encode("what is the teal shape?\nAnswer.")) == 9
     other = "Ünknown <words> 7"
     assert tokenizer.decode(tokenizer.encode(other)) == other
     ends = tokenizer.encode("<|im_end|>teal<|im_end|>")
     assert ends[0] == ends[2] == tokenizer.eos_token_id
+
+
+def test_what_every_prompt_says_is_a_token_a_sentence():
+    sentence = "\nAnswer (in 1 word), it's one."
+    texts = ["what is the teal shape?" + sentence, "teal"]
+    tokenizer = make_tokenizer(texts, [sentence])
+    system = "system\nYou are a helpful assistant."
+    for whole in (sentence, system, "user\n", "assistant\n"):
+        assert len(tokenizer.encode(whole)) == 1, whole
+    prompt = f"<|im_start|>{system}<|im_end|>\n{texts[0]}"
+    ids = tokenizer.encode(prompt)
+    assert len(ids) == 4 + 6 + 1
+    assert tokenizer.decode(ids) == prompt
+    # A word of the sentence is none of the questions' words.
+    assert len(tokenizer.encode("Answer")) > 1
 
 
 @pytest.mark.skipif(

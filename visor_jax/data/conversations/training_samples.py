@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from visor_jax.data.prompts.token_layout import Layout, lay_out
 
 # Raised whenever the same raw sample would give other tokens than before.
 _VERSION = 1
+# Characters of a conversation whose tokens are remembered.
+_SHORT = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,16 @@ class TrainingProcessor:
         self, conversation: Conversation, images: list[tuple[int, int, int]]
     ) -> Layout:
         """Returns the whole text; of images the tokens are all that counts."""
+        text = sum(len(words) for _, words in conversation.turns)
+        if text > _SHORT:
+            return self._laid_out(conversation, images)
+        # What a layout does not depend on.
+        said = dataclasses.replace(conversation, id="", source="", image_digests=())
+        return _known_layout(self, said, tuple(images))
+
+    def _laid_out(
+        self, conversation: Conversation, images: Sequence[tuple[int, int, int]]
+    ) -> Layout:
         pieces = self.chat.pieces(
             messages_of(conversation), generation_prompt=False, images=len(images)
         )
@@ -133,6 +146,21 @@ class TrainingProcessor:
             images=[tokens for _, tokens, _ in images],
             supervision=self.supervision,
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_layout(
+    processor: TrainingProcessor,
+    conversation: Conversation,
+    images: tuple[tuple[int, int, int], ...],
+) -> Layout:
+    """Returns a short text's layout: data sets of few questions ask them often."""
+    layout = processor._laid_out(conversation, images)
+    for field in dataclasses.fields(layout):
+        value = getattr(layout, field.name)
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    return layout
 
 
 def _cut(layout: Layout, max_length: int) -> Layout:

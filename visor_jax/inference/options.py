@@ -19,7 +19,7 @@ class Options(TypedDict, total=False):
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
     sampling; a seed will do. cost: with "auto", above 0 for cheaper choices. stop:
     texts; an answer ends before the first that it would hold. crops: of an image that
-    are looked at, see `loading.crop_choice.crops_of`; None for all.
+    are looked at, see `visor_jax.look.crops_of`; None for all.
     """
 
     max_new_tokens: int | None
@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Look:
+class Attempt:
     """One answer of a prompt, of which a cascade may give two; the last one stands.
 
     confidence: see `inference.confidence`; None where nobody asks. steps: of decoding,
@@ -62,6 +62,6 @@ class ReadPrompt:
     max_new_tokens: int
     trunk: SharedTrunk | None = None
     cascade: Cascade | None = None
-    first: Look | None = None
+    first: Attempt | None = None
     tokens: tuple[int, ...] | None = None
     looked_at: dict[str, Any] | None = None

@@ -21,11 +21,13 @@ from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
 from visor_jax.inference.loading.engine_looks import engine_looks
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.looking_twice import look_texts
 from visor_jax.inference.model_summary import summary_html
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.prefilled_parts import read_prompt
 from visor_jax.inference.routing.cascade import CASCADE, Cascade
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
+from visor_jax.inference.routing.look_cascade import is_look_cascade
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.streamed_answer import StreamedAnswer
 from visor_jax.runtime.arguments import whole_number
@@ -122,6 +124,8 @@ class VisorModel:
         how = {"sampling": checked.sampling_of(sampling), "key": checked.key_of(key)}
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
         how |= {"max_new_tokens": count, "stop": AnswerOptions(stop=stop).stop}
+        if is_look_cascade(crops):
+            return look_texts(self.network, asked, crops, budget, **how)
         options = [each.options for each in asked]
         model = self._showing(crops, options)
         samples = samples_for(model.network, asked, room=count)

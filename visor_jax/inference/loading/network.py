@@ -28,6 +28,7 @@ from visor_jax.models.decoder.token_reducer import (
 from visor_jax.models.vision.crop_features import reads_of
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
+from visor_jax.runtime.arguments import shown
 from visor_jax.token_reduction.registry import name_of
 
 Params = Any
@@ -69,6 +70,11 @@ class Network:
         Args:
           crops, rule: see `look.crops_of`, `crop_choice.rule_for`, also for errors.
         """
+        if isinstance(crops, str) and crops.startswith("auto"):
+            raise ValueError(
+                f"crops={shown(crops)} looks twice: ask `generate`, `chat` or "
+                "`generate_all` of a loaded model, or name the crops here."
+            )
         wanted = crops_of(crops)
         if wanted.is_all:
             if self.processor.looking is None:

@@ -178,18 +178,22 @@ def tiles() -> ml_collections.ConfigDict:
     config = mini()
     config.preset = "tiles"
     config.model.variant = "mini_tiles"
-    config.data.batch_size = 8
-    glance = {"place": 1, "where": 1, "shape": 1, "tiles": 0.2}
+    config.data.batch_size = 16
+    glance = {"place": 1, "where": 1, "shape": 1, "tiles": 0.1}
+    less = {name: weight / 2 for name, weight in glance.items()}
     config.data.pages = {
         "kind": "tiles",
         # Steps look at some crops of their pages: the network is to be right at any.
         "any_crops": True,
+        # How to find a colour is learned where every step shows it, then how to read.
+        "crop_phases": ((0.12, "base"), (0.5, "all"), (1.0, "any")),
         "pool_size": 6000,
         "questions_per_page": 24,
         "text_length": 128,
         "phases": (
-            (0.35, {**glance, "read": 6, "largest": 2, "mark": 2, "pair": 1}),
-            (1.0, {**glance, "read": 3, "largest": 3, "mark": 1.5, "pair": 3}),
+            (0.12, glance),
+            (0.5, {**less, "read": 4, "largest": 1.5, "mark": 1, "pair": 0.5}),
+            (1.0, {**less, "read": 2, "largest": 2, "mark": 1, "pair": 2}),
         ),
     }
     # Nothing coarse is hidden from the tower: it trains with the rest from the start.

@@ -4,8 +4,8 @@
         --output=answers.jsonl [--budget=sa1:3]
 
 Lines in: `inference.files.request_file`; out: `inference.files.answer_file`. A line may
-say its own budget, length, sampling, seed and stop strings; what it does not say the
-flags say. A request that cannot be answered is an answer with an error, which
+say its own budget, crops, length, sampling, seed and stop strings; what it does not say
+the flags say. A request that cannot be answered is an answer with an error, which
 --retry_errors asks again. A run that was stopped (Ctrl-C, power) goes on with the same
 command; with other settings or requests it is refused. With --warm_up all programs are
 compiled first; without --input that is all.
@@ -25,6 +25,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("retry_errors", False, "Answer again what ended in an error.")
     flags.DEFINE_string("image_root", None, "Of relative images; default: the input's.")
     answer_flags.define_answer_flags()
+    answer_flags.define_look_flag()
     answer_flags.define_engine_flags()
     flags.DEFINE_bool("warm_up", False, "Compile all programs first.")
 
@@ -59,11 +60,13 @@ from visor_jax.inference.files.request_options import (
     budget_name,
     draws_from_common_key,
     known_budgets,
+    known_looks,
     options_of,
     with_defaults,
 )
 from visor_jax.inference.routing.choose_budgets import AUTO
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.look import ALL, crops_of
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import output_place
 from visor_jax.runtime.interruption import Interruption
@@ -92,6 +95,7 @@ def main(arguments: list[str]) -> None:
                 "budget": budget_name(options.budget, model.budgets, model.cascade),
                 "max_new_tokens": _default_length(model, options),
                 "stop": options.stop,
+                "crops": options.look,
             }
             lines = [with_defaults(line, **said_of_all) for line in lines]
             engine = _engine(model, lines, options, sampling)
@@ -187,6 +191,8 @@ def _engine(
         AUTO if chooses else options.budget,
         cost=options.cost,
         budgets=known_budgets(said, model.budgets, model.cascade),
+        crops=options.look,
+        looks=known_looks(said, model.network),
         config=answer_flags.engine_config(options, count),
         sampling=sampling,
         key=jax.random.key(options.seed),
@@ -233,7 +239,12 @@ def _settings(
         **dataclasses.asdict(sampling),
         "seed": options.seed if draws else None,
     }
-    optional = {"stop": options.stop, "reduce": model.network.reduce}
+    look = None if options.look is None else crops_of(options.look).name
+    optional = {
+        "stop": options.stop,
+        "reduce": model.network.reduce,
+        "look": None if look == ALL.name else look,
+    }
     return settings | {name: value for name, value in optional.items() if value}
 
 

@@ -137,6 +137,35 @@ ALL = Crops()
 BASE = Crops(0)
 
 
+def crops_of(said: object) -> Crops:
+    """Returns the crops that a caller asks for.
+
+    Args:
+      said: "all" or None, "base", how many tiles beside the base view, or a name of
+        `Crops.parse`.
+
+    Raises:
+      ValueError: for anything else, and for 0 tiles.
+    """
+    if said is None or isinstance(said, Crops):
+        return ALL if said is None else said
+    if isinstance(said, int) and not isinstance(said, bool):
+        said = str(said)
+    if not isinstance(said, str):
+        raise ValueError(
+            f"crops={said!r:.80} is neither a name ('base', 'all', 'base+2') nor how "
+            "many tiles to look at beside the base view."
+        )
+    if not said.removeprefix("-").isdecimal():
+        return Crops.parse(said)
+    if int(said) < 1:
+        raise ValueError(
+            f"crops={said}: a number counts tiles beside the base view, from 1 on; "
+            "write 'base' for none."
+        )
+    return Crops(int(said))
+
+
 @functools.total_ordering
 @dataclasses.dataclass(frozen=True)
 class Look:

@@ -22,11 +22,18 @@ def define_flags() -> None:
     """Declares the program's flags. Not at import: other programs share the names."""
     answer_flags.define_network_flags()
     answer_flags.define_answer_flags()
+    answer_flags.define_look_flag()
     answer_flags.define_engine_flags()
     flags.DEFINE_string("host", "127.0.0.1", "To listen at; 0.0.0.0 for all.")
     flags.DEFINE_integer("port", 8000, "To listen at.", 0, 65535)
     flags.DEFINE_string("name", None, "Of the model; default: the checkpoint's last.")
     flags.DEFINE_list("budgets", [], "That requests may ask for; default: all.")
+    flags.DEFINE_list(
+        "looks",
+        [],
+        "Crops that requests may ask for beside all and those of --look: 'base', "
+        "'base+2', ...; default: none.",
+    )
     flags.DEFINE_integer("tokens_per_turn", 4, "Sent at once, of each answer.", 1)
     flags.DEFINE_bool("warm_up", True, "Compile all programs before requests.")
     flags.DEFINE_integer("most_requests", 64, "Waiting and answered at once.", 1)
@@ -137,6 +144,7 @@ def _service(options: Any) -> "Service":
     settings = ServerSettings(
         name=options.name or Path(options.checkpoint).resolve().name,
         budget=options.budget or model.budgets.largest.name,
+        look=options.look,
         sampling=sampling,
         stop=tuple(options.stop),
         most_requests=options.most_requests,
@@ -152,6 +160,7 @@ def _service(options: Any) -> "Service":
         model,
         settings,
         budgets=names_of_list(options.budgets),
+        looks=options.looks,
         cost=options.cost,
         config=dataclasses.replace(config, tokens_per_turn=options.tokens_per_turn),
         buckets=_buckets(options, model),
@@ -195,7 +204,10 @@ def _looks(model: Any) -> Any:
 
 
 def _buckets(options: Any, model: Any) -> Any:
-    buckets = answer_flags.warmed_buckets(options, model.processor.buckets)
+    from visor_jax.inference.loading.engine_looks import engine_looks
+
+    shown = engine_looks(model.network, options.look, options.looks)
+    buckets = answer_flags.warmed_buckets(options, shown.processor.buckets)
     return buckets if options.warm_up else []
 
 

@@ -25,7 +25,7 @@ from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.files.request_file import RequestEntry
 from visor_jax.inference.files.request_options import budget_name, known_budgets
 from visor_jax.inference.generation import shared_trunk
-from visor_jax.inference.options import Look
+from visor_jax.inference.options import Attempt
 from visor_jax.inference.prefilled_parts import looking_again, prefilled_parts
 from visor_jax.inference.routing import choose_budgets
 from visor_jax.inference.routing.cascade import Cascade
@@ -84,7 +84,7 @@ def test_both_looks_cost_the_programs_that_run(monkeypatch):
 
 
 def test_one_look_costs_what_a_budget_costs():
-    looks = (Look(budget=SECOND, confidence=0.5, steps=3),)
+    looks = (Attempt(budget=SECOND, confidence=0.5, steps=3),)
     plain = Answer(
         number=0,
         request=Request("5"),
@@ -98,7 +98,7 @@ def test_one_look_costs_what_a_budget_costs():
     of_cascade = dataclasses.replace(plain, looks=looks)
     assert flops_of(plain, MODEL) == flops_of(of_cascade, MODEL)
     twice = dataclasses.replace(
-        plain, looks=(Look(budget=Budget(), confidence=0.1, steps=1), *looks)
+        plain, looks=(Attempt(budget=Budget(), confidence=0.1, steps=1), *looks)
     )
     assert flops_of(twice, MODEL)["llm_prefill"] > flops_of(plain, MODEL)["llm_prefill"]
     assert flops_of(twice, MODEL)["tower"] == flops_of(plain, MODEL)["tower"]
@@ -106,8 +106,8 @@ def test_one_look_costs_what_a_budget_costs():
 
 def test_a_line_of_answers_says_what_every_look_came_to():
     looks = (
-        Look(budget=FIRST, confidence=0.25, steps=1),
-        Look(budget=SECOND, confidence=0.75, steps=2),
+        Attempt(budget=FIRST, confidence=0.25, steps=1),
+        Attempt(budget=SECOND, confidence=0.75, steps=2),
     )
     answer = Answer(
         number=0,

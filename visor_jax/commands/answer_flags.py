@@ -117,6 +117,16 @@ def define_crops_flag() -> None:
     )
 
 
+def define_look_flag() -> None:
+    """Declares the same where `--crops` are those of the warm-up."""
+    flags.DEFINE_string(
+        "look",
+        None,
+        "Of images that are cut into tiles, where a request says no crops: 'base' (the "
+        "whole, in one crop), 'all', or how many tiles beside it; default: all.",
+    )
+
+
 def define_engine_flags() -> None:
     """Declares the sizes of an engine, and the buckets that it is warmed up for."""
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")

@@ -33,13 +33,18 @@ def ladder_shapes(
 
 
 def look_shapes(settings: ImageSettings, crops: int) -> list[tuple[int, int]]:
-    """Returns (crops, most image tokens) of looks at up to so many crops of an image.
+    """Returns (crops, most image tokens) of looks at up to so many crops."""
+    return [(n, look_tokens(settings, n)) for n in crop_rungs(crops)]
+
+
+def look_tokens(settings: ImageSettings, crops: int) -> int:
+    """Returns the most image tokens of a look at so many crops of an image.
 
     Every tile ends at most as many rows of the grid as it has; an image of one crop is
     closed by one newline.
     """
-    patches, side = settings.patches_per_crop, settings.patches_per_side
-    return [(n, n * patches + max((n - 1) * side, 1)) for n in crop_rungs(crops)]
+    newlines = max((crops - 1) * settings.patches_per_side, 1)
+    return crops * settings.patches_per_crop + newlines
 
 
 def crop_rungs(crops: int) -> tuple[int, ...]:

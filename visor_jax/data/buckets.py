@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Int32
 
 from visor_jax.batch import Batch
-from visor_jax.data.bucket_ladder import ladder_shapes, look_shapes
+from visor_jax.data.bucket_ladder import ladder_shapes
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import CORNERS, NEWLINE
 from visor_jax.data.prompts.sample import Sample
 
 # Image tokens are rounded up to a multiple of this, as kernels like it.
-_MULTIPLE = 128
+MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,15 @@ class Bucket:
     """The shape of one program's input, but for the number of rows.
 
     corners: 1 for a plain index of patches, 4 where image tokens are weighted sums.
+    gaps: whether it is for samples with gaps alone (`Sample.has_gaps`), where programs
+    of both kinds are told apart; else the rows of a batch say whether there are any.
     """
 
     crops: int
     image_tokens: int
     text_tokens: int
     corners: int = 1
+    gaps: bool = False
 
     def __post_init__(self) -> None:
         if min(self.crops, self.image_tokens, self.text_tokens) < 1:
@@ -82,6 +85,7 @@ class Buckets:
         self.all = tuple(sorted(set(buckets), key=self._size))
         if not self.all:
             raise ValueError("At least one bucket is needed.")
+        self._tells_gaps = any(bucket.gaps for bucket in self.all)
 
     @classmethod
     def ladder(
@@ -92,7 +96,7 @@ class Buckets:
         text_tokens: Sequence[int] = (64, 256, 1024, 4096),
         max_images: int = 8,
         max_frames: int = 32,
-        multiple: int = _MULTIPLE,
+        multiple: int = MULTIPLE,
     ) -> "Buckets":
         """Returns buckets for text alone, an image of any size, several, and a video.
 
@@ -118,27 +122,6 @@ class Buckets:
             settings,
             pad_id=pad_id,
         )
-
-    def for_looks(self, *, multiple: int = _MULTIPLE) -> "Buckets":
-        """Returns these buckets and smaller ones, for some crops of an image.
-
-        Args:
-          multiple: image tokens are rounded up to a multiple of this.
-        """
-        most = max(bucket.crops for bucket in self.all)
-        corners = sorted({bucket.corners for bucket in self.all})
-        text_tokens = sorted({bucket.text_tokens for bucket in self.all})
-        smaller = [
-            Bucket(
-                crops=crops,
-                image_tokens=-(-tokens // multiple) * multiple,
-                text_tokens=text,
-                corners=each,
-            )
-            for crops, tokens in look_shapes(self._settings, most)
-            for text, each in itertools.product(text_tokens, corners)
-        ]
-        return Buckets([*self.all, *smaller], self._settings, pad_id=self._pad_id)
 
     def __len__(self) -> int:
         return len(self.all)
@@ -168,8 +151,9 @@ class Buckets:
         Raises:
           ValueError: if none does, with the sample's lengths.
         """
+        gaps = self._tells_gaps and sample.has_gaps
         for bucket in self.all:
-            if bucket.holds(sample):
+            if bucket.gaps == gaps and bucket.holds(sample):
                 return bucket
         most = {
             name: max(getattr(bucket, name) for bucket in self.all)
@@ -266,6 +250,8 @@ class Buckets:
         }
         if patches.weights is not None:
             fields["image_token_weights"] = _padded(patches.weights, length)
+        if bucket.gaps:
+            fields["image_places"] = image_places(sample, bucket)
         return fields
 
     def _text_fields(self, sample: Sample, bucket: Bucket) -> dict[str, np.ndarray]:
@@ -279,9 +265,10 @@ class Buckets:
             "loss_mask": _padded(layout.loss_mask, length),
         }
 
-    def _size(self, bucket: Bucket) -> tuple[int, int]:
+    def _size(self, bucket: Bucket) -> tuple[int, int, bool]:
         patches = bucket.crops * self._settings.patches_per_crop
-        return patches + bucket.image_tokens + bucket.text_tokens, bucket.corners
+        tokens = patches + bucket.image_tokens + bucket.text_tokens
+        return tokens, bucket.corners, bucket.gaps
 
 
 def image_places(sample: Sample, bucket: Bucket) -> Int32[np.ndarray, "V"]:

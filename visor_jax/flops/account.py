@@ -193,7 +193,7 @@ def account(
 def look_flops(
     decoder: DecoderConfig, *, rows: int, text_tokens: int, image_tokens: int
 ) -> int:
-    """Returns the FLOPs of a reducer's look (`token_reducer.Look`) in one sample.
+    """Returns the FLOPs of a reducer's look (`token_reducer.TextLook`) in one sample.
 
     The queries of so many text tokens, the keys of both streams, and the scores; the
     layer makes its keys again.

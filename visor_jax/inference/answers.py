@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -13,7 +13,7 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.stop_tokens import cut_at_end
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
-from visor_jax.inference.options import Look
+from visor_jax.inference.options import Attempt
 
 
 class Outcome(enum.Enum):
@@ -58,6 +58,7 @@ class Answer:
     confidence: how sure the network was (`inference.confidence`); None where the engine
     asks for no cascade. looks: of a cascade; budget, confidence, steps and at_hand are
     those of the last one, which is the answer.
+    looked_at: which crops of its image were shown (`Looking.report`); None for all.
     """
 
     number: int
@@ -77,7 +78,8 @@ class Answer:
     at_hand: tuple[int, ...] = ()
     seconds: float = 0.0
     confidence: float | None = None
-    looks: tuple[Look, ...] = ()
+    looks: tuple[Attempt, ...] = ()
+    looked_at: dict[str, Any] | None = None
 
     @classmethod
     def refused(
@@ -113,9 +115,9 @@ class Answer:
         request: PreparedRequest,
         written: Int[np.ndarray, "U"],
         processor: Processor,
-        look: Look,
+        look: Attempt,
         *,
-        looks: tuple[Look, ...],
+        looks: tuple[Attempt, ...],
         log_probs: Sequence[float] = (),
         encoded: bool,
         seconds: float,
@@ -143,4 +145,5 @@ class Answer:
             seconds=seconds,
             confidence=look.confidence,
             looks=looks,
+            looked_at=request.looked_at,
         )

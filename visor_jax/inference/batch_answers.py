@@ -20,6 +20,7 @@ from visor_jax.inference.confidence import confidence, written_length
 from visor_jax.inference.generation.decode import decode, decode_scored
 from visor_jax.inference.generation.finite import check_written
 from visor_jax.inference.generation.generate import keys_of_rows
+from visor_jax.inference.loading.network import Network
 from visor_jax.inference.prefilled_parts import (
     PrefilledPart,
     looking_again,
@@ -60,6 +61,25 @@ def samples_of(
     ]
 
 
+def samples_for(
+    network: Network, requests: Sequence[Request], *, room: int
+) -> list[Sample]:
+    """Returns what `samples_of` does, each request with the crops that it asks for.
+
+    Raises:
+      ValueError: as `Processor.sample` and `Network.looking_at`.
+    """
+    shown = {None: network.processor}
+    for crops in dict.fromkeys(request.options.crops for request in requests):
+        if crops is not None:
+            shown[crops] = network.looking_at(crops).processor
+    return [
+        sample
+        for request in requests
+        for sample in samples_of(shown[request.options.crops], [request], room=room)
+    ]
+
+
 def answer_samples(
     choice: BudgetChoice,
     processor: Processor,
@@ -93,7 +113,7 @@ def answer_samples(
         processor=processor,
         limits=limits,
         settings=settings,
-        keys=_keys(key, options, settings),
+        keys=keys_of_samples(key, options, settings),
         stops=[each.stop or stop for each in options],
         found=[""] * len(samples),
     )
@@ -162,7 +182,7 @@ class _Answers:
         return unsure
 
 
-def _keys(
+def keys_of_samples(
     key: Array | None, options: Sequence[AnswerOptions], settings: Sequence[Sampling]
 ) -> Key[Array, "B"] | None:
     """Returns the key of each sample's draws; None where nobody has one.

@@ -19,7 +19,9 @@ class Options(TypedDict, total=False):
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
     sampling; a seed will do. cost: with "auto", above 0 for cheaper choices. stop:
     texts; an answer ends before the first that it would hold. crops: of an image that
-    are looked at, see `loading.crop_choice.crops_of`; None for all.
+    are looked at, see `visor_jax.look.crops_of`; None for all. "auto@0.8" for the base
+    view first, and all where that answer's confidence lies below (`looking_twice`;
+    `generate`, `chat` and `generate_all` alone).
     """
 
     max_new_tokens: int | None
@@ -31,7 +33,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Look:
+class Attempt:
     """One answer of a prompt, of which a cascade may give two; the last one stands.
 
     confidence: see `inference.confidence`; None where nobody asks. steps: of decoding,
@@ -62,6 +64,6 @@ class ReadPrompt:
     max_new_tokens: int
     trunk: SharedTrunk | None = None
     cascade: Cascade | None = None
-    first: Look | None = None
+    first: Attempt | None = None
     tokens: tuple[int, ...] | None = None
     looked_at: dict[str, Any] | None = None

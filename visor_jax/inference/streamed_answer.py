@@ -16,7 +16,7 @@ from visor_jax.inference.generation.decode import decode_scored, decode_stream
 from visor_jax.inference.generation.finite import check_written, first_row
 from visor_jax.inference.generation.generate import keys_of_rows
 from visor_jax.inference.loading.network import Network
-from visor_jax.inference.options import Look, ReadPrompt
+from visor_jax.inference.options import Attempt, ReadPrompt
 from visor_jax.inference.prefilled_parts import prefilled_prompt
 from visor_jax.models.vlm import VLM
 
@@ -67,7 +67,7 @@ class StreamedAnswer:
         check_written(tokens, self.params)
         length = written_length(tokens, self.processor, self.stop)
         sure = confidence(log_probs[:length])
-        first = Look(budget=prompt.budget, confidence=sure, steps=length - 1)
+        first = Attempt(budget=prompt.budget, confidence=sure, steps=length - 1)
         if prompt.cascade.looks_again(sure):
             second = prompt.cascade.second
             return dataclasses.replace(prompt, budget=second, first=first)

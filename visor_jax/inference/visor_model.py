@@ -16,15 +16,18 @@ from visor_jax.data.prompts.request import Images, Prompt, Request, Videos
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.flops.table import Row
 from visor_jax.inference import checked_arguments as checked
-from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_of
+from visor_jax.inference.batch_answers import answer_samples, batch_logits, samples_for
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.generation import generate as generation
+from visor_jax.inference.loading.engine_looks import engine_looks
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.looking_twice import look_texts
 from visor_jax.inference.model_summary import summary_html
 from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.prefilled_parts import read_prompt
 from visor_jax.inference.routing.cascade import CASCADE, Cascade
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
+from visor_jax.inference.routing.look_cascade import is_look_cascade
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.streamed_answer import StreamedAnswer
 from visor_jax.runtime.arguments import whole_number
@@ -36,21 +39,19 @@ class VisorModel:
     Where a method takes `prompt`, that is a text or a list of chat messages; `images`
     and `videos` (files or lists of frames) may be there instead. `budget` is a name
     ("none", "all", "sa1:3") or a `Budget`; None for the largest; "auto" for what the
-    policy chooses for each prompt, where there is one (then `cost` says how much its
-    costs count: 0 as it was trained, more for cheaper choices); "cascade" for a cheap
-    one first and a larger one where that is unsure (`routing.cascade`).
+    policy chooses (then `cost` says how much costs count: 0 as it was trained, more for
+    cheaper choices); "cascade" for a cheap one first (`routing.cascade`).
 
     network: what was loaded, whose fields are the model's, too; vlm: its module.
     """
 
     def __init__(self, network: Network) -> None:
         """Takes the network that answers."""
-        self.network = network
+        self.network, self.vlm = network, network.vlm
         self.config, self.params = network.config, network.params
         self.budgets, self.policy = network.budgets, network.policy
         self.processor, self.metadata = network.processor, network.metadata
         self.tokenizer = network.processor.tokenizer
-        self.vlm = network.vlm
 
     @property
     def fingerprint(self) -> str:
@@ -75,8 +76,7 @@ class VisorModel:
     ) -> str:
         """Returns the answer to a prompt.
 
-        images: files, their bytes, PIL images or uint8 arrays; None for none. options:
-        see `Options`.
+        images: files, bytes, PIL images, uint8 arrays; None for none. See `Options`.
 
         Raises:
           ValueError: for an image that cannot be read, places in the prompt that do not
@@ -84,8 +84,7 @@ class VisorModel:
             not know, or a budget that the network was not trained for.
         """
         request = Request(prompt, images, videos)
-        (answer,) = self.generate_all([request], budget, batch_size=1, **options)
-        return answer
+        return self.generate_all([request], budget, batch_size=1, **options)[0]
 
     def chat(
         self,
@@ -117,29 +116,26 @@ class VisorModel:
     ) -> list[str]:
         """Returns the answers to many prompts, in their order.
 
-        Prompts of about the same size are answered together; an answer depends neither
-        on its neighbours nor on their number. What a request says in its options goes
-        before the arguments, which are those of `generate`, and so are the errors. All
-        prompts are taken in before the first is answered; for more than fit into
-        memory see `engine`.
+        Prompts of about the same size are answered together, each as if it were alone.
+        What a request says in its options goes before the arguments, which are those of
+        `generate`, and so are the errors. All prompts are taken in before the first is
+        answered; for more than fit into memory see `engine`.
         """
-        sampling, key = checked.sampling_of(sampling), checked.key_of(key)
+        how = {"sampling": checked.sampling_of(sampling), "key": checked.key_of(key)}
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
-        model = self._looking_at(crops)
-        samples = samples_of(model.processor, asked, room=count)
+        how |= {"max_new_tokens": count, "stop": AnswerOptions(stop=stop).stop}
+        if is_look_cascade(crops):
+            return look_texts(self.network, asked, crops, budget, **how)
         options = [each.options for each in asked]
+        model = self._showing(crops, options)
+        samples = samples_for(model.network, asked, room=count)
         return answer_samples(
             model._choice,
             model.processor,
             samples,
             model._choice.named(len(samples), budget, cost, options),
-            cost=cost,
             batch_size=whole_number(batch_size, "batch_size", least=1),
-            options=options,
-            max_new_tokens=count,
-            sampling=sampling,
-            key=key,
-            stop=AnswerOptions(stop=stop).stop,
+            **{"cost": cost, "options": options, **how},
         )
 
     def stream(
@@ -159,9 +155,9 @@ class VisorModel:
         Arguments and errors are those of `generate`; errors are raised at the call.
         What a stop string may begin with comes when it is known to be none.
         """
-        request = Request(prompt, images, videos)
-        asked = {"max_new_tokens": max_new_tokens, "cost": cost, "crops": crops}
-        return self.pieces(self.read(request, budget, **asked), **how)
+        seen = {"max_new_tokens": max_new_tokens, "cost": cost, "crops": crops}
+        read = self.read(Request(prompt, images, videos), budget, **seen)
+        return self.pieces(read, **how)
 
     def read(
         self,
@@ -173,18 +169,15 @@ class VisorModel:
         crops: str | int | None = None,
     ) -> ReadPrompt:
         """Returns what `pieces` answers. Arguments and errors as in `generate`."""
-        count, model = self._count(max_new_tokens), self._looking_at(crops)
-        sample = model.processor.sample(checked.request_of(request), room=count)
+        count, request = self._count(max_new_tokens), checked.request_of(request)
+        model = self._showing(request.options.crops or crops)
+        sample = model.processor.sample(request, room=count)
         batch, looking = model.processor.batch(sample), model.processor.looking
         read = read_prompt(model._choice, batch, budget, cost, max_new_tokens=count)
-        seen = looking and looking.report(sample)
-        return dataclasses.replace(read, looked_at=seen)
+        return dataclasses.replace(read, looked_at=looking and looking.report(sample))
 
     def pieces(self, prompt: ReadPrompt, **how: Any) -> Iterator[str]:
-        """Yields the answer to a prompt in pieces, as they are written.
-
-        how: sampling, key and stop, as in `generate`.
-        """
+        """Yields the answer to a prompt in pieces; how: sampling, key and stop."""
         return StreamedAnswer.of(self.network, **how).pieces(prompt)
 
     def look(self, prompt: ReadPrompt, **how: Any) -> ReadPrompt:
@@ -201,8 +194,10 @@ class VisorModel:
         cost: float = 0.0,
     ) -> list[Budget]:
         """Returns the budget of each prompt. Errors are those of `generate`."""
-        samples = samples_of(self.processor, checked.requests_of(requests), room=1)
-        return self._choice.of_samples(samples, budget, cost)
+        asked = checked.requests_of(requests)
+        model = self._showing(None, [each.options for each in asked])
+        seen = samples_for(model.network, asked, room=1)
+        return model._choice.of_samples(seen, budget, cost)
 
     def engine(
         self,
@@ -210,22 +205,24 @@ class VisorModel:
         *,
         cost: float = 0.0,
         budgets: Iterable[str | Budget] = (),
+        crops: str | int | None = None,
+        looks: Iterable[str | int] = (),
         **options: Any,
     ) -> Engine:
         """Returns an engine for many requests, each in a budget of its own.
 
-        It keeps images, their keys and values, and compiled programs between calls.
-
-        budget: one for all, "auto", "cascade", or another router. budgets: that
-        requests may ask for beside it, cascades among them. options: of
-        `visor_jax.inference.engine.engine.Engine`.
+        budget: one for all, "auto", "cascade", or another router. crops: of all images.
+        budgets, looks: budgets, cascades and crops that requests may ask for beside
+        them. options: of `visor_jax.inference.engine.engine.Engine`, which keeps what
+        is compiled, images, and their keys and values between calls.
 
         Raises:
-          ValueError: as `BudgetChoice.router`.
+          ValueError: as `BudgetChoice.router` and `engine_looks`.
         """
         router = self._choice.router(budget, cost)
-        options |= self._choice.asked(budgets)
-        return Engine(self.vlm, self.params, self.processor, router, **options)
+        shown = engine_looks(self.network, crops, looks)
+        options |= self._choice.asked(budgets) | {"looks": shown.asked}
+        return Engine(self.vlm, self.params, shown.processor, router, **options)
 
     def logits(
         self,
@@ -247,8 +244,8 @@ class VisorModel:
     ) -> Float[np.ndarray, "B T W"]:
         """Returns the logits of a batch, those of padding among them."""
         batch = checked.batch_of(batch, one_question=self.vlm.reducer.reads_text)
-        gates = self.budget(budget).gates(self.config.plan)
-        return np.asarray(batch_logits(self.params, batch, model=self.vlm, gates=gates))
+        how = {"model": self.vlm, "gates": self.budget(budget).gates(self.config.plan)}
+        return np.asarray(batch_logits(self.params, batch, **how))
 
     def batch(
         self,
@@ -259,9 +256,9 @@ class VisorModel:
         max_new_tokens: int | None = None,
     ) -> Batch:
         """Returns the one-row batch of a prompt. Raises ValueError as `generate`."""
-        count = self._count(max_new_tokens, least=0)
-        request = Request(prompt, images, videos)
-        return self.processor.batch(self.processor.sample(request, room=count))
+        room = self._count(max_new_tokens, least=0)
+        sample = self.processor.sample(Request(prompt, images, videos), room=room)
+        return self.processor.batch(sample)
 
     def cost(self, budget: str | Budget | None = None, **lengths: int | None) -> Row:
         """Returns the FLOPs of a budget and what it saves against the dense network.
@@ -288,12 +285,13 @@ class VisorModel:
         max_new_tokens: int | None = None,
     ) -> generation.Latency:
         """Returns the measured milliseconds of prefill and of each further token."""
-        count, batch = self._count(max_new_tokens), checked.batch_of(batch)
-        parts = self.vlm, self.params, batch, self.budget(budget)
-        return generation.measure_latency(*parts, max_new_tokens=count)
+        parts = self.vlm, self.params, checked.batch_of(batch), self.budget(budget)
+        limit = {"max_new_tokens": self._count(max_new_tokens)}
+        return generation.measure_latency(*parts, **limit)
 
-    def _looking_at(self, crops: str | int | None) -> "VisorModel":
-        return self if crops is None else VisorModel(self.network.looking_at(crops))
+    def _showing(self, crops: object, options: Iterable[AnswerOptions] = ()) -> Any:
+        network = self.network.showing(crops, [each.crops for each in options])
+        return self if network is self.network else VisorModel(network)
 
     def _count(self, max_new_tokens: int | None, *, least: int = 1) -> int:
         count = self.processor.new_tokens if max_new_tokens is None else max_new_tokens

@@ -26,8 +26,8 @@ from jaxtyping import Array, Bool, Int
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import (
-    Look,
     PositionRule,
+    TextLook,
     selection_flops,
 )
 from visor_jax.models.vision.crop_features import (
@@ -206,7 +206,7 @@ class CropMethod(abc.ABC):
         """Returns the crops with at most this many patches of each in `keep`."""
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the image as it is; never called, since there are no stages."""
         return image

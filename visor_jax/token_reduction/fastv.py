@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.ops.masks import last_valid
 from visor_jax.token_reduction.kept_tokens import taken
 from visor_jax.token_reduction.layer_stages import (
@@ -78,13 +78,13 @@ class FastV(LayerStages):
         return 1.0
 
     def note(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Float[Array, "B V"]:
         """Returns how much the last text token looks at each image token."""
         return jax.lax.stop_gradient(look(last_valid(text.tags)[:, None])[:, 0])
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the tokens that are looked at most."""
         counts = counts_of_rows(self, look.first, 0)

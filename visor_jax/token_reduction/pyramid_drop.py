@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.ops.masks import last_valid
 from visor_jax.token_reduction.kept_tokens import taken
 from visor_jax.token_reduction.layer_stages import (
@@ -89,7 +89,7 @@ class PyramidDrop(PlacedStages):
         return 1.0
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the tokens that the last text token looks at most."""
         stage = self.stages.index(layer)

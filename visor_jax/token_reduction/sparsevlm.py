@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.ops.masks import HIDDEN, TokenTags, last_valid
 from visor_jax.token_reduction.clusters import cluster_flops, cluster_means
 from visor_jax.token_reduction.kept_tokens import by_tokens, taken
@@ -142,7 +142,7 @@ class SparseVLM(PlacedStages):
         return max(1.0, image_tokens / min(self.keep or self.published_keep))
 
     def note(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Ratings:
         """Returns the raters, and what they think of each token in this layer."""
         raters = _raters(text, image) if layer == 0 else look.notes.raters
@@ -158,14 +158,14 @@ class SparseVLM(PlacedStages):
         text: TokenStream,
         image: TokenStream,
         raters: Bool[Array, "B T"],
-        look: Look,
+        look: TextLook,
     ) -> Float[Array, "B T V"]:
         """Returns what every word thinks of every token; raters alone count."""
         every = jnp.arange(text.length, dtype=jnp.int32)
         return look(jnp.broadcast_to(every, raters.shape))
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the best tokens, and behind them means of what goes."""
         rows, most = self.steps_of_rows(self.stages.index(layer), look.first)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.token_reduction.kept_tokens import taken
 from visor_jax.token_reduction.select import top
 from visor_jax.token_reduction.sparsevlm import SparseVLM, Step
@@ -78,7 +78,7 @@ class SparseVLMPlus(SparseVLM):
         text: TokenStream,
         image: TokenStream,
         raters: Bool[Array, "B T"],
-        look: Look,
+        look: TextLook,
     ) -> Float[Array, "B T V"]:
         """Returns what every word thinks of every token; raters alone count."""
         if self.heads is None:
@@ -105,7 +105,7 @@ class SparseVLMPlus(SparseVLM):
         return jnp.maximum(logits / largest, self.least_bias * largest)
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the best tokens."""
         rows, most = self.steps_of_rows(self.stages.index(layer), look.first)

@@ -11,9 +11,10 @@ from tests.data.tiny_llava import question, random_image
 from tests.inference import chat_run
 from visor_jax.data.prompts.looking import CropRule
 from visor_jax.data.prompts.request import Request
-from visor_jax.inference.loading.crop_choice import crops_of, rule_for
+from visor_jax.inference.loading.crop_choice import rule_for
+from visor_jax.inference.loading.engine_looks import engine_looks
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.look import ALL, BASE, Crops
+from visor_jax.look import ALL, BASE, Crops, crops_of
 
 TILE = prompt_cases.TILES[0]
 LIMIT = {"max_new_tokens": 4}
@@ -109,12 +110,26 @@ def test_rules(model):
         model.network.looking_at(2, "alone")
 
 
-def test_the_engine_looks_at_the_base_view_and_refuses_gaps(model):
+def test_an_engine_looks_as_its_network_does(model):
     request = Request(question("Why?"), [IMAGE])
     base = VisorModel(model.network.looking_at("base", "as_all"))
     (expected,) = base.generate_all([request], **LIMIT)
     (answer,) = base.engine().answers([request], **LIMIT)
     assert (answer.text, answer.crops) == (expected, 1)
-    tiles = VisorModel(model.network.looking_at("base+1:2", "as_all"))
-    (refused,) = tiles.engine().answers([request], **LIMIT)
-    assert "not at crops [0, 2]" in refused.error
+    assert answer.looked_at["crops"] == [0]
+
+
+def test_an_engine_has_the_buckets_of_its_looks(model):
+    plain = model.processor.buckets.all
+    assert engine_looks(model.network).processor is model.processor
+    shown = engine_looks(model.network.looking_at("base+1:2", "as_all"))
+    assert list(shown.asked) == ["base+1"]
+    more = [b for b in shown.processor.buckets.all if b not in plain and b.crops == 2]
+    # Programs of rows with gaps are none of those without.
+    assert {bucket.gaps for bucket in more} == {False, True}
+    request = Request(question("Why?"), [IMAGE])
+    for crops, gaps in (("base+1:2", True), ("base", False)):
+        network = model.network.looking_at(crops, "as_all")
+        sample = network.processor.sample(request, room=4)
+        assert sample.has_gaps == gaps
+        assert shown.processor.buckets.choose(sample).gaps == gaps

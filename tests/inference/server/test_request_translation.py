@@ -59,6 +59,7 @@ def test_all_that_is_said_reaches_the_engine():
         stop=["a", "b"],
         budget="auto",
         cost=2,
+        crops=2,
         user="somebody",
         n=1,
     )
@@ -75,11 +76,13 @@ def test_all_that_is_said_reaches_the_engine():
     said = (options.max_new_tokens, options.seed, options.stop)
     assert said == (7, 4, ("a", "b"))
     assert (options.budget, options.cost) == ("auto", 2.0)
+    assert options.crops == "base+2"
 
 
 def test_what_is_not_said_the_server_says():
     options = translated().options
     assert (options.budget, options.cost) == (SETTINGS.budget, None)
+    assert options.crops is None
     assert (options.stop, options.sampling) == (("END",), SETTINGS.sampling)
     drawing = dataclasses.replace(SETTINGS, sampling=Sampling(temperature=2, top_p=0.5))
     found = [translated(settings=drawing), translated(settings=drawing, temperature=0)]

@@ -1,15 +1,17 @@
 """What a run reads: how many pages, and which questions when."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from visor_jax.data.pages.forms import DIGITS, forms_of
+from visor_jax.data.pages.tiles.crop_draw import ANY, CROPS_OF_STEPS
 
 # Of settings that older runs did not write down: left out of a run's record where they
 # have their default, so that old and new runs compare.
 CAME_LATER = {"came_later": True}
 
 TaskPhase = tuple[float, Mapping[str, float]]
+CropPhase = tuple[float, str]
 
 # First what the tower was taught, before it forgets it; then reading; comparing last.
 # This is the order in which the tasks come off their plateaus.
@@ -50,6 +52,8 @@ class PageDataSettings:
     seed: of the pages and of the questions.
     any_crops: whether every step looks at a drawn number of its pages' crops, the base
       view always among them, so that the network is right at any (`tiles.crop_draw`).
+    crop_phases: with `any_crops`, (end, crops) as in `phases`: "base" for the base view
+      alone, "all", or "any" for a drawn number of them.
     phases: (end, task weights) in order; `end` is the fraction of all steps at which
       the next phase takes over, and 1 for the last.
     """
@@ -62,6 +66,9 @@ class PageDataSettings:
     phases: tuple[TaskPhase, ...] = DEFAULT_PHASES
     kind: str = dataclasses.field(default=DIGITS, metadata=CAME_LATER)
     any_crops: bool = dataclasses.field(default=False, metadata=CAME_LATER)
+    crop_phases: tuple[CropPhase, ...] = dataclasses.field(
+        default=((1.0, ANY),), metadata=CAME_LATER
+    )
 
     def __post_init__(self) -> None:
         names = ("pool_size", "batch_size", "questions_per_page")
@@ -72,6 +79,7 @@ class PageDataSettings:
             raise ValueError(
                 f"any_crops: pages of {DIGITS} are one crop each; it is for tiles."
             )
+        self._check_crop_phases()
         longest = max(form.book.longest for form in forms_of(self.kind))
         if self.text_length < longest:
             raise ValueError(
@@ -80,12 +88,29 @@ class PageDataSettings:
             )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative.")
-        ends = [end for end, _ in self.phases]
-        if not ends or ends[-1] != 1.0 or ends[0] <= 0 or sorted(set(ends)) != ends:
-            raise ValueError(
-                f"Phases must end at ascending fractions above 0, the last at 1; "
-                f"got {ends}."
-            )
+        _check_ends("Phases", self.phases)
         for _, weights in self.phases:
             for form in forms_of(self.kind):
                 form.book.probabilities(weights)
+
+    def _check_crop_phases(self) -> None:
+        _check_ends("crop_phases", self.crop_phases)
+        wrong = sorted({crops for _, crops in self.crop_phases} - {*CROPS_OF_STEPS})
+        if wrong:
+            raise ValueError(
+                f"crop_phases name {wrong}: write one of {list(CROPS_OF_STEPS)}."
+            )
+        if not self.any_crops and self.crop_phases != ((1.0, ANY),):
+            raise ValueError(
+                f"crop_phases={self.crop_phases} are for any_crops=True: without it "
+                "all crops are looked at."
+            )
+
+
+def _check_ends(name: str, phases: Sequence[tuple[float, object]]) -> None:
+    ends = [end for end, _ in phases]
+    if not ends or ends[-1] != 1.0 or ends[0] <= 0 or sorted(set(ends)) != ends:
+        raise ValueError(
+            f"{name} must end at ascending fractions above 0, the last at 1; "
+            f"got {ends}."
+        )

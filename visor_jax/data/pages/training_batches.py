@@ -75,7 +75,9 @@ class PageQuestions:
 
     def _crops(self, step: int, row: int, form: Form) -> tuple[int, ...]:
         seed, crops = self._settings.seed, form.patch_index.crops
-        count = drawn_count(seed, step, crops)
+        ends, phases = zip(*self._settings.crop_phases, strict=True)
+        phase = phases[np.searchsorted(ends, step / self._steps, side="right")]
+        count = drawn_count(seed, step, crops, phase)
         return drawn_crops(seed, step, row, count=count, crops=crops)
 
     def batch(self, rows: Sequence[tuple[int, TextRow]]) -> Batch:

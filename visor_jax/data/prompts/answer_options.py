@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from visor_jax.data.prompts.sampling import Sampling
+from visor_jax.look import crops_of
 from visor_jax.runtime.arguments import finite_number, whole_number
 
 # What the numbers may be.
@@ -23,6 +24,8 @@ class AnswerOptions:
     seed: of its random draws, which then depend on nothing else: they are those of
       `generate(..., key=jax.random.key(seed))`.
     stop: texts; the answer ends before the first that it would hold.
+    crops: of an image that are looked at: "base", "all", or how many tiles beside the
+      base view ("2", "base+2", "base+2:1,4").
 
     Raises ValueError for what is none of that.
     """
@@ -33,6 +36,7 @@ class AnswerOptions:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     cost: float | None = None
+    crops: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -51,6 +55,11 @@ class AnswerOptions:
         if self.cost is not None:
             try:
                 object.__setattr__(self, "cost", finite_number(self.cost, "cost"))
+            except ValueError as error:
+                problems.append(str(error).rstrip("."))
+        if self.crops is not None:
+            try:
+                object.__setattr__(self, "crops", crops_of(self.crops).name)
             except ValueError as error:
                 problems.append(str(error).rstrip("."))
         stop = [self.stop] if isinstance(self.stop, str) else self.stop

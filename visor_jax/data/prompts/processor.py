@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
 from visor_jax.data.images.url_fetching import Fetch
+from visor_jax.data.look_buckets import for_any_look
 from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
 from visor_jax.data.prompts.looking import CropRule, Looking
 from visor_jax.data.prompts.messages import Message
@@ -90,7 +91,7 @@ class Processor:
         """Returns the processor that shows the network these crops of an image."""
         per_crop = self.buckets.patches_per_crop
         looking = Looking(crops=crops, rule=rule, patches_per_crop=per_crop)
-        buckets = self.buckets.for_looks()
+        buckets = for_any_look(self.buckets)
         return dataclasses.replace(self, buckets=buckets, looking=looking)
 
     def batch(self, sample: Sample) -> Batch:

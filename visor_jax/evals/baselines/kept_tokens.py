@@ -14,7 +14,7 @@ import numpy as np
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, TokenReducer
+from visor_jax.models.decoder.token_reducer import TextLook, TokenReducer
 from visor_jax.models.vision.image_tokens import ImageTokens
 from visor_jax.models.vlm import VLM, image_tags, text_tags
 
@@ -70,7 +70,7 @@ def _watched(method: TokenReducer, passed: Passed) -> TokenReducer:
 
     class Watched(type(method)):
         def on_stream(
-            self, layer: int, text: TokenStream, image: TokenStream, look: Look
+            self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
         ) -> TokenStream:
             behind = super().on_stream(layer, text, image, look)
             passed.append((image, behind))

@@ -25,6 +25,7 @@ from jaxtyping import Array, Key
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.images.read_image import ImageInput
+from visor_jax.data.prompts.looking import Looking
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Prompt, Request, image_list
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
@@ -72,6 +73,7 @@ class Engine:
         *,
         budgets: Sequence[Budget] = (),
         cascades: Mapping[str, Cascade] | None = None,
+        looks: Mapping[str, Looking] | None = None,
         scored: bool = False,
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
@@ -83,8 +85,8 @@ class Engine:
 
         Args:
           budgets: that requests may ask for beside those of the router. cascades: the
-            same, by what requests call them. scored: whether answers say how sure the
-            network is; where there is a cascade they do.
+            same, by what requests call them. looks: see `loading.engine_looks`. scored:
+            whether answers say how sure the network is; with a cascade they do.
           config: None for the default, with the processor's number of new tokens.
           sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
@@ -98,16 +100,15 @@ class Engine:
         """
         checked_router(router)
         self.cascades = known_cascades(router, cascades)
-        looks = (b for each in self.cascades.values() for b in each.budgets)
-        budgets = (*budgets, *looks)
+        budgets = *budgets, *(b for c in self.cascades.values() for b in c.budgets)
         for budget in (*router.budgets, *budgets):
             budget.check(model.config.plan)
         if not isinstance(config, EngineConfig | None):
             raise ValueError(f"config={shown(config)} is no EngineConfig.")
-        sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
+        self._sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
-        self._sampling = sampling
+        self.looks = looks or {}
         self.router, self.processor = router, processor
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
         self.shapes = ProgramShapes(
@@ -134,6 +135,7 @@ class Engine:
             chooses=isinstance(self.router, PolicyRouter),
             cascades=self.cascades,
             cascade=getattr(self.router, "cascade", None),
+            looks=self.looks,
         )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key

@@ -16,20 +16,24 @@ from visor_jax.inference.generation.prefill_parts import EncodedImage
 from visor_jax.runtime.device_cache import Held, num_bytes_of
 
 # Of a batch, in the order of the program's arguments.
-_FIELDS = ("pixels", "image_token_index", "image_token_weights", "image_mask")
+_FIELDS = (
+    *("pixels", "image_token_index", "image_token_weights", "image_mask"),
+    "image_places",
+)
 
 
 class ImageCache:
     """Images of rows: from the cache, or by the programs that make them.
 
     images_run: how many images went through the tower so far, fillers not counted.
+    crops_run: how many crops of them.
     """
 
     def __init__(self, programs: Programs, kept: Held[Hashable, EncodedImage]) -> None:
         """Takes where programs come from and where images are kept."""
         self._programs, self._kept = programs, kept
         self._blank: dict[Hashable, EncodedImage] = {}
-        self.images_run = 0
+        self.images_run = self.crops_run = 0
 
     def of_rows(
         self, rows: Sequence[PromptRow], bucket: Bucket
@@ -70,6 +74,7 @@ class ImageCache:
             program = self._programs.encode(image_shape(bucket), size)
             images = program(self._programs.params, *arrays)
             self.images_run += len(group)
+            self.crops_run += sum(row.sample.num_crops for _, row in group)
             for (key, _), image in zip(group, images, strict=False):
                 made[key] = image
                 self._kept.put(key, num_bytes_of(image), lambda image=image: image)

@@ -14,7 +14,7 @@ A row of one request is all segment 0, as a plain batch has it.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
@@ -28,10 +28,17 @@ from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.ops.masks import TokenTags
 
-# Crops, image tokens and patches per token: what an encoded image depends on.
-ImageShape = tuple[int, int, int]
 # NumPy arrays on the host, jax arrays inside a program.
 Array = Any
+
+
+class ImageShape(NamedTuple):
+    """The part of a bucket that an encoded image depends on."""
+
+    crops: int
+    tokens: int
+    corners: int
+    gaps: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +50,7 @@ class PreparedRequest:
     a cascade its first one. cascade: that says whether its answer is sure enough.
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the requests of one row have in common.
+    looked_at: which crops of its image are shown (`Looking.report`); None for all.
     """
 
     number: int
@@ -54,6 +62,7 @@ class PreparedRequest:
     sampling: Sampling = GREEDY
     budget: Budget | None = None
     cascade: Cascade | None = None
+    looked_at: dict[str, Any] | None = None
 
     @property
     def seed(self) -> int:
@@ -76,24 +85,18 @@ class PreparedRequest:
         """Returns the prepared request of a sample.
 
         Raises:
-          ValueError: if there is no text after the last image to go on from, or tiles
-            are left out between others.
+          ValueError: if there is no text after the last image to go on from.
         """
         layout = sample.layout
         head = layout.shared_tokens
-        if sample.has_gaps:
-            raise ValueError(
-                f"The engine looks at the base view or at all crops of an image, not "
-                f"at crops {list(sample.looked_at)} of {sample.image_crops}: take "
-                "'base' or 'all', or answer without it."
-            )
         if head == len(layout.tokens):
             what = "ends with the image" if sample.num_image_tokens else "has no text"
             raise ValueError(f"The prompt {what}: put text after it.")
         if not sample.num_image_tokens:
             return cls(number, request, sample, limit, None, b"%d" % number)
+        patches = sample.patch_index
         image = _digest(
-            sample.crops, sample.patch_index.index, sample.patch_index.weights
+            sample.crops, patches.index, patches.weights, sample.image_places
         )
         shared = _digest(image, layout.tokens[:head], layout.image_positions)
         return cls(number, request, sample, limit, image, shared)
@@ -146,7 +149,7 @@ class RowArrays:
 
 def image_shape(bucket: Bucket) -> ImageShape:
     """Returns the part of a bucket that an encoded image depends on."""
-    return bucket.crops, bucket.image_tokens, bucket.corners
+    return ImageShape(bucket.crops, bucket.image_tokens, bucket.corners, bucket.gaps)
 
 
 def pack(

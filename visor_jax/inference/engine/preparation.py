@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from visor_jax.budget import Budget
+from visor_jax.data.prompts.looking import Looking
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
@@ -11,6 +12,7 @@ from visor_jax.inference.engine.packed_prompts import PreparedRequest
 from visor_jax.inference.engine.program_shapes import ALSO_USED, ProgramShapes
 from visor_jax.inference.routing.cascade import CASCADE, Cascade, is_cascade
 from visor_jax.inference.routing.choose_budgets import AUTO
+from visor_jax.look import Crops, crops_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +22,8 @@ class Preparation:
     sampling: of requests that say nothing of it. has_key: whether the engine has a key
     for random draws. chooses: whether its router chooses budgets ("auto"). cascades:
     that requests may ask for, by what they call them. cascade: of all that name no
-    budget; None if they have another router.
+    budget; None if they have another router. looks: at some crops, that requests may
+    ask for, by the name of as many crops of which nobody has chosen any.
     """
 
     processor: Processor
@@ -30,6 +33,7 @@ class Preparation:
     chooses: bool
     cascades: Mapping[str, Cascade] = dataclasses.field(default_factory=dict)
     cascade: Cascade | None = None
+    looks: Mapping[str, Looking] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_sampling(self.sampling, has_key=self.has_key)
@@ -60,12 +64,17 @@ class Preparation:
             budgets = (self._budget(options.budget),)
         else:
             budgets = cascade.budgets
-        sample = self.processor.sample(request, room=limit)
+        processor = self._shown(options.crops)
+        sample = processor.sample(request, room=limit)
         prepared = PreparedRequest.of(number, request, sample, limit)
         for budget in budgets:
             self.shapes.check(self.processor.buckets.choose(sample), budget)
         return dataclasses.replace(
-            prepared, sampling=sampling, budget=budgets[0], cascade=cascade
+            prepared,
+            sampling=sampling,
+            budget=budgets[0],
+            cascade=cascade,
+            looked_at=processor.looking and processor.looking.report(sample),
         )
 
     def _checked_limit(self, count: int) -> int:
@@ -109,6 +118,22 @@ class Preparation:
             f"{', '.join(map(str, known)) or 'it has none'}. Make it with "
             "budgets=[...] for those that requests ask for."
         )
+
+    def _shown(self, name: str | None) -> Processor:
+        """Returns the processor that shows these crops, those of all for None."""
+        if name is None:
+            return self.processor
+        asked, found = crops_of(name), None
+        if not asked.is_all:
+            found = self.looks.get(Crops(asked.count).name)
+            if found is None:
+                known = ", ".join(["all", *self.looks])
+                raise ValueError(
+                    f"crops={name!r} are none of the engine's looks: {known}. Make it "
+                    "with looks=[...] for those that requests ask for."
+                )
+            found = dataclasses.replace(found, crops=asked)
+        return dataclasses.replace(self.processor, looking=found)
 
     def _budget(self, name: str | None) -> Budget | None:
         """Returns the budget of that name, None for the router's choice."""

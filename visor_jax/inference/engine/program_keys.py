@@ -5,7 +5,7 @@ from typing import Any
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
-from visor_jax.inference.engine.packed_prompts import image_shape
+from visor_jax.inference.engine.packed_prompts import ImageShape, image_shape
 from visor_jax.inference.engine.program_shapes import ProgramShapes
 from visor_jax.runtime.arguments import iterator_of, shown
 
@@ -50,13 +50,16 @@ def name_of(key: tuple[Any, ...]) -> str:
     words = []
     for part in key:
         if isinstance(part, Bucket):
-            crops, tokens, _ = image_shape(part)
-            words.append(f"{crops}x{tokens}+{part.text_tokens}")
-        elif isinstance(part, tuple):
-            words.append(f"{part[0]}x{part[1]}")
+            words.append(f"{_image_name(image_shape(part))}+{part.text_tokens}")
+        elif isinstance(part, ImageShape):
+            words.append(_image_name(part))
         else:
             words.append(str(part))
     return " ".join(words)
+
+
+def _image_name(shape: ImageShape) -> str:
+    return f"{shape.crops}x{shape.tokens}{' with gaps' if shape.gaps else ''}"
 
 
 def among(chosen: Any, known: Sequence[Any], name: str) -> Sequence[Any]:

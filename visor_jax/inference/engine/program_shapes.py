@@ -215,11 +215,12 @@ class ProgramShapes:
         keys = tuple(x.image for x in layers[self.model.config.plan.trunk_length :])
         return self.placement.copied(keys)
 
-    def pixels(self, shape: ImageShape, images: int) -> tuple[Any, Any, Any, Any]:
-        """Returns the shapes of pixels, index, weights and mask of so many images."""
-        crops, tokens, corners = shape
+    def pixels(self, shape: ImageShape, images: int) -> tuple[Any, ...]:
+        """Returns the shapes of what `encode_images` takes of so many images."""
+        crops, tokens, corners, gaps = shape
         side = self.buckets.crop_size
         index, weights = (images, tokens), None
+        places = jax.ShapeDtypeStruct(index, jnp.int32) if gaps else None
         if corners > 1:
             index = (*index, CORNERS)
             weights = jax.ShapeDtypeStruct(index, jnp.float32)
@@ -228,6 +229,7 @@ class ProgramShapes:
             jax.ShapeDtypeStruct(index, jnp.int32),
             weights,
             jax.ShapeDtypeStruct((images, tokens), bool),
+            places,
         )
         return self.placement.split(shapes)
 
@@ -269,7 +271,7 @@ class ProgramShapes:
         """Returns how many of so many bytes fit into a share of the memory."""
         number = self.share(part) // one
         if number < 1:
-            crops, tokens, _ = image_shape(bucket)
+            crops, tokens, *_ = image_shape(bucket)
             least = -int(-one // part)
             raise ValueError(
                 f"{what} needs {one / 1e6:.4g} MB at {crops} crops, {tokens} image and "

@@ -78,13 +78,10 @@ class Programs:
         self.compiled = Held(0, most=most, let_go=self.let_go.add)
 
     def encode(self, shape: ImageShape, images: int) -> jax.stages.Compiled:
-        """Returns (params, pixels, index, weights, mask) -> one `EncodedImage` each."""
+        """Returns (params, what `encode_images` takes) -> one `EncodedImage` each."""
 
-        def run(
-            params: Params, pixels: Array, index: Array, weights: Array, mask: Array
-        ) -> tuple[EncodedImage, ...]:
-            arguments = (params, pixels, index, weights, mask)
-            return one_by_one(encode_images(self.model, *arguments), images)
+        def run(params: Params, *arrays: Array | None) -> tuple[EncodedImage, ...]:
+            return one_by_one(encode_images(self.model, params, *arrays), images)
 
         def trace() -> jax.stages.Traced:
             pixels = self.shapes.pixels(shape, images)

@@ -26,7 +26,7 @@ from visor_jax.inference.engine.request_queue import (
     RequestSource,
 )
 from visor_jax.inference.generation.finite import why_not_finite
-from visor_jax.inference.options import Look
+from visor_jax.inference.options import Attempt
 
 
 class Scheduler:
@@ -53,7 +53,7 @@ class Scheduler:
         self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
         # Of requests that look again: what their first look came to.
-        self._looks: dict[int, Look] = {}
+        self._looks: dict[int, Attempt] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -212,7 +212,7 @@ class Scheduler:
             found["confidence"] = confidence(log_probs[: len(written)])
         looked_before = tuple(filter(None, [self._looks.get(number)]))
         at_hand = self._layers_at_hand(number, behind_trunk=bool(looked_before))
-        look = Look(budget=budget, at_hand=at_hand, **found)
+        look = Attempt(budget=budget, at_hand=at_hand, **found)
         cascade = request.cascade
         if cascade and not looked_before and cascade.looks_again(look.confidence):
             self._looks[number] = look

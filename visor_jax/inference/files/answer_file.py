@@ -3,6 +3,7 @@
     {"id": "a7", "answer": "4", "budget": "sa1:3", "flops": {...}, "ms": 12.1, ...}
     {"id": 9, "answer": "7", "budget": "sa3:1,3,5", "confidence": 0.93,
      "looks": [{"budget": "sa0", "confidence": 0.41}, ...], ...}     of a cascade
+    {"id": 4, ..., "looked_at": {"asked": "base", "crops": [0], ...}}    of some crops
     {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
 
 An answer is in the file as soon as it is known, in the order in which they are known; a
@@ -206,6 +207,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "answer": answer.text,
         "budget": answer.budget.name,
         **_looks_of(answer),
+        **({} if answer.looked_at is None else {"looked_at": answer.looked_at}),
         **({} if model.reducer == KEEP_ALL else {"reduce": name_of(model.reducer)}),
         "flops": flops_of(answer, model),
         "ms": round(1000 * answer.seconds, 3),

@@ -5,7 +5,7 @@ import functools
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.inference.answers import Answer
-from visor_jax.inference.options import Look
+from visor_jax.inference.options import Attempt
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.models.vlm import VLM
@@ -21,7 +21,7 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     were, only text is counted. Of a cascade all looks: the later one without tower and
     trunk, and the decoding of the first answer counts though nobody reads it.
     """
-    own = Look(
+    own = Attempt(
         budget=answer.budget,
         confidence=None,
         steps=answer.steps,

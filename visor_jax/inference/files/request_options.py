@@ -8,6 +8,7 @@ from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.files.request_file import RequestEntry
+from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.cascade import Cascade, is_cascade
 from visor_jax.inference.routing.choose_budgets import AUTO
 
@@ -18,6 +19,7 @@ def with_defaults(
     budget: str,
     max_new_tokens: int,
     stop: Sequence[str],
+    crops: str | None = None,
 ) -> RequestEntry:
     """Returns the line with what is said of all where it says nothing itself.
 
@@ -31,6 +33,7 @@ def with_defaults(
         budget=said.budget or budget,
         max_new_tokens=said.max_new_tokens or max_new_tokens,
         stop=said.stop or tuple(stop),
+        crops=said.crops or crops,
     )
     request = dataclasses.replace(line.request, options=said)
     return dataclasses.replace(line, request=request)
@@ -58,6 +61,19 @@ def known_budgets(
                 found.append(name)
             else:
                 found.append(budgets.find(name))
+    return found
+
+
+def known_looks(said: Iterable[AnswerOptions], network: Network) -> list[str]:
+    """Returns the crops that lines ask for and the network can be shown.
+
+    A line that asks for others is an error of its own, said when its turn comes.
+    """
+    found = []
+    for name in dict.fromkeys(each.crops for each in said if each.crops is not None):
+        with contextlib.suppress(ValueError):
+            network.looking_at(name)
+            found.append(name)
     return found
 
 

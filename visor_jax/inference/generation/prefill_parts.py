@@ -44,11 +44,15 @@ def encode_images(
     index: Int[Array, "B V *corners"],
     weights: Float[Array, "B V *corners"] | None,
     mask: Bool[Array, "B V"],
+    places: Int[Array, "B V"] | None = None,
 ) -> EncodedImage:
-    """Returns images as every prompt about them finds them, a row each."""
+    """Returns images as every prompt about them finds them, a row each.
+
+    places: see `Batch.image_places`.
+    """
 
     def encode(module: VLM) -> EncodedImage:
-        tokens = module.encode_image(pixels, index, weights, mask)
+        tokens = module.encode_image(pixels, index, weights, mask, places)
         # Keys that depend on the image's place are made where it has one.
         nowhere = jnp.zeros(mask.shape, jnp.int32)
         tags = TokenTags(nowhere, nowhere, mask)

@@ -4,16 +4,19 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.look_buckets import for_any_look
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
-from visor_jax.inference.loading.crop_choice import crops_of, rule_for
+from visor_jax.inference.loading.crop_choice import rule_for
 from visor_jax.inference.routing.cascade_file import CascadeFile
+from visor_jax.look import crops_of
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
@@ -25,6 +28,7 @@ from visor_jax.models.decoder.token_reducer import (
 from visor_jax.models.vision.crop_features import reads_of
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
+from visor_jax.runtime.arguments import shown
 from visor_jax.token_reduction.registry import name_of
 
 Params = Any
@@ -64,14 +68,38 @@ class Network:
         """Returns the network that is shown some crops of every image, or all.
 
         Args:
-          crops, rule: see `crop_choice.crops_of` and `rule_for`, also for errors.
+          crops, rule: see `look.crops_of`, `crop_choice.rule_for`, also for errors.
         """
+        if isinstance(crops, str) and crops.startswith("auto"):
+            raise ValueError(
+                f"crops={shown(crops)} looks twice: ask `generate`, `chat` or "
+                "`generate_all` of a loaded model, or name the crops here."
+            )
         wanted = crops_of(crops)
         if wanted.is_all:
-            return self
+            if self.processor.looking is None:
+                return self
+            whole = dataclasses.replace(self.processor, looking=None)
+            return dataclasses.replace(self, processor=whole)
         found = rule_for(self.config, wanted, rule)
         processor = self.processor.looking_at(wanted, found)
         return dataclasses.replace(self, processor=processor)
+
+    def showing(self, crops: object, asked: Iterable[str | None]) -> "Network":
+        """Returns the network that is shown these crops, with buckets for all looks.
+
+        Args:
+          crops: None for those that it looks at. asked: by single requests.
+
+        Raises:
+          ValueError: as `looking_at`.
+        """
+        network = self if crops is None else self.looking_at(crops)
+        if all(each is None for each in asked):
+            return network
+        buckets = for_any_look(network.processor.buckets)
+        processor = dataclasses.replace(network.processor, buckets=buckets)
+        return dataclasses.replace(network, processor=processor)
 
     def cost(
         self, budget: Budget, *, first_look: Budget | None = None, **lengths: int | None

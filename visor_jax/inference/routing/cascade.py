@@ -46,7 +46,7 @@ class Cascade:
             if not isinstance(budget, Budget):
                 problem = f"{name}={shown(budget)} is no Budget: name it as {_FORM}."
                 raise ValueError(f"A cascade's {problem}")
-        object.__setattr__(self, "threshold", _checked_threshold(self.threshold))
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
         if self.first == self.second:
             raise ValueError(
                 f"A cascade looks again in another budget than {self.first.name}: give "
@@ -122,7 +122,8 @@ def check_ladder(budgets: BudgetSet) -> None:
         )
 
 
-def _checked_threshold(threshold: Any) -> float:
+def checked_threshold(threshold: Any) -> float:
+    """Returns a threshold as a number. Raises ValueError for one outside (0, 1]."""
     is_number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
     if is_number and 0 < threshold <= 1:
         return float(threshold)

@@ -130,6 +130,8 @@ def visor_of(answer: Answer, model: VLM, asked_budget: str) -> Json:
         "confidence": answer.confidence,
         "seconds": answer.seconds,
     }
+    if answer.looked_at is not None:
+        said["looked_at"] = answer.looked_at
     if answer.looks:
         said["looks"] = [
             {"budget": look.budget.name, "confidence": look.confidence}

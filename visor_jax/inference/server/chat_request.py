@@ -74,7 +74,8 @@ class ResponseFormat(_Known):
 class ChatRequest(_Known):
     """What a client asks.
 
-    budget, cost, top_k, repetition_penalty: VISOR's own (`extra_body` of the client).
+    budget, cost, crops, top_k, repetition_penalty: VISOR's own (`extra_body` of the
+    client).
     user: is taken and changes nothing.
     """
 
@@ -97,6 +98,7 @@ class ChatRequest(_Known):
     user: str | None = None
     budget: str | int | None = None
     cost: float | None = None
+    crops: str | int | None = None
     top_k: int | None = Field(None, ge=1)
     repetition_penalty: float | None = Field(None, gt=0)
 

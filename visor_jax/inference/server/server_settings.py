@@ -14,9 +14,10 @@ _SECONDS = ("seconds", "upload_seconds", "write_seconds")
 class ServerSettings:
     """The limits of a server.
 
-    name: of its model. budget: of requests that name none. sampling, stop: of those
-    that say nothing of it. most_requests: that are read, wait or are being answered;
-    one more is refused with 429. seconds: for an answer, from the request's head on.
+    name: of its model. budget: of requests that name none. look, sampling, stop: of
+    those that say nothing of it; look: the crops of an image, None for all.
+    most_requests: that are read, wait or are being answered; one more is refused with
+    429. seconds: for an answer, from the request's head on.
     upload_seconds: for a request's body. write_seconds: that a client may take to read
     what was sent to it. max_body_bytes: of a request. max_images: of a request.
     max_pixels: of an image. api_key: that requests must carry; None for none.
@@ -26,6 +27,7 @@ class ServerSettings:
 
     name: str
     budget: str
+    look: str | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     most_requests: int = 64

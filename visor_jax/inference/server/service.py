@@ -100,6 +100,8 @@ class Service:
             "visor": {
                 "budgets": list(self.budgets),
                 "budget": self.settings.budget,
+                "looks": ["all", *self.thread.engine.looks],
+                "look": self.settings.look or "all",
                 "max_new_tokens": self.thread.engine.config.new_tokens,
                 "fetches_urls": self.fetch is not None,
             },
@@ -111,6 +113,7 @@ def make_service(
     settings: ServerSettings,
     *,
     budgets: Sequence[str] = (),
+    looks: Sequence[str] = (),
     cost: float = 0.0,
     config: EngineConfig | None = None,
     buckets: Sequence[Bucket] | None = None,
@@ -122,8 +125,9 @@ def make_service(
 
     Args:
       budgets: names that requests may give, () for all that the network has (and
-        "auto", "cascade"); that of the settings is among them anyway. cost: with
-        "auto", of requests that say none.
+        "auto", "cascade"); that of the settings is among them anyway. looks: crops
+        that requests may say beside those of the settings. cost: with "auto", of
+        requests that say none.
       config: of the engine. buckets: whose programs are compiled before requests are
         taken; None for all. key: of random draws without a seed; None for other draws
         at every start. more_routes: see `Service`.
@@ -137,13 +141,15 @@ def make_service(
         router,
         cost=cost,
         budgets=[name for name in names if name not in (AUTO, router)],
+        crops=settings.look,
+        looks=looks,
         config=config,
         sampling=settings.sampling,
         key=secrets.randbits(31) if key is None else key,
         scored=True,
     )
     metrics = Metrics()
-    every = model.processor.buckets.all if buckets is None else buckets
+    every = engine.processor.buckets.all if buckets is None else buckets
     return Service(
         model=model,
         thread=EngineThread(engine, metrics, every),

@@ -155,8 +155,8 @@ class DecoderLayer(nn.Module):
     ) -> Float[Array, "B R V"]:
         """Returns how text tokens would look at the image in this layer's attention.
 
-        See `token_reducer.Look`. Only these rows are computed, and nothing of them is
-        used by the layer.
+        See `token_reducer.TextLook`. Only these rows are computed, and nothing of them
+        is used by the layer.
         """
         asked = text.take(rows)
         queries, keys = self.asking(asked), self.asked(image, text)

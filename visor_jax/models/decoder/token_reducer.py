@@ -42,7 +42,7 @@ class PositionRule(enum.Enum):
 
 
 @runtime_checkable
-class Look(Protocol):
+class TextLook(Protocol):
     """How text looks at the image in the layer that comes next.
 
     first: the tags of the image as the first layer saw it: its length is that of the
@@ -75,7 +75,7 @@ class Look(Protocol):
 
 
 class LayerLook(NamedTuple):
-    """The `Look` of one layer, by what the layer makes of both streams."""
+    """The `TextLook` of one layer, by what the layer makes of both streams."""
 
     weights: Callable[[Int[Array, "B R"]], Float[Array, "B R V"]]
     weights_by_head: Callable[[Int[Array, "B R"]], Float[Array, "B N R V"]]
@@ -84,15 +84,15 @@ class LayerLook(NamedTuple):
     notes: Any
 
     def __call__(self, rows: Int[Array, "B R"]) -> Float[Array, "B R V"]:
-        """Returns the attention of these tokens. See `Look`."""
+        """Returns the attention of these tokens. See `TextLook`."""
         return self.weights(rows)
 
     def by_head(self, rows: Int[Array, "B R"]) -> Float[Array, "B N R V"]:
-        """Returns it head by head. See `Look`."""
+        """Returns it head by head. See `TextLook`."""
         return self.weights_by_head(rows)
 
     def back(self) -> Float[Array, "B V"]:
-        """Returns what image tokens pay to text. See `Look`."""
+        """Returns what image tokens pay to text. See `TextLook`."""
         return self.weights_back()
 
 
@@ -127,7 +127,7 @@ class TokenReducer(Protocol):
         ...
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the image stream that this layer and those behind it see.
 
@@ -149,7 +149,7 @@ class TakesNotes(Protocol):
     noted: tuple[int, ...]
 
     def note(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Any:
         """Returns what is to be known of both streams from here on."""
         ...
@@ -193,7 +193,7 @@ class KeepAll:
         return crops
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the image as it is; never called, since there are no stages."""
         return image

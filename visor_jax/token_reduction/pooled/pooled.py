@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from visor_jax.models.config import CompressorConfig, VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.models.vision.crop_features import CropFeatures, PackedTokens
 from visor_jax.token_reduction.crop_method import NEWLINE_RULES, newlines_of
 from visor_jax.token_reduction.pooled.token_grid import TokenGrid
@@ -146,7 +146,7 @@ class Pooled(abc.ABC):
         return windows.means(hidden)[:, :, 0]
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the image as it is; never called, since there are no stages."""
         return image

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look, PositionRule
+from visor_jax.models.decoder.token_reducer import PositionRule, TextLook
 from visor_jax.models.vision.crop_features import CropFeatures
 from visor_jax.ops.masks import last_valid
 from visor_jax.token_reduction import solve
@@ -145,7 +145,7 @@ class LaterStage(CropMethod):
         return super(LaterStage, method).on_crops(crops)
 
     def scores(
-        self, text: TokenStream, image: TokenStream, look: Look
+        self, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Float[Array, "B V"]:
         """Returns how much each image token is worth to the text."""
         return look(last_valid(text.tags)[:, None])[:, 0]
@@ -155,7 +155,7 @@ class LaterStage(CropMethod):
         return 1
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the tokens of highest score."""
         scores = jax.lax.stop_gradient(self.scores(text, image, look))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look
+from visor_jax.models.decoder.token_reducer import TextLook
 from visor_jax.token_reduction.crops.repulsion import Repulsion
 from visor_jax.token_reduction.two_stages.later_stage import LaterStage, behind_image
 
@@ -39,7 +39,7 @@ class STS(LaterStage, Repulsion):
         self.check_choice("asking", ASKING)
 
     def scores(
-        self, text: TokenStream, image: TokenStream, look: Look
+        self, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Float[Array, "B V"]:
         """Returns how much those who ask look at each token."""
         if self.asking == "last":

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 from visor_jax.flops.account import look_flops
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
-from visor_jax.models.decoder.token_reducer import Look
+from visor_jax.models.decoder.token_reducer import TextLook
 from visor_jax.ops.attention_weights import BLOCK
 from visor_jax.token_reduction.crops.todre import ToDRE
 from visor_jax.token_reduction.two_stages.later_stage import LaterStage, behind_image
@@ -46,7 +46,7 @@ class ToDREBothStages(LaterStage, ToDRE):
         return late if self.decoder_layer is None else self.decoder_layer
 
     def on_stream(
-        self, layer: int, text: TokenStream, image: TokenStream, look: Look
+        self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns all tokens, none of them there where nobody looks any more."""
         goes = self.goes(text, image, look)
@@ -54,7 +54,7 @@ class ToDREBothStages(LaterStage, ToDRE):
         return image.replace(tags=image.tags.replace(valid=valid))
 
     def goes(
-        self, text: TokenStream, image: TokenStream, look: Look
+        self, text: TokenStream, image: TokenStream, look: TextLook
     ) -> Bool[Array, "B"]:
         """Returns whether both shares are below the threshold."""
         words, shown = behind_image(text, image), image.tags.valid

@@ -77,6 +77,22 @@ def test_a_look_is_that_of_a_prompt_with_these_crops(pools, grid, crops):
     np.testing.assert_array_equal(seen, 3 * digits)
 
 
+def test_phases_say_how_many_crops_their_steps_look_at(pools):
+    phases = ((0.5, "base"), (0.75, "all"), (1.0, "any"))
+    first = dataclasses.replace(LOOKS, crop_phases=phases)
+    batches = list(train_iterator(list(pools.values()), first, steps=16))
+    drawn = [drawn_count(2, step, (5, 10)[step % 2]) for step in range(12, 16)]
+    expected = [1] * 8 + [5, 10] * 2 + drawn
+    assert [batch.pixels.shape[1] for batch in batches] == expected
+    assert set(drawn) - {5, 10}
+    with pytest.raises(ValueError, match=r"crop_phases=.* are for any_crops"):
+        dataclasses.replace(SMALL, crop_phases=phases)
+    with pytest.raises(ValueError, match=r"crop_phases name \['some'\]"):
+        dataclasses.replace(LOOKS, crop_phases=((1.0, "some"),))
+    with pytest.raises(ValueError, match="crop_phases must end at ascending"):
+        dataclasses.replace(LOOKS, crop_phases=phases[:2])
+
+
 def test_pages_of_one_crop_have_nothing_to_draw():
     with pytest.raises(ValueError, match="any_crops"):
         PageDataSettings(any_crops=True)

@@ -6,17 +6,25 @@ the step and the row alone. There are three numbers of crops, and so few program
     base alone      1 crop     36 tokens     the same program for pages of both sizes
     base + 2        3 crops   120 tokens     the same
     all             5 or 10 crops
+
+Runs may have phases in which every step looks at the base view alone, or at all.
 """
 
 import numpy as np
 
+BASE, ALL, ANY = CROPS_OF_STEPS = ("base", "all", "any")
 _FEW = 3
 # Apart from each other and from the draw of pages and questions.
 _COUNT, _WHICH = 1, 2
 
 
-def drawn_count(seed: int, step: int, crops: int) -> int:
-    """Returns how many of a page's crops a step looks at."""
+def drawn_count(seed: int, step: int, crops: int, phase: str = ANY) -> int:
+    """Returns how many of a page's crops a step looks at.
+
+    phase: one of `CROPS_OF_STEPS`.
+    """
+    if phase != ANY:
+        return 1 if phase == BASE else crops
     counts = [count for count in (1, _FEW) if count < crops] + [crops]
     return int(np.random.default_rng([seed, step, _COUNT]).choice(counts))
 

@@ -1,8 +1,8 @@
 """Draws one tiled page: 2 x 2 or 3 x 3 tiles of 48 pixels, each a crop of the tower.
 
-    +------------------------+   24-pixel cells: a handwritten digit on the left and one
-    |   digit       digit    |   on the right, one of the page with a white bar below;
-    |   (mark)               |   under them a dark shape, or none.
+    +------------------------+   a handwritten digit on the left and one on the right,
+    | digit       digit      |   whole patches each; one of the page with a white bar
+    | (mark)                 |   below; under them a dark shape, or none.
     |         shape          |   Every tile of a page has a colour of its own.
     +------------------------+
 
@@ -10,8 +10,10 @@ Digits are printed as a screen: where there is ink, pixels are brighter and dark
 the tile in turn, like the squares of a chess board. At full resolution that is as
 legible as any ink. A view that is reduced with antialiasing to half or a third averages
 over the squares and shows the plain tile: colours, shapes and places stay, digits are
-gone. Plain small digits are not: handwriting of 8 x 8 pixels is still legible to a
-classifier at half of that. Needs NumPy only, so that drawing processes start fast.
+gone. A faint screen all over the page goes with them: by it a patch of a tile is told
+from its like in the base view, where layers without positions look. Plain small digits
+would not go: handwriting of 8 x 8 pixels is still legible to a classifier at half of
+that. Needs NumPy only, so that drawing processes start fast.
 """
 
 import functools
@@ -23,12 +25,15 @@ from visor_jax.data.pages.tiles.facts import draw_record
 from visor_jax.data.pages.tiles.words import COLOURS, SHAPES
 
 # Part of a pool's cache key: raise it whenever a page would come out differently.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 3
 
 TILE = 48
 CELL = 24
 # Of the screen, to both sides of the tile's colour, which leaves room for it.
-_SCREEN = np.float32(80)
+_SCREEN = np.float32(60)
+# Of the same screen all over the page: a patch tells whether it is seen close up. Both
+# together are cut off nowhere: what is cut off would not average out.
+_GRAIN = np.float32(20)
 _TINTS = np.array(
     [
         (170, 85, 85),  # red
@@ -71,11 +76,10 @@ def _paint_tile(
     handwriting: Handwriting,
     rng: np.random.Generator,
 ) -> None:
-    region[:] = _TINTS[record["colours"][tile]]
+    region[:] = _TINTS[record["colours"][tile]] + _GRAIN * screen()[:, :, None]
     for side, digit in enumerate(record["digits"][tile].tolist()):
         scans = handwriting.glyphs[digit]
-        y, x = rng.integers(2, CELL - GLYPH_SIZE - 1, 2).tolist()
-        x += side * CELL
+        y, x = CELL - GLYPH_SIZE, side * CELL
         place = np.s_[y : y + GLYPH_SIZE, x : x + GLYPH_SIZE]
         coverage = scans[rng.integers(len(scans))] * screen()[place]
         region[place] += _SCREEN * coverage[:, :, None]

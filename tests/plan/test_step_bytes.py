@@ -67,13 +67,14 @@ def test_the_compiler_reserves_what_was_planned_for_half_a_billion(dtype):
 
 
 def test_planning_seven_billion_parameters_allocates_nothing():
-    before = len(jax.live_arrays())
+    # Kept, so that none of other tests goes meanwhile.
+    before = jax.live_arrays()
     run = read_settings(universal.get_config("llava_ov_7b"), data_needed=False)
     bucket = largest_bucket(run)
     shape = BatchShape(rows=64, **dataclasses.asdict(bucket))
     plan = Plan(run=run, mesh=planned_mesh(1, 64, 1), shape=shape)
     planned = bytes_of(plan)
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) == len(before)
     # Parameters and two moments, float32, over 64 devices.
     flat = flax.traverse_util.flatten_dict(plan.state().params)
     count = sum(x.size for x in flat.values())

@@ -39,6 +39,14 @@ def sample(height, width, words="Why?"):
     return PROCESSOR.prompt(question(words), images=[image])
 
 
+def test_records_of_runs_from_before_stay_as_they_are():
+    bucket = Bucket(crops=1, image_tokens=8, text_tokens=4)
+    before = {"crops": 1, "image_tokens": 8, "text_tokens": 4, "corners": 1}
+    assert bucket.lengths() == before
+    told = dataclasses.replace(bucket, gaps=True)
+    assert told.lengths() == {**before, "gaps": True}
+
+
 def forward(batch):
     params = tiny.params_of(NETWORK)
     return _forward(params, batch)

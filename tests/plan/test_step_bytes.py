@@ -71,7 +71,7 @@ def test_planning_seven_billion_parameters_allocates_nothing():
     before = jax.live_arrays()
     run = read_settings(universal.get_config("llava_ov_7b"), data_needed=False)
     bucket = largest_bucket(run)
-    shape = BatchShape(rows=64, **dataclasses.asdict(bucket))
+    shape = BatchShape(rows=64, **bucket.lengths())
     plan = Plan(run=run, mesh=planned_mesh(1, 64, 1), shape=shape)
     planned = bytes_of(plan)
     assert len(jax.live_arrays()) == len(before)

@@ -47,6 +47,11 @@ class Bucket:
         if self.corners not in (1, CORNERS):
             raise ValueError(f"{self}: corners must be 1 or {CORNERS}.")
 
+    def lengths(self) -> dict[str, int]:
+        """Returns what records of a run say; of `gaps`, which came later, if true."""
+        fields = dataclasses.asdict(self)
+        return fields if self.gaps else {k: v for k, v in fields.items() if k != "gaps"}
+
     def holds(self, sample: Sample) -> bool:
         return (
             sample.num_crops <= self.crops

@@ -74,7 +74,7 @@ def _digest(
 ) -> str:
     facts = {
         "version": _VERSION,
-        "buckets": [dataclasses.asdict(bucket) for bucket in buckets],
+        "buckets": [bucket.lengths() for bucket in buckets],
         "settings": dataclasses.asdict(settings),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

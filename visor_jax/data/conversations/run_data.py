@@ -103,7 +103,7 @@ class RunData:
             "samples": len(self.lengths),
             "dropped": self.plan.dropped,
             "batches": [
-                {**dataclasses.asdict(bucket), "batches": count}
+                {**bucket.lengths(), "batches": count}
                 for bucket, count in by_bucket.items()
             ],
         }
@@ -205,7 +205,7 @@ def _digest(
             "sets": [[e.manifest.checksum, e.strategy] for e in mixture],
             "processor": processor,
             "pad": buckets.pad_id,
-            "buckets": [dataclasses.asdict(bucket) for bucket in buckets.all],
+            "buckets": [bucket.lengths() for bucket in buckets.all],
             **decides,
         }
     )

@@ -220,8 +220,13 @@ def test_own_layers_replace_those_of_the_variant():
         ({"model.variant": "mini"}, "set model.variant to 'mini_tiles'"),
         ({"tower.steps": 5}, "tower.steps=5"),
         ({"data.pages.kind": "digits"}, "any_crops"),
+        ({"data.pages.any_crops": False}, "crop_phases=.*are for any_crops=True"),
         (
-            {"data.pages.kind": "digits", "data.pages.any_crops": False},
+            {
+                "data.pages.kind": "digits",
+                "data.pages.any_crops": False,
+                "data.pages.crop_phases": ((1.0, "any"),),
+            },
             "Unknown tasks",
         ),
     ],

@@ -27,7 +27,7 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     config.preset = "easy_vqa"
     config.task = "universal"
     config.label = preset
-    config.model.variant = "mini_pictures"
+    config.model.variant = "mini_short_pictures"
     config.data = _data()
     # The mini network's tower is taught on drawn pages, this one's with the rest.
     del config.tower
@@ -35,7 +35,7 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     config.objective.reading_weight = 0.0
     config.loop.steps = _STEPS
     if preset == "dense":
-        config.model = {"variant": "mini_pictures", "plan": "dense"}
+        config.model = {"variant": "mini_short_pictures", "plan": "dense"}
         config.budgets = ("all",)
         # A dense step takes longer, reckoned by its FLOPs: about the same time in all.
         config.loop.steps = _STEPS * 22 // 36

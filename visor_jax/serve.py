@@ -60,6 +60,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visor_jax.budget_names import split_names
+from visor_jax.look import split_looks
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.runtime.user_error import UserError
 
@@ -160,7 +161,7 @@ def _service(options: Any) -> "Service":
         model,
         settings,
         budgets=names_of_list(options.budgets),
-        looks=options.looks,
+        looks=looks_of_list(options.looks),
         cost=options.cost,
         config=dataclasses.replace(config, tokens_per_turn=options.tokens_per_turn),
         buckets=_buckets(options, model),
@@ -168,6 +169,11 @@ def _service(options: Any) -> "Service":
         fetch=_fetch(options, settings.max_body_bytes),
         more_routes=[_looks(model)],
     )
+
+
+def looks_of_list(said: Sequence[str]) -> list[str]:
+    """Returns the crops that --looks names; commas of a name stay with it."""
+    return split_looks(",".join(said)) if said else []
 
 
 def names_of_list(said: Sequence[str]) -> list[str]:
@@ -206,7 +212,7 @@ def _looks(model: Any) -> Any:
 def _buckets(options: Any, model: Any) -> Any:
     from visor_jax.inference.loading.engine_looks import engine_looks
 
-    shown = engine_looks(model.network, options.look, options.looks)
+    shown = engine_looks(model.network, options.look, looks_of_list(options.looks))
     buckets = answer_flags.warmed_buckets(options, shown.processor.buckets)
     return buckets if options.warm_up else []
 

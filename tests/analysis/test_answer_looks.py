@@ -10,6 +10,7 @@ from tests.inference.server import served
 from visor_jax.analysis.answer_looks import answer_looks, answer_times
 from visor_jax.analysis.cross_attention_maps import cross_attention_maps
 from visor_jax.analysis.image_places import ImagePlaces
+from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
@@ -47,7 +48,7 @@ def test_every_token_looks_as_it_does_when_it_is_written(budget):
     assert found.layers == (0, 2)
     assert "".join(found.tokens) == ANSWER
     settings = model.processor.buckets.image_settings
-    places = ImagePlaces.of(*SIZE, settings, crops=3)
+    places = ImagePlaces.of(*SIZE, settings, crops=range(3))
     assert found.maps.shape == (2, len(ANSWER), *places.shape)
     assert places.shape[1] > settings.patches_per_side
     exact = np.zeros(found.maps.shape)
@@ -68,6 +69,20 @@ def test_every_token_looks_as_it_does_when_it_is_written(budget):
         found.shown, exact.sum(axis=(2, 3)).mean(axis=1), rtol=1e-4
     )
     assert np.abs(np.diff(exact, axis=1)).max() > 1e-3
+
+
+def test_looks_are_over_the_crops_that_the_request_names():
+    model, options = served.model(), AnswerOptions(crops="base")
+    asked = dataclasses.replace(REQUEST, options=options)
+    base = VisorModel(model.network.looking_at("base"))
+    found, expected = (
+        answer_looks(each, request, "So", "all")
+        for each, request in ((model, asked), (base, REQUEST))
+    )
+    settings = model.processor.buckets.image_settings
+    places = ImagePlaces.of(*SIZE, settings, crops=(0,))
+    assert found.maps.shape[2:] == places.shape
+    np.testing.assert_array_equal(found.maps, expected.maps)
 
 
 def test_what_has_no_looks_is_refused():

@@ -86,7 +86,7 @@ def masses_of(index, weights, settings):
 def test_a_map_is_that_of_the_pixels_under_each_patch(size):
     index = anyres_patch_index(*size, SETTINGS)
     weights = np.random.default_rng(3).uniform(size=index.count)
-    places = ImagePlaces.of(*size, SETTINGS, crops=index.crops)
+    places = ImagePlaces.of(*size, SETTINGS, crops=range(index.crops))
     found = places.map(weights, batch_of(index), 0)
     masses = masses_of(index, weights, SETTINGS)
     # Pixels are whole and edges are not: finer pictures, closer maps.
@@ -96,7 +96,7 @@ def test_a_map_is_that_of_the_pixels_under_each_patch(size):
     wanted = placed(masses, *large, SETTINGS, found.shape)
     np.testing.assert_allclose(found.sum(), masses.sum(), rtol=1e-5)
     assert np.abs(found - wanted).mean() < 0.08 * wanted.mean()
-    turned = ImagePlaces.of(*size[::-1], SETTINGS, crops=index.crops)
+    turned = ImagePlaces.of(*size[::-1], SETTINGS, crops=range(index.crops))
     if index.crops > 2 and size[0] != size[1]:
         other = turned.map(weights, batch_of(index), 0).T
         assert other.shape != found.shape or np.abs(other - wanted).mean() > 0.2 * (
@@ -119,7 +119,7 @@ def test_what_is_bright_in_the_crops_is_bright_at_its_place(settings, place):
     seen = crops[:, : side * size, : side * size, 0]
     bright = seen.reshape(len(crops), side, size, side, size).mean(axis=(2, 4))
     index = anyres_patch_index(height, width, settings)
-    places = ImagePlaces.of(height, width, settings, crops=len(crops))
+    places = ImagePlaces.of(height, width, settings, crops=range(len(crops)))
     tokens = np.where(index.index == NEWLINE, 0, index.index)
     weights = bright.reshape(-1)[tokens]
     if index.weights is not None:
@@ -139,15 +139,24 @@ def test_what_is_bright_in_the_crops_is_bright_at_its_place(settings, place):
 
 def test_the_whole_image_alone_is_a_map_of_its_patches():
     index = anyres_patch_index(56, 56, SETTINGS)
-    places = ImagePlaces.of(56, 80, SETTINGS, crops=1)
+    places = ImagePlaces.of(56, 80, SETTINGS, crops=(0,))
     weights = np.zeros(index.count)
     weights[:16] = np.arange(16)
     found = places.map(weights, batch_of(index), 0)
     np.testing.assert_allclose(found, np.arange(16).reshape(4, 4), rtol=1e-6)
 
 
+def test_chosen_tiles_lie_where_they_do_among_all():
+    settings = ImageSettings(pinpoints=((384 * 2, 384 * 2),))
+    every = ImagePlaces.of(768, 768, settings, crops=range(5))
+    chosen = ImagePlaces.of(768, 768, settings, crops=(0, 2, 3))
+    for some, all_ in ((chosen.down, every.down), (chosen.across, every.across)):
+        np.testing.assert_array_equal(some, all_[[0, 2, 3]])
+        assert (some != all_[:3]).any()
+
+
 def test_maps_are_no_finer_than_can_be_seen():
     settings = ImageSettings(pinpoints=((384 * 2, 384 * 6),))
-    places = ImagePlaces.of(768, 2304, settings, crops=13)
+    places = ImagePlaces.of(768, 2304, settings, crops=range(13))
     assert places.shape == (MOST_CELLS, MOST_CELLS)
-    assert ImagePlaces.of(768, 2304, settings, crops=1).shape == (27, 27)
+    assert ImagePlaces.of(768, 2304, settings, crops=(0,)).shape == (27, 27)

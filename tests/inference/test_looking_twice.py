@@ -44,7 +44,7 @@ def model(folder):
 
 def prompt_of(model, request, budget=None):
     return LookedPrompt(
-        network=model.network.showing(None, ["all"]),
+        network=model.network.looking_at("base"),
         request=request,
         budget=model.budget(budget),
         max_new_tokens=COUNT,
@@ -161,6 +161,9 @@ def test_what_cannot_be_looked_at_twice(model):
         calibrated_looks(
             model.network, [Request("Why?")], model.budget(), max_new_tokens=2
         )
+    for how, wrong in (({"cost": 1.0}, "cost"), ({"batch_size": 0}, "batch_size=0")):
+        with pytest.raises(ValueError, match=wrong):
+            model.generate_all([REQUESTS[0]], crops="auto@0.5", **how)
     # Text alone is looked at as it is.
     plain = model.generate(prompt="Why?", max_new_tokens=2)
     assert model.generate(prompt="Why?", max_new_tokens=2, crops="auto@1") == plain

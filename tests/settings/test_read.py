@@ -233,7 +233,11 @@ def test_own_layers_replace_those_of_the_variant():
 )
 def test_tiled_pages_need_a_network_of_their_form(changes, message):
     config = universal.get_config("tiles")
-    assert read_settings(config).data.pages.kind == "tiles"
+    run = read_settings(config)
+    assert run.data.pages.kind == "tiles"
+    # Its steps draw crops, so it is right at any: `looking_at` asks the network.
+    assert run.model.any_crops
+    assert not read_settings(universal.get_config()).model.any_crops
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         read_settings(config)

@@ -67,6 +67,7 @@ def answer_looks(
         answer without tokens, or more than MOST_TOKENS; a request about other than one
         image, or what `generate` would refuse.
     """
+    model = _shown_crops(model, request)
     check_keeps_all(model.network)
     if not model.config.plan.cross_layers:
         raise ValueError(
@@ -113,6 +114,7 @@ def answer_times(
     Raises:
       ValueError: as `VisorModel.batch` and `latency`.
     """
+    model = _shown_crops(model, request)
     batch = model.processor.batch(model.processor.sample(request, room=new_tokens))
     config = dense(model.config)
     everything = Budget.all(config.plan)
@@ -133,13 +135,20 @@ def answer_times(
     return {name: _median([each[name] for each in rounds]) for name in asked}
 
 
+def _shown_crops(model: VisorModel, request: Request) -> VisorModel:
+    """Returns the model that looks at the crops which the request names, if any."""
+    crops = request.options.crops
+    return model if crops is None else VisorModel(model.network.looking_at(crops))
+
+
 def _places(model: VisorModel, request: Request, prompt: Sample) -> ImagePlaces:
     """Returns where the crops of a request's only image lie in it."""
     carried = media(request.messages(), "image", fetch=model.processor.prompts.fetch)
     (image,) = carried or request.images or ()
     pixels = read_image(image, fetch=model.processor.prompts.fetch)
     settings = model.processor.buckets.image_settings
-    return ImagePlaces.of(*pixels.shape[:2], settings, crops=prompt.num_crops)
+    crops = range(prompt.num_crops) if prompt.looked_at is None else prompt.looked_at
+    return ImagePlaces.of(*pixels.shape[:2], settings, crops=crops)
 
 
 def _median(measured: Sequence[Latency]) -> Latency:

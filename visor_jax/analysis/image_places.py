@@ -14,6 +14,7 @@ crops; what lies on padding alone, and on learned newlines, shows nothing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -40,15 +41,15 @@ class ImagePlaces:
 
     @classmethod
     def of(
-        cls, height: int, width: int, settings: ImageSettings, *, crops: int
+        cls, height: int, width: int, settings: ImageSettings, *, crops: Sequence[int]
     ) -> "ImagePlaces":
         """Returns the places of an image that was read as `anyres` does.
 
         Args:
-          height, width: of the image, upright. crops: how many were read: 1 for the
-            whole image alone.
+          height, width: of the image, upright. crops: which were read, ascending:
+            (0,) for the whole image alone.
         """
-        boxes = _crop_boxes(height, width, settings)[:crops]
+        boxes = _crop_boxes(height, width, settings)[list(crops)]
         # As fine as the tiles' patches are in the image.
         finest = np.abs(boxes[-1, :, 1] - boxes[-1, :, 0]) * _seen(settings)
         sides = np.rint(settings.patches_per_side / finest).astype(int)

@@ -10,7 +10,7 @@ from visor_jax.data.pages.questions import TASK_NAMES
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.evals.pages.benchmark import PageBenchmark, check_reads_pages
-from visor_jax.inference.batch_answers import samples_of
+from visor_jax.inference.batch_answers import samples_for
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import read_requests
 from visor_jax.inference.loading.network import Network
@@ -61,7 +61,7 @@ def calibration_samples(
     samples, wrong = [], []
     for request in requests:
         try:
-            samples += samples_of(network.processor, [request], room=1)
+            samples += samples_for(network, [request], room=1)
         except ValueError as error:
             wrong.append(f"line {request.draw}: {error}")
     if wrong:

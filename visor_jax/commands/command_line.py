@@ -17,8 +17,6 @@ prints, 1 anything else. What counts as known, and is told in one line: `failure
 
 import contextlib
 import gc
-import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -205,7 +203,7 @@ def _leave_quietly() -> NoReturn:
 
 def _prepare_streams() -> None:
     terminal.show_everything()
-    _quieten_libraries()
+    terminal.quieten_libraries()
 
 
 def _parsed_flags(argv: list[str]) -> list[str]:
@@ -282,21 +280,3 @@ def _from_user_code(error: BaseException) -> bool:
             return True
         traceback = traceback.tb_next
     return False
-
-
-class _PlainHandler(logging.Handler):
-    """Prints the bare message to what is stderr now; a progress bar replaces it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
-def _quieten_libraries() -> None:
-    """Leaves stderr to this project: libraries speak only of errors."""
-    # Read by the native libraries when they start, so before any device is touched.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    own = logging.getLogger("visor_jax")
-    own.handlers[:] = [_PlainHandler()]
-    own.setLevel(logging.INFO)
-    own.propagate = False

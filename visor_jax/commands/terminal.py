@@ -1,6 +1,7 @@
-"""The streams of a command: what they cannot show, and who no longer listens."""
+"""The streams of a command: what they cannot show, who speaks, who listens."""
 
 import contextlib
+import logging
 import os
 import select
 import sys
@@ -19,6 +20,24 @@ def show_everything() -> None:
         # A stream that something else took the place of, or that is closed, has none.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _PlainHandler(logging.Handler):
+    """Prints the bare message to what is stderr now; a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def quieten_libraries() -> None:
+    """Leaves stderr to this project: libraries speak only of errors."""
+    # Read by the native libraries when they start, so before any device is touched.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    own = logging.getLogger("visor_jax")
+    own.handlers[:] = [_PlainHandler()]
+    own.setLevel(logging.INFO)
+    own.propagate = False
 
 
 def nobody_reads() -> bool:

@@ -63,7 +63,7 @@ from visor_jax.runtime import output_place
 from visor_jax.runtime.progress import Progress
 
 # The network whose files they are: configs/easy_vqa.py.
-VARIANT = "mini_pictures"
+VARIANT = "mini_short_pictures"
 
 
 def convert_easy_vqa(

@@ -32,11 +32,6 @@ def ladder_shapes(
     return shapes
 
 
-def look_shapes(settings: ImageSettings, crops: int) -> list[tuple[int, int]]:
-    """Returns (crops, most image tokens) of looks at up to so many crops."""
-    return [(n, look_tokens(settings, n)) for n in crop_rungs(crops)]
-
-
 def look_tokens(settings: ImageSettings, crops: int) -> int:
     """Returns the most image tokens of a look at so many crops of an image.
 

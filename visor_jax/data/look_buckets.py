@@ -20,10 +20,7 @@ def for_any_look(buckets: Buckets, *, multiple: int = MULTIPLE) -> Buckets:
       multiple: image tokens are rounded up to a multiple of this.
     """
     most = max(bucket.crops for bucket in buckets.all)
-    tokens = {
-        count: -(-look_tokens(buckets.image_settings, count) // multiple) * multiple
-        for count in crop_rungs(most)
-    }
+    tokens = _most_tokens(buckets, crop_rungs(most), multiple)
     return _joined(buckets, _of_crops(buckets, tokens, (False,)))
 
 
@@ -35,20 +32,25 @@ def for_looks(
     Itself for looks at all crops. A base view has no gaps, other tiles may have some.
     """
     most = max(bucket.crops for bucket in buckets.all)
-    longest = max(bucket.image_tokens for bucket in buckets.all)
     counts = {min(look.count + 1, most) for look in looks if not look.is_all}
-    # Fewer crops have no more tokens than all; a longer bucket would never be chosen.
-    tokens = {
-        count: min(
-            -(-look_tokens(buckets.image_settings, count) // multiple) * multiple,
-            longest,
-        )
-        for count in sorted({1, *counts} if counts else ())
-    }
+    tokens = _most_tokens(buckets, sorted({1, *counts} if counts else ()), multiple)
     base = {count: length for count, length in tokens.items() if count == 1}
     tiles = {count: length for count, length in tokens.items() if count > 1}
     more = _of_crops(buckets, base, (False,)) + _of_crops(buckets, tiles, (False, True))
     return _joined(buckets, more)
+
+
+def _most_tokens(
+    buckets: Buckets, counts: Iterable[int], multiple: int
+) -> dict[int, int]:
+    """Returns the image tokens of a bucket for each number of crops."""
+    settings = buckets.image_settings
+    # Fewer crops have no more tokens than all; a longer bucket would never be chosen.
+    longest = max(bucket.image_tokens for bucket in buckets.all)
+    return {
+        count: min(-(-look_tokens(settings, count) // multiple) * multiple, longest)
+        for count in counts
+    }
 
 
 def _of_crops(

@@ -6,7 +6,7 @@ from pathlib import Path
 from visor_jax.data.conversations.manifest import is_converted
 from visor_jax.data.conversations.mixture import is_mixture
 from visor_jax.data.conversations.training_batches import ReadingSettings
-from visor_jax.data.pages.settings import PageDataSettings
+from visor_jax.data.pages.settings import CAME_LATER, PageDataSettings
 from visor_jax.data.prompts.token_layout import SUPERVISIONS
 
 PAGES, CONVERSATIONS = "pages", "conversations"
@@ -51,7 +51,7 @@ class DataSettings:
     text_lengths: tuple[int, ...] = (256, 1024, 4096)
     max_images: int = 8
     pack: bool = True
-    any_crops: bool = False
+    any_crops: bool = dataclasses.field(default=False, metadata=CAME_LATER)
     workers: int = 0
     threads: int = 2
     max_bad_records: int = 0
@@ -64,6 +64,13 @@ class DataSettings:
         if self.kind == CONVERSATIONS:
             self._check_choices()
             self.reading()
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether steps look at drawn crops, of images or of drawn pages."""
+        if self.kind == PAGES:
+            return self.pages is not None and self.pages.any_crops
+        return self.any_crops
 
     def reading(self, *, workers: int | None = None) -> ReadingSettings:
         """Returns how batches are read, by other workers if their number is given.

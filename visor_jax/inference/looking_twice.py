@@ -45,8 +45,8 @@ from visor_jax.inference.generation.second_look import (
     first_look,
     second_look,
 )
-from visor_jax.inference.loading.crop_choice import rule_for
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.routing.cascade import Cascade
 from visor_jax.inference.routing.look_cascade import LookCascade
 from visor_jax.look import BASE
 
@@ -71,7 +71,8 @@ class LookAnswer:
 class LookedPrompt:
     """One prompt, to be looked at once or twice; `second` goes on from `first`.
 
-    key: of its random draws, one row.
+    network: that looks at the base view (`Network.looking_at`). key: of its random
+    draws, one row.
     """
 
     network: Network
@@ -106,7 +107,7 @@ class LookedPrompt:
         """
         whole, change = self._whole, self._difference
         seen = self._first[1]
-        if self._rule is CropRule.ALONE:
+        if self._looking.rule is CropRule.ALONE:
             # The text, and a token beside the base view, stood elsewhere.
             seen = seen.replace(keys=(None,) * len(seen.keys))
         parts = self.network.vlm, self.network.params, seen, change, self.budget
@@ -117,10 +118,8 @@ class LookedPrompt:
         )
 
     @property
-    def _rule(self) -> CropRule:
-        # Said once, where the base view is made.
-        any_crops = self.network.config.any_crops
-        return CropRule.AS_ALL if any_crops else CropRule.ALONE
+    def _looking(self) -> Looking:
+        return self.network.processor.looking
 
     @property
     def _text(self) -> dict[str, int]:
@@ -133,14 +132,7 @@ class LookedPrompt:
 
     @functools.cached_property
     def _base(self) -> Sample:
-        if not self.has_tiles:
-            return self._whole
-        buckets = self.network.processor.buckets
-        rule = rule_for(self.network.config, BASE)
-        looking = Looking(
-            crops=BASE, rule=rule, patches_per_crop=buckets.patches_per_crop
-        )
-        return looking.sample(self._whole)
+        return self._looking.sample(self._whole)
 
     @functools.cached_property
     def _first(self) -> tuple[Prefilled, SeenImage]:
@@ -177,7 +169,7 @@ class LookedPrompt:
 
     def _second_cost(self, missing: int) -> Account:
         config, seen = self.network.config, _lengths(self._whole)
-        if self._rule is CropRule.ALONE:
+        if self._looking.rule is CropRule.ALONE:
             lengths = dataclasses.replace(seen, crops=missing)
             return look_account(config, self.budget, lengths, **self._text)
         change = self._difference
@@ -232,7 +224,7 @@ def look_texts(
     network: Network,
     requests: Sequence[Request],
     cascade: str | LookCascade,
-    budget: str | Budget | None,
+    budgets: Sequence[Budget | Cascade | None],
     *,
     max_new_tokens: int,
     sampling: Sampling,
@@ -244,8 +236,8 @@ def look_texts(
     Arguments are those of `answer_samples`; a request's options go before them.
 
     Raises:
-      ValueError: for no cascade over looks, a request that names its crops, a budget
-        that is no single one of the network's, and as `answered_looks`.
+      ValueError: for no cascade over looks, a request that names its crops or whose
+        budget is to be chosen, and as `answered_looks`.
     """
     if isinstance(cascade, str):
         cascade = LookCascade.of_name(cascade)
@@ -256,15 +248,20 @@ def look_texts(
             f"Requests {named} name their crops, and crops={cascade.name!r} chooses "
             "them: leave one of both out."
         )
+    if not all(isinstance(each, Budget) for each in budgets):
+        raise ValueError(
+            f"crops={cascade.name!r} looks twice in one budget: name it, and leave "
+            "'auto' and cascades of budgets out."
+        )
     settings = [each.sampling or sampling for each in options]
     keys = keys_of_samples(key, options, settings)
-    network = network.showing(None, [cascade.name])
+    network = network.looking_at(BASE)
     found = []
     for i, (request, said) in enumerate(zip(requests, options, strict=True)):
         prompt = LookedPrompt(
             network=network,
             request=request,
-            budget=network.budgets.find(said.budget or budget),
+            budget=budgets[i],
             max_new_tokens=said.max_new_tokens or max_new_tokens,
             sampling=settings[i],
             key=None if keys is None else keys[i : i + 1],

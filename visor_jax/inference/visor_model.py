@@ -124,9 +124,11 @@ class VisorModel:
         how = {"sampling": checked.sampling_of(sampling), "key": checked.key_of(key)}
         count, asked = self._count(max_new_tokens), checked.requests_of(requests)
         how |= {"max_new_tokens": count, "stop": AnswerOptions(stop=stop).stop}
-        if is_look_cascade(crops):
-            return look_texts(self.network, asked, crops, budget, **how)
+        size = whole_number(batch_size, "batch_size", least=1)
         options = [each.options for each in asked]
+        if is_look_cascade(crops):
+            budgets = self._choice.named(len(asked), budget, cost, options)
+            return look_texts(self.network, asked, crops, budgets, **how)
         model = self._showing(crops, options)
         samples = samples_for(model.network, asked, room=count)
         return answer_samples(
@@ -134,7 +136,7 @@ class VisorModel:
             model.processor,
             samples,
             model._choice.named(len(samples), budget, cost, options),
-            batch_size=whole_number(batch_size, "batch_size", least=1),
+            batch_size=size,
             **{"cost": cost, "options": options, **how},
         )
 

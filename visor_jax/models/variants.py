@@ -2,8 +2,8 @@
 
 `llava_ov_0p5b` and `llava_ov_7b` have the exact shapes of the published LLaVA-OneVision
 checkpoints. `mini` is the same network small enough to learn to read a page on two CPU
-cores (the embedded benchmark), `mini_short` one that learns in minutes; `mini_pictures`
-is that for small pictures.
+cores (the embedded benchmark), `mini_short` one that learns in minutes;
+`mini_short_pictures` is that for small pictures.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def mini_short() -> VLMConfig:
     return mini().replace(plan=plan)
 
 
-def mini_pictures() -> VLMConfig:
+def mini_short_pictures() -> VLMConfig:
     """Returns `mini_short` in LLaVA-OneVision's form, for pictures of 64 pixels.
 
     105 image tokens: 49 of the whole picture, 56 of its one tile with its newlines.
@@ -167,7 +167,7 @@ def visor_plan(num_layers: int) -> LayerPlan:
 VARIANTS: dict[str, Callable[[], VLMConfig]] = {
     "mini": mini,
     "mini_short": mini_short,
-    "mini_pictures": mini_pictures,
+    "mini_short_pictures": mini_short_pictures,
     "mini_tiles": mini_tiles,
     "llava_ov_0p5b": llava_ov_0p5b,
     "llava_ov_7b": llava_ov_7b,

@@ -75,7 +75,7 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
     model = asked.build()
     budgets = BudgetSet.parse(fields["budgets"], model.plan)
     shared = _shared(sections, fields)
-    if shared["data"].any_crops:
+    if shared["data"].draws_crops:
         model = model.replace(any_crops=True)
     phases = tuple(
         SchedulePhase(end, weights) for end, weights in fields["budget_phases"]
@@ -145,10 +145,10 @@ def _policy(fields: dict[str, Any]) -> PolicySettings:
             f"data.supervision={data.supervision!r}: a policy decides before the first "
             "answer, so only the assistant's words may count: set 'assistant'."
         )
-    if data.any_crops:
+    if data.draws_crops:
         raise ValueError(
-            "data.any_crops=True: a policy learns which budget, of whole images; leave "
-            "it False."
+            "any_crops=True: a policy learns which budget, of whole images; leave it "
+            "False, in data and in data.pages."
         )
     if shared["optimizer"].accumulate > 1:
         raise ValueError("A policy's batch is not split: leave optimizer.accumulate 1.")

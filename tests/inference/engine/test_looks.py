@@ -127,6 +127,16 @@ def test_requests_say_their_crops_in_one_call():
         assert text == model().generate(request.images, request.prompt, **said)
 
 
+def test_a_look_of_all_requests_brings_the_programs_of_one_that_some_ask_for():
+    of_all, of_some, of_none = (
+        model().engine("none", config=SMALL, **how).processor.buckets.all
+        for how in ({"crops": "base"}, {"looks": ["base"]}, {})
+    )
+    assert of_all == of_some
+    assert {bucket.crops for bucket in of_all} == {1, BUCKET.crops}
+    assert {bucket.crops for bucket in of_none} == {BUCKET.crops}
+
+
 def test_what_an_engine_was_not_told_of_is_an_error():
     engine = model().engine("none", crops="base", config=SMALL)
     options = AnswerOptions(crops=2)

@@ -121,10 +121,19 @@ def test_an_error_comes_behind_what_was_told(tells_pieces, before):
     assert (error.status_code, error.code) == (504, "deadline_exceeded")
 
 
-def test_nobody_is_woken_where_the_loop_has_ended():
-    async def run():
+def test_a_loop_that_has_ended_is_left_alone_and_others_are_told():
+    async def made():
         return stream()
 
-    each = asyncio.run(run())
-    each.finish(answer(SEVEN))
-    tell_news([each])
+    ended = asyncio.run(made())
+
+    async def run():
+        each = stream()
+        for one in (ended, each):
+            one.finish(answer(SEVEN))
+        tell_news([ended, each])
+        return await told(each)
+
+    batches, error = asyncio.run(run())
+    assert (texts(batches), error) == ([["7"]], None)
+    assert ended._batches.empty()

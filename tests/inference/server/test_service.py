@@ -101,3 +101,9 @@ def test_what_a_server_begins_with_is_no_garbage():
         assert gc.get_freeze_count() >= before + len(kept)
     finally:
         gc.unfreeze()
+
+
+def test_commas_of_a_look_stay_with_it():
+    said = "base,base+2:1,4,base+1"
+    assert serve.looks_of_list(said.split(",")) == ["base", "base+2:1,4", "base+1"]
+    assert serve.looks_of_list([]) == []

@@ -12,13 +12,10 @@ import dataclasses
 
 import numpy as np
 
-from visor_jax.data.bucket_ladder import crop_rungs, look_shapes
-from visor_jax.data.buckets import Bucket
+from visor_jax.data.bucket_ladder import crop_rungs, look_tokens
+from visor_jax.data.buckets import MULTIPLE, Bucket
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.prompts.sample import Sample
-
-# Image tokens are rounded up to a multiple of this, as kernels like it.
-_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +38,8 @@ class CropDraw:
         count = int(np.random.default_rng([self.seed, step]).choice(counts))
         if count == whole.crops:
             return whole
-        most = dict(look_shapes(self.images, whole.crops))[count]
-        rounded = -(-most // _MULTIPLE) * _MULTIPLE
+        most = look_tokens(self.images, count)
+        rounded = -(-most // MULTIPLE) * MULTIPLE
         tokens = min(rounded, whole.image_tokens)
         return dataclasses.replace(whole, crops=count, image_tokens=tokens)
 

@@ -139,13 +139,7 @@ def open_run_data(
         workers=settings.workers,
         progress=progress,
     )
-    buckets = Buckets.ladder(
-        processor.chat.images,
-        pad_id=pad_id,
-        text_tokens=settings.text_lengths,
-        max_images=settings.max_images,
-        max_frames=0,
-    )
+    buckets = _buckets(settings, processor, pad_id)
     plan_settings = _plan_settings(settings, processor, steps, seed)
     usable = usable_samples(lengths, buckets.all, plan_settings)
     usable.check_enough(settings.max_left_out)
@@ -169,6 +163,18 @@ def open_run_data(
             any_crops=settings.any_crops,
         ),
         seed=seed,
+    )
+
+
+def _buckets(
+    settings: DataSettings, processor: TrainingProcessor, pad_id: int
+) -> Buckets:
+    return Buckets.ladder(
+        processor.chat.images,
+        pad_id=pad_id,
+        text_tokens=settings.text_lengths,
+        max_images=settings.max_images,
+        max_frames=0,
     )
 
 

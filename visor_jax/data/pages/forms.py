@@ -63,7 +63,7 @@ class DigitForm:
     book: Book = questions.BOOK
     images: ImageSettings = _DIGIT_IMAGES
 
-    @property
+    @functools.cached_property
     def patch_index(self) -> PatchIndex:
         """Raster order, no newline."""
         raster = np.arange(packing.NUM_IMAGE_TOKENS, dtype=np.int32)

@@ -39,18 +39,19 @@ def engine_looks(
     Raises:
       ValueError: as `Network.looking_at`.
     """
-    if crops is not None:
-        network = network.looking_at(crops)
-    common, looks = network.processor.looking, {}
+    # With the buckets of whole images alone: a look brings a ladder, where it is one
+    # request's, and an engine compiles what is in its buckets.
+    whole = network.looking_at("all").processor
+    shown = network if crops is None else network.looking_at(crops)
+    common, looks = shown.processor.looking, {}
     for each in map(crops_of, asked):
         if not each.is_all:
             of_count = Crops(each.count)
             looks[of_count.name] = network.looking_at(of_count).processor.looking
     if common is not None:
         looks.setdefault(Crops(common.crops.count).name, common)
-    processor = network.processor
-    if looks:
-        whole = network.looking_at("all").processor
-        buckets = for_looks(processor.buckets, [each.crops for each in looks.values()])
-        processor = dataclasses.replace(whole, looking=common, buckets=buckets)
+    if not looks:
+        return EngineLooks(processor=whole, asked={})
+    buckets = for_looks(whole.buckets, [each.crops for each in looks.values()])
+    processor = dataclasses.replace(whole, looking=common, buckets=buckets)
     return EngineLooks(processor=processor, asked=looks)

@@ -16,6 +16,7 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference.loading.crop_choice import rule_for
 from visor_jax.inference.routing.cascade_file import CascadeFile
+from visor_jax.inference.routing.look_cascade import is_look_cascade
 from visor_jax.look import crops_of
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
@@ -70,7 +71,7 @@ class Network:
         Args:
           crops, rule: see `look.crops_of`, `crop_choice.rule_for`, also for errors.
         """
-        if isinstance(crops, str) and crops.startswith("auto"):
+        if is_look_cascade(crops):
             raise ValueError(
                 f"crops={shown(crops)} looks twice: ask `generate`, `chat` or "
                 "`generate_all` of a loaded model, or name the crops here."

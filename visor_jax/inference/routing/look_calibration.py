@@ -19,6 +19,7 @@ from visor_jax.inference.routing.cascade_calibration import (
     threshold_for_agreement,
 )
 from visor_jax.inference.routing.look_cascade import LookCascade
+from visor_jax.look import BASE
 
 
 def calibrated_looks(
@@ -41,28 +42,31 @@ def calibrated_looks(
     Raises:
       ValueError: for a request without tiles, and as `threshold_for_agreement`.
     """
-    network = network.showing(None, ["all"])
-    prompts = [
-        LookedPrompt(
+    network = network.looking_at(BASE)
+    answers, without = [], []
+    for number, request in enumerate(requests):
+        # Gone with its turn: it holds the image's keys on the device.
+        prompt = LookedPrompt(
             network=network,
             request=request,
             budget=budget,
             max_new_tokens=max_new_tokens,
         )
-        for request in requests
-    ]
-    without = [i for i, prompt in enumerate(prompts) if not prompt.has_tiles]
-    if without or not prompts:
+        if not prompt.has_tiles:
+            without.append(number)
+        elif not without:
+            answers.append((prompt.first, prompt.second))
+    if without or not answers:
         raise ValueError(
             f"Requests {without} have no image that is cut into tiles: there is "
             "nothing to look at again."
         )
-    agrees = np.array([each.first.text == each.second.text for each in prompts])
+    agrees = np.array([first.text == second.text for first, second in answers])
     looks = TwoLooks(
-        confidence=np.array([each.first.confidence for each in prompts]),
+        confidence=np.array([first.confidence for first, _ in answers]),
         scores=np.stack([agrees, np.ones(len(agrees))]).astype(np.float64),
         agrees=agrees,
-        first_cost=np.array([each.first.flops for each in prompts], np.float64),
-        again_cost=np.array([each.second.flops for each in prompts], np.float64),
+        first_cost=np.array([first.flops for first, _ in answers], np.float64),
+        again_cost=np.array([second.flops for _, second in answers], np.float64),
     )
     return LookCascade(threshold_for_agreement(looks, agreement)), looks

@@ -12,6 +12,7 @@ from prometheus_client import (
 )
 
 from visor_jax.inference.answers import Answer
+from visor_jax.runtime.device_cache import num_bytes_of
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -53,7 +54,7 @@ class Metrics:
         self.busy_slots = gauge("slots_busy", "Answers that are being written.")
         self.slots = gauge("slots", "Places for answers that are on the device.")
         device = gauge("device_bytes", "Of arrays on the devices, parameters too.")
-        device.set_function(lambda: sum(each.nbytes for each in jax.live_arrays()))
+        device.set_function(lambda: num_bytes_of(jax.live_arrays()))
         self.first = seconds("time_to_first_token", "From a request's body.", _SECONDS)
         self.per_token = seconds(
             "time_per_output_token", "After the first of an answer.", _TOKEN_SECONDS

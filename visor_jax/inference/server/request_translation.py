@@ -83,7 +83,7 @@ class Translator:
             return AnswerOptions(
                 budget=budget,
                 cost=chat.cost,
-                crops=chat.crops,
+                crops=settings.look if chat.crops is None else chat.crops,
                 max_new_tokens=chat.new_tokens,
                 sampling=_sampling(chat, settings.sampling),
                 seed=chat.seed,

@@ -22,6 +22,7 @@ from visor_jax.inference.server.metrics import Metrics
 from visor_jax.inference.server.request_translation import Fetch, Translator
 from visor_jax.inference.server.server_settings import ServerSettings
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.look import crops_of
 from visor_jax.runtime.arguments import shown
 
 
@@ -101,7 +102,7 @@ class Service:
                 "budgets": list(self.budgets),
                 "budget": self.settings.budget,
                 "looks": ["all", *self.thread.engine.looks],
-                "look": self.settings.look or "all",
+                "look": crops_of(self.settings.look or "all").name,
                 "max_new_tokens": self.thread.engine.config.new_tokens,
                 "fetches_urls": self.fetch is not None,
             },

@@ -35,6 +35,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visor_jax.analysis.cross_attention_maps import check_keeps_all
 from visor_jax.analysis.looks.rows import Lookout, look_rows
 from visor_jax.analysis.looks.table import look_table
 from visor_jax.analysis.looks.times import PAGES, RUNS, look_times
@@ -45,7 +46,6 @@ from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.loading.reads_pages import pages_read
-from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.runtime import atomic_write, output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 
@@ -111,8 +111,7 @@ def _check(network: Network) -> None:
             "this network has no CROSS layers, in which the router looks: take one of "
             "--config=configs/universal.py:tiles."
         )
-    if network.reducer != KEEP_ALL:
-        raise ValueError(f"{network.reducer} drops image tokens: train one without.")
+    check_keeps_all(network)
 
 
 def _times_text(content: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The rows of a report on looks as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from visor_jax.evals.report.markdown import percent, table
 
 
 def look_table(content: Mapping[str, Any]) -> str:
@@ -13,8 +15,8 @@ def look_table(content: Mapping[str, Any]) -> str:
         [
             row["look"],
             row["budget"],
-            *(_percent(row[group]) for group in ("easy", "hard")),
-            *(_percent(row["tasks"][task]) for task in tasks),
+            *(percent(row[group]) for group in ("easy", "hard")),
+            *(percent(row["tasks"][task]) for task in tasks),
             f"{row['end_to_end_flops'] / 1e6:.1f}",
             f"{dense / row['end_to_end_flops']:.2f}x",
         ]
@@ -26,7 +28,7 @@ def look_table(content: Mapping[str, Any]) -> str:
     hit_lines = [
         [
             *(hit["grid"], hit["rule"], str(hit["top"])),
-            *(_percent(hit[key]) for key in shares),
+            *(percent(hit[key]) for key in shares),
         ]
         for hit in content["hits"]
     ]
@@ -38,24 +40,14 @@ def look_table(content: Mapping[str, Any]) -> str:
             f"the dense network with all crops. The router looks at "
             f"`{content['router_budget']}`, which its rows pay for.",
             "",
-            *_markdown(header, lines),
+            table(header, lines, 2),
             "",
             "How often all tiles that a hard question asks about are among the first:",
             "",
-            *_markdown(hit_header, hit_lines),
+            table(hit_header, hit_lines, 2),
             "",
             f"Made by `{content['command']}` at {content['git_commit']} on "
             f"{content['machine']}.",
             "",
         ]
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines)
-    ]

@@ -107,7 +107,7 @@ class PageBenchmark:
     def examples(self) -> Iterator[Example]:
         """Yields the questions page by page, each page's in the order of tasks."""
         for page in range(len(self.pool)):
-            yield from self.about(page)
+            yield from self._about(page)
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Returns whether the answer is the one word that is right."""
@@ -122,7 +122,7 @@ class PageBenchmark:
             pages = asked.page_index[asked.page_index >= 0].tolist()
             yield PackedBatch(
                 batch=asked.batch.replace(image_labels=None),
-                examples=tuple(e for page in pages for e in self.about(page)),
+                examples=tuple(e for page in pages for e in self._about(page)),
                 lengths=self.lengths,
             )
 
@@ -144,7 +144,7 @@ class PageBenchmark:
         """Returns which questions of its book a page is asked, (tasks,)."""
         return questions_of_page(page, seed=EVALUATION_SEED, book=self.form.book)
 
-    def about(self, page: int) -> Iterator[Example]:
+    def _about(self, page: int) -> Iterator[Example]:
         """Yields the questions about one page, in the order of tasks."""
         recipe, book = self.pool.recipe, self.form.book
         cluster = f"{self.split}-{page}"

@@ -5,7 +5,6 @@ tile or two, which the base view does not show. Each hard question knows its til
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -94,24 +93,6 @@ class TileBenchmark:
         """Yields all pages, those of one size together."""
         for part in self.parts:
             yield from part.packed()
-
-    @functools.cached_property
-    def tiles(self) -> Mapping[str, tuple[int, ...]]:
-        """By the id of each hard example, the tiles that hold its answer, from 1.
-
-        Tile n is crop n of the page.
-        """
-        found = {}
-        for part in self.parts:
-            book = part.form.book
-            for page in range(len(part.pool)):
-                facts = part.pool.facts[page : page + 1]
-                asked = part.questions(page).tolist()
-                for question, example in zip(asked, part.about(page), strict=True):
-                    tiles = book.questions[question].tiles
-                    if tiles is not None:
-                        found[example.id] = tuple((tiles(facts)[0] + 1).tolist())
-        return found
 
 
 def drawn_benchmark(

@@ -206,9 +206,9 @@ class VLMConfig:
     any_crops: whether the network was trained on drawn crops of its images, with order
       as if all were there, and so is right at any look (`visor_jax.look`).
     attention: the kernel of all attention, by its name in `visor_jax.ops.attention`
-      (which checks it): "cudnn" (GPUs), "tags" (TPUs), "plain", "blockwise". "auto"
-      chooses by shapes, platform and mesh. The machine's business, not the network's:
-      `to_dict` leaves it out, and a checkpoint runs anywhere.
+      (which checks it): "cudnn" (GPUs), "tags", "splash" (TPUs), "plain", "blockwise".
+      "auto" chooses by shapes, platform and mesh. The machine's business, not the
+      network's: `to_dict` leaves it out, and a checkpoint runs anywhere.
     scan_layers: whether a program with traced gates is a scan over repeated layers, and
       the tower one over its blocks: compiled in a fraction of the time, at the price of
       a copy of the parameters in each call. "on", "off", or "auto": on accelerators.

@@ -14,6 +14,7 @@ from visor_jax.ops.kernels.blockwise import BlockwiseKernel
 from visor_jax.ops.kernels.cudnn import CudnnKernel
 from visor_jax.ops.kernels.kernel import Kernel, KeyPart
 from visor_jax.ops.kernels.plain import PlainKernel
+from visor_jax.ops.kernels.splash import SplashKernel
 from visor_jax.ops.kernels.tags import TagsKernel
 from visor_jax.ops.masks import TokenTags
 
@@ -25,6 +26,8 @@ KERNELS: dict[str, Kernel] = {
     "tags": TagsKernel(),
     "plain": PlainKernel(),
     "blockwise": BlockwiseKernel(),
+    # By name alone: `blockwise` never refuses.
+    "splash": SplashKernel(),
 }
 
 # Of this process.

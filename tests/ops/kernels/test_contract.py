@@ -21,6 +21,7 @@ from visor_jax.ops.attention import KERNELS, current_platform
 from visor_jax.ops.kernels.cudnn import cudnn_attend
 from visor_jax.ops.kernels.kernel import KeyPart, joined
 from visor_jax.ops.kernels.plain import plain_attend
+from visor_jax.ops.kernels.splash import SplashKernel
 from visor_jax.ops.kernels.tags import TagsKernel
 from visor_jax.ops.masks import MaskForm
 
@@ -206,19 +207,22 @@ def test_cudnn_takes_a_row_without_any_key():
 
 
 # Kernels of other platforms, run here step by step; blocks small enough for several.
-INTERPRETED = {"tags": TagsKernel(block=128, interpret=True)}
+INTERPRETED = {
+    "tags": TagsKernel(block=128, interpret=True),
+    "splash": SplashKernel(block=128, interpret=True),
+}
 
 
-# Interpreted cases take seconds each. This one shows bfloat16; and what is known of a
-# mask is nothing to such kernels: the others are for those who work on them.
-IN_BFLOAT16 = "packed, in three parts"
+# Interpreted cases take seconds each. One of bfloat16 for each kernel shows it; and
+# what is known of a mask is nothing to `tags`: others are for those who work on them.
+IN_BFLOAT16 = {"tags": "packed, in three parts", "splash": "seen as a whole"}
 
 
 def _is_slow(name: str, case: str, dtype: str) -> bool:
     if name not in INTERPRETED:
         return False
-    known = CASES[case].form is MaskForm.CAUSAL
-    return known or (dtype == "bfloat16" and case != IN_BFLOAT16)
+    known = name == "tags" and CASES[case].form is MaskForm.CAUSAL
+    return known or (dtype == "bfloat16" and case != IN_BFLOAT16[name])
 
 
 RUNS = [

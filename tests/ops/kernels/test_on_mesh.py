@@ -14,14 +14,28 @@ from tests.sharding.mesh_run import mesh_of
 from tests.tolerances import GRADIENT, REORDERED
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.kernels.on_mesh import refuses_mesh
+from visor_jax.ops.kernels.splash import SplashKernel
 from visor_jax.ops.kernels.tags import TagsKernel
+from visor_jax.ops.masks import MaskForm
 from visor_jax.sharding.axis_rules import logical_rules, spec
 
 ROWS, LENGTH, HEADS, WIDTH = 8, 130, (4, 2), 8
-KERNEL = TagsKernel(block=128, interpret=True)
+# Each with the tokens it is tried on, and what it is told of their mask.
+KERNELS = {
+    "tags": (
+        TagsKernel(block=128, interpret=True),
+        numpy_attention.packed,
+        MaskForm.TAGS,
+    ),
+    "splash": (
+        SplashKernel(block=128, interpret=True),
+        numpy_attention.unpacked,
+        MaskForm.CAUSAL,
+    ),
+}
 
 
-def inputs():
+def inputs(tokens):
     """Returns query, key, value, weights of a loss, and the tags."""
     rng = np.random.default_rng(0)
     heads = (HEADS[0], HEADS[1], HEADS[1], HEADS[0])
@@ -29,16 +43,16 @@ def inputs():
         jnp.asarray(rng.normal(size=(ROWS, LENGTH, each, WIDTH)), jnp.float32)
         for each in heads
     ]
-    parts = [numpy_attention.packed(rng, LENGTH).tags for _ in range(ROWS // 2)]
+    parts = [tokens(rng, LENGTH).tags for _ in range(ROWS // 2)]
     return arrays, jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-def gradients(arrays, tags, gate):
+def gradients(kernel, form, arrays, tags, gate):
     """As in training: in layers that are scanned, remembered in part, and gated."""
     *arrays, weight = arrays
 
     def layer(query, key, value):
-        return KERNEL(query, [KeyPart(key, value, tags)], tags)
+        return kernel(query, [KeyPart(key, value, tags, form)], tags)
 
     def step(query, _):
         on = functools.partial(jax.checkpoint(layer), query, *arrays[1:])
@@ -52,27 +66,33 @@ def gradients(arrays, tags, gate):
     return jax.value_and_grad(loss, argnums=(0, 1, 2))(*arrays)
 
 
-def run(sizes):
+def run(name, sizes):
     """Returns loss and gradients on a mesh, and what the program sends."""
-    arrays, tags = inputs()
+    kernel, tokens, form = KERNELS[name]
+    arrays, tags = inputs(tokens)
     mesh = mesh_of(sizes)
     heads = jax.NamedSharding(mesh, spec(("batch", None, "heads")))
     rows = jax.NamedSharding(mesh, spec(("batch",)))
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
         arrays, tags = jax.device_put(arrays, heads), jax.device_put(tags, rows)
-        program = jax.jit(gradients).lower(arrays, tags, True).compile()
+        program = jax.jit(functools.partial(gradients, kernel, form))
+        program = program.lower(arrays, tags, True).compile()
     return program(arrays, tags, True), collectives(program.as_text())
 
 
 @functools.cache
-def one_device():
-    return run((1, 1, 1))[0]
+def one_device(name):
+    return run(name, (1, 1, 1))[0]
 
 
-@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)], ids=str)
-def test_eight_devices_give_what_one_gives_and_send_nothing_but_the_loss(sizes):
-    (loss, found), sent = run(sizes)
-    expected = one_device()
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("tags", (2, 4, 1)), ("tags", (2, 2, 2)), ("splash", (2, 2, 2))],
+    ids=str,
+)
+def test_eight_devices_give_what_one_gives_and_send_nothing_but_the_loss(name, sizes):
+    (loss, found), sent = run(name, sizes)
+    expected = one_device(name)
     np.testing.assert_allclose(loss, expected[0], **GRADIENT)
     for one, other in zip(found, expected[1], strict=True):
         assert np.abs(other).max() > 0.1
@@ -84,10 +104,11 @@ def test_eight_devices_give_what_one_gives_and_send_nothing_but_the_loss(sizes):
 def test_rows_that_do_not_divide_are_computed_by_several_devices(rows):
     """Over data 2 and fsdp 2: three of six rows on each half, one row on all."""
     mesh = mesh_of((2, 2, 2))
-    (query, key, value, _), tags = jax.tree.map(lambda x: x[:rows], inputs())
+    kernel, tokens, _ = KERNELS["tags"]
+    (query, key, value, _), tags = jax.tree.map(lambda x: x[:rows], inputs(tokens))
 
     def attend(query, key, value):
-        return KERNEL(query, [KeyPart(key, value, tags)], tags)
+        return kernel(query, [KeyPart(key, value, tags)], tags)
 
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
         found = jax.jit(attend)(query, key, value)
@@ -122,12 +143,13 @@ def test_without_a_mesh_several_devices_are_refused_where_it_matters():
 
 
 def test_on_the_share_of_a_device_nothing_is_split_again():
-    arrays, tags = inputs()
+    kernel, tokens, _ = KERNELS["tags"]
+    arrays, tags = inputs(tokens)
     mesh = mesh_of((8, 1, 1))
 
     def share(query, key, tags):
         assert refuses_mesh(query, [key]) is None
-        return KERNEL(query, [KeyPart(key, key, tags)], tags)
+        return kernel(query, [KeyPart(key, key, tags)], tags)
 
     rows = jax.P("data")
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):

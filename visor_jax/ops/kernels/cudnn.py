@@ -1,16 +1,12 @@
 """Attention by cuDNN, the fused kernel for GPUs: for masks whose form is known.
 
 cuDNN knows lengths, and causal order by index from the first key on; a mask of one's
-own it would read from memory, at less than half the speed. So tokens are brought into
-an order in which these say the same, and back again. A row of a `CAUSAL` mask:
-
-    order    4 5 . 0 1 2 3        sorted   0 1 2 3 4 5 .        length 6
-    valid    1 1 0 1 1 1 1
-
-Under a `WHOLE` mask the valid keys go first. Nothing of a packed row is known by form:
+own it would read from memory, at less than half the speed. So tokens are sorted first,
+and brought back (`sorted_tokens`). Nothing of a packed row is known by form:
 `blockwise` takes it.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from visor_jax.ops.kernels.kernel import KeyPart, joined
-from visor_jax.ops.masks import MaskForm, TokenTags
+from visor_jax.ops.kernels.sorted_tokens import attend_sorted, refuses_form
+from visor_jax.ops.masks import TokenTags
 
 GPUS = ("gpu", "cuda")
 DTYPES = {jnp.dtype("bfloat16"), jnp.dtype("float16")}
@@ -48,10 +45,7 @@ class CudnnKernel:
             return f"heads {width} wide are no multiple of {_MULTIPLE} up to {WIDEST}"
         if queries < FEWEST_QUERIES:
             return f"{queries} queries are fewer than {FEWEST_QUERIES}"
-        masked = [part for part in parts if part.tags is not None]
-        if masked and (len(parts) > 1 or masked[0].form is MaskForm.TAGS):
-            return "nothing is known of the mask but the tags of each token"
-        return None
+        return refuses_form(parts)
 
     def __call__(
         self,
@@ -73,46 +67,8 @@ def cudnn_attend(
       part: of a known form; the queries of a causal one are the keys' own tokens.
       implementation: of `jax.nn.dot_product_attention`.
     """
-    key, value, tags, form = part
-    if tags is None:
-        return _with_lengths(query, key, value, implementation=implementation)
-    if form is MaskForm.WHOLE:
-        first = jnp.argsort(~tags.valid, axis=1, stable=True)
-        key, value = (_take(x, first) for x in (key, value))
-        # A row without keys must not be divided by nothing; nobody uses what it gives.
-        keys = jnp.maximum(_count(tags), 1)
-        return _with_lengths(
-            query, key, value, keys=keys, implementation=implementation
-        )
-    never = jnp.iinfo(tags.order.dtype).max
-    index = jnp.argsort(jnp.where(tags.valid, tags.order, never), axis=1, stable=True)
-    query, key, value = (_take(x, index) for x in (query, key, value))
-    count = jnp.maximum(_count(tags), 1)
-    mixed = _with_lengths(
-        query,
-        key,
-        value,
-        queries=count,
-        keys=count,
-        is_causal=True,
-        implementation=implementation,
-    )
-    mixed = _take(mixed, jnp.argsort(index, axis=1))
-    return jnp.where(tags.valid[..., None, None], mixed, 0)
-
-
-def _count(tags: TokenTags) -> Int[Array, "B"]:
-    return tags.valid.sum(axis=1, dtype=jnp.int32)
-
-
-def _take(x: Array, index: Int[Array, "B T"]) -> Array:
-    """Returns every row's tokens in this order, a permutation."""
-
-    def take(x: Array, index: Array) -> Array:
-        # Said to be unique, or the gradient would be summed up token by token.
-        return x.at[index].get(unique_indices=True, mode="promise_in_bounds")
-
-    return jax.vmap(take)(x, index)
+    attend = functools.partial(_with_lengths, implementation=implementation)
+    return attend_sorted(attend, query, part)
 
 
 def _with_lengths(

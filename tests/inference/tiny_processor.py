@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from visor_jax.data.buckets import Bucket, Buckets
+from visor_jax.data.images.cut_image import Cutter, cut_image
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import NEWLINE, PatchIndex
 from visor_jax.data.prompts.processor import Processor
@@ -41,6 +42,8 @@ class _Prompts:
     config: VLMConfig
     context: int
     tokenizer: _Tokenizer = dataclasses.field(default_factory=_Tokenizer)
+    # Pictures are crops already.
+    cut: Cutter = cut_image
 
     def prompt(self, messages, *, images=None, videos=None, room=0) -> Sample:
         (message,) = messages

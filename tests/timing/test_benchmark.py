@@ -1,6 +1,5 @@
 """`python -m visor_jax.timing.benchmark`: what is counted, and by which clock."""
 
-import itertools
 import types
 
 import pytest
@@ -25,7 +24,7 @@ class FakeModel:
 
     def __init__(self, otherwise=(), error=None):
         self.otherwise, self.error = otherwise, error
-        self.asked = {"engine": [], "one by one": []}
+        self.asked, self.forgotten = {"engine": [], "one by one": []}, 0
         self.scheduler = types.SimpleNamespace(
             images=types.SimpleNamespace(images_run=0)
         )
@@ -33,6 +32,9 @@ class FakeModel:
     def engine(self, budget, *, config):
         assert (budget, config.new_tokens) == ("all", GQA.new_tokens)
         return self
+
+    def forget_images(self):
+        self.forgotten += 1
 
     def answer_all(self, requests):
         self.asked["engine"].append(requests)
@@ -54,30 +56,33 @@ class FakeModel:
         return f"{prompt} {by_engine and prompt in self.otherwise}"
 
 
-def test_pictures_of_the_warm_up_are_not_counted(benchmark):
+def test_everything_is_asked_once_before_it_is_counted(benchmark):
     prompts = [row.prompt for row in made_up.rows("gqa")]
-    # One about a picture of the warm-up, two about others.
-    model = FakeModel(otherwise=[prompts[0], prompts[7], prompts[18]])
-    times = itertools.accumulate([0.0, 2.0, 0.0, 14.0])
+    model = FakeModel(otherwise=[prompts[0], prompts[7]])
+    # Engine and one by one in turn; the first two compile.
+    times = [0.0]
+    for seconds in (90, 90, 2, 14, 4, 10, 3, 12):
+        times += [times[-1] + seconds, times[-1] + seconds]
+    times = iter(times)
     found = compare(
-        model, benchmark, budget="all", warm_up=3, clock=lambda: next(times)
+        model, benchmark, budget="all", repeats=3, clock=lambda: next(times)
     )
-    # Two questions about each of ten pictures: the third is about the second of them.
-    assert (found.questions, found.pictures, found.encoded) == (16, 8, 8)
-    assert found.equal == 14
-    assert (found.engine_seconds, found.one_by_one_seconds) == (2.0, 14.0)
-    assert found.times_as_fast == 7.0
-    assert [len(each) for each in model.asked["engine"]] == [4, 16]
-    alone = [each for (each,) in model.asked["one by one"]]
-    assert alone == [*itertools.chain(*model.asked["engine"])]
+    # Two questions about each of ten pictures.
+    assert (found.questions, found.pictures, found.encoded) == (20, 10, 10)
+    assert found.equal == 18
+    assert found.engine_seconds == (2, 4, 3)
+    assert found.one_by_one_seconds == (14, 10, 12)
+    assert found.times_as_fast == 4.0
+    assert [len(each) for each in model.asked["engine"]] == [20] * 4
+    assert len(model.asked["one by one"]) == 80
+    # What an engine keeps of a picture would be found by the next turn.
+    assert model.forgotten == 8
     said = "\n".join(_lines(found, "gqa"))
-    assert "16 questions of gqa about 8 pictures" in said
-    assert "engine      2.0 s, 125.0 ms a question; 8 pictures encoded" in said
-    assert "7.0 times as fast; 14 of 16 answers are the same" in said
+    assert "20 questions of gqa about 10 pictures, median of 3 turns" in said
+    assert "engine      3.0 s (2.0 to 4.0), 150.0 ms a question; 10 pictures" in said
+    assert "4.0 times as fast; 18 of 20 answers are the same" in said
 
 
-def test_what_cannot_be_timed_is_refused(benchmark):
-    with pytest.raises(ValueError, match="--warm_up=19 leaves none of 20 questions"):
-        compare(FakeModel(), benchmark, budget="all", warm_up=19)
-    with pytest.raises(ValueError, match="2 questions failed: too long"):
-        compare(FakeModel(error="too long"), benchmark, budget="all", warm_up=1)
+def test_what_cannot_be_answered_is_an_error(benchmark):
+    with pytest.raises(ValueError, match=r"20 questions failed: too long"):
+        compare(FakeModel(error="too long"), benchmark, budget="all")

@@ -179,12 +179,10 @@ def engine_config(options: Any, new_tokens: int) -> "EngineConfig":
     """Returns the engine's sizes. new_tokens: that answers have room for."""
     from visor_jax.inference.engine.engine_config import EngineConfig
 
-    return EngineConfig(
-        new_tokens=new_tokens,
+    return EngineConfig.of(
         rows=options.rows,
-        pending=4 * options.rows,
         slots=options.slots,
-        requests_per_row=min(EngineConfig.requests_per_row, options.slots),
+        new_tokens=new_tokens,
         memory_bytes=int(1e9 * options.memory_gb),
     )
 

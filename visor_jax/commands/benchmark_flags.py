@@ -219,11 +219,9 @@ def _cost(options: Any) -> float:
 def _engine(model: Any, options: Any, budget: str, cost: float, count: int) -> Any:
     from visor_jax.inference.engine.engine_config import EngineConfig
 
-    config = EngineConfig(
+    config = EngineConfig.of(
         rows=options.rows,
-        pending=4 * options.rows,
         slots=options.slots,
-        requests_per_row=min(EngineConfig.requests_per_row, options.slots),
         new_tokens=count,
         memory_bytes=int(1e9 * options.memory_gb),
     )

@@ -5,7 +5,8 @@
 
 The same questions both ways, greedily, in the order in which `evaluate` asks them: how
 many answers are the same, seconds of both, and how many pictures went through the
-tower. What is compiled is compiled before, by questions that are not counted.
+tower. All of them are asked twice, and the second time is counted: by then every
+program is compiled. What the engine keeps of pictures is let go between.
 """
 
 from absl import flags
@@ -20,25 +21,24 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Folder of its files.", required=True)
     flags.DEFINE_string("budget", None, "Of all questions; default: the largest.")
     flags.DEFINE_integer(
-        "limit", 2000, "So many questions, of whole pictures.", lower_bound=2
-    )
-    flags.DEFINE_integer(
-        "warm_up", 100, "Questions before, that are not counted.", lower_bound=1
+        "limit", 2000, "So many questions, of whole pictures.", lower_bound=1
     )
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
     flags.DEFINE_integer("slots", 16, "Answers written at once.")
+    flags.DEFINE_integer("repeats", 3, "Counted turns of both ways.", lower_bound=1)
 
 
 if __name__ == "__main__":
     command_line.begin(define_flags)
 
 import dataclasses
+import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from visor_jax.data.prompts.request import Request
-from visor_jax.evals.benchmark import Example
 from visor_jax.evals.benchmarks.registry import definition_of
 from visor_jax.evals.tables.table_benchmark import TableBenchmark
 from visor_jax.inference.engine.engine import Engine
@@ -53,20 +53,23 @@ from visor_jax.runtime.machine import machine_description
 class Compared:
     """Questions answered both ways.
 
-    equal: answers that are the same text. pictures: different ones. encoded: pictures
-    that went through the tower, by the engine.
+    equal: answers that are the same text, in the last turn. engine_seconds,
+    one_by_one_seconds: of each turn. pictures: different ones. encoded: pictures that
+    went through the tower, by the engine, in a turn.
     """
 
     questions: int
     equal: int
-    engine_seconds: float
-    one_by_one_seconds: float
+    engine_seconds: tuple[float, ...]
+    one_by_one_seconds: tuple[float, ...]
     pictures: int
     encoded: int
 
     @property
     def times_as_fast(self) -> float:
-        return self.one_by_one_seconds / self.engine_seconds
+        """By the medians of the turns."""
+        one_by_one = statistics.median(self.one_by_one_seconds)
+        return one_by_one / statistics.median(self.engine_seconds)
 
 
 def compare(
@@ -74,76 +77,54 @@ def compare(
     benchmark: TableBenchmark,
     *,
     budget: str | None,
-    warm_up: int,
     rows: int = 8,
     slots: int = 16,
+    repeats: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Compared:
     """Returns both ways of answering the benchmark's questions, with their seconds.
 
     Args:
-      warm_up: so many questions, and the others about their pictures, are asked
-        before and not counted. clock: in seconds.
+      repeats: counted turns of both. clock: in seconds.
 
     Raises:
-      ValueError: for a budget that the network lacks, a question that it cannot
-        answer, or none that is left.
+      ValueError: for a budget that the network lacks, or a question that it cannot
+        answer.
     """
-    first, counted = _split(benchmark, warm_up)
-    tokens = benchmark.new_tokens
-    engine = model.engine(budget, config=_config(tokens, rows, slots))
-
-    def by_engine(some: Sequence[Request]) -> list[str]:
-        return _answers(engine, some)
-
-    def one_by_one(some: Sequence[Request]) -> list[str]:
-        how = {"batch_size": 1, "max_new_tokens": tokens}
-        return [model.generate_all([each], budget, **how)[0] for each in some]
-
-    for ask in (by_engine, one_by_one):
-        ask([example.request for example in first])
-    before = engine.scheduler.images.images_run
-    found, seconds = [], []
-    for ask in (by_engine, one_by_one):
-        began = clock()
-        found.append(ask([example.request for example in counted]))
-        seconds.append(clock() - began)
-    return Compared(
-        questions=len(counted),
-        equal=sum(one == other for one, other in zip(*found, strict=True)),
-        engine_seconds=seconds[0],
-        one_by_one_seconds=seconds[1],
-        pictures=len({benchmark.picture_of[each.id] for each in counted}),
-        encoded=engine.scheduler.images.images_run - before,
-    )
-
-
-def _split(
-    benchmark: TableBenchmark, warm_up: int
-) -> tuple[list[Example], list[Example]]:
-    """Returns the first questions and the others, about other pictures."""
     examples = list(benchmark.examples())
-    pictures = [benchmark.picture_of[each.id] for each in examples]
-    seen = set(pictures[:warm_up])
-    # Questions about one picture stand together.
-    count = sum(picture in seen for picture in pictures)
-    if count == len(examples):
-        raise ValueError(
-            f"--warm_up={warm_up} leaves none of {count} questions: give a smaller "
-            "one, or a larger --limit."
-        )
-    return examples[:count], examples[count:]
-
-
-def _config(tokens: int, rows: int, slots: int) -> EngineConfig:
-    """Returns the sizes that `evaluate --benchmarks` has."""
-    return EngineConfig(
-        rows=rows,
-        pending=4 * rows,
-        slots=slots,
-        requests_per_row=min(EngineConfig.requests_per_row, slots),
-        new_tokens=tokens,
+    requests = [example.request for example in examples]
+    tokens = benchmark.new_tokens
+    config = EngineConfig.of(rows=rows, slots=slots, new_tokens=tokens)
+    engine = model.engine(budget, config=config)
+    ways = {
+        "engine": functools.partial(_answers, engine),
+        "one by one": functools.partial(_one_by_one, model, budget, tokens),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found, encoded = {}, 0
+    for _ in range(1 + repeats):
+        for name, ask in ways.items():
+            engine.forget_images()
+            before = engine.scheduler.images.images_run
+            began = clock()
+            found[name] = ask(requests)
+            seconds[name].append(clock() - began)
+            encoded = max(encoded, engine.scheduler.images.images_run - before)
+    return Compared(
+        questions=len(requests),
+        equal=sum(one == other for one, other in zip(*found.values(), strict=True)),
+        engine_seconds=tuple(seconds["engine"][1:]),
+        one_by_one_seconds=tuple(seconds["one by one"][1:]),
+        pictures=len({benchmark.picture_of[each.id] for each in examples}),
+        encoded=encoded,
     )
+
+
+def _one_by_one(
+    model: VisorModel, budget: str | None, tokens: int, requests: Sequence[Request]
+) -> list[str]:
+    how = {"batch_size": 1, "max_new_tokens": tokens}
+    return [model.generate_all([each], budget, **how)[0] for each in requests]
 
 
 def _answers(engine: Engine, requests: Sequence[Request]) -> list[str]:
@@ -163,26 +144,29 @@ def main(arguments: list[str]) -> None:
         benchmark = TableBenchmark.open(
             definition_of(options.benchmark),
             Path(options.data),
-            limit=options.limit + options.warm_up,
+            limit=options.limit,
         )
         found = compare(
             load(options.checkpoint),
             benchmark,
             budget=options.budget,
-            warm_up=options.warm_up,
             rows=options.rows,
             slots=options.slots,
+            repeats=options.repeats,
         )
     print("\n".join(_lines(found, benchmark.name)))
 
 
 def _lines(found: Compared, name: str) -> list[str]:
-    def each(seconds: float) -> str:
-        return f"{seconds:.1f} s, {1e3 * seconds / found.questions:.1f} ms a question"
+    def each(turns: Sequence[float]) -> str:
+        seconds = statistics.median(turns)
+        spread = f"{min(turns):.1f} to {max(turns):.1f}"
+        per_question = 1e3 * seconds / found.questions
+        return f"{seconds:.1f} s ({spread}), {per_question:.1f} ms a question"
 
     return [
         f"{machine_description()}: {found.questions} questions of {name} about "
-        f"{found.pictures} pictures",
+        f"{found.pictures} pictures, median of {len(found.engine_seconds)} turns",
         f"engine      {each(found.engine_seconds)}; {found.encoded} pictures encoded",
         f"one by one  {each(found.one_by_one_seconds)}",
         f"the engine is {found.times_as_fast:.1f} times as fast; {found.equal} of "

@@ -222,3 +222,28 @@ def test_mistakes_of_the_caller_are_named():
         EngineConfig(rows=3, pending=2)
     with pytest.raises(ValueError, match="requests_per_row=8 exceeds slots=4"):
         EngineConfig(slots=4)
+
+
+def test_sizes_follow_from_how_many_go_at_once():
+    made = EngineConfig.of(rows=4, slots=6, new_tokens=9)
+    assert (made.rows, made.pending, made.slots, made.new_tokens) == (4, 16, 6, 9)
+    of_slots = {
+        slots: EngineConfig.of(rows=1, slots=slots).requests_per_row
+        for slots in (1, 3, 16, 32, 200)
+    }
+    assert of_slots == {1: 1, 3: 1, 16: 8, 32: 16, 200: 16}
+    with pytest.raises(ValueError, match=r"slots=0 is below 1"):
+        EngineConfig.of(rows=1, slots=0)
+    with pytest.raises(ValueError, match=r"rows='a'"):
+        EngineConfig.of(rows="a", slots=1)
+
+
+def test_forgotten_images_are_encoded_again_and_give_the_same():
+    asked = shared_engine()
+    requests = [Request("5 2", [Picture(seed=83, tokens=9)])]
+    (first,) = asked.answer_all(requests)
+    (known,) = asked.answer_all(requests)
+    asked.forget_images()
+    (again,) = asked.answer_all(requests)
+    assert (first.encoded, known.encoded, again.encoded) == (True, False, True)
+    assert first.text == known.text == again.text

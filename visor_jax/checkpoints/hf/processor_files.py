@@ -30,7 +30,7 @@ _TEMPLATE_FILE = "chat_template.jinja"
 _TEMPLATE_FIELDS = ("chat_template.json", PROCESSOR)
 # What the original weights were trained with, whose folders have no template.
 _ORIGINAL_TEMPLATE = "qwen_1_5"
-_TEXT_LENGTHS = (64, 256, 1024, 2048, 4096, 8192, 16384)
+_TEXT_LENGTHS = (64, 128, 256, 1024, 2048, 4096, 8192, 16384)
 # Of an answer, by default.
 _NEW_TOKENS = 256
 # Scale of the tower's pixels.

@@ -11,8 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from visor_jax.data.buckets import Bucket, Buckets
-from visor_jax.data.images.anyres import anyres_crops
-from visor_jax.data.images.patch_index import PatchIndex, anyres_patch_index
+from visor_jax.data.images.cut_image import CutImage, Cutter, cut_image
 from visor_jax.data.images.read_image import ImageInput, read_image, read_square_image
 from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.pages.forms import DIGITS, Form, forms_of
@@ -40,11 +39,13 @@ class PageProcessor:
     fetch: gets pages from the net (`url_fetching`); None to refuse their URLs.
     kind: of the pages, see `forms`. A picture of any size becomes a digit page,
       squashed to its square, or the tiles that show most of it.
+    cut: makes crops and tokens of such tiles.
     """
 
     tokenizer: PreTrainedTokenizerBase
     fetch: Fetch | None = None
     kind: str = DIGITS
+    cut: Cutter = cut_image
 
     def prompt(
         self,
@@ -78,10 +79,11 @@ class PageProcessor:
                 f"images for {places} places, and {films} videos."
             )
         tokens = np.array(encode_question(self.tokenizer, question), np.int32)
-        crops, patch_index = self._picture(pages[0])
+        crops, patch_index, key = self._picture(pages[0])
         return Sample(
             crops=crops,
             patch_index=patch_index,
+            image_key=key,
             layout=Layout(
                 tokens=tokens,
                 text_positions=patch_index.count
@@ -111,17 +113,13 @@ class PageProcessor:
     def _forms(self) -> tuple[Form, ...]:
         return forms_of(self.kind)
 
-    def _picture(self, image: ImageInput) -> tuple[np.ndarray, PatchIndex]:
-        """Returns the crops of a picture, and its image tokens."""
+    def _picture(self, image: ImageInput) -> CutImage:
+        """Returns a picture as crops and image tokens."""
         form = self._forms[0]
         if form.patch_index.crops == 1:
             page = read_square_image(image, form.recipe.side, fetch=self.fetch)
-            return form.crops(page[None])[0], form.patch_index
-        pixels = read_image(image, fetch=self.fetch)
-        return (
-            anyres_crops(pixels, form.images),
-            anyres_patch_index(*pixels.shape[:2], form.images),
-        )
+            return CutImage(form.crops(page[None])[0], form.patch_index)
+        return self.cut(read_image(image, fetch=self.fetch), form.images)
 
 
 def _question(messages: Sequence[Message]) -> str:

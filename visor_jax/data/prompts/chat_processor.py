@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from visor_jax.data.images.anyres import anyres_crops, frame_crops, square_crops
+from visor_jax.data.images.anyres import frame_crops, square_crops
 from visor_jax.data.images.clip import Clip, read_clip
+from visor_jax.data.images.cut_image import CutImage, Cutter, cut_image
 from visor_jax.data.images.frame_choice import FRAMES
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import (
     PatchIndex,
-    anyres_patch_index,
     square_patch_index,
     video_patch_index,
 )
@@ -54,7 +54,8 @@ class ChatProcessor:
     template: one of `chat_template.TEMPLATES`. max_length: the context, image tokens
     included; None for no limit. special_tokens: one of `prompt_tokens.SPECIAL_TOKENS`.
     frames: seen of a clip, at most (`frame_choice`). fetch: gets images and clips from
-    the net (`url_fetching`); None to refuse their URLs.
+    the net (`url_fetching`); None to refuse their URLs. cut: makes crops and tokens of
+    a prompt's only image.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -64,6 +65,7 @@ class ChatProcessor:
     special_tokens: str = "plain"
     frames: int = FRAMES
     fetch: Fetch | None = None
+    cut: Cutter = cut_image
 
     def __post_init__(self) -> None:
         check_template(self.template)
@@ -151,13 +153,13 @@ class ChatProcessor:
             images=len(beside[0] or ()),
             videos=len(beside[1] or ()),
         )
-        pictures = self._image_parts(self._given(messages, "image", beside[0]))
-        films = self._video_parts(self._given(messages, "video", beside[1]))
+        pictures = self._pictures(self._given(messages, "image", beside[0]))
+        films = self._films(self._given(messages, "video", beside[1]))
         layout = lay_out(
             pieces,
             self.tokenizer,
-            images=[index.count for _, index in pictures],
-            videos=[index.count for _, index in films],
+            images=[part.patch_index.count for part in pictures],
+            videos=[part.patch_index.count for part in films],
             supervision=supervision,
             max_length=self.max_length,
             room=room,
@@ -165,13 +167,15 @@ class ChatProcessor:
         parts = {"image": pictures, "video": films}
         ordered = [parts[kind][number] for kind, number in layout.media]
         size = self.images.tile_size
-        empty = np.zeros((0, size, size, 3), np.float32)
+        crops = [part.crops for part in ordered]
+        crops = crops or [np.zeros((0, size, size, 3), np.float32)]
         return Sample(
-            crops=np.concatenate([crops for crops, _ in ordered] or [empty]),
+            crops=crops[0] if len(crops) == 1 else np.concatenate(crops),
             patch_index=PatchIndex.concat(
-                [index for _, index in ordered], self.images.patches_per_crop
+                [part.patch_index for part in ordered], self.images.patches_per_crop
             ),
             layout=layout,
+            image_key=ordered[0].key if len(ordered) == 1 else None,
         )
 
     def _given(
@@ -188,30 +192,25 @@ class ChatProcessor:
             )
         return carried or beside
 
-    def _image_parts(
-        self, images: Sequence[ImageInput]
-    ) -> list[tuple[np.ndarray, PatchIndex]]:
+    def _pictures(self, images: Sequence[ImageInput]) -> list[CutImage]:
         settings = self.images
         if len(images) == 1:
-            pixels = read_image(images[0], fetch=self.fetch)
-            patch_index = anyres_patch_index(*pixels.shape[:2], settings)
-            return [(anyres_crops(pixels, settings), patch_index)]
+            return [self.cut(read_image(images[0], fetch=self.fetch), settings)]
         parts = []
         for number, image in enumerate(images, 1):
             name = f"image {number} of {len(images)}"
             pixels = read_image(image, name=name, fetch=self.fetch)
             crops = square_crops([pixels], settings)
-            parts.append((crops, square_patch_index(settings)))
+            parts.append(CutImage(crops, square_patch_index(settings)))
         return parts
 
-    def _video_parts(
-        self, videos: Sequence[VideoInput]
-    ) -> list[tuple[np.ndarray, PatchIndex]]:
+    def _films(self, videos: Sequence[VideoInput]) -> list[CutImage]:
         parts = []
         for number, video in enumerate(video_list(videos) or [], 1):
             frames = self._frames(video, f"video {number}")
             crops = frame_crops(frames, self.images)
-            parts.append((crops, video_patch_index(len(crops), self.images)))
+            index = video_patch_index(len(crops), self.images)
+            parts.append(CutImage(crops, index))
         return parts
 
     def _frames(self, video: VideoInput, name: str) -> Iterator[np.ndarray]:

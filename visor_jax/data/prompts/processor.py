@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
+from visor_jax.data.images.cut_image import Cutter, KeptCuts
 from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.look_buckets import for_any_look
 from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
@@ -33,6 +34,7 @@ class PromptProcessor(Protocol):
     """From messages to a sample: `ChatProcessor` or `PageProcessor`."""
 
     tokenizer: Tokenizer
+    cut: Cutter
 
     def prompt(
         self,
@@ -67,6 +69,14 @@ class Processor:
     def fetching(self, fetch: Fetch | None) -> "Processor":
         """Returns the processor that gets images and clips of URLs so; None refuses."""
         prompts = dataclasses.replace(self.prompts, fetch=fetch)
+        return dataclasses.replace(self, prompts=prompts)
+
+    def keeping_cuts(self, most_bytes: int) -> "Processor":
+        """Returns the processor that knows pictures again (`KeptCuts`); one thread's.
+
+        most_bytes: of the host's memory.
+        """
+        prompts = dataclasses.replace(self.prompts, cut=KeptCuts(most_bytes))
         return dataclasses.replace(self, prompts=prompts)
 
     def sample(self, request: Request, *, room: int) -> Sample:

@@ -27,7 +27,8 @@ class Sample:
     patch_index: which patches make the image tokens. layout: both streams of tokens.
     image_places: which of all tokens of its image each one is (`Batch.image_places`);
       None where all are there. looked_at: which crops of its image are left, where some
-      are not. image_crops: how many it has.
+      are not. image_crops: how many it has. image_key: `CutImage.key`, where its crops
+      and tokens are all those of one picture.
     """
 
     crops: Float32[np.ndarray, "C t t 3"]
@@ -36,6 +37,7 @@ class Sample:
     image_places: Int32[np.ndarray, "V"] | None = None
     looked_at: tuple[int, ...] | None = None
     image_crops: int | None = None
+    image_key: bytes | None = None
 
     @property
     def num_crops(self) -> int:

@@ -91,11 +91,9 @@ class VisorChat(lmms):
             )
             name = None if budget is None else _bare(str(budget))
             self.budget = budget_name(name, self.visor.budgets, self.visor.cascade)
-            self._sizes = EngineConfig(
+            self._sizes = EngineConfig.of(
                 rows=rows,
-                pending=4 * rows,
                 slots=slots,
-                requests_per_row=min(EngineConfig.requests_per_row, slots),
                 new_tokens=max_new_tokens,
                 memory_bytes=int(1e9 * memory_gb),
             )

@@ -254,6 +254,10 @@ class DecodeBatches:
                 for each in batch.requests
             ]
 
+    def forget_images(self) -> None:
+        """Lets go of the keys and values of images."""
+        self._images.clear()
+
     def clear(self) -> None:
         """Forgets all answers, the slots, and who waits."""
         self._batches.clear()

@@ -53,6 +53,8 @@ from visor_jax.runtime.device_cache import Held
 
 Params = Any
 _logger = logging.getLogger(__name__)
+# Of the host, for pictures that the next request may be about too.
+_CUTS_BYTES = 256_000_000
 
 
 class Engine:
@@ -128,7 +130,7 @@ class Engine:
     def _new_scheduler(self, key: Key[Array, ""] | None, images_kept: int) -> Scheduler:
         """Returns what answers by the engine's programs, checked for its sampling."""
         preparation = Preparation(
-            processor=self.processor,
+            processor=self.processor.keeping_cuts(_CUTS_BYTES),
             shapes=self.shapes,
             sampling=self._sampling,
             has_key=key is not None,
@@ -187,6 +189,14 @@ class Engine:
         self.scheduler.round()
         done, self.scheduler.done = self.scheduler.done, []
         return [answer for answer, _ in done]
+
+    def forget_images(self) -> None:
+        """Lets go of what is kept of images: the next question about one pays for it.
+
+        What is being answered is answered all the same.
+        """
+        self.scheduler.images.clear()
+        self.scheduler.decode_batches.forget_images()
 
     @property
     def is_idle(self) -> bool:

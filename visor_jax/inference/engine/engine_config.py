@@ -28,6 +28,20 @@ class EngineConfig:
     memory_bytes: int = 4_000_000_000
     programs: int = 512
 
+    @classmethod
+    def of(cls, *, rows: int, slots: int, **sizes: int) -> "EngineConfig":
+        """Returns sizes for so many prompts and answers at once; others follow.
+
+        The requests of a row are half of the slots, up to 16: longer rows are mostly
+        pairs of questions that do not see each other.
+
+        Raises:
+          ValueError: for impossible sizes.
+        """
+        rows, slots = whole_number(rows, "rows"), whole_number(slots, "slots")
+        derived = {"pending": 4 * rows, "requests_per_row": min(max(slots // 2, 1), 16)}
+        return cls(rows=rows, slots=slots, **derived | sizes)
+
     def __post_init__(self) -> None:
         problems = []
         for field in dataclasses.fields(self):

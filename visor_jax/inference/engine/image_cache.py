@@ -54,6 +54,10 @@ class ImageCache:
         payers = {row.requests[0].number for row in new.values()}
         return [found[key] for key in keys], payers
 
+    def clear(self) -> None:
+        """Lets go of all images."""
+        self._kept.clear()
+
     def _encode(
         self, new: dict[Hashable, PromptRow], bucket: Bucket
     ) -> dict[Hashable, EncodedImage]:

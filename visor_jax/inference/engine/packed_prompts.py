@@ -94,10 +94,10 @@ class PreparedRequest:
             raise ValueError(f"The prompt {what}: put text after it.")
         if not sample.num_image_tokens:
             return cls(number, request, sample, limit, None, b"%d" % number)
-        patches = sample.patch_index
-        image = _digest(
-            sample.crops, patches.index, patches.weights, sample.image_places
-        )
+        image = sample.image_key
+        if image is None:
+            index, places = sample.patch_index, sample.image_places
+            image = _digest(sample.crops, index.index, index.weights, places)
         shared = _digest(image, layout.tokens[:head], layout.image_positions)
         return cls(number, request, sample, limit, image, shared)
 

@@ -15,13 +15,19 @@ def define_answer_flags() -> None:
     flags.DEFINE_bool(
         "answers",
         False,
-        "Plan a network that answers, not training; with --compile, its prefill.",
+        "Plan a network that answers, not training; with --compile, a program of it.",
     )
     flags.DEFINE_string(
         "checkpoint", None, "With --answers, whose sizes; default: the configuration's."
     )
     flags.DEFINE_enum(
         "dtype", None, COMPUTE_DTYPES, "Of parameters and computation, likewise."
+    )
+    flags.DEFINE_enum(
+        "program",
+        "prefill",
+        ["prefill", "decode"],
+        "With --answers --compile: which; 'decode' writes a token of every answer.",
     )
     flags.DEFINE_integer("rows", 8, "With --answers: prompts read at once.")
     flags.DEFINE_integer("slots", 16, "With --answers: answers written at once.")
@@ -43,4 +49,8 @@ def check_no_training(options: Any) -> None:
     if options["compile"].present and not options["topology"].present:
         raise ValueError(
             "--answers --compile asks the TPU's compiler: add --topology=SLICE."
+        )
+    if options["program"].present and not options["compile"].present:
+        raise ValueError(
+            f"--program={options.program} is for --compile --topology=SLICE: add them."
         )

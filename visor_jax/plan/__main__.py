@@ -245,7 +245,7 @@ def _plan_answers(options: Any) -> int:
         slices = tpu_command.read_slices(options, tuple(plan.mesh.shape.values()))
         text = answers.as_text(plan, chosen(options.device))
     if slices is not None:
-        return tpu_command.run_prefill(plan, slices, options)
+        return tpu_command.run_answers(plan, slices, options)
     print(text)
     return 0
 

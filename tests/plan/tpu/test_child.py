@@ -76,12 +76,17 @@ def test_a_report_sets_the_formula_beside_the_compiler():
 
 def test_a_prefill_has_no_optimiser_and_its_own_speed():
     prefill = dataclasses.replace(COMPILED, optimizer=0, conditionals=0)
-    report = report_of(prefill, gated=0, flops=3 * 10**12, prefill="sa2:1,3")
+    report = report_of(
+        prefill, gated=0, flops=3 * 10**12, program="prefill", budget="sa2:1,3"
+    )
     text = report.as_text()
     assert "optimiser" not in text
     # 3 TFLOP by 8 chips of 197 TFLOP/s, 40 % of them.
     assert "3000.00 GFLOP a prefill at sa2:1,3: 4.759 ms at 40 %" in text
-    assert report.as_json()["prefill"] == "sa2:1,3"
+    fields = report.as_json()
+    assert (fields["program"], fields["budget"]) == ("prefill", "sa2:1,3")
+    token = report_of(prefill, gated=0, flops=10**9, program="decode", budget="all")
+    assert "1.00 GFLOP a token of every answer at all: 0.002 ms" in token.as_text()
     assert "optimiser" in report_of(COMPILED).as_text()
 
 

@@ -4,7 +4,7 @@
         --batch_size=8 --crops=5 --image_tokens=2944 --text_tokens=1024 \
         --compile --topology=v5e:2x4 [--effort=full] [--json]
     python -m visor_jax.plan --config=configs/universal.py:demo --answers --rows=1 \
-        --compile --topology=v5e:1x1 [--effort=full] [--json]
+        --compile --topology=v5e:1x1 [--program=decode] [--effort=full] [--json]
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from visor_jax.plan.tpu.child import (
     prepare_compiler,
     print_result,
 )
-from visor_jax.plan.tpu.compiled_prefill import compile_prefill
+from visor_jax.plan.tpu.compiled_answers import compile_decode, compile_prefill
 from visor_jax.plan.tpu.compiled_step import compile_step, mesh_of
-from visor_jax.plan.tpu.report import Report
+from visor_jax.plan.tpu.report import PREFILL, Report
 from visor_jax.plan.tpu.slices import Slices, check_compiler
 from visor_jax.runtime.user_error import UserError
 from visor_jax.training.objectives.universal_step import make_universal_step
@@ -82,39 +82,47 @@ def run(plan: Any, slices: Slices, options: Any, *, described: str) -> int:
     )
 
 
-def run_prefill(plan: AnswerPlan, slices: Slices, options: Any) -> int:
-    """Returns as `run` does, of the prefill at the plan's largest budget.
+def run_answers(plan: AnswerPlan, slices: Slices, options: Any) -> int:
+    """Returns as `run` does, of a program that answers at the plan's largest budget.
+
+    --program says which: the prefill, or a step of decoding.
 
     Raises:
       UserError: if the compiler ends without a result.
     """
     sizes, budget = tuple(plan.mesh.shape.values()), plan.budgets.largest
+    is_prefill = options.program == PREFILL
     if is_child():
         prepare_compiler()
-        mesh = mesh_of(slices, sizes)
-        print_result(compile_prefill(plan, mesh, effort=options.effort))
+        compile_it = compile_prefill if is_prefill else compile_decode
+        print_result(compile_it(plan, mesh_of(slices, sizes), effort=options.effort))
         return 0
-    counted = plan.columns()[budget.name]
-    shape = plan.shape
+    counted, shape = plan.columns()[budget.name], plan.shape
     cost = account(
         plan.config,
         budget,
         text_tokens=shape.text_tokens,
         image_tokens=shape.image_tokens,
         crops=shape.crops,
-        batch=shape.prompts,
+        batch=shape.prompts if is_prefill else shape.slots,
         logit_positions=1,
     )
+    if is_prefill:
+        # Answers that are written meanwhile are no part of this program.
+        formula, flops = counted.total - counted.answers, cost.end_to_end
+    else:
+        formula = counted.parameters + counted.answers
+        flops = cost.decode_per_token(shape.text_tokens + shape.new_tokens - 1)
     return _told(
         slices,
         options,
         plan.describe(),
         mesh=sizes,
-        # Answers that are written meanwhile are no part of this program.
-        formula=counted.total - counted.answers,
+        formula=formula,
         gated=0,
-        flops=cost.end_to_end,
-        prefill=budget.name,
+        flops=flops,
+        program=options.program,
+        budget=budget.name,
     )
 
 

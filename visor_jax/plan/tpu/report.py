@@ -6,17 +6,18 @@ from typing import Any
 from visor_jax.plan.tpu.compiled_step import CompiledStep
 from visor_jax.plan.tpu.slices import Slices
 
+STEP, PREFILL = "step", "prefill"
 # Of the products that a chip could do: what a step of this kind may hope for.
 _UTILISATION = 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """A compiled step, or prefill, beside what was counted of it.
+    """A compiled program beside what was counted of it.
 
     formula: bytes of a chip at the fullest moment, as `plan` counts them.
     gated: layer bodies with a gate. flops: of all chips in one step, every layer on.
-    prefill: the name of the budget, if it is no step but a prefill at that budget.
+    program: a training step, a prefill, or a step of decoding. budget: of the last two.
     """
 
     slices: Slices
@@ -26,7 +27,8 @@ class Report:
     formula: int
     gated: int
     flops: int
-    prefill: str | None = None
+    program: str = STEP
+    budget: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -65,7 +67,8 @@ class Report:
             "hbm": self.slices.device.memory,
             "mesh": dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True)),
             "effort": self.effort,
-            "prefill": self.prefill,
+            "program": self.program,
+            "budget": self.budget,
             "verdict": self.verdict,
             "needed": self.compiled.needed,
             "reserved": self.compiled.reserved,
@@ -99,7 +102,7 @@ class Report:
     def _memory(self) -> list[str]:
         found = self.compiled
         rows = [("parameters", found.parameters)]
-        if self.prefill is None:
+        if self.program == STEP:
             rows.append(("optimiser state", found.optimizer))
         rows.append(("batch", found.batch))
         if found.arguments:
@@ -130,13 +133,14 @@ class Report:
 
     def _speed(self) -> str:
         best = "at 40 % of what the chips can do"
-        if self.prefill is None:
+        if self.program == STEP:
             return (
                 f"{self.flops / 1e12:.2f} TFLOP a step with every layer on: "
                 f"{self.step_seconds:.3f} s {best}"
             )
+        what = "a prefill" if self.program == PREFILL else "a token of every answer"
         return (
-            f"{self.flops / 1e9:.2f} GFLOP a prefill at {self.prefill}: "
+            f"{self.flops / 1e9:.2f} GFLOP {what} at {self.budget}: "
             f"{1e3 * self.step_seconds:.3f} ms {best}"
         )
 

@@ -1,5 +1,6 @@
 """The notebook runs from its first cell to its last, and is stored without outputs."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -129,20 +130,30 @@ def test_it_is_stored_without_outputs_and_for_a_tpu():
             assert cell.execution_count is None
 
 
-@pytest.fixture(scope="module")
-def lives(tmp_path_factory):
-    """Yields the outputs of a runtime's whole life, and its workdir.
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A kernel in which all cells have run, after another was killed in the training.
 
-    A kernel is killed in the middle of the training; another runs all cells, twice.
+    before, after: the steps that the run's metrics had when that one was killed, and
+    have now. said: the outputs by their cells.
     """
-    workdir = tmp_path_factory.mktemp("lives")
+
+    client: NotebookClient
+    workdir: Path
+    before: list[int]
+    said: dict[str, str]
+    after: list[int]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    """Yields a runtime that lives until the last test."""
+    workdir = tmp_path_factory.mktemp("runtime")
     before = killed_in_training(workdir)
     client = client_of(workdir)
     with client.setup_kernel():
-        first = run_all(client)
-        between = steps_of(workdir)
-        second = run_all(client)
-    return before, first, between, second, workdir
+        said = run_all(client)
+        yield Runtime(client, workdir, before, said, steps_of(workdir))
 
 
 def about(said, words):
@@ -150,10 +161,8 @@ def about(said, words):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("turn", [1, 3], ids=["once", "again in the same kernel"])
-def test_all_cells_run_and_say_what_they_are_for(lives, turn):
-    said = lives[turn]
+def check_outputs(said):
+    """Fails unless every cell has said what it is for."""
     assert "visor_jax is installed" in about(said, "colab_setup.py")
     assert "CPU cores" in about(said, "describe_runtime")
     assert "image/png" in about(said, "plan_figure(")
@@ -170,19 +179,30 @@ def test_all_cells_run_and_say_what_they_are_for(lives, turn):
     assert "MB" in about(said, "make_archive")
 
 
+# These two are run by `.ci/run`, on both of its Pythons.
 @pytest.mark.slow
-def test_a_kernel_that_is_killed_amidst_the_training_loses_no_step(lives):
-    before, first, between, second, workdir = lives
-    training = about(first, 'train("configs/universal')
+def test_all_cells_run_and_say_what_they_are_for(runtime):
+    check_outputs(runtime.said)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_killed_amidst_the_training_loses_no_step(runtime):
+    training = about(runtime.said, 'train("configs/universal')
     went_on = int(re.search(r"going on from step (\d+)", training)[1])
     # It saved after it was left alone: not where its last number was written.
-    assert before[-1] <= went_on < STEPS
-    # Every number once, up to the end; the second time there was nothing to do.
-    assert between == sorted(set(between))
-    assert between[: len(before)] == before
-    assert between[-1] == STEPS
-    assert f"going on from step {STEPS}" in about(second, 'train("configs/universal')
-    assert steps_of(workdir) == between
+    assert runtime.before[-1] <= went_on < STEPS
+    # Every number once, up to the end.
+    assert runtime.after == sorted(set(runtime.after))
+    assert runtime.after[: len(runtime.before)] == runtime.before
+    assert runtime.after[-1] == STEPS
+
+
+@pytest.mark.slow
+def test_again_in_the_same_kernel_there_is_nothing_to_train(runtime):
+    said = run_all(runtime.client)
+    check_outputs(said)
+    assert f"going on from step {STEPS}" in about(said, 'train("configs/universal')
+    assert steps_of(runtime.workdir) == runtime.after
 
 
 @pytest.mark.parametrize(

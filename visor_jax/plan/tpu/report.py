@@ -138,10 +138,15 @@ class Report:
                 f"{self.flops / 1e12:.2f} TFLOP a step with every layer on: "
                 f"{self.step_seconds:.3f} s {best}"
             )
-        what = "a prefill" if self.program == PREFILL else "a token of every answer"
+        if self.program == PREFILL:
+            return (
+                f"{self.flops / 1e9:.2f} GFLOP a prefill at {self.budget}: "
+                f"{1e3 * self.step_seconds:.3f} ms {best}"
+            )
+        read = 1e3 * self.compiled.arguments / self.slices.bandwidth
         return (
-            f"{self.flops / 1e9:.2f} GFLOP {what} at {self.budget}: "
-            f"{1e3 * self.step_seconds:.3f} ms {best}"
+            f"{self.flops / 1e9:.2f} GFLOP a token of every answer at {self.budget}; "
+            f"to read its arguments takes a chip {read:.3f} ms at least"
         )
 
 

@@ -17,6 +17,8 @@ _DEEP = (
 SLICES: dict[str, tuple[str, ...]] = {"v5e": _FLAT, "v6e": _FLAT, "v5p": _DEEP}
 # Products in bfloat16, per second and chip, as the maker states them.
 PEAK_FLOPS = {"v5e": 197e12, "v6e": 918e12, "v5p": 459e12}
+# Bytes of a chip's memory that are read in a second, likewise.
+BANDWIDTH = {"v5e": 819e9, "v6e": 1640e9, "v5p": 2765e9}
 _CHIPS_OF_A_HOST = 4
 
 
@@ -65,6 +67,11 @@ class Slices:
     def peak_flops(self) -> float:
         """Of all chips, per second."""
         return self.chips * PEAK_FLOPS[self.kind]
+
+    @property
+    def bandwidth(self) -> float:
+        """Of the memory of one chip, bytes per second."""
+        return BANDWIDTH[self.kind]
 
     def check_mesh(self, sizes: tuple[int, int, int]) -> None:
         """Raises ValueError unless the mesh has as many devices as there are chips."""

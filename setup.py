@@ -32,7 +32,7 @@ setup(
         ],
     },
     install_requires=[
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "flax>=0.12",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",

@@ -118,13 +118,22 @@ def test_a_large_parameter_that_stays_whole_is_warned_of(caplog):
     assert not whole_parameters({path: shape}, shardings, at_least=2**21)
 
 
-def test_unknown_and_indivisible_parameters_are_all_listed():
+def test_unknown_and_indivisible_parameters_are_named_by_what_is_wrong():
     mesh = make_mesh(MeshSettings(data=1, fsdp=8, tensor=1))
     shape = jax.ShapeDtypeStruct((12, 12), np.float32)
     params = {
         "surprise": {"kernel": shape},
         "language_model": {"embed_tokens": {"embedding": shape}},
+        "vision_tower": {
+            "encoder": {
+                f"layers_{i}": {"mlp": {"fc1": {"kernel": shape}}} for i in range(40)
+            }
+        },
     }
     with pytest.raises(ValueError, match="surprise/kernel") as error:
         param_shardings(params, mesh)
-    assert "12 does not split into 8" in str(error.value)
+    said = str(error.value).splitlines()
+    assert len(said) == 3
+    assert "12 does not split into 8 (fsdp): language_model/embed_tokens" in said[2]
+    # The embedding and 40 kernels, of which a few tell enough.
+    assert said[2].endswith(" and 38 more")

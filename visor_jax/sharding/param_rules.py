@@ -67,6 +67,12 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
+# {what is wrong: the parameters that it is wrong with}.
+Problems = dict[str, list[str]]
+# Parameters that a message names, of those with one fault.
+_NAMED = 3
+
+
 def rule_of(path: str) -> int | None:
     """Returns which rule a parameter ("a/b/kernel") follows; None if it has none."""
     matches = (i for i, (rule, _) in enumerate(PARAM_RULES) if re.search(rule, path))
@@ -79,17 +85,17 @@ def param_shardings(params: Tree, mesh: AnyMesh) -> Tree:
     Warns of large parameters that stay whole on a mesh that splits parameters.
 
     Raises:
-      ValueError: listing every parameter that has no rule, has another rank than its
-        rule, or whose dimension its mesh axes do not divide.
+      ValueError: for parameters that have no rule, have another rank than their rule,
+        or whose dimension its mesh axes do not divide; a line for each such fault.
     """
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    problems: list[str] = []
+    problems: Problems = {}
     specs = {path: _spec_of(path, x.shape, mesh, problems) for path, x in flat.items()}
     if problems:
         raise ValueError(
             "Parameters cannot be split over the mesh "
             f"{dict(mesh.shape)}; choose mesh axes that divide them, or mend "
-            "visor_jax/sharding/param_rules.py:\n  " + "\n  ".join(problems)
+            "visor_jax/sharding/param_rules.py:\n  " + "\n  ".join(_told(problems))
         )
     shardings = {path: NamedSharding(mesh, s) for path, s in specs.items()}
     whole = whole_parameters(flat, shardings)
@@ -128,25 +134,35 @@ def replicated(mesh: AnyMesh) -> NamedSharding:
 
 
 def _spec_of(
-    path: str, shape: tuple[int, ...], mesh: AnyMesh, problems: list[str]
+    path: str, shape: tuple[int, ...], mesh: AnyMesh, problems: Problems
 ) -> PartitionSpec:
+    def complain(reason: str) -> None:
+        problems.setdefault(reason, []).append(f"{path} {shape}")
+
     rule = rule_of(path)
     if rule is None:
-        problems.append(f"{path} {shape}: no rule")
+        complain("no rule")
         return PartitionSpec()
     _, logical = PARAM_RULES[rule]
     if all(name is None for name in logical):
         return PartitionSpec()
     if len(logical) != len(shape):
-        problems.append(f"{path} {shape}: its rule {logical} has another rank")
+        complain(f"another rank than the rule {logical}")
         return PartitionSpec()
     found = spec(logical)
     for size, entry in zip(shape, found, strict=True):
         names = (entry,) if isinstance(entry, str) else entry or ()
         parts = math.prod(mesh.shape[name] for name in names)
         if size % parts:
-            problems.append(
-                f"{path} {shape}: {size} does not split into {parts} "
-                f"({' x '.join(names)})"
-            )
+            complain(f"{size} does not split into {parts} ({' x '.join(names)})")
     return found
+
+
+def _told(problems: Problems) -> list[str]:
+    """Returns a line for each reason, with a few of its parameters."""
+    lines = []
+    for reason, paths in problems.items():
+        more = len(paths) - _NAMED
+        behind = f" and {more} more" if more > 0 else ""
+        lines.append(f"{reason}: {', '.join(paths[:_NAMED])}{behind}")
+    return lines

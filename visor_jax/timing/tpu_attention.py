@@ -1,7 +1,7 @@
 """Compiles attention for TPUs that are not here: seconds and memory, no speed.
 
     python -m visor_jax.timing.tpu_attention [--topology=v5e:2x4] \\
-        [--kernels=tags,blockwise] [--only=SELF] [--json]
+        [--kernels=tags,splash,blockwise] [--only=SELF] [--json]
 
 The compiler for TPUs comes as a package (`pip install -e '.[tpu]'`) and needs none. At
 every shape of the networks the gradient is compiled (which begins with the forward

@@ -128,6 +128,24 @@ def test_every_question_is_a_line_with_its_answer_and_cost(network, predictions)
     assert scores["gqa"]["figures"][0]["n"] == LIMIT
 
 
+def test_a_look_at_the_base_view_is_one_everywhere(network, data, tmp_path, capsys):
+    arguments = flags_of(network, data, tmp_path, "--look=base", names=["chartqa"])
+    own_flags.call(evaluate, *arguments)
+    model = load.load(str(network), dtype=None, chat_template="hub")
+    whole = model.batch([made_up.picture(0)], "Why?").image_mask.sum()
+    for line in read(tmp_path, "chartqa"):
+        image = made_up.picture(made_up.picture_of(int(line["id"]) - 100))
+        how = {"max_new_tokens": 16, "crops": "base"}
+        assert line["answer"] == model.generate(image, line["prompt"], "all", **how)
+        assert line["looked_at"]["crops"] == [0]
+        assert 0 < line["image_tokens"] < whole
+    settings = json.loads((tmp_path / "chartqa.settings.json").read_text())
+    assert settings["look"] == "base"
+    for other in ([], ["--look=all"]):
+        changed = flags_of(network, data, tmp_path, *other, names=["chartqa"])
+        assert 'look was "base"' in refusal(capsys, *changed)
+
+
 def test_a_stopped_run_goes_on_and_others_are_refused(
     network, data, predictions, capsys, monkeypatch
 ):
@@ -280,6 +298,7 @@ def test_mistakes_end_in_one_line(network, data, tmp_path, capsys):
         (["--checkpoint=a,b"], "give one checkpoint"),
         (["--budget=sa9"], "sa9"),
         (["--cost=1,2"], "take one number"),
+        (["--look=bse"], "Unknown crops 'bse'"),
         (["--pages=3"], "--pages are not for --benchmarks"),
         ([f"--output={data / 'GQA_TestDev_Balanced.tsv'}"], "is a file, not a folder"),
     ):

@@ -18,7 +18,7 @@ from visor_jax.models.config import COMPUTE_DTYPES
 _OF_THE_REPORT = ("out", "pages", "budgets", "untrained", "split", "cascade")
 _OF_BENCHMARKS = (
     *("data", "output", "budget", "limit", "overwrite", "retry_errors"),
-    *("dtype", "chat_template", "rows", "slots", "memory_gb"),
+    *("dtype", "chat_template", "rows", "slots", "memory_gb", "look"),
 )
 
 
@@ -56,6 +56,7 @@ def define_benchmark_flags() -> None:
     flags.DEFINE_integer("rows", 8, "Prompts read at once, a power of two.")
     flags.DEFINE_integer("slots", 16, "Answers written at once.")
     flags.DEFINE_float("memory_gb", 4.0, "Of the device, beside the parameters.")
+    answer_flags.define_look_flag()
 
 
 def are_about_benchmarks(options: Any) -> bool:
@@ -183,7 +184,12 @@ def _prepared(options: Any, benchmarks: list[Any], folder: Path) -> list[Any]:
         count: _engine(model, options, budget, cost, count)
         for count in {each.new_tokens for each in benchmarks}
     }
-    said = {"budget": budget, "cost": cost, "chat_template": options.chat_template}
+    said = {
+        "budget": budget,
+        "cost": cost,
+        "chat_template": options.chat_template,
+        "look": options.look,
+    }
     files = [
         asking.answer_file(
             each,
@@ -225,7 +231,7 @@ def _engine(model: Any, options: Any, budget: str, cost: float, count: int) -> A
         new_tokens=count,
         memory_bytes=int(1e9 * options.memory_gb),
     )
-    return model.engine(budget, cost=cost, config=config)
+    return model.engine(budget, cost=cost, crops=options.look, config=config)
 
 
 def _ask_one(

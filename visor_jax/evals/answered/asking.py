@@ -18,6 +18,7 @@ from visor_jax.evals.tables.table_benchmark import TableBenchmark
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.files.answer_file import AnswerFile
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.look import ALL, crops_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,17 @@ def common_settings(
     budget: str,
     cost: float,
     chat_template: str | None,
+    look: str | None = None,
 ) -> dict[str, Any]:
     """Returns what all lines of a benchmark have in common.
 
     Args:
-      budget: its name, or "auto" at this cost.
+      budget: its name, or "auto" at this cost. look: which crops are looked at.
+
+    Raises:
+      ValueError: for a look that there is not.
     """
+    name = None if look is None else crops_of(look).name
     return {
         "benchmark": benchmark.name,
         **benchmark.identity(),
@@ -51,6 +57,8 @@ def common_settings(
         "chat_template": chat_template,
         "max_new_tokens": benchmark.new_tokens,
         "versions": {"visor_jax": visor_jax.__version__, "jax": jax.__version__},
+        # Files from before there were looks say nothing of them.
+        **({} if name in (None, ALL.name) else {"look": name}),
     }
 
 

@@ -72,6 +72,7 @@ def line_of(
         "used": None if answer.budget is None else answer.budget.name,
         "reducer": None if model.reducer == KEEP_ALL else repr(model.reducer),
         "request": request,
+        **({} if answer.looked_at is None else {"looked_at": answer.looked_at}),
     }
     return line if said is None else line | _costs(answer, model, budget)
 

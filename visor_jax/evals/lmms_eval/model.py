@@ -57,6 +57,7 @@ class VisorChat(lmms):
         rows: int = 8,
         slots: int = 16,
         memory_gb: float = 4.0,
+        look: str | int | None = None,
         **others: Any,
     ) -> None:
         """Opens the network; the arguments are --model_args.
@@ -64,8 +65,8 @@ class VisorChat(lmms):
         Args:
           pretrained: path or id, as everywhere.
           budget: its name, "auto" or "cascade"; None for the largest. Names with commas
-            stand in quotes. reduce, cost, dtype, chat_template, rows, slots, memory_gb:
-            as those of `evaluate --benchmarks`.
+            stand in quotes. reduce, cost, dtype, chat_template, rows, slots, memory_gb,
+            look: as those of `evaluate --benchmarks`.
           max_new_tokens: of answers to tasks that set none. seed: of random sampling.
 
         Raises:
@@ -99,6 +100,8 @@ class VisorChat(lmms):
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+        # What looks like a number comes as one.
+        self._look = None if look is None else _bare(str(look))
         self._cost, self._seed = cost, seed
         self._engines: dict[int, Engine] = {}
 
@@ -166,7 +169,11 @@ class VisorChat(lmms):
         if new_tokens not in self._engines:
             config = dataclasses.replace(self._sizes, new_tokens=new_tokens)
             self._engines[new_tokens] = self.visor.engine(
-                self.budget, cost=self._cost, config=config, key=self._seed
+                self.budget,
+                cost=self._cost,
+                crops=self._look,
+                config=config,
+                key=self._seed,
             )
         return self._engines[new_tokens]
 

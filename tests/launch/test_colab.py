@@ -71,7 +71,7 @@ def shortened(workdir):
 def client_of(workdir):
     return NotebookClient(
         shortened(workdir),
-        timeout=3600,
+        timeout=900,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "launch")}},
     )

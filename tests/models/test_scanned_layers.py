@@ -107,7 +107,8 @@ def test_gates_of_a_policy_blend_sample_by_sample():
         )
 
     np.testing.assert_allclose(gradient("on"), gradient("off"), **GRADIENT)
-    assert np.abs(gradient("on")).min() > 0
+    # Both gates matter; not to every row: some have no image.
+    assert np.abs(gradient("on")).max(axis=0).min() > 1e-2
 
 
 def test_kernels_are_stacked_in_the_type_that_layers_compute_in():

@@ -124,8 +124,8 @@ def test_the_table_and_the_verdict():
 def test_flags_of_the_other_plan_are_refused():
     def given(*names):
         return collections.defaultdict(
-            lambda: types.SimpleNamespace(present=False),
-            {name: types.SimpleNamespace(present=True) for name in names},
+            lambda: types.SimpleNamespace(present=False, value=False),
+            {name: types.SimpleNamespace(present=True, value=True) for name in names},
         )
 
     plan_flags.check_no_training(given("rows", "dtype", "compile", "topology"))
@@ -134,6 +134,10 @@ def test_flags_of_the_other_plan_are_refused():
         plan_flags.check_no_training(given("batch_size", "compile"))
     with pytest.raises(ValueError, match="add --topology=SLICE"):
         plan_flags.check_no_training(given("compile"))
+    with pytest.raises(ValueError, match="--program is for --compile"):
+        plan_flags.check_no_training(given("rows", "program"))
+    with pytest.raises(ValueError, match="--program belong to --answers"):
+        plan_flags.check_no_answers(given("program", "compile", "topology"))
     with pytest.raises(ValueError, match="--checkpoint, --slots belong to --answers"):
         plan_flags.check_no_answers(given("checkpoint", "slots"))
 

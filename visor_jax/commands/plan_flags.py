@@ -6,7 +6,7 @@ from absl import flags
 
 from visor_jax.models.config import COMPUTE_DTYPES
 
-_OF_ANSWERS = ("checkpoint", "dtype", "rows", "slots", "new_tokens")
+_OF_ANSWERS = ("checkpoint", "dtype", "rows", "slots", "new_tokens", "program")
 _OF_TRAINING = ("batch_size",)
 
 
@@ -46,11 +46,9 @@ def check_no_training(options: Any) -> None:
     given = [f"--{name}" for name in _OF_TRAINING if options[name].present]
     if given:
         raise ValueError(f"{', '.join(given)} are of training: leave them out.")
-    if options["compile"].present and not options["topology"].present:
+    if options["compile"].value and not options["topology"].present:
         raise ValueError(
             "--answers --compile asks the TPU's compiler: add --topology=SLICE."
         )
-    if options["program"].present and not options["compile"].present:
-        raise ValueError(
-            f"--program={options.program} is for --compile --topology=SLICE: add them."
-        )
+    if options["program"].present and not options["compile"].value:
+        raise ValueError("--program is for --compile --topology=SLICE: add them.")

@@ -152,12 +152,17 @@ def step_bytes(
     logits = activations.logits_bytes(config.decoder, batch, tensor=tensor)
     table = next(path for path in _OUTPUT_TABLE if path in params)
     output = module_bytes({table: params[table]}, is_trained)["rest"]
+    # Of a table that is read at both ends the gradient is a sum, in float32.
+    in_float32 = config.decoder.tie_embeddings
     kept_before, rest = sum(tower.kept) + image_path, modules["rest"].gradients
     update = rest + decoder.gradients + tower.gradients
     # Where a batch passes in parts, the sums of the parts' gradients are there as well.
     summed = update if in_parts else 0
     moments = {
-        "logits": kept_before + sum(decoder.kept) + logits + _in_use(config, output),
+        "logits": kept_before
+        + sum(decoder.kept)
+        + logits
+        + _in_use(config, output, in_float32=in_float32),
         "decoder": kept_before + rest + decoder.most_going_back(config),
         "tower": rest + decoder.gradients + tower.most_going_back(config),
     }
@@ -209,15 +214,16 @@ def _decoder(
     return stack
 
 
-def _in_use(config: VLMConfig, module: ModuleBytes) -> int:
+def _in_use(config: VLMConfig, module: ModuleBytes, *, in_float32: bool = True) -> int:
     """Returns the bytes of whole parameters while they are used, beside those held.
 
-    In the compute dtype for the products, and as many gradients in float32 before they
-    are reduced to what the device holds.
+    In the compute dtype for the products, and as many gradients before they are reduced
+    to what the device holds: in float32, or as they come out of the products.
     """
     size = BYTES[config.compute_dtype]
     if module.whole > module.held:
-        return module.whole * size // 4 + module.whole
+        used = module.whole * size // 4
+        return used + (module.whole if in_float32 else used)
     return 0 if size == 4 else module.whole * size // 4
 
 

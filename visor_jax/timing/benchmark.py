@@ -31,8 +31,10 @@ def define_flags() -> None:
 if __name__ == "__main__":
     command_line.begin(define_flags)
 
+import collections
 import dataclasses
 import functools
+import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -96,28 +98,42 @@ def compare(
     tokens = benchmark.new_tokens
     config = EngineConfig.of(rows=rows, slots=slots, new_tokens=tokens)
     engine = model.engine(budget, config=config)
-    ways = {
-        "engine": functools.partial(_answers, engine),
-        "one by one": functools.partial(_one_by_one, model, budget, tokens),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    found, encoded = {}, 0
+    turns = _Turns(engine, clock)
     for _ in range(1 + repeats):
-        for name, ask in ways.items():
-            engine.forget_images()
-            before = engine.scheduler.images.images_run
-            began = clock()
-            found[name] = ask(requests)
-            seconds[name].append(clock() - began)
-            encoded = max(encoded, engine.scheduler.images.images_run - before)
+        turns.take("engine", functools.partial(_answers, engine, requests))
+        alone = functools.partial(_one_by_one, model, budget, tokens, requests)
+        turns.take("one by one", alone)
     return Compared(
         questions=len(requests),
-        equal=sum(one == other for one, other in zip(*found.values(), strict=True)),
-        engine_seconds=tuple(seconds["engine"][1:]),
-        one_by_one_seconds=tuple(seconds["one by one"][1:]),
+        equal=sum(map(operator.eq, *turns.answers.values())),
+        engine_seconds=tuple(turns.seconds["engine"][1:]),
+        one_by_one_seconds=tuple(turns.seconds["one by one"][1:]),
         pictures=len({benchmark.picture_of[each.id] for each in examples}),
-        encoded=encoded,
+        encoded=turns.encoded,
     )
+
+
+class _Turns:
+    """Turns of both ways. encoded: pictures that the engine encoded in one, at most.
+
+    answers: of the last turn of each way. seconds: of all of its turns.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._engine, self._clock = engine, clock
+        self.answers: dict[str, list[str]] = {}
+        self.seconds: dict[str, list[float]] = collections.defaultdict(list)
+        self.encoded = 0
+
+    def take(self, name: str, ask: Callable[[], list[str]]) -> None:
+        """Asks all in one way, of which the engine has kept nothing."""
+        self._engine.forget_images()
+        before = self._engine.scheduler.images.images_run
+        began = self._clock()
+        self.answers[name] = ask()
+        self.seconds[name].append(self._clock() - began)
+        encoded = self._engine.scheduler.images.images_run - before
+        self.encoded = max(self.encoded, encoded)
 
 
 def _one_by_one(

@@ -184,9 +184,8 @@ def main(arguments: list[str]) -> None:
         _check_reads_pages(options.checkpoint)
         model = load(options.checkpoint)
         policy, budgets = _choices(model, options)
-        config = EngineConfig(
+        config = EngineConfig.of(
             rows=options.rows,
-            pending=4 * options.rows,
             slots=max(2 * options.rows, EngineConfig.requests_per_row),
             images_at_once=min(options.rows, EngineConfig.images_at_once),
             new_tokens=model.processor.new_tokens,

@@ -78,3 +78,14 @@ def test_what_is_kept_is_bounded_and_cannot_be_changed(cuts):
     # The third picture took the place of the second, which came back for its own.
     order = [next(i for i, x in enumerate(images) if x is seen) for seen in cuts]
     assert order == [0, 1, 2, 1]
+
+
+def test_pictures_that_are_let_go_are_cut_again(cuts):
+    keeping, image = KeptCuts(10**9), random_image(60, 90)
+    first = keeping(image, SETTINGS)
+    keeping.clear()
+    assert keeping(image, SETTINGS) is not first
+    # Without room nothing is kept.
+    for _ in range(2):
+        assert KeptCuts(0)(image, SETTINGS).key == first.key
+    assert len(cuts) == 4

@@ -82,6 +82,9 @@ def made(network, **arguments):
         ({"reduce": "fastvv"}, "fastvv"),
         ({"device_map": "auto"}, r"knows no \['device_map'\]"),
         ({"rows": 3}, "rows=3 is no power of two"),
+        ({"look": "bse"}, "Unknown crops 'bse'"),
+        # Of two tiles a network must be right at any: this one was not trained so.
+        ({"look": 2}, "trained"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments, why, network):
@@ -100,3 +103,9 @@ def test_one_process_and_one_checkpoint(network, monkeypatch):
 
 def test_names_with_commas_stand_in_quotes(network):
     assert made(network, budget=f'"{BUDGETS[1]}"').budget == BUDGETS[1]
+
+
+def test_a_look_is_shown_to_all_requests(network):
+    engine = made(network, look="base")._engine(4)
+    assert engine.processor.looking.crops.name == "base"
+    assert made(network)._engine(4).processor.looking is None

@@ -13,6 +13,7 @@ from tests.data.tiny_llava import question, random_image
 from tests.models.test_crop_subsets import BUCKET, PROCESSOR, SETTINGS, network
 from visor_jax.budget import BudgetSet
 from visor_jax.data.buckets import Buckets
+from visor_jax.data.images import cut_image
 from visor_jax.data.prompts.answer_options import AnswerOptions
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
@@ -118,6 +119,28 @@ def test_mixed_looks_are_answered_as_alone(monkeypatch):
     assert [answer.text for answer in again] == alone
     assert engine.scheduler.images.crops_run == encoded
     assert not any(answer.encoded for answer in again)
+
+
+def test_a_picture_is_cut_once_for_all_questions_about_it(monkeypatch):
+    cuts, cut = [], cut_image.cut_image
+
+    def counted(pixels, settings):
+        cuts.append(pixels)
+        return cut(pixels, settings)
+
+    monkeypatch.setattr(cut_image, "cut_image", counted)
+
+    def cuts_of(engine):
+        before = len(cuts)
+        engine.answer_all(REQUESTS[:4])
+        return len(cuts) - before
+
+    how = {"budgets": ["all"], "looks": [2, "base"], "config": SMALL}
+    engine = model().engine("none", **how)
+    assert [cuts_of(engine), cuts_of(engine)] == [2, 0]
+    engine.forget_images()
+    assert cuts_of(engine) == 2
+    assert cuts_of(model().engine("none", images_kept=0, **how)) == 4
 
 
 def test_requests_say_their_crops_in_one_call():

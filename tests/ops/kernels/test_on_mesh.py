@@ -11,7 +11,7 @@ import pytest
 from tests.ops.kernels import numpy_attention
 from tests.sharding.collectives import collectives
 from tests.sharding.mesh_run import mesh_of
-from tests.tolerances import GRADIENT, REORDERED
+from tests.tolerances import GRADIENT, REFERENCE, REORDERED
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.kernels.on_mesh import refuses_mesh
 from visor_jax.ops.kernels.splash import SplashKernel
@@ -98,6 +98,21 @@ def test_eight_devices_give_what_one_gives_and_send_nothing_but_the_loss(name, s
         assert np.abs(other).max() > 0.1
         np.testing.assert_allclose(one, other, **GRADIENT)
     assert {(x.kind, *x.numbers) for x in sent} == {("all-reduce", ())}
+
+
+@pytest.mark.parametrize("form", [MaskForm.WHOLE, None], ids=str)
+def test_splash_on_eight_devices_is_attention_without_a_mask_or_with_one_of_keys(form):
+    kernel = KERNELS["splash"][0]
+    (query, key, value, weight), tags = inputs(numpy_attention.unpacked)
+    part = KeyPart(key, value, None)
+    mask = np.ones((ROWS, LENGTH, LENGTH), bool)
+    if form is not None:
+        part = KeyPart(key, value, tags, form)
+        mask &= np.asarray(tags.valid)[:, None]
+    with jax.set_mesh(mesh_of((2, 2, 2))), nn.logical_axis_rules(logical_rules()):
+        found = jax.jit(lambda query: kernel(query, [part], None))(query)
+    expected, _ = numpy_attention.attention(query, key, value, mask, weight)
+    np.testing.assert_allclose(found, expected, **REFERENCE)
 
 
 @pytest.mark.parametrize("rows", [6, 1])

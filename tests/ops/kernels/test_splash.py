@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.ops.kernels import numpy_attention
+from tests.tolerances import GRADIENT, REFERENCE
 from visor_jax.ops.attention import chosen
 from visor_jax.ops.kernels.kernel import KeyPart
 from visor_jax.ops.kernels.splash import splash_attend
@@ -62,23 +63,57 @@ def test_it_says_what_it_cannot_do(tokens, reason):
         chosen(query, parts, kernel="splash", platform=platform)
 
 
-def test_a_row_without_any_key_gives_numbers(tokens):
-    """...in which nobody asks, or an image that is not there."""
+def attend(query, key, tags, form):
+    return splash_attend(query, key, key, tags, form=form, block=128, interpret=True)
+
+
+def test_invalid_queries_give_zeros_and_no_gradient(tokens):
+    """...those of a row without any key among them."""
     rng = np.random.default_rng(1)
     query = jnp.asarray(rng.normal(size=(numpy_attention.BATCH, 256, 1, 64)), "float32")
-    nothing = tokens.tags.replace(valid=jnp.zeros_like(tokens.tags.valid))
+    valid = tokens.tags.valid.at[0].set(False).at[1, 200:].set(False)
+    tags = tokens.tags.replace(valid=valid)
 
     @jax.jit
-    def gradients(query):
-        def loss(query, key):
-            outs = [
-                splash_attend(
-                    query, key, key, nothing, form=form, block=128, interpret=True
-                )
-                for form in (MaskForm.WHOLE, MaskForm.CAUSAL)
-            ]
-            return sum(out.sum() for out in outs)
+    def run(query):
+        out, pull = jax.vjp(lambda q: attend(q, query, tags, MaskForm.CAUSAL), query)
+        return out, *pull(jnp.ones_like(out))
 
-        return jax.value_and_grad(loss, argnums=(0, 1))(query, query)
+    out, gradient = run(query)
+    for found in (out, gradient):
+        assert np.abs(found[np.asarray(valid)]).max() > 0.1
+        np.testing.assert_array_equal(found[~np.asarray(valid)], 0)
 
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients(query)))
+
+def test_a_row_without_an_image_leaves_its_neighbour_alone(tokens):
+    rng = np.random.default_rng(1)
+    query, key = (
+        jnp.asarray(rng.normal(size=(numpy_attention.BATCH, 256, 1, 64)), "float32")
+        for _ in range(2)
+    )
+    valid = tokens.tags.valid.at[0].set(False)
+    tags = tokens.tags.replace(valid=valid)
+    mask = np.zeros((numpy_attention.BATCH, 256, 256), bool)
+    mask[1] = np.asarray(valid)[1]
+    weight = np.zeros(query.shape)
+    weight[1] = rng.normal(size=query.shape[1:])
+    expected, (d_query, d_key, d_value) = numpy_attention.attention(
+        query, key, key, mask, weight
+    )
+
+    @jax.jit
+    def run(query, key):
+        out, pull = jax.vjp(lambda q, k: attend(q, k, tags, MaskForm.WHOLE), query, key)
+        return out, *pull(jnp.asarray(weight, "float32"))
+
+    out, *gradients = run(query, key)
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out[1], expected[1], **REFERENCE)
+    for found, wanted in zip(gradients, (d_query, d_key + d_value), strict=True):
+        np.testing.assert_allclose(found, wanted, **GRADIENT)
+
+
+def test_a_mask_of_which_nothing_is_known_is_no_causal_one(tokens):
+    query = jnp.zeros((numpy_attention.BATCH, 256, 1, 64))
+    with pytest.raises(ValueError, match=r"TAGS cannot be said by lengths: nothing is"):
+        attend(query, query, tokens.tags, MaskForm.TAGS)

@@ -87,10 +87,25 @@ def test_a_prefill_has_no_optimiser_and_its_own_speed():
     assert (fields["program"], fields["budget"]) == ("prefill", "sa2:1,3")
     token = report_of(prefill, gated=0, flops=10**9, program="decode", budget="all")
     # What is read of a v5e's memory, 819 GB a second.
-    read = 1e3 * COMPILED.arguments / 819e9
+    read = COMPILED.arguments / 819e9
     assert "1.00 GFLOP a token of every answer at all; to read" in token.as_text()
-    assert f"{read:.3f} ms at least" in token.as_text()
+    assert f"{1e3 * read:.3f} ms" in token.as_text()
+    assert token.as_json()["read_s"] == round(read, 6)
+    assert "step_s_at_40_percent" not in token.as_json()
     assert "optimiser" in report_of(COMPILED).as_text()
+
+
+def test_what_is_there_and_not_read_takes_its_place():
+    """...as the tower does while answers are written."""
+    there = COMPILED.parameters + COMPILED.optimizer + COMPILED.batch
+    assert COMPILED.unread == max(0, there - COMPILED.arguments) == 0
+    more = dataclasses.replace(COMPILED, parameters=COMPILED.parameters + 7 * 10**9)
+    unread = there + 7 * 10**9 - COMPILED.arguments
+    assert unread > 6 * 10**9
+    assert more.unread == unread
+    assert more.needed == COMPILED.needed + unread
+    assert "there, and not read" in report_of(more).as_text()
+    assert "there, and not read" not in report_of(COMPILED).as_text()
 
 
 def test_a_child_tells_what_it_found_as_json():

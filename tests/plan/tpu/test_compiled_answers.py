@@ -1,6 +1,8 @@
 """Programs that answer are compiled as they run: their arrays, and what they leave."""
 
 import dataclasses
+import json
+import types
 
 import jax
 import numpy as np
@@ -8,11 +10,14 @@ import pytest
 
 from tests import tiny
 from visor_jax.budget import BudgetSet
+from visor_jax.flops.account import account
 from visor_jax.flops.cache_bytes import cache_bytes
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.plan.answer_bytes import AnswerShape
 from visor_jax.plan.answers import AnswerPlan
+from visor_jax.plan.tpu import command
 from visor_jax.plan.tpu.compiled_answers import compile_decode, compile_prefill
+from visor_jax.plan.tpu.slices import Slices
 from visor_jax.sharding.mesh import MESH_AXES, planned_mesh
 
 CONFIG = tiny.VISOR
@@ -82,6 +87,35 @@ def keys_of(plan, *, rows):
         image_tokens=SHAPE.image_tokens,
         rows=rows,
     ).total
+
+
+@pytest.mark.parametrize("program", ["prefill", "decode"])
+def test_what_is_told_of_a_program_is_counted_for_it(program, monkeypatch, capsys):
+    """...of two prompts that are read, or of three answers that are written."""
+    found, plan = compiled(compile_prefill, ["all"])
+    monkeypatch.setattr(command, "compile_in_child", lambda *_: found)
+    options = types.SimpleNamespace(program=program, json=True, effort="full")
+    assert command.run_answers(plan, Slices(topology="v5e:1x1"), options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["program"], told["budget"]) == (program, plan.budgets.largest.name)
+    counted = plan.columns()[plan.budgets.largest.name]
+    rows = SHAPE.prompts if program == "prefill" else SHAPE.slots
+    cost = account(
+        CONFIG,
+        plan.budgets.largest,
+        text_tokens=SHAPE.text_tokens,
+        image_tokens=SHAPE.image_tokens,
+        crops=SHAPE.crops,
+        batch=rows,
+        logit_positions=1,
+    )
+    if program == "prefill":
+        assert told["flops"] == cost.end_to_end
+        assert told["formula"] == counted.total - counted.answers
+    else:
+        # The last token sees the prompt, and all of its answer before it.
+        assert told["flops"] == cost.decode_per_token(12 + 5 - 1)
+        assert told["formula"] == counted.parameters + counted.answers
 
 
 def test_prompts_of_no_length_are_refused():

@@ -15,6 +15,9 @@ from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import PatchIndex, anyres_patch_index
 from visor_jax.runtime.device_cache import Held
 
+# Of crops that are kept on the host: of a large picture there are 65 MB.
+MOST_BYTES = 256_000_000
+
 
 class CutImage(NamedTuple):
     """A picture of a prompt, cut.
@@ -49,6 +52,10 @@ class KeptCuts:
     def __init__(self, most_bytes: int) -> None:
         """Keeps nothing yet. most_bytes: of crops, at most; the longest unused go."""
         self._kept: Held[tuple[ImageSettings, bytes], CutImage] = Held(most_bytes)
+
+    def clear(self) -> None:
+        """Lets go of all pictures."""
+        self._kept.clear()
 
     def __call__(
         self, pixels: UInt8[np.ndarray, "h w 3"], settings: ImageSettings

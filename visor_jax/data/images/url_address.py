@@ -205,6 +205,9 @@ def _is_public(address: _Address) -> bool:
         return address.is_global and not (address.is_multicast or address.is_reserved)
     if address.scope_id or address.is_site_local or address.is_multicast:
         return False
+    # 6to4, whose relays are gone (RFC 7526): global to some versions of Python alone.
+    if address.sixtofour is not None:
+        return False
     # Judged by the IPv4 address inside: these networks are global nowhere.
     if address.ipv4_mapped is not None or address in _TRANSLATED:
         return True

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from visor_jax.batch import Batch
 from visor_jax.data.buckets import Buckets
-from visor_jax.data.images.cut_image import Cutter, KeptCuts
+from visor_jax.data.images.cut_image import Cutter
 from visor_jax.data.images.url_fetching import Fetch
 from visor_jax.data.look_buckets import for_any_look
 from visor_jax.data.prompts.answer_text import AnswerText, TextPieces
@@ -71,12 +71,9 @@ class Processor:
         prompts = dataclasses.replace(self.prompts, fetch=fetch)
         return dataclasses.replace(self, prompts=prompts)
 
-    def keeping_cuts(self, most_bytes: int) -> "Processor":
-        """Returns the processor that knows pictures again (`KeptCuts`); one thread's.
-
-        most_bytes: of the host's memory.
-        """
-        prompts = dataclasses.replace(self.prompts, cut=KeptCuts(most_bytes))
+    def cutting_with(self, cut: Cutter) -> "Processor":
+        """Returns the processor that cuts pictures so, e.g. by `KeptCuts`."""
+        prompts = dataclasses.replace(self.prompts, cut=cut)
         return dataclasses.replace(self, prompts=prompts)
 
     def sample(self, request: Request, *, room: int) -> Sample:

@@ -28,6 +28,7 @@ from visor_jax.inference.answers import Answer
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.engine.engine_config import EngineConfig
 from visor_jax.inference.files.request_options import budget_name
+from visor_jax.inference.loading.engine_looks import engine_looks
 from visor_jax.inference.loading.load import load
 from visor_jax.runtime.user_error import UserError
 
@@ -35,7 +36,7 @@ from visor_jax.runtime.user_error import UserError
 _OF_LMMS_EVAL = ("batch_size", "max_batch_size", "device")
 _KNOWN = (
     *("pretrained", "budget", "reduce", "cost", "dtype", "chat_template"),
-    *("max_new_tokens", "seed", "rows", "slots", "memory_gb"),
+    *("max_new_tokens", "seed", "rows", "slots", "memory_gb", "look"),
 )
 
 
@@ -90,6 +91,9 @@ class VisorChat(lmms):
                 chat_template=_bare(chat_template),
                 reduce=_bare(reduce),
             )
+            # What looks like a number comes as one.
+            self._look = None if look is None else _bare(str(look))
+            engine_looks(self.visor.network, self._look)
             name = None if budget is None else _bare(str(budget))
             self.budget = budget_name(name, self.visor.budgets, self.visor.cascade)
             self._sizes = EngineConfig.of(
@@ -100,8 +104,6 @@ class VisorChat(lmms):
             )
         except ValueError as error:
             raise UserError(str(error)) from error
-        # What looks like a number comes as one.
-        self._look = None if look is None else _bare(str(look))
         self._cost, self._seed = cost, seed
         self._engines: dict[int, Engine] = {}
 

@@ -4,13 +4,10 @@
              -> the router -> groups of one budget -> prefill    the other layers
              -> slots of one budget -> decode -> answers   a few tokens, budgets in turn
 
-Rows wait until those of one budget fill a group; groups go into free slots as soon as
-there are any, while other slots go on. Nothing waits for the slowest: a slot is free
-when its answer ends, and budgets take turns of a few tokens. An answer depends neither
-on its neighbours nor on their number, and equals that of `generation.generate`.
-
-    engine = Engine(model, params, processor, fixed(budget))
-    for answer in engine.answers(requests): ...
+Rows wait until those of one budget fill a group; groups go into slots as these become
+free, while others go on. Nothing waits for the slowest: a slot is free when its answer
+ends, and budgets take turns of a few tokens. An answer depends neither on its
+neighbours nor on their number, and equals that of `generation.generate`.
 """
 
 import contextlib
@@ -24,6 +21,7 @@ from jaxtyping import Array, Key
 
 from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
+from visor_jax.data.images.cut_image import MOST_BYTES, KeptCuts
 from visor_jax.data.images.read_image import ImageInput
 from visor_jax.data.prompts.looking import Looking
 from visor_jax.data.prompts.processor import Processor
@@ -53,17 +51,14 @@ from visor_jax.runtime.device_cache import Held
 
 Params = Any
 _logger = logging.getLogger(__name__)
-# Of the host, for pictures that the next request may be about too.
-_CUTS_BYTES = 256_000_000
 
 
 class Engine:
     """Answers requests as they come; `submit` and `step`, or `answers` for a stream.
 
     What a request says in its options goes before what is said to the engine. A request
-    that cannot be answered is an answer with an error. Any other exception,
-    of a router or of an iterable of requests say, ends every request; the
-    engine is then as new.
+    that cannot be answered is an answer with an error. Any other exception, of a router
+    or of an iterable of requests say, ends every request; the engine is then as new.
     """
 
     def __init__(
@@ -93,7 +88,7 @@ class Engine:
           sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
           images_kept: encoded images that later requests may find, at most, and keys
-            and values of images; 0 for none.
+            and values of images (on the host 256 MB of cut ones as well); 0 for none.
           log: gets a line for every program that is compiled.
 
         Raises:
@@ -110,8 +105,7 @@ class Engine:
         self._sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
-        self.looks = looks or {}
-        self.router, self.processor = router, processor
+        self.looks, self.router, self.processor = looks or {}, router, processor
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
         self.shapes = ProgramShapes(
             model,
@@ -125,12 +119,13 @@ class Engine:
             scored=scored or bool(self.cascades),
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
+        self._cuts = KeptCuts(MOST_BYTES if images_kept else 0)
         self.scheduler = self._new_scheduler(key, images_kept)
 
     def _new_scheduler(self, key: Key[Array, ""] | None, images_kept: int) -> Scheduler:
         """Returns what answers by the engine's programs, checked for its sampling."""
         preparation = Preparation(
-            processor=self.processor.keeping_cuts(_CUTS_BYTES),
+            processor=self.processor.cutting_with(self._cuts),
             shapes=self.shapes,
             sampling=self._sampling,
             has_key=key is not None,
@@ -162,8 +157,8 @@ class Engine:
 
         Args:
           seconds: after which its answer is that its time was up; None for no limit.
-          listener: is told in every step what has been written so far, but not of a
-            cascade's first look. It must not raise.
+          listener: is told in every step what has been written so far, of a cascade's
+            second look alone. It must not raise.
 
         Raises:
           ValueError: for what is no request, or more new tokens than the engine's
@@ -174,7 +169,7 @@ class Engine:
         return self.scheduler.queue.submit(*what, seconds=seconds, listener=listener)
 
     def cancel(self, number: int) -> bool:
-        """Forgets a request that was submitted; its slot is free for the next one.
+        """Forgets a request that was submitted, and frees its slot.
 
         Returns whether it was waiting or being answered; then it gets no answer.
         """
@@ -183,18 +178,15 @@ class Engine:
     def step(self) -> list[Answer]:
         """Returns the answers that were finished by one round of work, [] if none.
 
-        A round prefills what there is room for, then decodes a few tokens of every
-        budget.
+        A round prefills what has room, then decodes a few tokens of every budget.
         """
         self.scheduler.round()
         done, self.scheduler.done = self.scheduler.done, []
         return [answer for answer, _ in done]
 
     def forget_images(self) -> None:
-        """Lets go of what is kept of images: the next question about one pays for it.
-
-        What is being answered is answered all the same.
-        """
+        """Lets go of what is kept of images; nothing under way is lost."""
+        self._cuts.clear()
         self.scheduler.images.clear()
         self.scheduler.decode_batches.forget_images()
 
@@ -208,10 +200,9 @@ class Engine:
     ) -> Iterator[Answer]:
         """Yields answers as they are finished; `number` says which request it was.
 
-        Requests are taken from the iterable as there is room for them; those submitted
-        before, or meanwhile, are answered too. Left early, the stream takes what it has
-        not answered with it; what was submitted stays. What is no request is an answer
-        with an error.
+        Requests are taken as there is room for them; those submitted before, or
+        meanwhile, are answered too. Left early, the stream takes what it has not
+        answered with it; what was submitted stays. No request is an answer with error.
 
         Raises:
           ValueError: for what is no iterable, or as `submit`.

@@ -52,11 +52,19 @@ def refuses_form(parts: Sequence[KeyPart]) -> str | None:
 def attend_sorted(
     attend: AttendFirst, query: Float[Array, "B Q N H"], part: KeyPart
 ) -> Float[Array, "B Q N H"]:
-    """Returns what `visor_jax.ops.attention.attend` does; rows that see nothing: zeros.
+    """Returns what `visor_jax.ops.attention.attend` does.
+
+    Invalid queries of a `CAUSAL` mask give zeros; those that see no key of a `WHOLE`
+    one something that is finite.
 
     Args:
       part: of a known form; the queries of a causal one are the keys' own tokens.
+
+    Raises:
+      ValueError: for tags of which no form is known.
     """
+    if reason := refuses_form([part]):
+        raise ValueError(f"{part.form} cannot be said by lengths: {reason}.")
     key, value, tags, form = part
     if tags is None:
         return attend(query, key, value)

@@ -11,11 +11,12 @@ every block of keys.
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float, Int
 
 from visor_jax.ops.kernels.kernel import KeyPart, block_length, joined
@@ -81,14 +82,14 @@ def splash_attend(
     value: Float[Array, "B M K H"],
     tags: TokenTags | None = None,
     *,
-    form: MaskForm = MaskForm.TAGS,
+    form: MaskForm,
     block: int = BLOCK,
     interpret: bool = False,
 ) -> Float[Array, "B Q N H"]:
     """Returns what `visor_jax.ops.attention.attend` does, on one device.
 
     Args:
-      tags, form: of the keys, as a `KeyPart` has them.
+      tags, form: of the keys, as a `KeyPart` has them; without tags any form.
       block: most tokens in a block of queries or keys, a multiple of 128.
     """
     attend = functools.partial(_with_segments, block=block, interpret=interpret)
@@ -107,6 +108,7 @@ def _with_segments(
     interpret: bool,
 ) -> Array:
     """Returns attention over the first tokens of each row; lengths None for all."""
+    splash_attention = _library()
     length, width = query.shape[1], query.shape[3]
     blocks = tuple(
         block_length(x.shape[1], block, multiple=_LANES) for x in (query, key)
@@ -147,8 +149,13 @@ def _heads_first(x: Float[Array, "B T N H"], block: int) -> Float[Array, "B N _ 
     return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, extra), (0, 0)))
 
 
-def _block_sizes(query: int, key: int) -> splash_attention.BlockSizes:
-    return splash_attention.BlockSizes(
+def _block_sizes(query: int, key: int) -> Any:
+    return _library().BlockSizes(
         **{f"block_q{of}": query for of in ("", "_dkv", "_dq")},
         **{f"block_kv{of}": key for of in ("", "_dkv", "_dq")},
     )
+
+
+def _library() -> Any:
+    # Not at import: it is experimental, and nothing else is to need it.
+    return importlib.import_module("jax.experimental.pallas.ops.tpu.splash_attention")

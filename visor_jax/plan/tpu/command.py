@@ -97,6 +97,22 @@ def run_answers(plan: AnswerPlan, slices: Slices, options: Any) -> int:
         compile_it = compile_prefill if is_prefill else compile_decode
         print_result(compile_it(plan, mesh_of(slices, sizes), effort=options.effort))
         return 0
+    formula, flops = _counted(plan, budget, is_prefill=is_prefill)
+    return _told(
+        slices,
+        options,
+        plan.describe(),
+        mesh=sizes,
+        formula=formula,
+        gated=0,
+        flops=flops,
+        program=options.program,
+        budget=budget.name,
+    )
+
+
+def _counted(plan: AnswerPlan, budget: Budget, *, is_prefill: bool) -> tuple[int, int]:
+    """Returns the bytes of a chip by formula, and the FLOPs of all chips."""
     counted, shape = plan.columns()[budget.name], plan.shape
     cost = account(
         plan.config,
@@ -109,21 +125,9 @@ def run_answers(plan: AnswerPlan, slices: Slices, options: Any) -> int:
     )
     if is_prefill:
         # Answers that are written meanwhile are no part of this program.
-        formula, flops = counted.total - counted.answers, cost.end_to_end
-    else:
-        formula = counted.parameters + counted.answers
-        flops = cost.decode_per_token(shape.text_tokens + shape.new_tokens - 1)
-    return _told(
-        slices,
-        options,
-        plan.describe(),
-        mesh=sizes,
-        formula=formula,
-        gated=0,
-        flops=flops,
-        program=options.program,
-        budget=budget.name,
-    )
+        return counted.total - counted.answers, cost.end_to_end
+    context = shape.text_tokens + shape.new_tokens - 1
+    return counted.parameters + counted.answers, cost.decode_per_token(context)
 
 
 def _told(slices: Slices, options: Any, described: str, **counted: Any) -> int:

@@ -30,11 +30,11 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledStep:
-    """What the compiler made of a step, or of a prefill; bytes are those of one chip.
+    """What the compiler made of a program; bytes are those of one chip.
 
-    parameters, optimizer, batch: of the arguments, by their shapes; a prefill has no
-    optimizer. arguments: all of them as the compiler lays them out. new_results: that
-    take no argument's place.
+    parameters, optimizer, batch: that are there, by their shapes; what answers has no
+    optimizer, and its batch are prompts or slots. arguments: what the program reads of
+    them, as the compiler lays it out. new_results: that take no argument's place.
     peak: the fullest moment, as the compiler plans it; gaps between arrays aside.
     usable: of the chip's memory; None unless the compiler said so, which it does of a
     program that does not fit. Of such a program it says nothing but `peak`.
@@ -59,9 +59,16 @@ class CompiledStep:
     program_mb: float = 0.0
 
     @property
+    def unread(self) -> int:
+        """Returns the bytes that are there and no argument: a tower, while decoding."""
+        there = self.parameters + self.optimizer + self.batch
+        return max(0, there - self.arguments) if self.arguments else 0
+
+    @property
     def reserved(self) -> int:
         """Returns the bytes that are asked for beside the program, gaps and all."""
-        return max(self.peak, self.arguments + self.new_results + self.temporary)
+        asked = self.arguments + self.new_results + self.temporary
+        return max(self.peak, asked) + self.unread
 
     @property
     def needed(self) -> int:

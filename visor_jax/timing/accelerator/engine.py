@@ -79,9 +79,8 @@ def _engine(
     rule: list[Callable[[Request], int]] = [lambda _: 0]
     router = HostRouter(budgets, lambda request: rule[0](request))
     processor = page_processor(page_tokenizer())
-    wanted = EngineConfig(
+    wanted = EngineConfig.of(
         rows=rows,
-        pending=4 * rows,
         slots=max(2 * rows, EngineConfig.requests_per_row),
         images_at_once=rows,
         new_tokens=processor.new_tokens,

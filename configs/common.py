@@ -186,19 +186,19 @@ def tiles() -> ml_collections.ConfigDict:
         # Steps look at some crops of their pages: the network is to be right at any.
         "any_crops": True,
         # How to find a colour is learned where every step shows it, then how to read.
-        "crop_phases": ((0.12, "base"), (0.5, "all"), (1.0, "any")),
+        "crop_phases": ((0.25, "base"), (0.55, "all"), (1.0, "any")),
         "pool_size": 6000,
         "questions_per_page": 24,
         "text_length": 128,
         "phases": (
-            (0.12, glance),
-            (0.5, {**less, "read": 4, "largest": 1.5, "mark": 1, "pair": 0.5}),
+            (0.25, glance),
+            (0.55, {**less, "read": 4, "largest": 1.5, "mark": 1, "pair": 0.5}),
             (1.0, {**less, "read": 2, "largest": 2, "mark": 1, "pair": 2}),
         ),
     }
     # Nothing coarse is hidden from the tower: it trains with the rest from the start.
     config.tower.steps = 0
-    config.loop.update(steps=2400)
+    config.loop.update(steps=2800)
     return config
 
 

@@ -202,7 +202,8 @@ ENGINE_METHODS = {
 def test_every_public_method_is_tried():
     def public(kind):
         names = {n for n, v in vars(kind).items() if callable(v) and n[0] != "_"}
-        return names - {"step"}
+        # These take nothing that could be strange.
+        return names - {"step", "forget_images"}
 
     assert set(METHODS) == public(VisorModel)
     assert set(ENGINE_METHODS) == public(Engine)

@@ -13,16 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from visor_jax.ops.kernels.kernel import KeyPart, joined
+from visor_jax.ops.kernels.kernel import KeyPart, joined, refuses_arrays
 from visor_jax.ops.kernels.sorted_tokens import attend_sorted, refuses_form
 from visor_jax.ops.masks import TokenTags
 
 GPUS = ("gpu", "cuda")
-DTYPES = {jnp.dtype("bfloat16"), jnp.dtype("float16")}
+DTYPES = "bfloat16", "float16"
 WIDEST = 128
-# Below so many queries one pass over the keys needs no kernel of its own.
-FEWEST_QUERIES = 128
-# What widths and, where gradients are wanted, lengths must be multiples of.
+# What lengths must be multiples of where gradients are wanted.
 _MULTIPLE = 8
 
 
@@ -37,15 +35,8 @@ class CudnnKernel:
         """Returns what cuDNN cannot do, or does no better than the plain kernel."""
         if platform not in GPUS:
             return f"cuDNN is for NVIDIA GPUs, not {platform}"
-        dtypes = {jnp.dtype(x.dtype) for x in (query, *(p.key for p in parts))}
-        if len(dtypes) > 1 or not dtypes <= DTYPES:
-            return f"cuDNN takes bfloat16 or float16, not {sorted(map(str, dtypes))}"
-        queries, width = query.shape[1], query.shape[3]
-        if width > WIDEST or width % _MULTIPLE:
-            return f"heads {width} wide are no multiple of {_MULTIPLE} up to {WIDEST}"
-        if queries < FEWEST_QUERIES:
-            return f"{queries} queries are fewer than {FEWEST_QUERIES}"
-        return refuses_form(parts)
+        reason = refuses_arrays(query, parts, dtypes=DTYPES, widest=WIDEST)
+        return reason or refuses_form(parts)
 
     def __call__(
         self,
@@ -61,7 +52,7 @@ class CudnnKernel:
 def cudnn_attend(
     query: Float[Array, "B Q N H"], part: KeyPart, *, implementation: str = "cudnn"
 ) -> Float[Array, "B Q N H"]:
-    """Returns what `visor_jax.ops.attention.attend` does; rows that see nothing: zeros.
+    """Returns what `attend_sorted` does, by cuDNN.
 
     Args:
       part: of a known form; the queries of a causal one are the keys' own tokens.

@@ -13,6 +13,11 @@ from jaxtyping import Array, Float
 
 from visor_jax.ops.masks import MaskForm, TokenTags
 
+# Below so many queries one pass over the keys needs no kernel of its own.
+FEWEST_QUERIES = 128
+# What the widths that fused kernels take are a multiple of.
+_MULTIPLE = 8
+
 
 class KeyPart(NamedTuple):
     """Some of the keys that queries attend to; tags are None where nothing is masked.
@@ -52,6 +57,25 @@ class Kernel(Protocol):
         query_tags: TokenTags | None,
     ) -> Float[Array, "B Q N H"]:
         """Returns the values mixed by one softmax over the keys of all parts."""
+
+
+def refuses_arrays(
+    query: Array, parts: Sequence[KeyPart], *, dtypes: Sequence[str], widest: int
+) -> str | None:
+    """Returns why a fused kernel does not take arrays of these shapes and types.
+
+    Args:
+      dtypes: that it takes, all of one. widest: heads that it takes.
+    """
+    found = {str(jnp.dtype(x.dtype)) for x in (query, *(p.key for p in parts))}
+    if len(found) > 1 or not found <= set(dtypes):
+        return f"it takes {' or '.join(dtypes)}, not {sorted(found)}"
+    queries, width = query.shape[1], query.shape[3]
+    if width > widest or width % _MULTIPLE:
+        return f"heads {width} wide are no multiple of {_MULTIPLE} up to {widest}"
+    if queries < FEWEST_QUERIES:
+        return f"{queries} queries are fewer than {FEWEST_QUERIES}"
+    return None
 
 
 def count_keys(parts: Sequence[KeyPart]) -> int:

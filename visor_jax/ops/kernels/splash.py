@@ -19,17 +19,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from visor_jax.ops.kernels.kernel import KeyPart, block_length, joined
+from visor_jax.ops.kernels.kernel import (
+    KeyPart,
+    block_length,
+    joined,
+    refuses_arrays,
+)
 from visor_jax.ops.kernels.on_mesh import refuses_mesh, split_over_mesh
 from visor_jax.ops.kernels.sorted_tokens import attend_sorted, refuses_form
 from visor_jax.ops.masks import MaskForm, TokenTags
 
 BLOCK = 512
 _LANES = 128
-FEWEST_QUERIES = 128
 WIDEST = 256
-_MULTIPLE = 8
-DTYPES = {jnp.dtype("bfloat16"), jnp.dtype("float32")}
+DTYPES = "bfloat16", "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +52,12 @@ class SplashKernel:
         """Returns what splash cannot do, or does no better than the plain kernel."""
         if platform != "tpu" and not self.interpret:
             return f"splash is a kernel for TPUs, not {platform}"
-        dtypes = {jnp.dtype(x.dtype) for x in (query, *(p.key for p in parts))}
-        if len(dtypes) > 1 or not dtypes <= DTYPES:
-            return f"splash takes bfloat16 or float32, not {sorted(map(str, dtypes))}"
-        queries, width = query.shape[1], query.shape[3]
-        if width > WIDEST or width % _MULTIPLE:
-            return f"heads {width} wide are no multiple of {_MULTIPLE} up to {WIDEST}"
-        if queries < FEWEST_QUERIES:
-            return f"{queries} queries are fewer than {FEWEST_QUERIES}"
-        return refuses_form(parts) or refuses_mesh(
-            query, [part.key for part in parts], alone=not self.interpret
+        return (
+            refuses_arrays(query, parts, dtypes=DTYPES, widest=WIDEST)
+            or refuses_form(parts)
+            or refuses_mesh(
+                query, [part.key for part in parts], alone=not self.interpret
+            )
         )
 
     def __call__(

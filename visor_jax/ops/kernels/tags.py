@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from visor_jax.ops.kernels.block_table import key_marks, query_marks
-from visor_jax.ops.kernels.kernel import KeyPart, block_length, count_keys, joined
+from visor_jax.ops.kernels.kernel import (
+    KeyPart,
+    block_length,
+    count_keys,
+    joined,
+    refuses_arrays,
+)
 from visor_jax.ops.kernels.on_mesh import refuses_mesh, split_over_mesh
 from visor_jax.ops.kernels.tags_pallas import (
     Blocks,
@@ -35,12 +41,8 @@ from visor_jax.ops.masks import TokenTags
 BLOCK = 512
 # Blocks are a multiple of the lanes of a vector register.
 _LANES = 128
-# Below so many queries one pass over the keys needs no kernel of its own.
-FEWEST_QUERIES = 128
 WIDEST = 256
-# What widths are a multiple of: rows of a vector register.
-_MULTIPLE = 8
-DTYPES = {jnp.dtype("bfloat16"), jnp.dtype("float32")}
+DTYPES = "bfloat16", "float32"
 # Entries of 4 bytes that tables may have, in 1 MiB of scalar memory.
 MOST_PAIRS = 128 * 1024
 
@@ -66,14 +68,10 @@ class TagsKernel:
                 f"it is a kernel for TPUs, not {platform}, where only tests interpret "
                 "it: TagsKernel(interpret=True)"
             )
-        dtypes = {jnp.dtype(x.dtype) for x in (query, *(p.key for p in parts))}
-        if len(dtypes) > 1 or not dtypes <= DTYPES:
-            return f"it takes bfloat16 or float32, not {sorted(map(str, dtypes))}"
-        rows, queries, _, width = query.shape
-        if width > WIDEST or width % _MULTIPLE:
-            return f"heads {width} wide are no multiple of {_MULTIPLE} up to {WIDEST}"
-        if queries < FEWEST_QUERIES:
-            return f"{queries} queries are fewer than {FEWEST_QUERIES}"
+        reason = refuses_arrays(query, parts, dtypes=DTYPES, widest=WIDEST)
+        if reason is not None:
+            return reason
+        rows, queries = query.shape[:2]
         pairs = -(-queries // self.block) * -(-count_keys(parts) // self.block)
         tables = 1 if parts[0].tags is None else rows
         if tables * pairs > MOST_PAIRS:

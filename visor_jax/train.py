@@ -107,6 +107,8 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             upload=run.upload,
         )
         state = start_or_resume(run, task, optimizer, files)
+        stacks = task.stacks(state.params)
+        state, files.stored = stacks.stack(state), stacks.unstack
         batch = abstract_batch(run.mesh, task.data.example)
         state, done = loop.run(
             state,
@@ -119,6 +121,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             files=files,
             interruption=run.interruption,
         )
+        state = stacks.unstack(state)
     return state, done, files.elapsed()
 
 

@@ -1,8 +1,9 @@
 """Layers of one shape as one: their parameters under a leading axis, for `lax.scan`.
 
 A compiler takes as long as there are layer bodies. Where the same body runs many times
-over, it is compiled once and told to repeat itself. Parameters stay a layer apart, in
-files and in the training state; the stack is made inside the program.
+over, it is compiled once and told to repeat itself. Parameters are a layer apart in
+files and wherever they have names; a training state that is scanned has them stacked
+already (`training.layer_stacks`), under the name of the first layer.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ def stacked(
     """Returns a module of no parameters and the variables of all layers for it.
 
     Args:
-      layers: bound modules of equal configuration.
+      layers: bound modules of equal configuration, each with its parameters; or the
+        first one with those of all of them, and the others with none.
       dtype: that the layers compute in: the stack of kernels is of this type, as each
         of them would be cast on its own.
 
@@ -37,12 +39,15 @@ def stacked(
       Module, variables whose arrays have a leading axis, one entry per layer. The
       module is applied to a slice of them.
     """
-    parted = [layer.unbind() for layer in layers]
+    (module, first), *others = [layer.unbind() for layer in layers]
 
-    def stack(path: Any, *leaves: jax.Array) -> jax.Array:
-        if path[-1].key == _USED_IN_COMPUTE_DTYPE:
-            leaves = tuple(leaf.astype(dtype) for leaf in leaves)
-        return jnp.stack(leaves)
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if path[-1].key == _USED_IN_COMPUTE_DTYPE else leaf
 
-    variables = jax.tree.map_with_path(stack, *(v for _, v in parted))
-    return parted[0][0], variables
+    parted = [
+        jax.tree.map_with_path(cast, variables)
+        for variables in (first, *(variables for _, variables in others))
+    ]
+    if others and not any(parted[1:]):
+        return module, parted[0]
+    return module, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parted)

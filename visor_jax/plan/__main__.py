@@ -73,6 +73,7 @@ from visor_jax.settings.run_settings import UniversalSettings
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.mesh import AnyMesh, MeshSettings, make_mesh, planned_mesh
 from visor_jax.token_reduction.trained import as_trained
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer, split_frozen
 from visor_jax.training.state import TrainState
@@ -119,6 +120,13 @@ class Plan:
             self.mesh,
             num_budgets=len(self.run.budgets),
         )
+
+    def stacked(self, state: TrainState) -> TrainState:
+        """Returns the abstract state as a step takes it on the devices of the mesh."""
+        with jax.set_mesh(self.mesh):
+            model = as_trained(self.run.model)
+            stacks = LayerStacks.of(model, self.run.optimizer, state.params)
+        return stacks.stacked(state)
 
     def batch(self) -> Batch:
         """Returns the abstract batch."""
@@ -167,7 +175,7 @@ class Plan:
             run.optimizer.frozen,
             self.accumulate,
         )
-        compiled = compiled_for(step, state, self.batch(), self.mesh)
+        compiled = compiled_for(step, self.stacked(state), self.batch(), self.mesh)
         memory = compiled.memory_analysis()
         new = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes

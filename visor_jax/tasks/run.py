@@ -32,6 +32,7 @@ from visor_jax.sharding.axis_rules import logical_rules
 from visor_jax.sharding.batch_rows import process_rows
 from visor_jax.tasks.training_data import TrainingData
 from visor_jax.token_reduction.trained import as_trained
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.state import TrainState
 
 Params = Any
@@ -211,6 +212,7 @@ class Task:
     data: batches of the whole run. create: makes the state before the first step.
     given: from the abstract state to parameters that a new run begins with.
     step: pure, (state, batch) -> state. frozen: patterns of what does not train.
+    stacks: from the parameters to what the step takes as one; inside the run's mesh.
     summary: from the state's sums to what is logged. metadata: for every checkpoint,
     beside the run's own.
     """
@@ -221,4 +223,5 @@ class Task:
     step: Callable[[TrainState, Any], TrainState]
     frozen: tuple[str, ...]
     summary: Callable[[Any], dict[str, float]]
+    stacks: Callable[[Params], LayerStacks] = lambda params: LayerStacks()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -27,6 +27,7 @@ from visor_jax.tasks.run import REPORT, Params, Run, Task
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.token_reduction.trained import own_reducer
 from visor_jax.training import initial_state, run_record
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.objectives.universal_step import make_universal_step, summary
 from visor_jax.training.state import TrainState
 from visor_jax.training.warm_start import warm_start
@@ -73,6 +74,7 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
         ),
         frozen=s.optimizer.frozen,
         summary=functools.partial(summary, names=s.budgets.names),
+        stacks=functools.partial(LayerStacks.of, run.model, s.optimizer),
     )
 
 

@@ -44,6 +44,7 @@ from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training import initial_state
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
 from visor_jax.training.step_programs import StepPrograms
@@ -106,6 +107,7 @@ def seconds_per_step(run: UniversalSettings, batches: Sequence[Batch]) -> float:
         seed=run.seed,
         num_budgets=len(run.budgets),
     )
+    state = LayerStacks.of(model, run.optimizer, state.params).stack(state)
     step = StepPrograms(
         make_universal_step(model, optimizer, run.schedule, run.objective, frozen),
         out_shardings=None,

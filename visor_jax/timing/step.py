@@ -38,6 +38,7 @@ from visor_jax.tasks import training_data
 from visor_jax.tasks.trained_parameters import check_groups
 from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training import initial_state
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.optimizer import make_optimizer
@@ -76,6 +77,7 @@ def step_times(run: UniversalSettings, steps: int) -> dict[Budget, float]:
     state = initial_state.fresh_state(
         model, optimizer, frozen, batch, seed=run.seed, num_budgets=count
     )
+    state = LayerStacks.of(model, run.optimizer, state.params).stack(state)
     first_step = {smallest: 0, largest: run.loop.steps - 1}
 
     def train(number: int) -> TrainState:

@@ -56,6 +56,7 @@ class RunFiles:
     metadata: goes into every checkpoint, beside what the loop adds.
     began: of `time.monotonic`, moved back by what earlier starts of the run took.
     upload: brings what was written to where the run lives, if that is not here.
+    stored: from the state that steps take to the one that checkpoints hold.
     """
 
     writer: MetricWriter
@@ -64,6 +65,7 @@ class RunFiles:
     metadata: dict[str, Any]
     began: float
     upload: Callable[[], None] = lambda: None
+    stored: Callable[[TrainState], TrainState] = lambda state: state
 
     def elapsed(self) -> float:
         """Returns the seconds of all starts of this run together."""
@@ -192,10 +194,11 @@ def save(
     # Before the checkpoint that counts on it: a run never goes on behind its metrics.
     files.writer.flush()
     files.upload()
+    stored = files.stored(state)
     files.checkpoints.save(
         step,
-        params=state.params,
-        optimizer=state.all_but_params(),
+        params=stored.params,
+        optimizer=stored.all_but_params(),
         data_iterator=batches,
         metadata={
             **files.metadata,

@@ -16,7 +16,7 @@ from typing import Any
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
-from visor_jax.models.config import ENTRY
+from visor_jax.models.scanned_columns import repeated_in_training
 from visor_jax.models.vlm import VLM
 from visor_jax.plan.answers import AnswerPlan
 from visor_jax.plan.tpu.child import (
@@ -148,7 +148,7 @@ def _compile(
 ) -> None:
     prepare_compiler()
     there = dataclasses.replace(plan, mesh=mesh_of(slices, sizes))
-    state, batch = there.state(), there.batch()
+    state, batch = there.stacked(there.state()), there.batch()
     print_result(compile_step(step_of(there), state, batch, there.mesh, effort=effort))
 
 
@@ -172,10 +172,9 @@ def gated_bodies(plan: Any) -> int:
     One for each gated place of what is repeated where layers are scanned, which those
     between which the reading loss looks are not; and each layer that is written out.
     """
-    model = plan.run.model
-    layers, looks = model.plan, set(model.reading_layers) - {ENTRY}
-    repeated = layers.repeated(0, layers.num_layers)
-    if model.scan_layers == "off" or looks or repeated is None:
+    layers = plan.run.model.plan
+    repeated = repeated_in_training(VLM(plan.run.model))
+    if plan.run.model.scan_layers == "off" or repeated is None:
         return len(layers.self_layers)
     behind = sum(layer >= repeated.stop for layer in layers.self_layers)
     return sum(kind.is_gated for kind in repeated.kinds) + behind

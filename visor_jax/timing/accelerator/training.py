@@ -26,6 +26,7 @@ from visor_jax.timing.accelerator.measure import (
 )
 from visor_jax.timing.accelerator.network import Size
 from visor_jax.timing.accelerator.record import Row
+from visor_jax.training.layer_stacks import LayerStacks
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import (
     ObjectiveSettings,
@@ -106,4 +107,4 @@ def _step(size: Size, budgets: BudgetSet) -> tuple[Step, TrainState]:
         seed=0,
         num_budgets=len(budgets),
     )
-    return step, state
+    return step, LayerStacks.of(model, settings, state.params).stack(state)

@@ -1,0 +1,215 @@
+"""States that hold scanned layers as one array: the same run, fewer arrays."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.sharding.mesh_run import mesh_of
+from tests.tolerances import GRADIENT, REORDERED
+from visor_jax.budget import BudgetSet
+from visor_jax.layer_plan import LayerPlan
+from visor_jax.models.config import ENTRY
+from visor_jax.models.scanned_columns import scanned_columns
+from visor_jax.models.vlm import VLM
+from visor_jax.sharding.axis_rules import batch_sharding, logical_rules
+from visor_jax.token_reduction.trained import as_trained, to_train_with
+from visor_jax.training.layer_stacks import LayerStacks
+from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
+from visor_jax.training.objectives.universal_step import (
+    ObjectiveSettings,
+    make_universal_step,
+)
+from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
+from visor_jax.training.parameter_groups import ParameterGroup
+from visor_jax.training.state import TrainState, state_shardings
+
+# CTS, CTS, CTT and a tail: a TEXT layer in the place of a SELF layer.
+CONFIG = tiny.VISOR.replace(
+    plan=LayerPlan.build(10, cross=(0, 3, 6), self_=(2, 5)), scan_layers="on"
+)
+BLOCKS = ("vision_tower/encoder/layers_0", "vision_tower/encoder/layers_1")
+PLACES = tuple(
+    tuple(f"language_model/layers_{first + i}" for i in (0, 3, 6)) for first in range(3)
+)
+SETTINGS = OptimizerSettings(
+    learning_rate=0.01,
+    weight_decay=0.1,
+    # Gradients that are nothing but rounding (of key biases) stay nothing.
+    eps=1e-3,
+    frozen=("vision_tower",),
+    groups={
+        "adapters": ParameterGroup(pattern="/cross_attention/", learning_rate=0.02),
+        "others": ParameterGroup(pattern="^(?!.*/cross_attention/)"),
+    },
+)
+STEPS = 10
+
+
+def state_of(settings=SETTINGS):
+    return TrainState.create(
+        tiny.params_of(CONFIG)["params"],
+        make_optimizer(settings, STEPS),
+        settings.frozen,
+        seed=0,
+        num_budgets=4,
+    )
+
+
+def flat(tree):
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+@functools.cache
+def trained(form, sizes=None):
+    """Returns the losses of a few steps, and the last state, layer by layer.
+
+    form: "off", layers written out; "apart", stacked in the step; "stacked", before.
+    """
+    config = CONFIG.replace(scan_layers="off" if form == "off" else "on")
+    budgets = BudgetSet.parse("every", CONFIG.plan)
+    schedule = BudgetSchedule(budgets, (SchedulePhase(1.0, {"any": 1.0}),), STEPS)
+    model, optimizer = VLM(config), make_optimizer(SETTINGS, STEPS)
+    step = make_universal_step(
+        *(model, optimizer, schedule, ObjectiveSettings(), SETTINGS.frozen)
+    )
+    batch = tiny.random_batch(CONFIG, tiny.SAMPLES[:1] * 8)
+    mesh = mesh_of(sizes or (1, 1, 1))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
+        state, stacks = state_of(), LayerStacks()
+        shardings = state_shardings(state, optimizer, SETTINGS.frozen, mesh)
+        state = jax.device_put(state, shardings)
+        if form == "stacked":
+            stacks = LayerStacks.of(model, SETTINGS, state.params)
+        state = stacks.stack(state)
+        batch, losses = jax.device_put(batch, batch_sharding(mesh)), []
+        run = jax.jit(step, out_shardings=jax.tree.map(lambda x: x.sharding, state))
+        for _ in range(STEPS):
+            state = run(state, batch)
+            losses.append(state.sums.loss.sum())
+        return np.asarray(losses), stacks.unstack(state)
+
+
+def test_columns_are_the_layers_that_are_scanned():
+    assert scanned_columns(VLM(CONFIG)) == (BLOCKS, *PLACES)
+    assert scanned_columns(VLM(CONFIG.replace(scan_layers="off"))) == ()
+    looking = CONFIG.replace(reading_layers=(ENTRY, 2))
+    assert scanned_columns(VLM(looking)) == (BLOCKS,)
+    one = dataclasses.replace(CONFIG.vision, num_layers=1)
+    assert scanned_columns(VLM(CONFIG.replace(vision=one))) == PLACES
+
+
+def test_a_network_that_drops_tokens_keeps_its_layers_apart():
+    model = as_trained(to_train_with(CONFIG, "uniform:keep=0.5"))
+    assert scanned_columns(model) == ()
+
+
+def test_a_stack_has_the_layers_in_their_order_and_nothing_else_changes():
+    state = state_of()
+    stacks = LayerStacks.of(VLM(CONFIG), SETTINGS, state.params)
+    before, after = flat(state.params), flat(stacks.stack(state).params)
+    for column in (BLOCKS, *PLACES):
+        first = f"{column[0]}/"
+        ends = [p.removeprefix(column[0]) for p in after if p.startswith(first)]
+        assert ends
+        for end in ends:
+            expected = np.stack([before.pop(layer + end) for layer in column])
+            np.testing.assert_array_equal(after.pop(column[0] + end), expected)
+    assert after.keys() == before.keys()
+    assert "language_model/layers_9/mlp/up_proj/kernel" in before
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_moments_are_stacked_with_their_parameters_and_rates_stay():
+    state = state_of()
+    stacked = LayerStacks.of(VLM(CONFIG), SETTINGS, state.params).stack(state)
+    _, adam, _, rates = stacked.opt_state
+    shapes = flat(jax.tree.map(jnp.shape, adam.mu))
+    assert shapes["language_model/layers_0/mlp/up_proj/kernel"] == (3, 32, 48)
+    assert shapes["language_model/layers_9/mlp/up_proj/kernel"] == (32, 48)
+    assert not any(path.startswith("vision_tower") for path in shapes)
+    assert rates.rates.keys() == SETTINGS.groups.keys()
+
+
+def test_what_is_taken_apart_is_what_was_stacked():
+    _, state = trained("off")
+    stacks = LayerStacks.of(VLM(CONFIG), SETTINGS, state.params)
+    again = stacks.unstack(stacks.stack(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_shapes_say_what_arrays_become():
+    state = state_of()
+    stacks = LayerStacks.of(VLM(CONFIG), SETTINGS, state.params)
+    described = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    jax.tree.map(
+        lambda a, b: (
+            (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
+            or pytest.fail(f"{a} {b}")
+        ),
+        stacks.stacked(described),
+        stacks.stack(state),
+    )
+
+
+@pytest.mark.parametrize("other", ["apart", "off"])
+def test_a_stacked_run_is_the_run_of_layers_apart(other):
+    losses, state = trained("stacked")
+    expected_losses, expected = trained(other)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6, atol=1e-6)
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT), state, expected
+    )
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 1), (2, 2, 2)])
+def test_over_devices_each_layer_of_a_stack_lies_as_it_would_alone(sizes):
+    losses, state = trained("stacked", sizes)
+    expected_losses, expected = trained("stacked")
+    np.testing.assert_allclose(losses, expected_losses, **REORDERED)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT),
+        state.params,
+        expected.params,
+    )
+    shardings = state_shardings(
+        state_of(), make_optimizer(SETTINGS, STEPS), SETTINGS.frozen, mesh_of(sizes)
+    )
+    jax.tree.map(
+        lambda x, split: (
+            x.sharding.is_equivalent_to(split, x.ndim)
+            or pytest.fail(f"{x.sharding} {split}")
+        ),
+        state,
+        shardings,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frozen": ("vision_tower", "language_model/layers_3/")},
+        {
+            "groups": {
+                "first": ParameterGroup(pattern="layers_[0-3]/"),
+                "others": ParameterGroup(pattern="^(?!.*layers_[0-3]/)"),
+            }
+        },
+    ],
+)
+def test_layers_that_a_pattern_tells_apart_stay_apart(changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    params = tiny.params_of(CONFIG)["params"]
+    found = LayerStacks.of(VLM(CONFIG), settings, params).columns
+    # Layer 3 differs from 0 and 6; of the groups, each place has layers of both.
+    assert found == ((BLOCKS, *PLACES[1:]) if "frozen" in changes else (BLOCKS,))

@@ -12,8 +12,11 @@ from visor_jax.baselines import compare_baselines
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.commands.baseline_study import Options, prepare
 from visor_jax.evals.baselines import report as reports
+from visor_jax.evals.baselines.conditions import COMBINED, TRAINED
+from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.variants import dense
 from visor_jax.policy.network import PolicyConfig, new_policy
+from visor_jax.token_reduction.trained import to_train_with
 
 METADATA = {
     "settings": {},
@@ -106,6 +109,41 @@ def test_one_command_makes_the_report_and_goes_on_where_it_was(runs, monkeypatch
     assert len(timed) == 2
 
 
+def test_networks_trained_with_a_method_stand_at_all_that_they_were_trained_for(
+    runs, tmp_path
+):
+    config = to_train_with(dense(CONFIG), "m3:scales=4+2")
+    params = params_of(dense(CONFIG))["params"]
+    m3 = saved(
+        *(tmp_path / "m3", params),
+        label="stage:m3",
+        model=config.to_dict(),
+        budgets=["all"],
+    )
+    packed = saved(
+        *(tmp_path / "pooled", params_of(CONFIG)["params"]),
+        label="stage:visor_tr",
+        model=to_train_with(CONFIG, "visor_tr:factor=2").to_dict(),
+    )
+    asked = dataclasses.replace(runs, trained=[packed, m3], methods=["m3", "ldpv2"])
+    found = prepare(dataclasses.replace(asked, out=str(tmp_path / "out"))).study
+    rows = {each.name: each for each in found.comparison.conditions}
+    assert list(rows)[3:] == [
+        "VISOR sa0 + visor_tr, trained",
+        "VISOR sa1:1 + visor_tr, trained",
+        "m3:scales=4+2, trained",
+        "m3:tokens=2,scales=4+2, trained",
+    ]
+    assert [each.kind for each in rows.values()][3:] == [COMBINED] * 2 + [TRAINED] * 2
+    lengths = [found.costs(rows[name]).image_lengths[0] for name in list(rows)[3:]]
+    assert lengths == [73, 73, 17, 5]
+    assert list(found.comparison.refused) == ["ldpv2"]
+    # What is asked is the network that was trained, at the scale of the row.
+    for name, row in rows.items():
+        network = found.subjects[row.network][0].at(row)
+        assert (network.reducer == KEEP_ALL) == ("trained" not in name)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -127,6 +165,10 @@ def test_networks_are_what_their_flags_say(runs):
     with pytest.raises(ValueError, match="is a network of the label 'universal'"):
         prepare(
             dataclasses.replace(runs, dense=runs.universal, universal=[], policy=[])
+        )
+    with pytest.raises(ValueError, match="was trained with all of its tokens"):
+        prepare(
+            dataclasses.replace(runs, trained=runs.universal, universal=[], policy=[])
         )
     with pytest.raises(ValueError, match=r"as many seeds .*--dense 2, --universal 1"):
         prepare(dataclasses.replace(runs, dense=[*runs.dense, "other"]))

@@ -1,12 +1,14 @@
 """`python -m visor_jax.baselines`: token reduction beside VISOR, on trained networks.
 
     python -m visor_jax.baselines --dense=runs/dense --universal=runs/universal \\
-        --out=DIR [--policy=runs/policy] [--methods=visionzip,random] [--pages=1024]
+        --out=DIR [--policy=runs/policy] [--trained=runs/m3,runs/ldpv2] \\
+        [--methods=visionzip,random] [--pages=1024]
 
 Every training-free method of token reduction is tried on the dense network, at a half
 to a sixteenth of the image's tokens and at the LLM FLOPs of VISOR's budgets; some are
-combined with VISOR. All answer the same held-out pages and are timed in turns, at batch
-sizes of 1 and 32. Several seeds are given with commas, the same number of all networks.
+combined with VISOR; networks that were trained with one stand beside them. All answer
+the same held-out pages and are timed in turns, at batch sizes of 1 and 32. Several
+seeds are given with commas, the same number of all networks.
 
 Each row is written as soon as it is there: a run that is stopped goes on with the same
 command. Other rows, pages or seeds are added to what lies in --out.
@@ -24,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_list("dense", None, "Dense networks, one of each seed.", required=True)
     flags.DEFINE_list("universal", [], "VISOR, one of each seed; without: no VISOR.")
     flags.DEFINE_list("policy", [], "Policies of these networks: adds VISOR auto.")
+    flags.DEFINE_list("trained", [], "Trained with a method, of each seed.")
     flags.DEFINE_string("out", None, "Folder of the report.", required=True)
     flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")

@@ -14,6 +14,7 @@ from visor_jax.evals.baselines.conditions import (
     DENSE,
     UNIVERSAL,
     Asked,
+    TrainedNetwork,
     comparison,
 )
 from visor_jax.evals.baselines.measure import Subject
@@ -43,6 +44,7 @@ class Options:
     out: str
     universal: Sequence[str] = ()
     policy: Sequence[str] = ()
+    trained: Sequence[str] = ()
     pages: int = PAGES
     split: str = "test"
     methods: Sequence[str] | None = None
@@ -64,7 +66,7 @@ class Prepared:
 
 def prepare(options: Options) -> Prepared:
     """Returns the study, each checkpoint read once. Errors: `compare_baselines`."""
-    paths = [*options.dense, *options.universal, *options.policy]
+    paths = [*options.dense, *options.universal, *options.policy, *options.trained]
     asked = AskedBudgets(universal=options.budgets)
     _check(options, paths, asked)
     shares = [_share(text) for text in options.shares]
@@ -85,8 +87,16 @@ def prepare(options: Options) -> Prepared:
         combined=tuple(options.combine) if universal else (),
     )
     visor = universal[0].network.config if universal else None
-    found = comparison(dense[0].network.config, visor, wanted, PROMPT_LENGTHS)
+    trained = _by_label([read[path] for path in options.trained])
+    found = comparison(
+        *(dense[0].network.config, visor, wanted, PROMPT_LENGTHS),
+        [
+            TrainedNetwork(name, each[0].network.config, each[0].budgets.budgets)
+            for name, each in trained.items()
+        ],
+    )
     subjects = {DENSE: _subjects(dense)}
+    subjects |= {name: _subjects(each) for name, each in trained.items()}
     if universal:
         subjects[UNIVERSAL] = _subjects(universal)
     out = output_place.check_folder(options.out, "--out")
@@ -116,12 +126,15 @@ def _check(options: Options, paths: Sequence[str], asked: AskedBudgets) -> None:
         for flag in ("dense", "universal", "policy")
         if (each := getattr(options, flag))
     }
+    for path in options.trained:
+        label = _check_trained(path, asked)
+        counts[f"trained {label}"] = counts.get(f"trained {label}", 0) + 1
     if len(set(counts.values())) != 1:
         said = ", ".join(f"--{flag} {count}" for flag, count in counts.items())
         raise ValueError(f"Give as many seeds of all networks ({said}).")
     if options.policy and not options.universal:
         raise ValueError("--policy needs --universal: its network's budgets are rows.")
-    for flag in counts:
+    for flag in ("dense", "universal", "policy"):
         for path in getattr(options, flag):
             _check_label(flag, path, asked)
 
@@ -136,6 +149,32 @@ def _check_label(flag: str, path: str, asked: AskedBudgets) -> None:
         check_reads_pages(config, metadata)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _check_trained(path: str, asked: AskedBudgets) -> str:
+    """Returns the label of a network that was trained with a method."""
+    metadata = read_metadata(path)
+    config, _ = check_description(path, metadata, asked)
+    if config.trained_with is None:
+        raise ValueError(
+            f"--trained={path} was trained with all of its tokens: give it as --dense "
+            "or --universal, or train one with a method (configs/token_reduction)."
+        )
+    try:
+        check_reads_pages(config, metadata)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return metadata["label"]
+
+
+def _by_label(
+    checkpoints: Sequence[EvaluatedCheckpoint],
+) -> dict[str, list[EvaluatedCheckpoint]]:
+    """Returns the networks of each label, a seed each, in the order of their seeds."""
+    found: dict[str, list[EvaluatedCheckpoint]] = {}
+    for each in sorted(checkpoints, key=lambda each: each.replicate.seed):
+        found.setdefault(each.replicate.label, []).append(each)
+    return found
 
 
 def _share(text: str) -> float:

@@ -9,6 +9,7 @@ the dense network, at shares of the image's tokens:
 and at the most tokens whose LLM FLOPs are not above those of some of VISOR's budgets.
 Layers are the authors', scaled to the depth; where so few tokens cannot be reached
 with them, the first layers there are; where not even so, the condition is refused.
+Networks that were trained with a method stand as they were trained.
 """
 
 import dataclasses
@@ -18,13 +19,23 @@ from visor_jax.budget import Budget
 from visor_jax.evals.baselines.family import Family, llm_flops
 from visor_jax.evals.benchmark import PromptLengths
 from visor_jax.models.config import VLMConfig
-from visor_jax.token_reduction.registry import BEFORE, NONE, REDUCERS
+from visor_jax.models.decoder.token_reducer import TokenReducer
+from visor_jax.token_reduction.registry import (
+    BEFORE,
+    NONE,
+    REDUCERS,
+    fitted,
+    name_of,
+    parse,
+)
+from visor_jax.token_reduction.trained import as_trained, drawn_in_training
 
 DENSE, UNIVERSAL = "dense", "universal"
 # Of conditions, in the order in which they are measured and shown.
-VISOR, AUTO, INSIDE, EARLY, CONTROL, COMBINED = (
+VISOR, AUTO, TRAINED, INSIDE, EARLY, CONTROL, COMBINED = (
     "visor",
     "auto",
+    "trained",
     "inside",
     "before",
     "control",
@@ -39,10 +50,10 @@ SHOWN_SHARE = 1 / 8
 class Condition:
     """One row of the comparison.
 
-    network: "dense" or "universal". kind: one of those above, or "dense". reduce: text
-    of the registry, "none" for every token. share: of the tokens that it was made for.
-    matched: the budget of VISOR whose LLM FLOPs it was made for. shown: whether the
-    sheet shows it.
+    network: "dense", "universal" or the name of a `TrainedNetwork`. kind: one of those
+    above, or "dense". reduce: text of the registry, "none" for every token. share: of
+    the tokens that it was made for. matched: the budget of VISOR whose LLM FLOPs it was
+    made for. shown: whether the sheet shows it.
     """
 
     network: str
@@ -61,9 +72,25 @@ class Condition:
     @property
     def name(self) -> str:
         """Names the row: no other has it."""
-        parts = [] if self.network == DENSE else [f"VISOR {self.budget.name}"]
+        parts = [f"VISOR {self.budget.name}"] if self.kind in (VISOR, COMBINED) else []
         parts += [] if self.reduce == NONE else [self.reduce]
-        return " + ".join(parts) or DENSE
+        trained = ", trained" if self.network not in (DENSE, UNIVERSAL) else ""
+        return (" + ".join(parts) or DENSE) + trained
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that was trained with a method. budgets: that it is tried at."""
+
+    name: str
+    config: VLMConfig
+    budgets: tuple[Budget, ...]
+
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        """What it was trained with, the most tokens first, as texts of the registry."""
+        drawn = drawn_in_training(as_trained(self.config))
+        return tuple(_shortest(each.reducer, self.config) for each in drawn)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +131,11 @@ class Comparison:
 
 
 def comparison(
-    dense: VLMConfig, universal: VLMConfig | None, asked: Asked, prompt: PromptLengths
+    dense: VLMConfig,
+    universal: VLMConfig | None,
+    asked: Asked,
+    prompt: PromptLengths,
+    trained: Sequence[TrainedNetwork] = (),
 ) -> Comparison:
     """Returns what is compared, the dense network first.
 
@@ -117,8 +148,12 @@ def comparison(
         Condition(network=UNIVERSAL, kind=VISOR, budget=b, shown=b in asked.reference)
         for b in asked.budgets
     ]
-    refused: dict[str, str] = {}
+    for network in trained:
+        found += _of_trained(network)
+    there, refused = {each.method for each in found}, {}
     for name in asked.methods:
+        if REDUCERS[name].is_trained and name in there:
+            continue
         why = _why_not(name, prompt)
         if why is None:
             family = Family(name, dense, prompt)
@@ -134,10 +169,42 @@ def comparison(
 
 def _why_not(name: str, prompt: PromptLengths) -> str | None:
     if REDUCERS[name].is_trained:
-        return "it is trained: it needs a network of its own"
+        return "it is trained: it needs a network of its own (--trained)"
     if name == "base_view" and prompt.crops == 1:
         return "the images are one crop each: there are no tiles to leave off"
     return None
+
+
+def _of_trained(network: TrainedNetwork) -> Iterator[Condition]:
+    """Yields a network at all budgets and all numbers of tokens that it knows."""
+    plan = network.config.plan
+    is_dense = len(plan.self_layers) == plan.num_layers
+    for reduce in network.reductions:
+        for budget in network.budgets:
+            yield Condition(
+                network=network.name,
+                kind=TRAINED if is_dense else COMBINED,
+                budget=budget,
+                reduce=reduce,
+            )
+
+
+def _shortest(method: TokenReducer, config: VLMConfig) -> str:
+    """Returns the text with the fewest settings that is this method in a network."""
+    name, _, said = name_of(method).partition(":")
+    kept = said.split(",") if said else []
+    for setting in tuple(kept):
+        fewer = [each for each in kept if each != setting]
+        try:
+            is_same = fitted(parse(_text(name, fewer)), config) == method
+        except ValueError:
+            is_same = False
+        kept = fewer if is_same else kept
+    return _text(name, kept)
+
+
+def _text(name: str, settings: Sequence[str]) -> str:
+    return f"{name}:{','.join(settings)}" if settings else name
 
 
 def _kind(name: str) -> str:

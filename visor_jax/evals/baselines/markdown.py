@@ -9,6 +9,7 @@ from visor_jax.evals.baselines.conditions import (
     DENSE,
     EARLY,
     INSIDE,
+    TRAINED,
 )
 from visor_jax.evals.baselines.rows import Row, best_at, cost_of, visor_rows
 from visor_jax.evals.report.markdown import origin, percent, table, with_interval
@@ -52,9 +53,10 @@ def _summary(report: Report) -> str:
     return (
         f"{data['clusters']} held-out {name}s (split `{data['split']}`), "
         f"{data['questions']} questions about them. Methods stand on the dense network "
-        "as they are published, without training; `keep` is the share of the image's "
-        f"{data['image_tokens']} tokens that every layer sees, `average` the tokens "
-        "that a layer sees in the mean. Accuracies in per cent with 95 % intervals; "
+        "as they are published, without training, but for those that say so; `keep` "
+        f"is the share of the image's {data['image_tokens']} tokens that every layer "
+        "sees, `average` the tokens that a layer sees in the mean. Accuracies in per "
+        "cent with 95 % intervals; "
         f"FLOPs and milliseconds per {name}; end to end includes choosing and merging."
     )
 
@@ -65,6 +67,7 @@ def _at_equal_cost(report: Report) -> list[str]:
     ours = visor_rows(rows)
     group = list(rows[0]["accuracy"])[-1]
     methods = [row for row in rows if row["kind"] in (EARLY, INSIDE)]
+    trained = [row for row in rows if row["kind"] == TRAINED]
     controls = {
         name: [r for r in rows if r["kind"] == CONTROL and _method(r) == name]
         for name in dict.fromkeys(_method(r) for r in rows if r["kind"] == CONTROL)
@@ -73,6 +76,7 @@ def _at_equal_cost(report: Report) -> list[str]:
         for measure, called in _MEASURES.items():
             row = ours[budget]
             best = best_at(methods, row, measure, group)
+            learned = best_at(trained, row, measure, group)
             others = [best_at(each, row, measure, group) for each in controls.values()]
             lines.append(
                 [
@@ -80,12 +84,14 @@ def _at_equal_cost(report: Report) -> list[str]:
                     called,
                     with_interval(row, group),
                     *_or_none(best, group, named=True),
+                    *(_or_none(learned, group, named=True) if trained else ()),
                     *(cell for each in others for cell in _or_none(each, group)),
                 ]
             )
-    if not lines or not (methods or controls):
+    if not lines or not (methods or controls or trained):
         return []
     header = ["VISOR", "at no more", f"{group}, VISOR", "best method", group]
+    header += ["best trained", group] if trained else []
     header += [f"{group}, {name}" for name in controls]
     text = (
         "Of the rows below that cost no more than a budget of VISOR, the most accurate "

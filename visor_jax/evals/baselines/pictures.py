@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from visor_jax.evals.baselines.conditions import COMBINED, DENSE, VISOR
+from visor_jax.evals.baselines.conditions import COMBINED, DENSE, TRAINED, VISOR
 from visor_jax.evals.baselines.marks import LEGEND, MARKS
 from visor_jax.evals.baselines.rows import Row, cost_of
 from visor_jax.evals.report import style
@@ -162,6 +162,8 @@ def _labels(rows: Sequence[Row], measure: str, group: str) -> list[Label]:
 
 def _name(row: Row) -> str:
     method = row["reduce"].partition(":")[0]
+    if row["kind"] == TRAINED:
+        return f"{method}, trained"
     if row["kind"] == COMBINED:
         return f"{row['budget']} + {method}"
     return (

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure  # noqa: E402
 from visor_jax.runtime import atomic_write  # noqa: E402
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C44500"
+# Reddish purple, dark enough for small text.
+PURPLE = "#96407A"
 INK, GREY, LIGHT = "#222222", "#767676", "#E3E3E3"
 DOTS_PER_INCH = 150
 

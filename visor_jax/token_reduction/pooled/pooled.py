@@ -37,7 +37,8 @@ Compress = Callable[[Float[Array, "B W size D"]], Float[Array, "B W D"]]
 class Pooled(abc.ABC):
     """A method that makes one token of several; it says in `shares` of how many.
 
-    newlines: "rows", a newline stays if windows begin in its row; "drop", none stays.
+    newlines: "rows", a newline stays if windows begin in its row; "drop", none stays,
+    as in networks that make none.
     grid: patches per side of a crop, None for the network's own (`fitted`).
     """
 
@@ -87,7 +88,9 @@ class Pooled(abc.ABC):
                 f"grid={self.grid}, but the network's crops have {side} x {side} "
                 "patches: leave it out."
             )
-        return dataclasses.replace(self, grid=side)
+        # Room for newlines that nobody makes would be counted as tokens.
+        newlines = self.newlines if config.image_newline else "drop"
+        return dataclasses.replace(self, grid=side, newlines=newlines)
 
     def room(self, tokens: Any) -> Any:
         """Returns how many of so many tokens may be left, an int or (B,) of them."""

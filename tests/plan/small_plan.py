@@ -12,10 +12,10 @@ from visor_jax.models.config import (
     VisionConfig,
     VLMConfig,
 )
-from visor_jax.plan.__main__ import Plan
 from visor_jax.plan.abstract_step import BatchShape
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import AnyMesh
+from visor_jax.tasks.training_plan import TrainingPlan
 from visor_jax.training.objectives.budget_sampling import BudgetSchedule, SchedulePhase
 from visor_jax.training.objectives.universal_step import ObjectiveSettings
 
@@ -45,7 +45,7 @@ SHAPE = BatchShape(rows=8, crops=2, image_tokens=392, text_tokens=1024)
 
 def small_plan(
     mesh: AnyMesh, shape: BatchShape = SHAPE, frozen: Any = None, **model: Any
-) -> Plan:
+) -> TrainingPlan:
     """Returns the plan of a universal run of the small network on a mesh."""
     config = MODEL.replace(**model)
     run = read_settings(universal.get_config())
@@ -62,4 +62,4 @@ def small_plan(
         objective=ObjectiveSettings(),
         optimizer=optimizer,
     )
-    return Plan(run=run, mesh=mesh, shape=shape)
+    return TrainingPlan(run=run, mesh=mesh, shape=shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visor_jax.plan.__main__ import read_mesh
+from visor_jax.plan.mesh_flag import read_mesh
 from visor_jax.sharding.mesh import MeshSettings
 
 ROOT = Path(__file__).parents[2]

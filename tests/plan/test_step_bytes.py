@@ -10,11 +10,11 @@ import pytest
 from configs import universal
 from tests.plan.small_plan import SHAPE, small_plan
 from visor_jax.budget import Budget
-from visor_jax.plan.__main__ import Plan, largest_bucket
 from visor_jax.plan.abstract_step import BatchShape
 from visor_jax.plan.accelerators import ACCELERATORS, Accelerator, accelerator
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MeshSettings, make_mesh, planned_mesh
+from visor_jax.tasks.training_plan import TrainingPlan, largest_bucket
 
 # How far a plan may be from what the compiler reserves.
 TOLERANCE = 0.15
@@ -60,7 +60,9 @@ def test_the_compiler_reserves_what_was_planned_for_half_a_billion(dtype):
     run = read_settings(universal.get_config("llava_ov_0p5b"), data_needed=False)
     run = dataclasses.replace(run, model=run.model.replace(compute_dtype=dtype))
     shape = BatchShape(rows=16, crops=5, image_tokens=3712, text_tokens=1024)
-    plan = Plan(run=run, mesh=make_mesh(MeshSettings(data=1, fsdp=8)), shape=shape)
+    plan = TrainingPlan(
+        run=run, mesh=make_mesh(MeshSettings(data=1, fsdp=8)), shape=shape
+    )
     state = plan.state()
     planned = plan.bytes(state, None).total
     assert planned == pytest.approx(plan.reserved(state), rel=TOLERANCE)
@@ -72,7 +74,7 @@ def test_planning_seven_billion_parameters_allocates_nothing():
     run = read_settings(universal.get_config("llava_ov_7b"), data_needed=False)
     bucket = largest_bucket(run)
     shape = BatchShape(rows=64, **bucket.lengths())
-    plan = Plan(run=run, mesh=planned_mesh(1, 64, 1), shape=shape)
+    plan = TrainingPlan(run=run, mesh=planned_mesh(1, 64, 1), shape=shape)
     planned = bytes_of(plan)
     assert len(jax.live_arrays()) == len(before)
     # Parameters and two moments, float32, over 64 devices.

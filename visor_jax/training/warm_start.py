@@ -14,9 +14,10 @@ from etils import epath
 
 from visor_jax.checkpoints import layout, workdir_files
 from visor_jax.checkpoints.restore import (
+    check_fits,
     list_arrays,
     newest_readable,
-    read_arrays,
+    read_part,
 )
 from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.models.adapters import OWN, RANDOM, own_sources
@@ -24,6 +25,8 @@ from visor_jax.models.config import VLMConfig
 
 Params = Any
 
+# What only a training with the reading loss has a use for.
+_MAY_BE_LEFT = re.compile(r"^reading_heads_\w+/")
 # What a checkpoint may lack.
 _MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+|token_compressor)/")
 # Settings of new parameters and of the computation, not of what the parameters mean.
@@ -44,8 +47,8 @@ def warm_start(
 
     Raises:
       ValueError: if there is no checkpoint, or if it is of another network: sizes and
-        constants must agree, and it may lack adapters, reading heads and a token
-        reduction's parameters alone.
+        constants must agree, it may lack adapters, reading heads and a token
+        reduction's parameters alone, and have nothing else but reading heads.
     """
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
 
@@ -57,8 +60,17 @@ def warm_start(
             for name, leaf in flat.items()
             if name in stored or not _MAY_BE_NEW.search(name)
         }
-        tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
-        read = read_arrays(step, layout.PARAMS, tree)
+        needed = {
+            name: leaf
+            for name, leaf in stored.items()
+            if name in wanted or not _MAY_BE_LEFT.search(name)
+        }
+        tree, needed = (
+            flax.traverse_util.unflatten_dict(each, sep="/")
+            for each in (wanted, needed)
+        )
+        check_fits(step, layout.PARAMS, needed, tree)
+        read = read_part(step, layout.PARAMS, tree)
         lacking = flat.keys() - wanted.keys() if adapter_init == OWN else ()
         return _with_own(read, lacking)
 

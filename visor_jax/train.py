@@ -108,7 +108,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
         )
         state = start_or_resume(run, task, optimizer, files)
         stacks = task.stacks(state.params)
-        state, files.stored = stacks.stack(state), stacks.unstack
+        state, files.stored = stacks.stack(state), stacks.for_files
         batch = abstract_batch(run.mesh, task.data.example)
         state, done = loop.run(
             state,

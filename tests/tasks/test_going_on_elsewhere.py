@@ -1,5 +1,7 @@
 """A run that was stopped goes on over other devices, in other parts: the same run."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ from tests.tasks.test_conversation_training import (
 )
 from tests.tolerances import GRADIENT
 from visor_jax import train
+from visor_jax.layer_plan import LayerPlan
 from visor_jax.models import variants
+from visor_jax.models.scanned_columns import scanned_columns
+from visor_jax.models.vlm import VLM
 from visor_jax.runtime.interruption import Interruption
 from visor_jax.settings.read import read_settings
 from visor_jax.sharding.mesh import MESH_AXES
@@ -22,9 +27,16 @@ from visor_jax.tasks.run import Run
 STEPS = 12
 
 
+# A tower of two blocks, and (C S) twice over: something to scan.
+NETWORK = conversation_set.NETWORK.replace(
+    vision=dataclasses.replace(conversation_set.NETWORK.vision, num_layers=2),
+    plan=LayerPlan.build(5, cross=(0, 2, 4), self_=(1, 3)),
+)
+
+
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    tiny_chat = {"tiny_chat": lambda: conversation_set.NETWORK}
+    tiny_chat = {"tiny_chat": lambda: NETWORK}
     monkeypatch.setattr(variants, "VARIANTS", variants.VARIANTS | tiny_chat)
     conversation_set.draw(tmp_path, 40, sizes=((20, 24), (24, 20)))
     conversation_set.save_processor(tmp_path / "processor")
@@ -59,6 +71,7 @@ def test_other_devices_and_parts_are_the_same_run(data, tmp_path):
     assert 0 < stopped < STEPS
     other = {"optimizer.accumulate": 2, "model.remat": "none", "loop.log_every": 2}
     other["model.scan_layers"] = "on"
+    assert len(scanned_columns(VLM(NETWORK.replace(scan_layers="on")))) == 3
     assert trained(data, tmp_path / "run", (1, 2, 1), **other) == STEPS
     expected, got = (load_checkpoint(tmp_path / n) for n in ("straight", "run"))
     jax.tree.map(
@@ -66,4 +79,10 @@ def test_other_devices_and_parts_are_the_same_run(data, tmp_path):
         got.params,
         expected.params,
     )
+    # And back again, at the end: a checkpoint says nothing of how it was trained.
+    (tmp_path / "run/checkpoints" / str(STEPS)).rename(tmp_path / "last")
+    back = {"model.scan_layers": "off", "loop.log_every": 4}
+    assert trained(data, tmp_path / "run", (1, 1, 1), **back) == STEPS
+    again = load_checkpoint(tmp_path / "run")
+    assert jax.tree.structure(again.params) == jax.tree.structure(expected.params)
     assert lines(tmp_path / "run/metrics.jsonl")[-1]["step"] == STEPS

@@ -20,7 +20,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from visor_jax.models.scanned_columns import Column, scanned_columns
 from visor_jax.models.vlm import VLM
@@ -28,6 +28,8 @@ from visor_jax.training.optimizer import OptimizerSettings
 from visor_jax.training.state import TrainState
 
 Tree = Any
+# The memory of a host that its devices read and write themselves.
+_HOST = "pinned_host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,26 +62,26 @@ class LayerStacks:
     def stack(self, state: TrainState) -> TrainState:
         """Returns the state as a step takes it, on the same devices.
 
-        Both are there while it is made.
+        `state` is used up: a layer's array is let go of as soon as it is stacked, so
+        that devices never hold more than one of them twice.
         """
-        return self._made(_stacked_arrays, self.stacked(state), state)
+        return self._joined(state, _stacked)
 
     def unstack(self, state: TrainState) -> TrainState:
-        """Returns the state as files hold it, on the same devices; `state` stays."""
-        return self._made(_parted_arrays, self._parted(state, _parts_of), state)
+        """Returns the state layer by layer, on the same devices; `state` is used up."""
+        return self._parted(state, _taken_apart)
+
+    def for_files(self, state: TrainState) -> TrainState:
+        """Returns the state layer by layer, as files hold it; `state` stays.
+
+        What was stacked is in the memory of the hosts, where they can show devices
+        theirs: a device need not hold it twice while it is written.
+        """
+        return self._parted(state, _on_hosts)
 
     def stacked(self, abstract: TrainState) -> TrainState:
         """Returns shapes, dtypes and shardings of the stacked state."""
         return self._joined(abstract, _under_an_axis)
-
-    def _made(
-        self, make: Callable[..., TrainState], aim: TrainState, state: TrainState
-    ) -> TrainState:
-        if not self.columns:
-            return state
-        shardings = jax.tree.map(lambda x: x.sharding, aim)
-        leaves, tree = jax.tree.flatten(shardings)
-        return _program(make, self, tuple(leaves), tree)(state)
 
     def _joined(
         self, state: TrainState, join: Callable[[Sequence[Any]], Any]
@@ -109,25 +111,6 @@ class LayerStacks:
         return _of_parameters(parted, state)
 
 
-@functools.lru_cache(maxsize=8)
-def _program(
-    make: Callable[..., TrainState],
-    stacks: LayerStacks,
-    shardings: tuple[Any, ...],
-    tree: Any,
-) -> Callable[[TrainState], TrainState]:
-    out = jax.tree.unflatten(tree, shardings)
-    return jax.jit(functools.partial(make, stacks), out_shardings=out)
-
-
-def _stacked_arrays(stacks: LayerStacks, state: TrainState) -> TrainState:
-    return stacks._joined(state, jnp.stack)
-
-
-def _parted_arrays(stacks: LayerStacks, state: TrainState) -> TrainState:
-    return stacks._parted(state, lambda x, count: [x[i] for i in range(count)])
-
-
 def _under_an_axis(leaves: Sequence[Any]) -> jax.ShapeDtypeStruct:
     """Returns layers' arrays as one that every device holds all layers of."""
     [first, *_] = leaves
@@ -138,11 +121,48 @@ def _under_an_axis(leaves: Sequence[Any]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, first.dtype, sharding=split)
 
 
-def _parts_of(x: Any, count: int) -> list[jax.ShapeDtypeStruct]:
-    split = x.sharding
+def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
+    found = _stack(_under_an_axis(leaves).sharding)(leaves)
+    for leaf in leaves:
+        leaf.delete()
+    return found
+
+
+def _taken_apart(leaf: jax.Array, count: int) -> list[jax.Array]:
+    found = _layers(leaf, count, _of_a_layer(leaf.sharding))
+    leaf.delete()
+    return found
+
+
+def _on_hosts(leaf: jax.Array, count: int) -> list[jax.Array]:
+    split = _of_a_layer(leaf.sharding)
+    [device, *_] = split.addressable_devices
+    if _HOST in {memory.kind for memory in device.addressable_memories()}:
+        split = split.with_memory_kind(_HOST)
+    return _layers(leaf, count, split)
+
+
+def _layers(leaf: jax.Array, count: int, split: Sharding) -> list[jax.Array]:
+    layer = _layer(split)
+    return [layer(leaf, index) for index in range(count)]
+
+
+def _of_a_layer(split: Sharding) -> Sharding:
     if isinstance(split, NamedSharding):
-        split = NamedSharding(split.mesh, PartitionSpec(*split.spec[1:]))
-    return [jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=split)] * count
+        return NamedSharding(split.mesh, PartitionSpec(*split.spec[1:]))
+    return split
+
+
+@functools.cache
+def _stack(split: Sharding) -> Callable[[Sequence[jax.Array]], jax.Array]:
+    return jax.jit(jnp.stack, out_shardings=split)
+
+
+@functools.cache
+def _layer(split: Sharding) -> Callable[[jax.Array, int], jax.Array]:
+    # One program for all layers: which of them is an argument.
+    take = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+    return jax.jit(take, out_shardings=split)
 
 
 def _of_parameters(change: Callable[[Tree], Tree], state: TrainState) -> TrainState:

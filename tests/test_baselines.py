@@ -125,7 +125,15 @@ def test_networks_trained_with_a_method_stand_at_all_that_they_were_trained_for(
         label="stage:visor_tr",
         model=to_train_with(CONFIG, "visor_tr:factor=2").to_dict(),
     )
-    asked = dataclasses.replace(runs, trained=[packed, m3], methods=["m3", "ldpv2"])
+    longer = saved(
+        *(tmp_path / "longer", params),
+        label="stage:m3_longer",
+        # Written before texts said that there are no newlines.
+        model=config.replace(trained_with="m3:grid=12,scales=4+2").to_dict(),
+        budgets=["all"],
+    )
+    trained = [packed, m3, longer]
+    asked = dataclasses.replace(runs, trained=trained, methods=["m3", "ldpv2"])
     found = prepare(dataclasses.replace(asked, out=str(tmp_path / "out"))).study
     rows = {each.name: each for each in found.comparison.conditions}
     assert list(rows)[3:] == [
@@ -133,15 +141,45 @@ def test_networks_trained_with_a_method_stand_at_all_that_they_were_trained_for(
         "VISOR sa1:1 + visor_tr, trained",
         "m3:scales=4+2, trained",
         "m3:tokens=2,scales=4+2, trained",
+        "m3:scales=4+2, trained as stage:m3_longer",
+        "m3:tokens=2,scales=4+2, trained as stage:m3_longer",
     ]
-    assert [each.kind for each in rows.values()][3:] == [COMBINED] * 2 + [TRAINED] * 2
+    assert [each.kind for each in rows.values()][3:] == [COMBINED] * 2 + [TRAINED] * 4
     lengths = [found.costs(rows[name]).image_lengths[0] for name in list(rows)[3:]]
-    assert lengths == [73, 73, 17, 5]
+    assert lengths == [72, 72, 16, 4, 16, 4]
     assert list(found.comparison.refused) == ["ldpv2"]
     # What is asked is the network that was trained, at the scale of the row.
     for name, row in rows.items():
         network = found.subjects[row.network][0].at(row)
         assert (network.reducer == KEEP_ALL) == ("trained" not in name)
+
+
+def test_two_recipes_of_one_label_are_told_and_seeds_are_not(runs, tmp_path):
+    config, params = dense(CONFIG), params_of(dense(CONFIG))["params"]
+
+    def run(name, method, seed=0):
+        model = config.replace(trained_with=method).to_dict()
+        said = {"label": "stage:m3", "model": model, "budgets": ["all"], "seed": seed}
+        noisy = jax.tree.map(lambda x: x + 0.01 * len(name), params)
+        return saved(tmp_path / name, noisy, **said)
+
+    asked = dataclasses.replace(runs, universal=[], policy=[], reference=None)
+    two = [run("a", "m3:scales=4+2"), run("bb", "m3:scales=6+3")]
+    with pytest.raises(ValueError, match=r"both labelled 'stage:m3' .*trained_with"):
+        prepare(dataclasses.replace(asked, trained=two))
+    dense_runs = [
+        *runs.dense,
+        saved(
+            *(tmp_path / "dense", jax.tree.map(lambda x: 1.1 * x, params)),
+            **{"label": "dense", "model": config.to_dict(), "budgets": ["all"]},
+            seed=1,
+        ),
+    ]
+    # A seed from before texts said that there are no newlines.
+    seeds = [two[0], run("ccc", "m3:newlines=drop,grid=12,scales=4+2", seed=1)]
+    both = dataclasses.replace(asked, dense=dense_runs, trained=seeds)
+    found = prepare(dataclasses.replace(both, out=str(tmp_path / "out"))).study
+    assert [len(each) for each in found.subjects.values()] == [2, 2]
 
 
 @pytest.mark.parametrize(

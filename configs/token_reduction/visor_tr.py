@@ -4,7 +4,8 @@
         --config.init_from=runs/universal-mini-seed0
     python -m visor_jax.train --config=configs/token_reduction/visor_tr.py \
         --config.init_from=runs/universal-mini-seed0 \
-        --config.model.reduce=visor_tr_packing:factor=4 --workdir=runs/visor_tr_4x
+        --config.model.reduce=visor_tr_packing:factor=4 \
+        --config.label=stage:visor_tr_4x
 """
 
 import ml_collections

@@ -14,10 +14,10 @@ from visor_jax.evals.baselines.conditions import (
     DENSE,
     UNIVERSAL,
     Asked,
-    TrainedNetwork,
     comparison,
 )
 from visor_jax.evals.baselines.measure import Subject
+from visor_jax.evals.baselines.trained_networks import TrainedNetwork
 from visor_jax.evals.checkpoints import (
     AskedBudgets,
     EvaluatedCheckpoint,
@@ -31,7 +31,8 @@ from visor_jax.evals.pages.benchmark import (
     check_reads_pages,
 )
 from visor_jax.runtime import output_place
-from visor_jax.token_reduction.registry import REDUCERS
+from visor_jax.token_reduction.registry import REDUCERS, name_of
+from visor_jax.token_reduction.trained import own_reducer
 
 PAGES = 1024
 
@@ -87,16 +88,17 @@ def prepare(options: Options) -> Prepared:
         combined=tuple(options.combine) if universal else (),
     )
     visor = universal[0].network.config if universal else None
-    trained = _by_label([read[path] for path in options.trained])
+    seeds = _by_label([read[path] for path in options.trained])
+    trained = {
+        TrainedNetwork(label, each[0].network.config, each[0].budgets.budgets): each
+        for label, each in seeds.items()
+    }
     found = comparison(
         *(dense[0].network.config, visor, wanted, PROMPT_LENGTHS),
-        [
-            TrainedNetwork(name, each[0].network.config, each[0].budgets.budgets)
-            for name, each in trained.items()
-        ],
+        trained=[each for network in trained for each in network.conditions()],
     )
     subjects = {DENSE: _subjects(dense)}
-    subjects |= {name: _subjects(each) for name, each in trained.items()}
+    subjects |= {network.name: _subjects(each) for network, each in trained.items()}
     if universal:
         subjects[UNIVERSAL] = _subjects(universal)
     out = output_place.check_folder(options.out, "--out")
@@ -127,8 +129,9 @@ def _check(options: Options, paths: Sequence[str], asked: AskedBudgets) -> None:
         if (each := getattr(options, flag))
     }
     for path in options.trained:
-        label = _check_trained(path, asked)
-        counts[f"trained {label}"] = counts.get(f"trained {label}", 0) + 1
+        # Two recipes under one label are told by their recipes, when all are read.
+        what = f"trained {_check_trained(path, asked)}"
+        counts[what] = counts.get(what, 0) + 1
     if len(set(counts.values())) != 1:
         said = ", ".join(f"--{flag} {count}" for flag, count in counts.items())
         raise ValueError(f"Give as many seeds of all networks ({said}).")
@@ -152,7 +155,7 @@ def _check_label(flag: str, path: str, asked: AskedBudgets) -> None:
 
 
 def _check_trained(path: str, asked: AskedBudgets) -> str:
-    """Returns the label of a network that was trained with a method."""
+    """Returns the label of a network that was trained with a method, and that."""
     metadata = read_metadata(path)
     config, _ = check_description(path, metadata, asked)
     if config.trained_with is None:
@@ -164,7 +167,7 @@ def _check_trained(path: str, asked: AskedBudgets) -> str:
         check_reads_pages(config, metadata)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return metadata["label"]
+    return f"{metadata['label']} ({name_of(own_reducer(config))})"
 
 
 def _by_label(

@@ -19,6 +19,8 @@ from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.models.config import VLMConfig
 from visor_jax.policy.score_cache import digest_of_arrays
+from visor_jax.token_reduction.registry import NONE, name_of
+from visor_jax.token_reduction.trained import own_reducer
 
 _FACTS = ("preset", "seed", "train_steps", "wall_clock_s")
 # What replicates must have in common; "settings" are those of training, where the
@@ -148,7 +150,7 @@ def read_checkpoint(
             label=metadata["label"] if policy is None else "universal",
             seed=metadata["seed"],
             network=digest_of_arrays(network.params),
-            recipe={key: metadata.get(key) for key in _RECIPE},
+            recipe=_recipe_of(metadata, network.config),
             policy=None if policy is None else metadata["label"],
         ),
         network=network,
@@ -159,6 +161,16 @@ def read_checkpoint(
             **{name: metadata[name] for name in _FACTS},
         ),
     )
+
+
+def _recipe_of(metadata: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
+    """Returns what replicates have in common.
+
+    A method of token reduction as it is: texts say some of its settings or all.
+    """
+    method = name_of(own_reducer(config))
+    model = {**metadata["model"], "trained_with": None if method == NONE else method}
+    return {**{key: metadata.get(key) for key in _RECIPE}, "model": model}
 
 
 def check_replicates(replicates: Sequence[Replicate]) -> None:

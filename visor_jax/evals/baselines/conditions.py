@@ -13,22 +13,13 @@ Networks that were trained with a method stand as they were trained.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from visor_jax.budget import Budget
 from visor_jax.evals.baselines.family import Family, llm_flops
 from visor_jax.evals.benchmark import PromptLengths
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.decoder.token_reducer import TokenReducer
-from visor_jax.token_reduction.registry import (
-    BEFORE,
-    NONE,
-    REDUCERS,
-    fitted,
-    name_of,
-    parse,
-)
-from visor_jax.token_reduction.trained import as_trained, drawn_in_training
+from visor_jax.token_reduction.registry import BEFORE, NONE, REDUCERS
 
 DENSE, UNIVERSAL = "dense", "universal"
 # Of conditions, in the order in which they are measured and shown.
@@ -53,7 +44,8 @@ class Condition:
     network: "dense", "universal" or the name of a `TrainedNetwork`. kind: one of those
     above, or "dense". reduce: text of the registry, "none" for every token. share: of
     the tokens that it was made for. matched: the budget of VISOR whose LLM FLOPs it was
-    made for. shown: whether the sheet shows it.
+    made for. shown: whether the sheet shows it. label: of a network that was trained
+    with the method, None for others.
     """
 
     network: str
@@ -63,6 +55,7 @@ class Condition:
     share: float | None = None
     matched: str | None = None
     shown: bool = False
+    label: str | None = None
 
     @property
     def method(self) -> str:
@@ -74,23 +67,12 @@ class Condition:
         """Names the row: no other has it."""
         parts = [f"VISOR {self.budget.name}"] if self.kind in (VISOR, COMBINED) else []
         parts += [] if self.reduce == NONE else [self.reduce]
-        trained = ", trained" if self.network not in (DENSE, UNIVERSAL) else ""
-        return (" + ".join(parts) or DENSE) + trained
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedNetwork:
-    """A network that was trained with a method. budgets: that it is tried at."""
-
-    name: str
-    config: VLMConfig
-    budgets: tuple[Budget, ...]
-
-    @property
-    def reductions(self) -> tuple[str, ...]:
-        """What it was trained with, the most tokens first, as texts of the registry."""
-        drawn = drawn_in_training(as_trained(self.config))
-        return tuple(_shortest(each.reducer, self.config) for each in drawn)
+        text = " + ".join(parts) or DENSE
+        if self.label is None:
+            return text
+        # The label is said where it says more than the method.
+        usual = self.label == f"stage:{self.method}"
+        return f"{text}, trained" + ("" if usual else f" as {self.label}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,12 +117,16 @@ def comparison(
     universal: VLMConfig | None,
     asked: Asked,
     prompt: PromptLengths,
-    trained: Sequence[TrainedNetwork] = (),
+    trained: Iterable[Condition] = (),
 ) -> Comparison:
     """Returns what is compared, the dense network first.
 
     Args:
       universal: None for no VISOR. prompt: the lengths that FLOPs are counted for.
+      trained: of networks that were trained with a method (`trained_networks`).
+
+    Raises:
+      ValueError: if two networks would be one row.
     """
     whole = Budget.all(dense.plan)
     found = [Condition(network=DENSE, kind=DENSE, budget=whole, shown=True)]
@@ -148,8 +134,7 @@ def comparison(
         Condition(network=UNIVERSAL, kind=VISOR, budget=b, shown=b in asked.reference)
         for b in asked.budgets
     ]
-    for network in trained:
-        found += _of_trained(network)
+    found += trained
     there, refused = {each.method for each in found}, {}
     for name in asked.methods:
         if REDUCERS[name].is_trained and name in there:
@@ -173,38 +158,6 @@ def _why_not(name: str, prompt: PromptLengths) -> str | None:
     if name == "base_view" and prompt.crops == 1:
         return "the images are one crop each: there are no tiles to leave off"
     return None
-
-
-def _of_trained(network: TrainedNetwork) -> Iterator[Condition]:
-    """Yields a network at all budgets and all numbers of tokens that it knows."""
-    plan = network.config.plan
-    is_dense = len(plan.self_layers) == plan.num_layers
-    for reduce in network.reductions:
-        for budget in network.budgets:
-            yield Condition(
-                network=network.name,
-                kind=TRAINED if is_dense else COMBINED,
-                budget=budget,
-                reduce=reduce,
-            )
-
-
-def _shortest(method: TokenReducer, config: VLMConfig) -> str:
-    """Returns the text with the fewest settings that is this method in a network."""
-    name, _, said = name_of(method).partition(":")
-    kept = said.split(",") if said else []
-    for setting in tuple(kept):
-        fewer = [each for each in kept if each != setting]
-        try:
-            is_same = fitted(parse(_text(name, fewer)), config) == method
-        except ValueError:
-            is_same = False
-        kept = fewer if is_same else kept
-    return _text(name, kept)
-
-
-def _text(name: str, settings: Sequence[str]) -> str:
-    return f"{name}:{','.join(settings)}" if settings else name
 
 
 def _kind(name: str) -> str:
@@ -294,6 +247,8 @@ def _without_twins(found: Sequence[Condition]) -> Iterator[Condition]:
     by_name: dict[str, Condition] = {}
     for each in found:
         first = by_name.get(each.name)
+        if first is not None and first.network != each.network:
+            raise ValueError(f"Two networks would be one row: {each.name!r}.")
         if first is None:
             by_name[each.name] = each
         elif first.matched is None:

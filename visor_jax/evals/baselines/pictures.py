@@ -128,11 +128,11 @@ def _front(axes: Axes, rows: Sequence[Row], measure: str, group: str) -> None:
 
 def _series(rows: Sequence[Row], kind: str) -> list[list[Row]]:
     """Returns the rows that a line joins: a method's, with one budget of VISOR."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["kind"] == kind:
             budget = "" if kind == VISOR else row["budget"]
-            key = row["reduce"].partition(":")[0], budget
+            key = row["network"], row["reduce"].partition(":")[0], budget
             found.setdefault(key, []).append(row)
     return list(found.values())
 
@@ -162,10 +162,9 @@ def _labels(rows: Sequence[Row], measure: str, group: str) -> list[Label]:
 
 def _name(row: Row) -> str:
     method = row["reduce"].partition(":")[0]
-    if row["kind"] == TRAINED:
-        return f"{method}, trained"
-    if row["kind"] == COMBINED:
-        return f"{row['budget']} + {method}"
+    if row["kind"] in (TRAINED, COMBINED):
+        own = f"{row['budget']} + " if row["kind"] == COMBINED else ""
+        return f"{own}{method}" + (", trained" if row["label"] else "")
     return (
         row["budget"]
         if row["network"] != DENSE

@@ -17,7 +17,6 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.flops.account import account
 from visor_jax.models.scanned_columns import repeated_in_training
-from visor_jax.models.vlm import VLM
 from visor_jax.plan.answers import AnswerPlan
 from visor_jax.plan.tpu.child import (
     CompilerError,
@@ -31,6 +30,7 @@ from visor_jax.plan.tpu.compiled_step import compile_step, mesh_of
 from visor_jax.plan.tpu.report import PREFILL, Report
 from visor_jax.plan.tpu.slices import Slices, check_compiler
 from visor_jax.runtime.user_error import UserError
+from visor_jax.token_reduction.trained import as_trained
 from visor_jax.training.objectives.universal_step import make_universal_step
 from visor_jax.training.state import TrainState
 
@@ -61,7 +61,7 @@ def run(plan: Any, slices: Slices, options: Any, *, described: str) -> int:
     """Returns the exit code, 0 if the step fits and 1 if not, after printing.
 
     Args:
-      plan: of `visor_jax.plan`, on a mesh of no devices.
+      plan: a `tasks.training_plan.TrainingPlan`, on a mesh of no devices.
       described: what is planned, for people.
 
     Raises:
@@ -156,7 +156,7 @@ def step_of(plan: Any) -> Callable[[TrainState, Batch], TrainState]:
     """Returns the training step of a plan, as `train` makes it."""
     run, optimizer = plan.run, plan.run.optimizer
     return make_universal_step(
-        VLM(run.model),
+        as_trained(run.model),
         plan.optimizer,
         run.schedule,
         run.objective,
@@ -173,7 +173,7 @@ def gated_bodies(plan: Any) -> int:
     between which the reading loss looks are not; and each layer that is written out.
     """
     layers = plan.run.model.plan
-    repeated = repeated_in_training(VLM(plan.run.model))
+    repeated = repeated_in_training(as_trained(plan.run.model))
     if plan.run.model.scan_layers == "off" or repeated is None:
         return len(layers.self_layers)
     behind = sum(layer >= repeated.stop for layer in layers.self_layers)

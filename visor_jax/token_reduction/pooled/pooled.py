@@ -7,7 +7,8 @@ patches in a crop, shares r and c of rows and columns, an image of n tokens is l
 
     floor(n r c) + floor(n (r - r c) / (g + 1)) + 1
 
-at most: windows, and newlines of rows that are as wide as a crop. A row's newline stays
+at most, and without newlines (`drop`) with floor(n r c), but one: windows, and
+newlines of rows that are as wide as a crop. A row's newline stays
 where windows begin; in narrower pictures the first ones, as far as there is room.
 """
 
@@ -102,8 +103,12 @@ class Pooled(abc.ABC):
         left = tokens * both.numerator // both.denominator
         if self.newlines == "rows":
             left += tokens * ends.numerator // ends.denominator
-        least = min if isinstance(tokens, int) else jnp.minimum
-        return least(left + 1, tokens)
+        least, most = min, max
+        if not isinstance(tokens, int):
+            least, most = jnp.minimum, jnp.maximum
+        # Of rows and of newlines a part each is rounded down.
+        left = left + 1 if self.newlines == "rows" else most(left, 1)
+        return least(left, tokens)
 
     def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
         """Returns how many image tokens each layer sees."""

@@ -4,6 +4,7 @@ Everything here happens before jax starts and before `visor_jax` is imported.
 """
 
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -22,11 +23,14 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
 ) or tempfile.mkdtemp(prefix="visor_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 # Tests mostly compile: a third of the time, for steps that need no speed (XLA_FLAGS of
-# one's own has programs made as for users). And a busy machine is no deadlock.
+# one's own has programs made as for users). And a busy machine is no deadlock; but from
+# jax 0.11 on simulated devices may wait for one another's threads for ever.
+_JAX = tuple(map(int, importlib.metadata.version("jax").split(".")[:2]))
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS") or (
     "--xla_backend_optimization_level=0"
     " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
     " --xla_cpu_collective_call_terminate_timeout_seconds=200"
+    + (" --xla_cpu_multi_thread_eigen=false" if _JAX >= (0, 11) else "")
 )
 
 import hypothesis

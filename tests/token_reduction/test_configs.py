@@ -17,9 +17,9 @@ from visor_jax.training.parameter_groups import group_of_paths
 
 FOLDER = Path(__file__).parents[2] / "configs/token_reduction"
 FILES = {
-    "visor_tr": "visor_tr_packing:grid=12",
-    "ldpv2": "ldpv2:grid=12,tokens=6",
-    "m3": "m3:grid=12,tokens=12,scales=12+6+3+1",
+    "visor_tr": "visor_tr_packing:newlines=drop,grid=12",
+    "ldpv2": "ldpv2:newlines=drop,grid=12,tokens=6",
+    "m3": "m3:newlines=drop,grid=12,tokens=12,scales=12+6+3+1",
     "visionzip": "visionzip",
 }
 

@@ -94,7 +94,7 @@ class LayerStacks:
                     flat[column[0] + below] = join(leaves)
             return flax.traverse_util.unflatten_dict(flat, sep="/")
 
-        return _of_parameters(joined, state)
+        return _of_parameters(joined, state) if self.columns else state
 
     def _parted(
         self, state: TrainState, parts: Callable[[Any, int], Iterable[Any]]
@@ -108,7 +108,7 @@ class LayerStacks:
                     flat.update(zip(names, leaves, strict=True))
             return flax.traverse_util.unflatten_dict(flat, sep="/")
 
-        return _of_parameters(parted, state)
+        return _of_parameters(parted, state) if self.columns else state
 
 
 def _under_an_axis(leaves: Sequence[Any]) -> jax.ShapeDtypeStruct:

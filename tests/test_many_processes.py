@@ -4,6 +4,7 @@ They take minutes: `pytest -m slow -s tests/test_many_processes.py`.
 """
 
 import random
+import shutil
 import signal
 import time
 
@@ -14,6 +15,7 @@ from tests import tolerances
 from tests.training.metric_lines import metric_lines
 from tests.training_processes import (
     FLAGS,
+    SCANNED,
     Commands,
     check_same_network,
     last_step,
@@ -81,6 +83,31 @@ def test_one_that_is_killed_ends_the_others_and_all_go_on(commands, four, tmp_pa
         assert len(told) <= 1
     assert "going on from step" in run_four(commands, workdir)
     check_same_network(workdir, four)
+
+
+def test_a_stacked_state_of_several_processes_goes_on_anywhere(commands, tmp_path):
+    written_out, workdir = tmp_path / "written_out", tmp_path / "run"
+    flags = (*RUN, f"--config.model.variant={SCANNED}", "--config.loop.steps=8")
+    apart = ("--config.model.scan_layers=off",)
+    split = ("--config.mesh.data=1", "--config.mesh.fsdp=-1")
+    scanned = ("--config.model.scan_layers=on", *split, f"--workdir={workdir}")
+
+    def two():
+        children = commands.start_several(2, *flags, *scanned)
+        ended = [child.wait() for child in children]
+        assert [each.code for each in ended] == [0, 0], ended[0].err
+
+    ended = commands.run(*flags, *apart, f"--workdir={written_out}")
+    assert ended.code == 0, ended.err
+    two()
+    check_close(workdir, written_out)
+    # From the checkpoint before: one process with its layers apart, then two again.
+    shutil.rmtree(workdir / "checkpoints/8")
+    assert commands.run(*flags, *apart, f"--workdir={workdir}").code == 0
+    check_close(workdir, written_out)
+    shutil.rmtree(workdir / "checkpoints/8")
+    two()
+    check_close(workdir, written_out)
 
 
 def check_close(found, expected):

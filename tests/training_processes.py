@@ -27,6 +27,8 @@ from visor_jax.layer_plan import LayerPlan
 
 ROOT = Path(__file__).parents[1]
 SMALL = "small"
+# (C S) twice over, and a tail: layers that can be scanned.
+SCANNED = "scanned"
 
 # Small in every way that does not matter; one conditional is enough.
 FLAGS = (
@@ -216,8 +218,13 @@ def _main() -> None:
     from visor_jax.commands import command_line
     from visor_jax.models.variants import VARIANTS
 
-    plan = LayerPlan.build(2, cross=(0,), self_=(1,))
-    VARIANTS[SMALL] = lambda: page_run.CONFIG.replace(plan=plan, reading_layers=())
+    plans = {
+        SMALL: LayerPlan.build(2, cross=(0,), self_=(1,)),
+        SCANNED: LayerPlan.build(5, cross=(0, 2, 4), self_=(1, 3)),
+    }
+    for name, plan in plans.items():
+        config = page_run.CONFIG.replace(plan=plan, reading_layers=())
+        VARIANTS[name] = lambda config=config: config
     command = _serve()
     if command is None:
         return

@@ -63,6 +63,12 @@ def state_of(settings=SETTINGS):
     )
 
 
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT), found, expected
+    )
+
+
 def flat(tree):
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
@@ -84,8 +90,9 @@ def trained(form, sizes=None, parts=1):
     )
     batch = tiny.random_batch(CONFIG, tiny.SAMPLES[:1] * 8)
     mesh = mesh_of(sizes or (1, 1, 1))
+    # Outside the mesh: the tiny parameters are every test's.
+    state, stacks = state_of(), LayerStacks()
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
-        state, stacks = state_of(), LayerStacks()
         shardings = state_shardings(state, optimizer, SETTINGS.frozen, mesh)
         state = jax.device_put(state, shardings)
         if form == "stacked":
@@ -187,20 +194,14 @@ def test_a_stacked_run_is_the_run_of_layers_apart(other):
     expected_losses, expected = trained(other)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-6, atol=1e-6)
     assert jax.tree.structure(state) == jax.tree.structure(expected)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT), state, expected
-    )
+    assert_close(state, expected)
 
 
 def test_a_batch_in_parts_trains_a_stacked_state_alike():
     losses, state = trained("stacked", parts=2)
     expected_losses, expected = trained("stacked")
     np.testing.assert_allclose(losses, expected_losses, **REORDERED)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT),
-        state.params,
-        expected.params,
-    )
+    assert_close(state.params, expected.params)
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 1), (2, 2, 2)])
@@ -208,11 +209,7 @@ def test_over_devices_each_layer_of_a_stack_lies_as_it_would_alone(sizes):
     losses, state = trained("stacked", sizes)
     expected_losses, expected = trained("stacked")
     np.testing.assert_allclose(losses, expected_losses, **REORDERED)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **GRADIENT),
-        state.params,
-        expected.params,
-    )
+    assert_close(state.params, expected.params)
     shardings = state_shardings(
         state_of(), make_optimizer(SETTINGS, STEPS), SETTINGS.frozen, mesh_of(sizes)
     )

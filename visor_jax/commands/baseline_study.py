@@ -1,9 +1,10 @@
 """What `visor_jax.baselines` compares: reads and checks what its flags name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.checkpoints import layout
@@ -30,6 +31,7 @@ from visor_jax.evals.pages.benchmark import (
     PageBenchmark,
     check_reads_pages,
 )
+from visor_jax.models.config import VLMConfig
 from visor_jax.runtime import output_place
 from visor_jax.token_reduction.registry import REDUCERS, name_of
 from visor_jax.token_reduction.trained import own_reducer
@@ -148,10 +150,7 @@ def _check_label(flag: str, path: str, asked: AskedBudgets) -> None:
     kind = "policy" if metadata.get("policy") else metadata["label"]
     if kind != flag:
         raise ValueError(f"--{flag}={path} is a network of the label {kind!r}.")
-    try:
-        check_reads_pages(config, metadata)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    _check_pages(path, config, metadata)
 
 
 def _check_trained(path: str, asked: AskedBudgets) -> str:
@@ -163,11 +162,15 @@ def _check_trained(path: str, asked: AskedBudgets) -> str:
             f"--trained={path} was trained with all of its tokens: give it as --dense "
             "or --universal, or train one with a method (configs/token_reduction)."
         )
+    _check_pages(path, config, metadata)
+    return f"{metadata['label']} ({name_of(own_reducer(config))})"
+
+
+def _check_pages(path: str, config: VLMConfig, metadata: Mapping[str, Any]) -> None:
     try:
         check_reads_pages(config, metadata)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return f"{metadata['label']} ({name_of(own_reducer(config))})"
 
 
 def _by_label(

@@ -86,27 +86,23 @@ class LayerStacks:
     def _joined(
         self, state: TrainState, join: Callable[[Sequence[Any]], Any]
     ) -> TrainState:
-        def joined(tree: Tree) -> Tree:
-            flat = flax.traverse_util.flatten_dict(tree, sep="/")
+        def joined(flat: dict[str, Any]) -> None:
             for column in self.columns:
                 for below in _below(column[0], flat):
                     leaves = [flat.pop(layer + below) for layer in column]
                     flat[column[0] + below] = join(leaves)
-            return flax.traverse_util.unflatten_dict(flat, sep="/")
 
         return _of_parameters(joined, state) if self.columns else state
 
     def _parted(
         self, state: TrainState, parts: Callable[[Any, int], Iterable[Any]]
     ) -> TrainState:
-        def parted(tree: Tree) -> Tree:
-            flat = flax.traverse_util.flatten_dict(tree, sep="/")
+        def parted(flat: dict[str, Any]) -> None:
             for column in self.columns:
                 for below in _below(column[0], flat):
                     leaves = parts(flat.pop(column[0] + below), len(column))
                     names = (layer + below for layer in column)
                     flat.update(zip(names, leaves, strict=True))
-            return flax.traverse_util.unflatten_dict(flat, sep="/")
 
         return _of_parameters(parted, state) if self.columns else state
 
@@ -165,11 +161,20 @@ def _layer(split: Sharding) -> Callable[[jax.Array, int], jax.Array]:
     return jax.jit(take, out_shardings=split)
 
 
-def _of_parameters(change: Callable[[Tree], Tree], state: TrainState) -> TrainState:
-    """Returns the state with what is by parameters' names changed: moments too."""
+def _of_parameters(
+    change: Callable[[dict[str, Any]], None], state: TrainState
+) -> TrainState:
+    """Returns the state with what is by parameters' names changed: moments too.
+
+    change: of {"a/b/kernel": leaf}, in place.
+    """
 
     def changed(part: Any) -> Any:
-        return change(part) if isinstance(part, dict) else part
+        if not isinstance(part, dict):
+            return part
+        flat = flax.traverse_util.flatten_dict(part, sep="/")
+        change(flat)
+        return flax.traverse_util.unflatten_dict(flat, sep="/")
 
     return jax.tree.map(changed, state, is_leaf=lambda part: isinstance(part, dict))
 

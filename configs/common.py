@@ -96,7 +96,7 @@ def with_compressor(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
     They learn as fast as the projector.
     """
     if config.optimizer.groups:
-        config.optimizer.groups["compressor"] = _group("^token_compressor/")
+        config.optimizer.groups["compressor"] = group("^token_compressor/")
     return config
 
 
@@ -250,7 +250,8 @@ def _computed() -> dict:
     return {"remat": remat, "attention": "auto", "scan_layers": "auto"}
 
 
-def _group(pattern: str, learning_rate: float | None = None) -> dict:
+def group(pattern: str, learning_rate: float | None = None) -> dict:
+    """Returns parameters that share a rate; None for the run's own."""
     rate = ml_collections.config_dict.placeholder(float)
     return {"pattern": pattern, "learning_rate": learning_rate or rate}
 
@@ -297,13 +298,13 @@ def _published_rates() -> dict:
         # Every parameter that trains is in exactly one. Those without a rate of their
         # own have the one above.
         "groups": {
-            "vision_tower": _group("^vision_tower/", 2e-6),
-            "projector": _group("^(multi_modal_projector/|image_newline$)"),
+            "vision_tower": group("^vision_tower/", 2e-6),
+            "projector": group("^(multi_modal_projector/|image_newline$)"),
             # With the head, where embeddings are not tied.
-            "language_model": _group(
+            "language_model": group(
                 "^(language_model/(?!.*/cross_attention/)|lm_head/)"
             ),
-            "adapters": _group("/cross_attention/"),
+            "adapters": group("/cross_attention/"),
         },
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,

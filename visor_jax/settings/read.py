@@ -110,7 +110,12 @@ def _universal(fields: dict[str, Any]) -> UniversalSettings:
 def _check_form(
     model: VLMConfig, data: DataSettings, tower: TowerSettings | None
 ) -> None:
-    """Raises ValueError for pages of several crops and a network of another form."""
+    """Raises ValueError for pages of several crops and a network of another form.
+
+    Likewise for what a tower cannot be pretrained on.
+    """
+    if tower is not None and tower.steps:
+        _check_tower(tower, data)
     if data.kind != PAGES or data.pages.kind != TILES:
         return
     images, vision = forms_of(TILES)[0].images, model.vision
@@ -122,7 +127,23 @@ def _check_form(
             f"{vision.patch_size} and newlines {model.image_newline}: set "
             "model.variant to 'mini_tiles'."
         )
-    if tower is not None and tower.steps:
+
+
+def _check_tower(tower: TowerSettings, data: DataSettings) -> None:
+    if data.kind == CONVERSATIONS:
+        if data.max_images > 1:
+            raise ValueError(
+                f"tower.steps={tower.steps}: the tower is pretrained on what is asked "
+                f"about one picture, and data.max_images={data.max_images}: set one of "
+                "them, to 0 and 1."
+            )
+        return
+    if tower.text_length is not None:
+        raise ValueError(
+            f"tower.text_length={tower.text_length}: of rows of conversations. Pages "
+            "have labels of their own; leave it out."
+        )
+    if data.pages.kind == TILES:
         raise ValueError(
             f"tower.steps={tower.steps}: the tower is pretrained on digit pages alone. "
             f"With data.pages.kind={TILES!r} it trains with the rest: set it to 0."

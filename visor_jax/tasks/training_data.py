@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import grain
 from jax.experimental import multihost_utils
 
@@ -32,7 +33,9 @@ from visor_jax.models.config import VisionConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.processes import first_process_first
 from visor_jax.runtime.progress import Progress
-from visor_jax.settings.run_settings import RunSettings
+from visor_jax.settings.run_settings import RunSettings, UniversalSettings
+from visor_jax.training.objectives.answer_tower import AnswerTower
+from visor_jax.training.objectives.page_tower import PageTower
 from visor_jax.training.objectives.tower_pretraining import (
     TowerSettings,
     cached_tower,
@@ -189,8 +192,63 @@ def conversation_data(
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerData:
+    """What a tower is pretrained on.
+
+    objective: what it is asked (`pretrain_tower`). batches: begins them. facts: what
+    decides which they are, as JSON values.
+    """
+
+    objective: nn.Module
+    batches: Callable[[], Iterator[Any]]
+    facts: dict[str, Any]
+
+
+def tower_on_pages(
+    pool: PagePool, config: VisionConfig, settings: TowerSettings, *, seed: int
+) -> TowerData:
+    """Returns drawn pages with coarse labels."""
+    size = {"batch_size": settings.batch_size, "steps": settings.steps}
+    return TowerData(
+        objective=PageTower(config),
+        batches=lambda: tower_batches(pool, **size, seed=seed),
+        facts={"pool_size": len(pool), "seed": seed},
+    )
+
+
+def tower_on_answers(
+    settings: UniversalSettings, *, cache: Path, interruption: Interruption
+) -> TowerData:
+    """Returns a run's pictures with the answers to what is asked about them.
+
+    Raises:
+      ValueError, Stopped: as `open_conversations`.
+    """
+    tower, data = settings.tower, settings.data
+    assert tower is not None
+    length = tower.text_length or max(data.text_lengths)
+    asked = dataclasses.replace(
+        settings,
+        data=dataclasses.replace(
+            data,
+            batch_size=tower.batch_size,
+            text_lengths=(length,),
+            any_crops=False,
+        ),
+        loop=dataclasses.replace(settings.loop, steps=tower.steps),
+    )
+    opened = open_conversations(asked, cache=cache, interruption=interruption)
+    model = settings.model
+    return TowerData(
+        objective=AnswerTower(model.vision, model.decoder.vocab_size),
+        batches=opened.batches,
+        facts={"plan": opened.digest},
+    )
+
+
 def pretrained_tower(
-    pool: PagePool,
+    data: TowerData,
     config: VisionConfig,
     settings: TowerSettings,
     *,
@@ -204,22 +262,24 @@ def pretrained_tower(
     """
 
     def train() -> Any:
-        batches = tower_batches(
-            pool, batch_size=settings.batch_size, steps=settings.steps, seed=seed
-        )
-        with Progress(settings.steps, description="tower step") as bar:
-            progress = _watched(bar, interruption)
+        with (
+            contextlib.closing(data.batches()) as batches,
+            Progress(settings.steps, description="tower step") as bar,
+        ):
             return pretrain_tower(
-                config, settings, batches, seed=seed, progress=progress
+                data.objective,
+                settings,
+                batches,
+                seed=seed,
+                progress=_watched(bar, interruption),
             )
 
-    drawn_from = {"pool_size": len(pool), "seed": seed}
     with first_process_first("training the tower"):
         tower = cached_tower(
             cache,
             config,
             settings,
-            drawn_from,
+            data.facts,
             seed,
             train,
             wait=lambda: _check_wanted(interruption),

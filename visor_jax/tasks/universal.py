@@ -86,21 +86,33 @@ def _settings(run: Run) -> UniversalSettings:
 def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
     """Returns the run's batches, and the pretrained tower if there is to be one."""
     s = _settings(run)
+    kept = {"cache": run.cache, "interruption": run.interruption}
+    trains_tower = s.tower is not None and s.tower.steps
     if s.data.kind == CONVERSATIONS:
-        return _conversations(run), None
-    kept = {"seed": s.seed, "cache": run.cache, "interruption": run.interruption}
+        data, tower = _conversations(run), None
+        if trains_tower:
+            with as_user_errors():
+                asked = training_data.tower_on_answers(s, **kept)
+            tower = _tower(run, asked)
+        return data, tower
+    pages = s.data.pages
     pools = [
         training_data.page_pool(
-            "train", s.data.pages.pool_size, recipe=form.recipe, **kept
+            "train", pages.pool_size, recipe=form.recipe, seed=s.seed, **kept
         )
-        for form in forms_of(s.data.pages.kind)
+        for form in forms_of(pages.kind)
     ]
     tower = None
-    if s.tower is not None and s.tower.steps:
-        tower = training_data.pretrained_tower(
-            pools[0], s.model.vision, s.tower, **kept
-        )
-    return training_data.page_data(pools, s.data.pages, s.loop.steps, run.rows), tower
+    if trains_tower:
+        what = pools[0], s.model.vision, s.tower
+        tower = _tower(run, training_data.tower_on_pages(*what, seed=s.seed))
+    return training_data.page_data(pools, pages, s.loop.steps, run.rows), tower
+
+
+def _tower(run: Run, data: training_data.TowerData) -> Params:
+    s = _settings(run)
+    kept = {"cache": run.cache, "interruption": run.interruption, "seed": s.seed}
+    return training_data.pretrained_tower(data, s.model.vision, s.tower, **kept)
 
 
 def _conversations(run: Run) -> training_data.TrainingData:

@@ -1,118 +1,93 @@
-"""Pretrains the small vision tower of the embedded benchmark on coarse things only.
+"""Pretrains a small vision tower that begins with nothing; it stands in for SigLIP's.
 
-It stands in for SigLIP's pretraining: the tower learns colours, brightness and where
-there is ink, from one vector per page (the mean token) and per patch. It never sees
-which digit is where; reading is left to the decoder. Afterwards the tower is frozen.
+What it is asked is the objective's: `page_tower` for drawn pages, `answer_tower` for
+pictures with questions. The heads that it needs for that are thrown away.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import flax.serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from visor_jax.models.config import VisionConfig
-from visor_jax.models.vision.siglip import VisionTower
 from visor_jax.runtime import atomic_write
 from visor_jax.runtime.kept_file import read_or_make
 
 # On the host as they come out of training or the cache.
 Params = PyTree[Array | np.ndarray]
 
-# Outputs of the throw-away heads: classes of each attribute of the page.
-PAGE_CLASSES = {"colour": 6, "dark_half": 4, "ring": 2, "squares": 2}
-PATCH_TARGETS = ("luminance", "ink", "saturated")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TowerSettings:
-    """How long the tower trains; steps = 0 leaves it as it was initialised."""
+    """How long the tower trains; steps = 0 leaves it as it was initialised.
+
+    text_length: tokens of a row's questions, of conversations alone: the longer, the
+    more that is asked about a picture is known at once. None for the longest of the
+    data.
+    """
 
     steps: int
     batch_size: int = 32
     learning_rate: float = 2e-3
+    text_length: int | None = dataclasses.field(
+        default=None, metadata={"came_later": True}
+    )
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.learning_rate <= 0:
+        least = 1 if self.text_length is None else self.text_length
+        if min(self.batch_size, least) < 1 or self.steps < 0 or self.learning_rate <= 0:
             raise ValueError(f"Impossible tower settings: {self}.")
 
 
-class TowerWithHeads(nn.Module):
-    """The tower with linear heads for the page and for each patch."""
-
-    config: VisionConfig
-
-    def setup(self) -> None:
-        self.vision_tower = VisionTower(self.config, jnp.dtype("float32"))
-        self.page_heads = {name: nn.Dense(n) for name, n in PAGE_CLASSES.items()}
-        self.patch_head = nn.Dense(len(PATCH_TARGETS))
-
-    def __call__(
-        self, crops: Float[Array, "B h w 3"]
-    ) -> tuple[dict[str, Float[Array, "B classes"]], Float[Array, "B P 3"]]:
-        """Returns the page's logits by attribute and three numbers for each patch."""
-        features = self.vision_tower(crops)
-        page = features.mean(axis=1)
-        return {k: head(page) for k, head in self.page_heads.items()}, self.patch_head(
-            features
-        )
-
-
-def tower_loss(model: TowerWithHeads, params: Params, batch: Any) -> Float[Array, ""]:
-    """Returns the summed mean losses: classes of the page, targets of its patches."""
-    page, patches = model.apply({"params": params}, batch.pixels[:, 0])
-    total = jnp.zeros(())
-    for name, logits in page.items():
-        labels = getattr(batch, name).astype(jnp.int32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        total += losses.mean()
-    total += jnp.mean(jnp.square(patches[..., 0] - batch.luminance)) * 10
-    for i, name in enumerate(PATCH_TARGETS[1:], 1):
-        labels = getattr(batch, name).astype(jnp.float32)
-        total += optax.sigmoid_binary_cross_entropy(patches[..., i], labels).mean()
-    return total
-
-
 def pretrain_tower(
-    config: VisionConfig,
+    objective: nn.Module,
     settings: TowerSettings,
-    batches: Any,
+    batches: Iterator[Any],
     *,
     seed: int,
     progress: Callable[..., None],
 ) -> Params:
-    """Returns the parameters of the trained tower (the heads are thrown away).
+    """Returns the parameters of the trained tower.
 
     Args:
-      batches: iterator over `TowerBatch`es, at least `settings.steps` of them.
+      objective: called with a batch gives the loss; its tower is `vision_tower`. What
+        it counts beside its parameters is kept from step to step.
+      batches: at least `settings.steps` of them.
       progress: called as (steps done, loss=...) every 50 steps and at the end.
     """
-    model = TowerWithHeads(config)
-    shape = (1, config.image_size, config.image_size, 3)
-    params = model.init(jax.random.key(seed), jnp.zeros(shape))["params"]
+    first = next(batches)
+    counts = objective.init(jax.random.key(seed), jax.device_put(first))
+    params = counts.pop("params")
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, min(50, settings.steps), max(settings.steps, 51)
     )
     optimizer = optax.adamw(schedule, weight_decay=0.0)
 
-    def step(params: Params, opt_state: Any, batch: Any):
-        loss, grads = jax.value_and_grad(lambda p: tower_loss(model, p, batch))(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+    def step(params: Params, counts: Any, opt_state: Any, batch: Any):
+        def loss_of(params: Params):
+            variables = {"params": params, **counts}
+            return objective.apply(variables, batch, mutable=list(counts))
 
-    compiled = jax.jit(step, donate_argnums=(0, 1))
+        (loss, counts), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), counts, opt_state, loss
+
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
     opt_state = optimizer.init(params)
-    for done in range(1, settings.steps + 1):
-        params, opt_state, loss = compiled(params, opt_state, next(batches))
+    batches = itertools.islice(itertools.chain([first], batches), settings.steps)
+    for done, batch in enumerate(batches, 1):
+        state = params, counts, opt_state
+        params, counts, opt_state, loss = compiled(*state, batch)
         if done % 50 == 0 or done == settings.steps:
             progress(done, loss=float(loss))
     return jax.device_get(params["vision_tower"])

@@ -279,6 +279,8 @@ def _conversations() -> dict:
         "pack": True,
         # Whether steps look at drawn crops of their images, for looks on request.
         "any_crops": False,
+        # Whether half of the images are mirrored: where nothing asks for left or right.
+        "mirrors": False,
         # Worker processes that read; 0 for threads. Changes nothing of what is read.
         "workers": 4,
         "threads": 2,

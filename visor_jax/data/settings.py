@@ -34,6 +34,7 @@ class DataSettings:
     pack: whether samples of text alone, and samples about one image, share rows.
     any_crops: whether a step looks at a drawn number of crops of its images, the base
       view among them (`crop_draw`), so that the network is right at any (`look`).
+    mirrors: whether half of the rows, drawn, see their images mirrored (`mirror_draw`).
     workers, threads, max_bad_records: see `ReadingSettings`.
     """
 
@@ -52,6 +53,7 @@ class DataSettings:
     max_images: int = 8
     pack: bool = True
     any_crops: bool = dataclasses.field(default=False, metadata=CAME_LATER)
+    mirrors: bool = dataclasses.field(default=False, metadata=CAME_LATER)
     workers: int = 0
     threads: int = 2
     max_bad_records: int = 0

@@ -7,7 +7,7 @@ batches = data.batches()
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from visor_jax.data.conversations.batch_plan import (
 )
 from visor_jax.data.conversations.crop_draw import CropDraw
 from visor_jax.data.conversations.length_index import LengthIndex, mixture_lengths
+from visor_jax.data.conversations.mirror_draw import MirrorDraw
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.plan_cache import cached_plan
 from visor_jax.data.conversations.training_batches import (
@@ -35,6 +36,8 @@ from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.settings import DataSettings
 
 _logger = logging.getLogger(__name__)
+# Settings by which a step sees something else of the same images.
+_DRAWS = ("any_crops", "mirrors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,12 +60,15 @@ class RunData:
 
     def source(self, rows: slice = ALL_ROWS) -> BatchSource:
         """Returns random access to the batches, or to some rows of each."""
-        parts = self.samples, self.plan, self.processor, self.buckets
-        if not self.settings.any_crops:
-            return BatchSource(*parts, rows=rows)
         has_one_image = (self.lengths.group != 0) | (self.lengths.crops == 0)
         draw = CropDraw(images=self.processor.chat.images, seed=self.seed)
-        return BatchSource(*parts, rows=rows, draw=draw, has_one_image=has_one_image)
+        return BatchSource(
+            *(self.samples, self.plan, self.processor, self.buckets),
+            rows=rows,
+            draw=draw if self.settings.any_crops else None,
+            has_one_image=has_one_image,
+            mirrors=MirrorDraw(seed=self.seed) if self.settings.mirrors else None,
+        )
 
     def batches(
         self, reading: ReadingSettings | None = None, *, rows: slice = ALL_ROWS
@@ -160,7 +166,7 @@ def open_run_data(
             processor.digest(special_text=bool(lengths.special_text.any())),
             buckets,
             plan_settings,
-            any_crops=settings.any_crops,
+            draws=[name for name in _DRAWS if getattr(settings, name)],
         ),
         seed=seed,
     )
@@ -197,13 +203,12 @@ def _digest(
     buckets: Buckets,
     plan_settings: PlanSettings,
     *,
-    any_crops: bool,
+    draws: Sequence[str],
 ) -> str:
     """Returns a digest of all that decides which batch stands where."""
     decides = dataclasses.asdict(plan_settings)
     # Runs without are what they were.
-    if any_crops:
-        decides["any_crops"] = True
+    decides |= dict.fromkeys(draws, True)
     # How many batches there are changes none of them.
     del decides["steps"]
     return plan_digest(

@@ -23,6 +23,7 @@ from visor_jax.data.conversations.conversation_set import (
     DamagedRecordError,
 )
 from visor_jax.data.conversations.crop_draw import CropDraw
+from visor_jax.data.conversations.mirror_draw import MirrorDraw
 from visor_jax.data.conversations.mixture import MixtureEntry
 from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.prompts.row_packing import empty_row, packed
@@ -93,6 +94,7 @@ class BatchSource:
         rows: slice = ALL_ROWS,
         draw: CropDraw | None = None,
         has_one_image: np.ndarray | None = None,
+        mirrors: MirrorDraw | None = None,
     ) -> None:
         """Takes what batches are made of.
 
@@ -101,11 +103,12 @@ class BatchSource:
           draw: of the crops that a step looks at; None for all of them.
           has_one_image: of every sample, whether it has one image or none; where a step
             has another all of its crops are looked at. Needed with a draw.
+          mirrors: draws whose pictures are mirrored; None for nobody's.
         """
         self._samples, self._plan = samples, plan
         self._processor, self._buckets = processor, buckets
         self._rows, self._draw = rows, draw
-        self._has_one_image = has_one_image
+        self._has_one_image, self._mirrors = has_one_image, mirrors
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -113,13 +116,21 @@ class BatchSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         damaged: list[str] = []
         planned, bucket = self._plan.rows(index), self._plan.bucket(index)
-        rows = [self._read(row.tolist(), damaged) for row in planned[self._rows]]
+        numbers = range(len(planned))[self._rows]
+        rows = [
+            self._read(
+                planned[number].tolist(),
+                damaged,
+                mirrored=self._mirrors is not None
+                and self._mirrors.is_mirrored(index, number),
+            )
+            for number in numbers
+        ]
         if self._draw is None:
             return {"batch": self._buckets.batch(rows, bucket), "damaged": damaged}
         # By the plan, so that all processes of a run make batches of one shape.
         if all(self._has_one_image[row].all() for row in planned):
             bucket = self._draw.bucket(index, bucket)
-            numbers = range(len(planned))[self._rows]
             rows = [
                 self._draw.sample(index, number, row, bucket.crops)
                 for number, row in zip(numbers, rows, strict=True)
@@ -127,7 +138,9 @@ class BatchSource:
         batch = self._buckets.batch(rows, bucket, places=True)
         return {"batch": batch, "damaged": damaged}
 
-    def _read(self, numbers: Sequence[int], damaged: list[str]) -> Sample:
+    def _read(
+        self, numbers: Sequence[int], damaged: list[str], *, mirrored: bool
+    ) -> Sample:
         """Returns a row without what is damaged; names that."""
         first: Sample | None = None
         others: list[Layout] = []
@@ -135,7 +148,8 @@ class BatchSource:
             data, row = self._samples.find(number)
             try:
                 if first is None:
-                    first = self._processor.sample(data.sample(row))
+                    raw = data.sample(row)
+                    first = self._processor.sample(raw, mirrored=mirrored)
                 else:
                     # The same image, or none: its pixels are there already.
                     others.append(self._processor.layout(data.conversation(row)))

@@ -13,6 +13,7 @@ from jaxtyping import Int32
 from visor_jax.data.conversations.raw_sample import Conversation, RawSample
 from visor_jax.data.images.image_settings import ImageSettings
 from visor_jax.data.images.patch_index import anyres_patch_index, square_patch_index
+from visor_jax.data.images.read_image import read_image
 from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.messages import IMAGE
 from visor_jax.data.prompts.sample import Sample
@@ -109,15 +110,20 @@ class TrainingProcessor:
         images = _image_lengths(conversation.image_sizes, self.chat.images)
         return _cut(self._layout(conversation, images), self.max_length)
 
-    def sample(self, raw: RawSample) -> Sample:
+    def sample(self, raw: RawSample, *, mirrored: bool = False) -> Sample:
         """Returns the sample that the network is trained on.
+
+        mirrored: whether its images are, left to right.
 
         Raises:
           ValueError: if an image cannot be read, or as `lengths`.
         """
+        images: list[Any] = list(raw.images)
+        if mirrored:
+            images = [read_image(image)[:, ::-1] for image in images]
         sample = self.chat.training(
             messages_of(raw.conversation),
-            images=list(raw.images),
+            images=images,
             supervision=self.supervision,
         )
         cut = _cut(sample.layout, self.max_length)

@@ -31,7 +31,7 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     config.data = _data()
     # Runs of one seed share the tower, by way of the data's cache.
     config.tower = {
-        "steps": 5000,
+        "steps": 4000,
         "batch_size": 32,
         "learning_rate": 2e-3,
         # All that is asked about a picture.

@@ -61,6 +61,7 @@ class TrainingProcessor:
     max_length: int
 
     def __post_init__(self) -> None:
+        self.chat.check_tells_speakers()
         # Long samples are measured and cut here, not refused.
         chat = dataclasses.replace(self.chat, max_length=None)
         object.__setattr__(self, "chat", chat)
@@ -121,13 +122,8 @@ class TrainingProcessor:
         images: list[Any] = list(raw.images)
         if mirrored:
             images = [read_image(image)[:, ::-1] for image in images]
-        sample = self.chat.training(
-            messages_of(raw.conversation),
-            images=images,
-            supervision=self.supervision,
-        )
-        cut = _cut(sample.layout, self.max_length)
-        return dataclasses.replace(sample, layout=cut)
+        layout = self.layout(raw.conversation)
+        return self.chat.of_layout(layout, images)
 
     def _layout(
         self, conversation: Conversation, images: list[tuple[int, int, int]]

@@ -44,7 +44,7 @@ from visor_jax.data.prompts.request import (
     video_list,
 )
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.data.prompts.token_layout import lay_out
+from visor_jax.data.prompts.token_layout import Layout, lay_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,12 +110,16 @@ class ChatProcessor:
           ValueError: as `prompt`; if nothing is left to train; and for a template that
             does not say which words are the assistant's.
         """
+        self.check_tells_speakers()
+        return self._sample(messages, images, videos, supervision, 0)
+
+    def check_tells_speakers(self) -> None:
+        """Raises ValueError for a template that does not say which words to train."""
         if is_jinja(self.template):
             raise ValueError(
                 "The checkpoint's own chat template does not say which words to train: "
                 f"choose one of {sorted(TEMPLATES)}."
             )
-        return self._sample(messages, images, videos, supervision, 0)
 
     def pieces(
         self,
@@ -164,6 +168,27 @@ class ChatProcessor:
             max_length=self.max_length,
             room=room,
         )
+        return self._assembled(layout, pictures, films)
+
+    def of_layout(self, layout: Layout, images: Sequence[ImageInput]) -> Sample:
+        """Returns the sample of a layout that is known, with its images cut.
+
+        Raises:
+          ValueError: for an image that cannot be read, and for images that have not the
+            tokens which the layout has places for.
+        """
+        pictures = self._pictures(images)
+        found = sum(part.patch_index.count for part in pictures)
+        if found != len(layout.image_positions):
+            raise ValueError(
+                f"its images make {found} tokens and the text has "
+                f"{len(layout.image_positions)} places for them"
+            )
+        return self._assembled(layout, pictures, [])
+
+    def _assembled(
+        self, layout: Layout, pictures: list[CutImage], films: list[CutImage]
+    ) -> Sample:
         parts = {"image": pictures, "video": films}
         ordered = [parts[kind][number] for kind, number in layout.media]
         size = self.images.tile_size

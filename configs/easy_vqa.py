@@ -3,16 +3,20 @@
     python -m visor_jax.convert.easy_vqa --out=data/easy_vqa
     python -m visor_jax.train --config=configs/easy_vqa.py
     python -m visor_jax.train --config=configs/easy_vqa.py:dense
+    python -m visor_jax.train --config=configs/policy.py:straight_through,easy_vqa \
+        --config.init_from=runs/universal-easy_vqa-seed0
 
 The network is `mini` in LLaVA-OneVision's form: pictures are read at their own 64
-pixels, neither enlarged nor padded, whole and as one tile (105 image tokens), and
-nothing is trained before.
+pixels, neither enlarged nor padded, whole and as one tile (105 image tokens). Its tower
+is taught the words of the answers before; the rest begins with nothing.
 """
 
 import ml_collections
 
 from configs import common
 
+# Of the preset, as `configs/policy.py` has it, too.
+NAME = "easy_vqa"
 PRESETS = ("universal", "dense")
 # About 48,000 rows. Reckoned to take less than a quarter of an hour on two idle cores,
 # from 0.27 s of processor time a step beside other work.
@@ -24,7 +28,7 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}: choose one of {list(PRESETS)}.")
     config = common.base("mini")
-    config.preset = "easy_vqa"
+    config.preset = NAME
     config.task = "universal"
     config.label = preset
     config.model.variant = "mini_short_pictures"

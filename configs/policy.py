@@ -11,13 +11,14 @@
 The argument is the objective, or objective and preset. Objectives: straight_through,
 pseudo_labels, expected_loss or straight_through_blended (see
 `visor_jax/training/objectives/policy_objective.py`). The pages of `mini` are those of
-the handwriting that neither the network nor the test has seen; for the other presets
-take conversations that the network has not been trained on. There is none for `tiles`.
+the handwriting that neither the network nor the test has seen, `easy_vqa` has the
+questions about its last training pictures; for the other presets take conversations
+that the network has not been trained on. There is none for `tiles`.
 """
 
 import ml_collections
 
-from configs import common
+from configs import common, easy_vqa
 
 # Reading is what is hard to predict; on easy questions all budgets agree.
 _TASK_WEIGHTS = {
@@ -34,12 +35,14 @@ def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
             "There is no policy for the preset 'tiles': its pages are not those that a "
             "policy is trained and reported on. Take 'mini' or 'demo'."
         )
-    config = common.base(preset or "mini")
+    own = preset == easy_vqa.NAME
+    config = easy_vqa.get_config() if own else common.base(preset or "mini")
     config.task = "policy"
     config.label = f"policy:{objective}"
     # Both are those of the network; budgets may be some of its own.
-    for key in ("model", "tower"):
-        del config[key]
+    for key in ("model", "tower", "budget_phases"):
+        if key in config:
+            del config[key]
     config.budgets = ml_collections.config_dict.placeholder(tuple)
     config.policy = {
         "hidden_widths": (128,),
@@ -83,6 +86,11 @@ def get_config(argument: str = "straight_through") -> ml_collections.ConfigDict:
 
 def _fit_preset(config: ml_collections.ConfigDict) -> None:
     """Sets what a preset's data ask for."""
+    if config.preset == easy_vqa.NAME:
+        # About once all that is asked of pictures that nothing was trained on.
+        config.data.path = "data/easy_vqa/dev"
+        config.scores.batches = 11
+        return
     if not common.draws_its_data(config.preset):
         # A budget is chosen before the first answer.
         config.data.supervision = "assistant"

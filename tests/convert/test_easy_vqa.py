@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from configs import easy_vqa as config_file
+from configs import policy as policy_config
 from tests import own_flags
 from tests.data.easy_vqa import made_up
 from visor_jax.convert import easy_vqa
+from visor_jax.data.conversations.conversation_set import ConversationSet
 from visor_jax.data.conversations.mixture import read_mixture
+from visor_jax.data.easy_vqa.questions import DEV, TRAIN, read_split
 from visor_jax.data.prompts.request import Request
 from visor_jax.evals.benchmarks.easy_vqa import EASY_VQA, EASY_VQA_DEV
 from visor_jax.evals.tables.table_benchmark import TableBenchmark
@@ -38,6 +41,7 @@ def run_settings(out, preset="universal"):
     config.data.update(
         path=str(out / "train"), processor=str(out / "processor"), batch_size=ROWS
     )
+    config.data.mirrors = False
     config.loop.steps = 2
     config.optimizer.warmup_steps = 1
     return read_settings(config)
@@ -104,6 +108,16 @@ def test_a_row_is_a_picture_with_three_questions_about_it(out, tmp_path):
     np.testing.assert_array_equal(batch.pixels[0], batch.pixels[1])
     assert np.any(batch.pixels[0] != batch.pixels[2])
     assert batch.loss_mask.sum() == 2 * (3 + 1 + 3)
+
+
+def test_a_policy_learns_from_pictures_that_the_network_has_not_seen(out, package):
+    config = policy_config.get_config("straight_through,easy_vqa")
+    assert config.data.path == "data/easy_vqa/dev"
+    for split in (TRAIN, DEV):
+        (entry,) = read_mixture(str(out / split), seed=0)
+        data = ConversationSet(entry.manifest)
+        found = {data.conversation(int(row)).id for row in entry.rows}
+        assert found == {each.id for each in read_split(package, split)}
 
 
 def test_mistakes_are_told(out, tmp_path, capsys, monkeypatch):

@@ -32,6 +32,7 @@ from visor_jax.training.optimizer import OptimizerSettings, make_optimizer
 from visor_jax.training.parameter_groups import ParameterGroup, group_of_paths
 
 WITH_POLICY = [preset for preset in common.PRESETS if preset != "tiles"]
+WITH_POLICY.append(easy_vqa.NAME)
 CONFIGS = {
     "dedicated": (dedicated, ("none", "all", "sa2:1,5")),
     "dense": (dense, common.PRESETS),
@@ -59,7 +60,9 @@ def _networks_once():
 
 def stored_network(preset):
     """Returns what a checkpoint of this preset would say."""
-    model = variants.variant(common.base(preset).model.variant)
+    own = preset == easy_vqa.NAME
+    config = easy_vqa.get_config() if own else common.base(preset)
+    model = variants.variant(config.model.variant)
     budgets = BudgetSet.parse(["none", "all"], model.plan).names
     return StoredNetwork(
         step=Path(preset), config=model, metadata={"budgets": list(budgets)}

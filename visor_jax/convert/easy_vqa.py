@@ -6,10 +6,10 @@
     python -m visor_jax.evaluate --checkpoint=runs/universal-easy_vqa-seed0 \\
         --benchmarks=easy_vqa --data=data/easy_vqa --output=predictions --budget=all
 
-Writes the questions about training pictures as converted conversations (`train`), those
-about the last 200 of them and those of the test as tables for `evaluate`, and the files
-of a small tokenizer (`processor`). Prints what answering without a picture scores: for
-each question what most training answers to it are.
+Writes the questions about training pictures as converted conversations (`train`; about
+the last 200 of them `dev`), those about these 200 and those of the test as tables for
+`evaluate`, and the files of a small tokenizer (`processor`). Prints what answering
+without a picture scores: for each question what most training answers to it are.
 """
 
 import os
@@ -79,12 +79,17 @@ def convert_easy_vqa(
     """
     splits = {split: read_split(data, split) for split in (TRAIN, DEV, TEST)}
     out.mkdir(parents=True, exist_ok=True)
-    source = out / "train.json"
-    write_conversations(source, splits[TRAIN], prompts.short)
-    settings = ConversionSettings(
-        sources=(str(source),), image_folder=str(data / TRAIN / "images")
-    )
-    convert(settings, out / TRAIN, processes=processes, progress=progress)
+    # The second are for what is trained behind the network: which budget, say.
+    for split in (TRAIN, DEV):
+        source = out / f"{split}.json"
+        write_conversations(source, splits[split], prompts.short)
+        settings = ConversionSettings(
+            sources=(str(source),), image_folder=str(data / TRAIN / "images")
+        )
+        how = {"processes": processes}
+        if progress is not None and split == TRAIN:
+            how["progress"] = progress
+        convert(settings, out / split, **how)
     for definition in (EASY_VQA, EASY_VQA_DEV):
         split = definition.source.split
         write_table(out / f"{definition.tsv}.tsv", splits[split], data, split)

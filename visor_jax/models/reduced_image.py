@@ -12,6 +12,7 @@ from visor_jax.models.vision.crop_features import (
     PackedTokens,
     Packing,
     ReducesTokens,
+    Tower,
     TowerParts,
     TowerReads,
     image_digest,
@@ -22,11 +23,10 @@ from visor_jax.models.vision.image_tokens import (
     gather_image_tokens,
     kept_tokens,
 )
-from visor_jax.models.vision.siglip import VisionTower
 
 
 def reduced_image_tokens(
-    tower: VisionTower,
+    tower: Tower,
     project: Callable[[Array], Array],
     newline: Float[Array, "D"] | None,
     reducer: TokenReducer,
@@ -68,7 +68,7 @@ def reduced_image_tokens(
 
 
 def _seen(
-    tower: VisionTower,
+    tower: Tower,
     project: Callable[[Array], Array],
     reads: TowerReads,
     pixels: Float[Array, "B C h w 3"],

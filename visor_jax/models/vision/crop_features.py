@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from visor_jax.models.config import VisionConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class TowerReads:
@@ -82,6 +84,19 @@ class TowerParts:
 
     attention: dict[int, QueryKey] = flax.struct.field(default_factory=dict)
     features: dict[int, Array] = flax.struct.field(default_factory=dict)
+
+
+@runtime_checkable
+class Tower(Protocol):
+    """What sees crops: the tower, or what has seen them before."""
+
+    config: VisionConfig
+
+    def read_samples(
+        self, pixels: Float[Array, "B C h w 3"], reads: TowerReads
+    ) -> tuple[Float[Array, "B C P E"], TowerParts]:
+        """Returns the patch features of each sample's crops, and what else is read."""
+        ...
 
 
 @flax.struct.dataclass

@@ -65,8 +65,12 @@ def random_params(config: VLMConfig, dtype: str | None = None) -> Params:
 
     dtype: None for that of the activations, as a loaded network has them.
     """
-    dtype = config.compute_dtype if dtype is None else dtype
-    flat = flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
+    return random_leaves(parameter_shapes(config), dtype or config.compute_dtype)
+
+
+def random_leaves(shapes: Params, dtype: str) -> Params:
+    """Returns the same of some of a network's parameters, by their shapes."""
+    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
     # Every shape is a program; they are compiled side by side.
     with concurrent.futures.ThreadPoolExecutor() as pool:
         made = pool.map(
@@ -159,22 +163,28 @@ def prefill(
 ) -> Callable[[Params, Prompts], tuple[Array, KVCache]]:
     """Returns (params, prompts) -> last logits (B, 1, W) and cache; decoder alone."""
 
-    def of_model(model: VLM, given: Prompts) -> tuple[Array, KVCache]:
-        begun = model.begin(
-            given.tokens,
-            given.text_tags,
-            ImageTokens(given.image),
-            given.image_tags,
-            remember=True,
-        )
-        done, _ = model.run(begun, gates)
-        last = jnp.full((given.tokens.shape[0], 1), given.tokens.shape[1] - 1)
-        return model.logits(done.text, last), done.cache()
-
     def run(params: Params, given: Prompts) -> tuple[Array, KVCache]:
-        return VLM(config).apply({"params": params}, given, method=of_model)
+        image = ImageTokens(given.image)
+        return VLM(config).apply(
+            {"params": params}, image, given, gates, method=read_prompts
+        )
 
     return run
+
+
+def read_prompts(
+    model: VLM, image: ImageTokens, given: Prompts, gates: tuple[StaticGate, ...]
+) -> tuple[Array, KVCache]:
+    """Returns last logits (B, 1, W) and cache; inside `apply`.
+
+    image: in place of the prompts' own, which may be more.
+    """
+    begun = model.begin(
+        *(given.tokens, given.text_tags, image, given.image_tags), remember=True
+    )
+    done, _ = model.run(begun, gates)
+    last = jnp.full((given.tokens.shape[0], 1), given.tokens.shape[1] - 1)
+    return model.logits(done.text, last), done.cache()
 
 
 def filled_cache(

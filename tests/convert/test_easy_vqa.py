@@ -96,18 +96,17 @@ def test_a_sample_is_the_question_as_it_is_asked(out, package, tmp_path):
     assert settings.model.decoder.vocab_size >= len(processor.tokenizer)
 
 
-def test_a_row_is_a_picture_with_three_questions_about_it(out, tmp_path):
+def test_a_row_is_a_picture_with_all_that_is_asked_about_it(out, tmp_path):
     data = training_data.open_conversations(
         run_settings(out, "dense"), cache=tmp_path, interruption=Interruption()
     )
     batch = data.example()
-    assert batch.tokens.shape == (ROWS, 64)
+    assert batch.tokens.shape == (ROWS, 256)
     assert batch.image_mask.shape == (ROWS, 128)
-    # There are four about each: the last has the picture again, in the row behind.
-    assert batch.text_segments.max(axis=1).tolist() == [3, 0, 3]
-    np.testing.assert_array_equal(batch.pixels[0], batch.pixels[1])
-    assert np.any(batch.pixels[0] != batch.pixels[2])
-    assert batch.loss_mask.sum() == 2 * (3 + 1 + 3)
+    # There are four about each.
+    assert batch.text_segments.max(axis=1).tolist() == [4] * ROWS
+    assert np.any(batch.pixels[0] != batch.pixels[1])
+    assert batch.loss_mask.sum() == 2 * 4 * ROWS
 
 
 def test_a_policy_learns_from_pictures_that_the_network_has_not_seen(out, package):

@@ -138,11 +138,6 @@ def _check_tower(tower: TowerSettings, data: DataSettings) -> None:
                 "them, to 0 and 1."
             )
         return
-    if tower.text_length is not None:
-        raise ValueError(
-            f"tower.text_length={tower.text_length}: of rows of conversations. Pages "
-            "have labels of their own; leave it out."
-        )
     if data.pages.kind == TILES:
         raise ValueError(
             f"tower.steps={tower.steps}: the tower is pretrained on digit pages alone. "

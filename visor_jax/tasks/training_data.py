@@ -227,15 +227,10 @@ def tower_on_answers(
     """
     tower, data = settings.tower, settings.data
     assert tower is not None
-    length = tower.text_length or max(data.text_lengths)
+    whole = {"batch_size": tower.batch_size, "any_crops": False}
     asked = dataclasses.replace(
         settings,
-        data=dataclasses.replace(
-            data,
-            batch_size=tower.batch_size,
-            text_lengths=(length,),
-            any_crops=False,
-        ),
+        data=dataclasses.replace(data, **whole),
         loop=dataclasses.replace(settings.loop, steps=tower.steps),
     )
     opened = open_conversations(asked, cache=cache, interruption=interruption)

@@ -29,23 +29,14 @@ Params = PyTree[Array | np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TowerSettings:
-    """How long the tower trains; steps = 0 leaves it as it was initialised.
-
-    text_length: tokens of a row's questions, of conversations alone: the longer, the
-    more that is asked about a picture is known at once. None for the longest of the
-    data.
-    """
+    """How long the tower trains; steps = 0 leaves it as it was initialised."""
 
     steps: int
     batch_size: int = 32
     learning_rate: float = 2e-3
-    text_length: int | None = dataclasses.field(
-        default=None, metadata={"came_later": True}
-    )
 
     def __post_init__(self) -> None:
-        least = 1 if self.text_length is None else self.text_length
-        if min(self.batch_size, least) < 1 or self.steps < 0 or self.learning_rate <= 0:
+        if self.steps < 0 or self.batch_size < 1 or self.learning_rate <= 0:
             raise ValueError(f"Impossible tower settings: {self}.")
 
 

@@ -180,6 +180,15 @@ def test_two_recipes_of_one_label_are_told_and_seeds_are_not(runs, tmp_path):
     both = dataclasses.replace(asked, dense=dense_runs, trained=seeds)
     found = prepare(dataclasses.replace(both, out=str(tmp_path / "out"))).study
     assert [len(each) for each in found.subjects.values()] == [2, 2]
+    # What nothing is concluded from has one seed; nobody has more than the others.
+    fewer = dataclasses.replace(both, trained=seeds[:1], out=str(tmp_path / "fewer"))
+    found = prepare(fewer).study
+    assert [len(each) for each in found.subjects.values()] == [2, 1]
+    names = [condition.name for subject, condition in found.work if subject.seed == 1]
+    assert names
+    assert not any("m3" in name for name in names)
+    with pytest.raises(ValueError, match=r"--trained has 2 of stage:m3 .*--dense 1"):
+        prepare(dataclasses.replace(both, dense=dense_runs[:1]))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_list("dense", None, "Dense networks, one of each seed.", required=True)
     flags.DEFINE_list("universal", [], "VISOR, one of each seed; without: no VISOR.")
     flags.DEFINE_list("policy", [], "Policies of these networks: adds VISOR auto.")
-    flags.DEFINE_list("trained", [], "Trained with a method, of each seed.")
+    flags.DEFINE_list("trained", [], "Trained with a method: of all seeds, or of some.")
     flags.DEFINE_string("out", None, "Folder of the report.", required=True)
     flags.DEFINE_integer("pages", PAGES, "Held-out pages; each is asked 10 tasks.")
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")

@@ -130,13 +130,19 @@ def _check(options: Options, paths: Sequence[str], asked: AskedBudgets) -> None:
         for flag in ("dense", "universal", "policy")
         if (each := getattr(options, flag))
     }
+    said = ", ".join(f"--{flag} {count}" for flag, count in counts.items())
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"Give as many seeds of all these networks ({said}).")
+    trained: dict[str, int] = {}
     for path in options.trained:
         # Two recipes under one label are told by their recipes, when all are read.
-        what = f"trained {_check_trained(path, asked)}"
-        counts[what] = counts.get(what, 0) + 1
-    if len(set(counts.values())) != 1:
-        said = ", ".join(f"--{flag} {count}" for flag, count in counts.items())
-        raise ValueError(f"Give as many seeds of all networks ({said}).")
+        what = _check_trained(path, asked)
+        trained[what] = trained.get(what, 0) + 1
+        if trained[what] > len(options.dense):
+            raise ValueError(
+                f"--trained has {trained[what]} of {what}, more than there are seeds "
+                f"of the others ({said})."
+            )
     if options.policy and not options.universal:
         raise ValueError("--policy needs --universal: its network's budgets are rows.")
     for flag in ("dense", "universal", "policy"):

@@ -8,6 +8,7 @@ from tests import own_flags
 from tests.evals.benchmarks import made_up
 from tests.inference import chat_run, page_run
 from visor_jax import analyse
+from visor_jax.analysis.figures.registry import FIGURES
 from visor_jax.evals.benchmarks.registry import BENCHMARKS
 
 
@@ -61,17 +62,22 @@ def test_pages_have_figures_and_numbers(run, tmp_path, capsys):
     assert frozen == [0, 0, 0]
 
 
-def test_a_network_of_crops_answers_a_public_benchmark(tmp_path):
+@pytest.mark.parametrize(
+    "figures",
+    [("attention",), pytest.param(tuple(FIGURES), marks=pytest.mark.slow)],
+)
+def test_a_network_of_crops_answers_a_public_benchmark(tmp_path, figures):
     network = chat_run.save(tmp_path / "net", 56)
     definition = BENCHMARKS["gqa"]
     made_up.write_table("gqa", tmp_path / f"{definition.tsv}.tsv")
     found = analyse.analyse(
         analyse.open_network(str(network)),
         [analyse.TableBenchmark.open(definition, tmp_path, limit=2)],
-        ["attention"],
+        figures,
         tmp_path / "out",
         rows=2,
     )
+    assert tuple(found["figures"]) == figures
     layers = found["figures"]["attention"]["gqa"]["layers"]
     assert set(layers) == {"self"}
     shares = found["figures"]["attention"]["gqa"]["share"]["all"]["mean"]

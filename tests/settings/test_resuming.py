@@ -31,7 +31,8 @@ MAKES_THE_RUN = {
 MAKES_THE_RUN_TOO = {
     *("data.kind", "data.batch_size", "data.path", "data.processor", "data.template"),
     *("data.supervision", "data.max_length", "data.too_long", "data.text_lengths"),
-    *("data.max_images", "data.pack", "data.pages", "data.any_crops", "loop.steps"),
+    *("data.max_images", "data.pack", "data.pages", "data.any_crops"),
+    *("data.mirrors", "loop.steps"),
     *("scores.batches", "scores.batch_size", "scores.seed"),
 }
 OPTIMIZER = {

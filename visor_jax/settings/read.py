@@ -134,8 +134,8 @@ def _check_tower(tower: TowerSettings, data: DataSettings) -> None:
         if data.max_images > 1:
             raise ValueError(
                 f"tower.steps={tower.steps}: the tower is pretrained on what is asked "
-                f"about one picture, and data.max_images={data.max_images}: set one of "
-                "them, to 0 and 1."
+                f"about one picture, and data.max_images={data.max_images}: set "
+                "tower.steps to 0, or data.max_images to 1."
             )
         return
     if data.pages.kind == TILES:

@@ -30,6 +30,7 @@ BEFORE_THEY_CAME = {
     "model.attention": "auto",
     "model.scan_layers": "auto",
     "data.any_crops": False,
+    "data.mirrors": False,
 }
 
 

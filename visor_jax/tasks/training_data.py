@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import grain
-from jax.experimental import multihost_utils
 
 from visor_jax.batch import Batch
 from visor_jax.checkpoints import layout, workdir_files
@@ -25,22 +23,13 @@ from visor_jax.data.conversations.training_samples import TrainingProcessor
 from visor_jax.data.pages.pool.pool import PagePool, make_pool
 from visor_jax.data.pages.pool.recipes import DIGIT_PAGES, Recipe
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.pages.tower_batches import tower_batches
 from visor_jax.data.pages.training_batches import Pools, train_iterator
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.settings import DataSettings
-from visor_jax.models.config import VisionConfig
 from visor_jax.runtime.interruption import Interruption, Stopped
 from visor_jax.runtime.processes import first_process_first
 from visor_jax.runtime.progress import Progress
-from visor_jax.settings.run_settings import RunSettings, UniversalSettings
-from visor_jax.training.objectives.answer_tower import AnswerTower
-from visor_jax.training.objectives.page_tower import PageTower
-from visor_jax.training.objectives.tower_pretraining import (
-    TowerSettings,
-    cached_tower,
-    pretrain_tower,
-)
+from visor_jax.settings.run_settings import RunSettings
 
 Params = Any
 
@@ -57,12 +46,17 @@ class TrainingData:
 
 
 def open_conversations(
-    settings: RunSettings, *, cache: Path, interruption: Interruption
+    settings: RunSettings,
+    *,
+    cache: Path,
+    interruption: Interruption,
+    stage: str = "measuring samples",
 ) -> RunData:
     """Returns the data of a run with the plan of its batches.
 
     Args:
-      cache: folder for measured lengths and plans.
+      cache: folder for measured lengths and plans. stage: names this use among others
+        of the program.
 
     Raises:
       ValueError: if the processor cannot be read, it does not fit the network, or the
@@ -84,6 +78,7 @@ def open_conversations(
         seed=settings.seed,
         cache=cache,
         interruption=interruption,
+        stage=stage,
     )
 
 
@@ -141,7 +136,7 @@ def page_pool(
             seed=seed,
             processes=min(2, os.cpu_count() or 1),
             cache_dir=cache,
-            progress=_watched(bar, interruption),
+            progress=watched(bar, interruption),
             recipe=recipe,
         )
 
@@ -168,8 +163,11 @@ def conversation_data(
     seed: int,
     cache: Path,
     interruption: Interruption,
+    stage: str = "measuring samples",
 ) -> RunData:
     """Returns converted data with the plan of the run's batches.
+
+    stage: see `open_conversations`.
 
     Raises:
       ValueError: as `open_run_data`.
@@ -178,7 +176,7 @@ def conversation_data(
     mixture = read_mixture(settings.path, seed=seed)
     # Each bar appears when its stage begins: what is in the cache needs none.
     bars = _Bars(interruption)
-    with first_process_first("measuring samples"), bars:
+    with first_process_first(stage), bars:
         return open_run_data(
             settings,
             mixture,
@@ -190,97 +188,6 @@ def conversation_data(
             progress=bars.stage("measuring samples", "samples"),
             planning=bars.stage("planning batches", "batches"),
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TowerData:
-    """What a tower is pretrained on.
-
-    objective: what it is asked (`pretrain_tower`). batches: begins them. facts: what
-    decides which they are, as JSON values.
-    """
-
-    objective: nn.Module
-    batches: Callable[[], Iterator[Any]]
-    facts: dict[str, Any]
-
-
-def tower_on_pages(
-    pool: PagePool, config: VisionConfig, settings: TowerSettings, *, seed: int
-) -> TowerData:
-    """Returns drawn pages with coarse labels."""
-    size = {"batch_size": settings.batch_size, "steps": settings.steps}
-    return TowerData(
-        objective=PageTower(config),
-        batches=lambda: tower_batches(pool, **size, seed=seed),
-        facts={"pool_size": len(pool), "seed": seed},
-    )
-
-
-def tower_on_answers(
-    settings: UniversalSettings, *, cache: Path, interruption: Interruption
-) -> TowerData:
-    """Returns a run's pictures with the answers to what is asked about them.
-
-    Raises:
-      ValueError, Stopped: as `open_conversations`.
-    """
-    tower, data = settings.tower, settings.data
-    assert tower is not None
-    whole = {"batch_size": tower.batch_size, "any_crops": False}
-    asked = dataclasses.replace(
-        settings,
-        data=dataclasses.replace(data, **whole),
-        loop=dataclasses.replace(settings.loop, steps=tower.steps),
-    )
-    opened = open_conversations(asked, cache=cache, interruption=interruption)
-    model = settings.model
-    return TowerData(
-        objective=AnswerTower(model.vision, model.decoder.vocab_size),
-        batches=opened.batches,
-        facts={"plan": opened.digest},
-    )
-
-
-def pretrained_tower(
-    data: TowerData,
-    config: VisionConfig,
-    settings: TowerSettings,
-    *,
-    seed: int,
-    cache: Path,
-    interruption: Interruption,
-) -> Any:
-    """Returns the tower's parameters. Raises Stopped if asked to stop meanwhile.
-
-    Of several processes the first trains and the others get its result, bit by bit.
-    """
-
-    def train() -> Any:
-        with (
-            contextlib.closing(data.batches()) as batches,
-            Progress(settings.steps, description="tower step") as bar,
-        ):
-            return pretrain_tower(
-                data.objective,
-                settings,
-                batches,
-                seed=seed,
-                progress=_watched(bar, interruption),
-            )
-
-    with first_process_first("training the tower"):
-        tower = cached_tower(
-            cache,
-            config,
-            settings,
-            data.facts,
-            seed,
-            train,
-            wait=lambda: _check_wanted(interruption),
-        )
-    # Without a common disk each has trained its own, on what may be another processor.
-    return multihost_utils.broadcast_one_to_all(tower)
 
 
 class _Bars(contextlib.ExitStack):
@@ -299,20 +206,20 @@ class _Bars(contextlib.ExitStack):
             if update is None:
                 self.close()
                 bar = Progress(total, description=description, unit=unit)
-                update = _watched(self.enter_context(bar), self._interruption)
+                update = watched(self.enter_context(bar), self._interruption)
             update(done)
 
         return show
 
 
-def _check_wanted(interruption: Interruption) -> None:
+def check_wanted(interruption: Interruption) -> None:
     if interruption.requested:
         raise Stopped
 
 
-def _watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:
+def watched(bar: Progress, interruption: Interruption) -> Callable[..., None]:
     def update(done: int, _total: int = 0, **values: float) -> None:
-        _check_wanted(interruption)
+        check_wanted(interruption)
         bar.update(done, **values)
 
     return update

@@ -22,7 +22,7 @@ from visor_jax.runtime.machine import git_commit, machine_description
 from visor_jax.runtime.progress import Progress
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import UniversalSettings
-from visor_jax.tasks import training_data
+from visor_jax.tasks import tower_data, training_data
 from visor_jax.tasks.run import REPORT, Params, Run, Task
 from visor_jax.tasks.training_data import open_conversations
 from visor_jax.token_reduction.trained import own_reducer
@@ -92,7 +92,7 @@ def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
         data, tower = _conversations(run), None
         if trains_tower:
             with as_user_errors():
-                asked = training_data.tower_on_answers(s, **kept)
+                asked = tower_data.tower_on_answers(s, **kept)
             tower = _tower(run, asked)
         return data, tower
     pages = s.data.pages
@@ -105,14 +105,14 @@ def _data_and_tower(run: Run) -> tuple[training_data.TrainingData, Any]:
     tower = None
     if trains_tower:
         what = pools[0], s.model.vision, s.tower
-        tower = _tower(run, training_data.tower_on_pages(*what, seed=s.seed))
+        tower = _tower(run, tower_data.tower_on_pages(*what, seed=s.seed))
     return training_data.page_data(pools, pages, s.loop.steps, run.rows), tower
 
 
-def _tower(run: Run, data: training_data.TowerData) -> Params:
+def _tower(run: Run, data: tower_data.TowerData) -> Params:
     s = _settings(run)
     kept = {"cache": run.cache, "interruption": run.interruption, "seed": s.seed}
-    return training_data.pretrained_tower(data, s.model.vision, s.tower, **kept)
+    return tower_data.pretrained_tower(data, s.model.vision, s.tower, **kept)
 
 
 def _conversations(run: Run) -> training_data.TrainingData:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import pytest
@@ -11,6 +12,10 @@ from tests.data.prompts import prompt_cases
 from tests.evals.lmms_eval.local_tasks import BUDGETS
 from tests.inference import chat_run
 from visor_jax.inference.loading import load
+
+# Its tasks make clients of their judges as they are imported, and openai 3 makes none
+# without a key; nobody is asked here.
+os.environ.setdefault("OPENAI_API_KEY", "none")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -117,11 +117,15 @@ class TrainingProcessor:
         mirrored: whether its images are, left to right.
 
         Raises:
-          ValueError: if an image cannot be read, or as `lengths`.
+          ValueError: if an image cannot be read or is not of the size that was
+            recorded, or as `lengths`.
         """
         images: list[Any] = list(raw.images)
         if mirrored:
-            images = [read_image(image)[:, ::-1] for image in images]
+            images = [
+                read_image(image, name=f"image {i}")[:, ::-1]
+                for i, image in enumerate(images, 1)
+            ]
         layout = self.layout(raw.conversation)
         return self.chat.of_layout(layout, images)
 

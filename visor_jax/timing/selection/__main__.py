@@ -8,14 +8,15 @@ Random weights, every layer over image and text. For every method of token reduc
 a share of the tokens:
 
     tokens      that a layer sees in the mean
-    choosing    seconds: before the decoder, of what stands between tower and decoder,
-                less the same for all tokens; between layers, of a prefill, less one
-                in which the first tokens stay, as many in every layer
+    choosing    seconds: of a tower that hands out what the method reads, and of what
+                stands between tower and decoder, less the same for all tokens; between
+                layers, of a prefill, less one in which the first tokens stay, as many
+                in every layer
     of prefill  these seconds, of those of the whole prefill with the method
     prefill     seconds: tower, choosing, decoder
     of dense    that, of the prefill with every token
 
-What is compared takes turns. The tower is timed once for all methods.
+What is compared takes turns.
 """
 
 from absl import flags
@@ -59,18 +60,14 @@ from visor_jax.flops.table import aligned
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.parameters import parameter_shapes
 from visor_jax.models.variants import dense, variant
+from visor_jax.models.vision.crop_features import NOTHING
 from visor_jax.runtime.machine import machine_description
 from visor_jax.runtime.progress import Progress
 from visor_jax.runtime.stopwatch import take_turns
 from visor_jax.runtime.user_error import UserError
 from visor_jax.timing.accelerator import network
 from visor_jax.timing.selection import programs
-from visor_jax.timing.selection.methods import (
-    Timed,
-    all_reads,
-    every_token,
-    timed_methods,
-)
+from visor_jax.timing.selection.methods import Timed, every_token, timed_methods
 from visor_jax.timing.selection.programs import Pictures
 from visor_jax.token_reduction.registry import NONE, REDUCERS
 
@@ -114,21 +111,24 @@ def selection_times(
     """
     every = every_token(pictures.of.config)
     methods = [every, *methods]
-    steps = _Steps(progress, total=2 * (1 + len(methods)) + 2 * _inside(methods))
+    steps = _Steps(progress, total=_programs(methods))
     params = _params(methods)
     pixels, prompts = pictures.pixels(), pictures.prompts()
-    look = programs.applied(every, programs.tower(all_reads(methods)))
-    see = steps.compiled(look, params[NONE], pixels)
-    features, parts = jax.block_until_ready(see())
-    (tower,) = _seconds({"tower": see}, runs=1).values()
-    steps.done(1)
+    towers = {
+        reads: steps.compiled(
+            programs.applied(every, programs.tower(reads)), params[NONE], pixels
+        )
+        for reads in {each.tower_reads: None for each in methods}
+    }
+    seen = {reads: jax.block_until_ready(see()) for reads, see in towers.items()}
     between = {
         each.spec: steps.compiled(
             programs.applied(each, programs.between(each, pictures)),
-            *(params[each.spec], features, parts, pixels),
+            *(params[each.spec], *seen[each.tower_reads], pixels),
         )
         for each in methods
     }
+    saw = _seconds(towers, runs=runs)
     tokens = {name: jax.block_until_ready(make()) for name, make in between.items()}
     made = _seconds(between, runs=runs + 1)
     read: dict[Any, Callable[[], Any]] = {}
@@ -140,21 +140,23 @@ def selection_times(
                 read[key] = steps.compiled(run, *what)
     taken = _seconds(read, runs=runs)
     steps.done(steps.total)
-    return list(_rows(methods, pictures, tower, made, taken))
+    return list(_rows(methods, pictures, saw, made, taken))
 
 
 def _rows(
     methods: Sequence[Timed],
     pictures: Pictures,
-    tower: float,
+    saw: Times,
     made: Times,
     taken: Times,
 ) -> Iterator[Row]:
     dense = None
     for each in methods:
         own, *others = (taken[key] for key, _ in _prefills(each, pictures))
-        choosing = made[each.spec] - made[NONE] + sum(own - other for other in others)
-        whole = tower + made[each.spec] + own
+        before = saw[each.tower_reads] + made[each.spec]
+        choosing = before - saw[NOTHING] - made[NONE]
+        choosing += sum(own - other for other in others)
+        whole = before + own
         dense = whole if dense is None else dense
         lengths = each.lengths(pictures.of.image_tokens)
         yield Row(
@@ -176,12 +178,14 @@ def _prefills(each: Timed, pictures: Pictures) -> list[tuple[Any, Any]]:
         return [((lengths[0], each.reducer.position_rule), each.reducer)]
     return [
         (each.spec, each.reducer),
-        (f"{each.spec}, first tokens", each.unchosen),
+        (f"{each.spec}, first tokens", each.unchosen(pictures.of.image_tokens)),
     ]
 
 
-def _inside(methods: Sequence[Timed]) -> int:
-    return sum(each.looks_inside for each in methods)
+def _programs(methods: Sequence[Timed]) -> int:
+    """Returns how many programs there are at most."""
+    towers = {each.tower_reads for each in methods}
+    return len(towers) + sum(2 + each.looks_inside for each in methods)
 
 
 def _params(methods: Sequence[Timed]) -> dict[str, Any]:
@@ -223,7 +227,7 @@ def patches_of(picture: str, config: VLMConfig) -> PatchIndex:
     """Returns the tokens of a picture of "WIDTHxHEIGHT", or of one crop alone.
 
     Raises:
-      ValueError: for another text.
+      ValueError: for another text, or if the network knows no newline.
     """
     side, patch = config.vision.image_size, config.vision.patch_size
     if picture == "base":
@@ -234,6 +238,10 @@ def patches_of(picture: str, config: VLMConfig) -> PatchIndex:
     sides = [side * n for n in range(1, 7)]
     grids = tuple((rows, columns) for rows in sides for columns in sides)
     images = ImageSettings(tile_size=side, patch_size=patch, pinpoints=grids)
+    if not config.image_newline:
+        raise ValueError(
+            f"--pictures={picture}: tiles end with newlines, and this network has none."
+        )
     return anyres_patch_index(int(match[2]), int(match[1]), images)
 
 
@@ -271,7 +279,7 @@ def _show(
     )
     found = list(timed_methods(pictures.of.config, prompt, options.share, names))
     methods = [each for each in found if isinstance(each, Timed)]
-    total = 2 * (2 + len(methods)) + 2 * _inside(methods)
+    total = _programs([every_token(pictures.of.config), *methods])
     with Progress(total, description=f"{pictures.of.name}: programs") as bar:
         rows = selection_times(
             pictures, methods, runs=options.runs, progress=lambda n, _: bar.update(n)

@@ -29,11 +29,11 @@ from visor_jax.token_reduction.trained import own_reducer, to_train_with
 class FirstStay:
     """As many tokens as a method lets stay, the first ones: no choice.
 
-    method: where, and how many. layers: of the decoder.
+    method: where. lengths: how many every layer sees.
     """
 
     method: TokenReducer
-    layers: int
+    lengths: tuple[int, ...]
 
     @property
     def position_rule(self) -> PositionRule:
@@ -53,7 +53,7 @@ class FirstStay:
 
     def image_lengths(self, image_tokens: int, num_layers: int) -> tuple[int, ...]:
         """Returns those of the method."""
-        return self.method.image_lengths(image_tokens, num_layers)
+        return self.lengths
 
     def on_crops(self, crops: CropFeatures) -> CropFeatures:
         """Returns the crops as they are; never called, since tokens are given."""
@@ -63,9 +63,8 @@ class FirstStay:
         self, layer: int, text: TokenStream, image: TokenStream, look: TextLook
     ) -> TokenStream:
         """Returns the first tokens."""
-        rows, whole = look.first.valid.shape
-        count = self.image_lengths(whole, self.layers)[layer]
-        return image.take(jnp.broadcast_to(jnp.arange(count), (rows, count)))
+        shape = (len(image.hidden), self.lengths[layer])
+        return image.take(jnp.broadcast_to(jnp.arange(shape[1]), shape))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,15 +80,20 @@ class Timed:
         """Whether it drops tokens between layers."""
         return any(self.reducer.stages)
 
-    @property
-    def unchosen(self) -> FirstStay:
-        """The same without a choice between layers."""
-        return FirstStay(self.reducer, self.config.plan.num_layers)
-
     def lengths(self, image_tokens: int) -> tuple[int, ...]:
         """Returns how many image tokens every layer sees."""
         layers = self.config.plan.num_layers
         return self.reducer.image_lengths(image_tokens, layers)
+
+    @property
+    def tower_reads(self) -> TowerReads:
+        """What the tower hands out for it, besides features."""
+        reads = reads_of(self.reducer)
+        return TowerReads(attention=reads.attention, features=reads.features)
+
+    def unchosen(self, image_tokens: int) -> FirstStay:
+        """Returns the same without a choice between layers."""
+        return FirstStay(self.reducer, self.lengths(image_tokens))
 
 
 def every_token(config: VLMConfig) -> Timed:
@@ -124,12 +128,3 @@ def timed_methods(
             yield name, "it chooses nothing: its tower sees a smaller picture"
         else:
             yield found
-
-
-def all_reads(methods: Sequence[Timed]) -> TowerReads:
-    """Returns what any of them reads of the tower."""
-    reads = [reads_of(each.reducer) for each in methods]
-    return TowerReads(
-        attention=tuple(sorted({x for each in reads for x in each.attention})),
-        features=tuple(sorted({x for each in reads for x in each.features})),
-    )

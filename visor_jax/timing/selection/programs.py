@@ -84,7 +84,7 @@ class Pictures:
 
 
 def tower(reads: TowerReads) -> Callable[..., Any]:
-    """Returns (params, pixels; model) -> features and parts."""
+    """Returns what gives features and parts of pixels; inside `apply`."""
 
     def of_model(model: VLM, pixels: Array) -> tuple[Array, TowerParts]:
         return model.vision_tower.read_samples(pixels, reads)

@@ -1,5 +1,6 @@
 """The whole comparison with networks that compile in a moment."""
 
+import copy
 import dataclasses
 import json
 
@@ -12,13 +13,16 @@ from visor_jax.budget import BudgetSet
 from visor_jax.evals import timing
 from visor_jax.evals.baselines import report as reports
 from visor_jax.evals.baselines.conditions import (
+    CONTROL,
     DENSE,
+    EARLY,
     UNIVERSAL,
     Asked,
     Condition,
     comparison,
 )
 from visor_jax.evals.baselines.kept_tokens import kept_tokens
+from visor_jax.evals.baselines.markdown import report_text
 from visor_jax.evals.baselines.measure import Subject, costs
 from visor_jax.evals.baselines.one_by_one import answered
 from visor_jax.evals.baselines.outcome import Outcome
@@ -172,6 +176,20 @@ def test_the_report_sets_methods_beside_visor(report, study):
         assert auto[key] == pytest.approx(np.mean([row[key] for row in two]))
     assert auto["ms"]["32"] == pytest.approx(np.mean([r["ms"]["32"] for r in two]))
     assert report == json.loads((study.out / "report.json").read_text())
+
+
+def test_the_best_method_says_where_it_has_fewer_seeds(report):
+    assert "of 2 seeds)" not in report_text(report)
+    more = copy.deepcopy(report)
+    for row in more["rows"]:
+        if row["name"].startswith("VISOR"):
+            row["seeds"] = [0, 1]
+        # Controls have columns of their own, without names.
+        row["kind"] = EARLY if row["kind"] == CONTROL else row["kind"]
+    (section,) = report_text(more).split("## At equal cost")[1].split("\n## ")[:1]
+    named = [line for line in section.splitlines() if "keep=" in line]
+    assert named
+    assert all("` (1 of 2 seeds)" in line for line in named)
 
 
 def test_seeds_become_rows_of_means(study):

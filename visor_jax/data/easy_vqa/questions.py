@@ -20,7 +20,8 @@ TRAIN, DEV, TEST = "train", "dev", "test"
 YES_NO, NEGATED, COLOUR, SHAPE = "yes_no", "negated", "colour", "shape"
 KINDS = (YES_NO, NEGATED, COLOUR, SHAPE)
 SHAPES = ("circle", "rectangle", "triangle")
-# Of the training pictures: from this number on they are for choosing, not for training.
+# Of the training pictures: from this number on they are for choosing, and for what is
+# trained behind a network; not for networks.
 FIRST_OF_DEV = 3800
 _FOLDER_OF = {TRAIN: TRAIN, DEV: TRAIN, TEST: TEST}
 

@@ -83,8 +83,8 @@ def _at_equal_cost(report: Report) -> list[str]:
                     f"`{budget}`",
                     called,
                     with_interval(row, group),
-                    *_or_none(best, group, named=True),
-                    *(_or_none(learned, group, named=True) if trained else ()),
+                    *_or_none(best, group, beside=row),
+                    *(_or_none(learned, group, beside=row) if trained else ()),
                     *(cell for each in others for cell in _or_none(each, group)),
                 ]
             )
@@ -101,11 +101,16 @@ def _at_equal_cost(report: Report) -> list[str]:
     return ["## At equal cost", text, table(header, lines, left=2)]
 
 
-def _or_none(row: Row | None, group: str, *, named: bool = False) -> list[str]:
+def _or_none(row: Row | None, group: str, *, beside: Row | None = None) -> list[str]:
+    """Returns the cell of a row, with its name before it where it is `beside` one."""
     if row is None:
-        return ["none", "–"] if named else ["–"]
+        return ["–"] if beside is None else ["none", "–"]
     cell = with_interval(row, group)
-    return [f"`{row['reduce']}`", cell] if named else [cell]
+    if beside is None:
+        return [cell]
+    count, most = len(row["seeds"]), len(beside["seeds"])
+    fewer = "" if count == most else f" ({count} of {most} seeds)"
+    return [f"`{row['reduce']}`{fewer}", cell]
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -1,7 +1,8 @@
 """easy-VQA (Zhou 2019): the colour or shape of the one thing in a small picture.
 
 Not a task of lmms-eval: the question and its sentence for short answers, exact match.
-"dev" are training pictures that nothing is trained on. `data.easy_vqa` has the files.
+"dev" are training pictures that no network is trained on; a policy is, so that it is
+chosen elsewhere. `data.easy_vqa` has the files.
 """
 
 from visor_jax.evals.answered.figure import by_category, mean

@@ -120,10 +120,15 @@ def test_fields_of_a_batch():
     }
 
 
+def with_loss(sample):
+    everywhere = np.ones_like(sample.layout.loss_mask)
+    layout = dataclasses.replace(sample.layout, loss_mask=everywhere)
+    return dataclasses.replace(sample, layout=layout)
+
+
 def test_groups_keep_their_order_and_fill_up_without_loss():
-    messages = [*question(), {"role": "assistant", "content": "So."}]
     samples = [
-        PROCESSOR.training(messages, images=[random_image(*size)])
+        with_loss(PROCESSOR.prompt(question(), images=[random_image(*size)]))
         for size in [(14, 14), (40, 40), (12, 14), (13, 13), (42, 42)]
     ]
     groups = list(ladder().batches(samples, batch_size=2))

@@ -99,21 +99,28 @@ def picture(height, width):
 
 
 @pytest.mark.parametrize("size", [(30, 40), (90, 30)])
-def test_a_sample_is_what_the_whole_conversation_makes(size):
+def test_a_sample_is_the_prompt_and_its_answer(size):
     said = Conversation(
         **{"id": "", "source": "", "image_sizes": (size,)},
         turns=(("user", "<image>\nWhat?"), ("assistant", "A page.")),
     )
     processor, image = make_processor(), picture(*size)
     found = processor.sample(RawSample(conversation=said, images=(image,)))
-    whole = processor.chat.training(messages_of(said), images=[image])
-    np.testing.assert_array_equal(found.crops, whole.crops)
-    np.testing.assert_array_equal(found.patch_index.index, whole.patch_index.index)
-    for field in dataclasses.fields(whole.layout):
-        if field.name not in ("media", "text_segments"):
-            of_both = (getattr(each.layout, field.name) for each in (found, whole))
-            np.testing.assert_array_equal(*of_both)
-    assert found.layout.media == whole.layout.media
+    asked = processor.chat.prompt(messages_of(said)[:1], images=[image])
+    np.testing.assert_array_equal(found.crops, asked.crops)
+    np.testing.assert_array_equal(found.patch_index.index, asked.patch_index.index)
+    assert found.layout.media == asked.layout.media
+    count = asked.num_text_tokens
+    for name in ("tokens", "text_positions"):
+        trained = getattr(found.layout, name)[:count]
+        np.testing.assert_array_equal(trained, getattr(asked.layout, name))
+    np.testing.assert_array_equal(
+        found.layout.image_positions, asked.layout.image_positions
+    )
+    # What is written next is trained from the prompt's last token on.
+    assert np.flatnonzero(found.layout.loss_mask)[0] == count - 1
+    answer = found.layout.targets[found.layout.loss_mask]
+    assert tiny_llava.tokenizer().decode(answer) == "A page.<|im_end|>"
 
 
 def test_an_image_of_another_size_than_was_recorded_is_refused():

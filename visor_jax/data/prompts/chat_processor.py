@@ -91,27 +91,25 @@ class ChatProcessor:
           ValueError: for an image that cannot be read, messages of another form, places
             that do not match, or a prompt that is too long.
         """
-        return self._sample(messages, images, videos, "none", room)
-
-    def training(
-        self,
-        messages: Sequence[Message],
-        *,
-        images: Images = None,
-        videos: Videos = None,
-        supervision: str = "assistant",
-    ) -> Sample:
-        """Returns a complete conversation with the loss on the assistant's words.
-
-        Args:
-          supervision: "assistant" or "llava_next", see `token_layout`.
-
-        Raises:
-          ValueError: as `prompt`; if nothing is left to train; and for a template that
-            does not say which words are the assistant's.
-        """
-        self.check_tells_speakers()
-        return self._sample(messages, images, videos, supervision, 0)
+        messages = read_messages(messages)
+        beside = image_list(images), video_list(videos)
+        pieces = self.pieces(
+            messages,
+            generation_prompt=True,
+            images=len(beside[0] or ()),
+            videos=len(beside[1] or ()),
+        )
+        pictures = self._pictures(self._given(messages, "image", beside[0]))
+        films = self._films(self._given(messages, "video", beside[1]))
+        layout = lay_out(
+            pieces,
+            self.tokenizer,
+            images=[part.patch_index.count for part in pictures],
+            videos=[part.patch_index.count for part in films],
+            max_length=self.max_length,
+            room=room,
+        )
+        return self._assembled(layout, pictures, films)
 
     def check_tells_speakers(self) -> None:
         """Raises ValueError for a template that does not say which words to train."""
@@ -140,35 +138,6 @@ class ChatProcessor:
         if self.special_tokens == "plain":
             return found
         return [dataclasses.replace(piece, given=False) for piece in found]
-
-    def _sample(
-        self,
-        messages: Sequence[Message],
-        images: Images,
-        videos: Videos,
-        supervision: str,
-        room: int,
-    ) -> Sample:
-        messages = read_messages(messages)
-        beside = image_list(images), video_list(videos)
-        pieces = self.pieces(
-            messages,
-            generation_prompt=supervision == "none",
-            images=len(beside[0] or ()),
-            videos=len(beside[1] or ()),
-        )
-        pictures = self._pictures(self._given(messages, "image", beside[0]))
-        films = self._films(self._given(messages, "video", beside[1]))
-        layout = lay_out(
-            pieces,
-            self.tokenizer,
-            images=[part.patch_index.count for part in pictures],
-            videos=[part.patch_index.count for part in films],
-            supervision=supervision,
-            max_length=self.max_length,
-            room=room,
-        )
-        return self._assembled(layout, pictures, films)
 
     def of_layout(self, layout: Layout, images: Sequence[ImageInput]) -> Sample:
         """Returns the sample of a layout that is known, with its images cut.

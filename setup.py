@@ -62,13 +62,14 @@ setup(
     extras_require={
         # Parquet files, of convert.data and of evaluate --benchmarks.
         "data": ["pyarrow"],
-        # A small public benchmark, of convert.easy_vqa.
-        "easy_vqa": ["easy-vqa"],
+        # A small public benchmark, of convert.easy_vqa. (No underscores in names of
+        # extras: pip before 23.3 does not find those.)
+        "easy-vqa": ["easy-vqa"],
         # Video files; pictures of telephones in HEIC.
         "video": [*VIDEO],
         "heic": ["pillow-heif"],
         # `lmms-eval --model visor_jax`; brings PyTorch, and dies of a newer filelock.
-        "lmms_eval": ["lmms_eval>=0.7.3,<0.8", "filelock<4"],
+        "lmms-eval": ["lmms_eval>=0.7.3,<0.8", "filelock<4"],
         # Accelerators: what jax itself calls them.
         **{name: [f"jax[{name}]"] for name in ("tpu", "cuda12", "cuda13")},
         # python -m visor_jax.serve

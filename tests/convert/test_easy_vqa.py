@@ -124,7 +124,7 @@ def test_mistakes_are_told(out, tmp_path, capsys, monkeypatch):
         TableBenchmark.open(EASY_VQA, tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for extra, why in (
-        ([f"--out={tmp_path / 'a'}"], "pip install -e '.[easy_vqa]'"),
+        ([f"--out={tmp_path / 'a'}"], "pip install -e '.[easy-vqa]'"),
         ([f"--out={tmp_path / 'a'}", f"--package={tmp_path}"], "questions.json"),
         (["--out=gs://bucket/x"], "gs://"),
     ):

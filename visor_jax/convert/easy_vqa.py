@@ -1,6 +1,6 @@
 """`python -m visor_jax.convert.easy_vqa`: a real benchmark small enough to train on.
 
-    pip install -e '.[easy_vqa]'
+    pip install -e '.[easy-vqa]'
     python -m visor_jax.convert.easy_vqa --out=data/easy_vqa
     python -m visor_jax.train --config=configs/easy_vqa.py
     python -m visor_jax.evaluate --checkpoint=runs/universal-easy_vqa-seed0 \\

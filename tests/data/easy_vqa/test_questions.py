@@ -91,7 +91,7 @@ def test_what_every_prompt_says_is_a_token_a_sentence():
 
 @pytest.mark.skipif(
     importlib.util.find_spec("easy_vqa") is None,
-    reason="needs the package: pip install -e '.[easy_vqa]'",
+    reason="needs the package: pip install -e '.[easy-vqa]'",
 )
 def test_the_published_data_answers_blind_as_is_known():
     data = package_data()

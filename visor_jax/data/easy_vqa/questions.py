@@ -46,7 +46,7 @@ def package_data() -> Path:
     found = importlib.util.find_spec("easy_vqa")
     if found is None or not found.submodule_search_locations:
         raise ValueError(
-            "The package easy-vqa is not installed: pip install -e '.[easy_vqa]'."
+            "The package easy-vqa is not installed: pip install -e '.[easy-vqa]'."
         )
     return Path(found.submodule_search_locations[0]) / "data"
 

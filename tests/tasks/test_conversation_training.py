@@ -79,7 +79,8 @@ def run_of(config, workdir, interruption=None) -> Run:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_variant():
+def tiny_variant():
+    """`tiny_chat` is a variant like those of the package."""
     with pytest.MonkeyPatch.context() as patch:
         tiny_chat = {"tiny_chat": lambda: conversation_set.NETWORK}
         patch.setattr(variants, "VARIANTS", variants.VARIANTS | tiny_chat)

@@ -7,7 +7,11 @@ import pytest
 
 from tests.checkpoints.saved import load_checkpoint
 from tests.data.conversations import conversation_set
-from tests.tasks.test_conversation_training import config_of, run_of
+from tests.tasks.test_conversation_training import (  # noqa: F401
+    config_of,
+    run_of,
+    tiny_variant,
+)
 from visor_jax import train
 from visor_jax.runtime.user_error import UserError
 

@@ -175,12 +175,7 @@ def _lengths(picture: str, crops: Crops, vision: VisionConfig) -> LookLengths:
     if match is None or not int(match[1]) * int(match[2]):
         raise ValueError(f"--pictures: {picture!r} is no WIDTHxHEIGHT in pixels.")
     width, height = int(match[1]), int(match[2])
-    sides = [vision.image_size * n for n in range(1, 7)]
-    settings = ImageSettings(
-        tile_size=vision.image_size,
-        patch_size=vision.patch_size,
-        pinpoints=tuple((rows, columns) for rows in sides for columns in sides),
-    )
+    settings = ImageSettings.of_sizes(vision.image_size, vision.patch_size)
     index = anyres_patch_index(height, width, settings)
     looked = crops.of_image(index.crops)
     part, _ = index.of_crops(looked, settings.patches_per_crop)

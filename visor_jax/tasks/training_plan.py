@@ -142,12 +142,7 @@ def largest_bucket(run: UniversalSettings) -> Bucket:
         pages, patches = run.data.pages, forms_of(run.data.pages.kind)[-1].patch_index
         text = pages.text_length
         return Bucket(crops=patches.crops, image_tokens=patches.count, text_tokens=text)
-    side = vision.image_size
-    images = ImageSettings(
-        tile_size=side,
-        patch_size=vision.patch_size,
-        pinpoints=tuple((side * i, side * j) for i in range(1, 7) for j in range(1, 7)),
-    )
+    images = ImageSettings.of_sizes(vision.image_size, vision.patch_size)
     return Buckets.ladder(
         images,
         pad_id=0,

@@ -70,6 +70,13 @@ class ImageSettings:
         return self.patches_per_side**2
 
     @classmethod
+    def of_sizes(cls, tile_size: int, patch_size: int) -> "ImageSettings":
+        """Returns LLaVA-OneVision's grids, up to 6 x 6 tiles, of other crops."""
+        sides = [tile_size * n for n in range(1, 7)]
+        grids = tuple((height, width) for height in sides for width in sides)
+        return cls(tile_size=tile_size, patch_size=patch_size, pinpoints=grids)
+
+    @classmethod
     def from_hf(
         cls, config: Mapping[str, Any], processor: Mapping[str, Any]
     ) -> "ImageSettings":

@@ -235,13 +235,11 @@ def patches_of(picture: str, config: VLMConfig) -> PatchIndex:
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", picture)
     if match is None:
         raise ValueError(f"--pictures: {picture!r} is no WIDTHxHEIGHT, and not 'base'.")
-    sides = [side * n for n in range(1, 7)]
-    grids = tuple((rows, columns) for rows in sides for columns in sides)
-    images = ImageSettings(tile_size=side, patch_size=patch, pinpoints=grids)
     if not config.image_newline:
         raise ValueError(
             f"--pictures={picture}: tiles end with newlines, and this network has none."
         )
+    images = ImageSettings.of_sizes(side, patch)
     return anyres_patch_index(int(match[2]), int(match[1]), images)
 
 

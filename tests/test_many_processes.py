@@ -3,6 +3,7 @@
 They take minutes: `pytest -m slow -s tests/test_many_processes.py`.
 """
 
+import json
 import random
 import shutil
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import tolerances
+from tests.policy_run import BUDGETS, PAGES, save_network
 from tests.training.metric_lines import metric_lines
 from tests.training_processes import (
     FLAGS,
@@ -108,6 +110,60 @@ def test_a_stacked_state_of_several_processes_goes_on_anywhere(commands, tmp_pat
     shutil.rmtree(workdir / "checkpoints/8")
     two()
     check_close(workdir, written_out)
+
+
+POLICY = (
+    "--config=configs/policy.py",
+    "--config.data.batch_size=16",
+    "--config.data.pages.pool_size=12",
+    f"--config.scores.batch_size={PAGES}",
+    "--config.scores.batches=2",
+    "--config.objective.cost_weight=0.0",
+    "--config.optimizer.warmup_steps=2",
+    "--config.loop.steps=12",
+    "--config.loop.log_every=4",
+    "--config.loop.checkpoint_every=6",
+    f"--config.evaluation_pages={PAGES}",
+    # Its network is split too, so that nobody has all of it.
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=-1",
+)
+
+
+def test_a_policy_of_two_processes_equals_that_of_two_devices(commands, tmp_path):
+    workdirs = {}
+    for name in ("devices", "processes"):
+        # Each scores for itself.
+        network, workdir = save_network(tmp_path / f"network-{name}"), tmp_path / name
+        flags = (*POLICY, f"--config.init_from={network}", f"--workdir={workdir}")
+        if name == "devices":
+            ended = [commands.run(*flags, devices=2)]
+        else:
+            ended = [child.wait(600) for child in commands.start_several(2, *flags)]
+        assert {each.code for each in ended} == {0}, ended[0].err
+        workdirs[name] = workdir
+    check_close(workdirs["processes"], workdirs["devices"])
+    found, wanted = (
+        json.loads((workdirs[name] / "report/policy.json").read_text())
+        for name in ("processes", "devices")
+    )
+    assert found["fixed"] == wanted["fixed"]
+    assert [row["budget"] for row in found["fixed"]] == list(BUDGETS)
+    assert (tmp_path / "network-processes/cache").exists()
+    # Everything is in the cache now: nothing is scored, by one process either.
+    files, workdir = score_files(tmp_path), tmp_path / "again"
+    flags = (*flags[:-1], f"--workdir={workdir}")
+    ended = commands.run(*flags, devices=2)
+    assert ended.code == 0, ended.err
+    assert files
+    assert score_files(tmp_path) == files
+    check_close(workdir, workdirs["processes"])
+
+
+def score_files(folder):
+    """Returns when each file of scores was written."""
+    files = folder.glob("network-processes/cache/scores-*/*/*.npz")
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 def check_close(found, expected):

@@ -7,7 +7,8 @@
 A network is a digest of its parameters and sizes, a batch is one of its arrays. So all
 objectives, seeds and sets of budgets share what they have in common, and scores of
 something else are never met. A file is complete or not there: a stage that was stopped
-goes on with the first batch that lacks anything.
+goes on with the first batch that lacks anything. Of several processes the first one's
+files count, whatever disks the others have; all of them score together.
 """
 
 import dataclasses
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.policy.scores import ScoredSamples
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.agreement import of_first_process, whole_arrays
 
 FORMAT = 2
 NETWORK, SEEN = "network.json", "seen.npz"
@@ -38,14 +41,23 @@ Scorer = Callable[[Batch, BudgetSet], ScoredSamples]
 
 
 def digest_of_arrays(tree: Mapping[str, Any]) -> str:
-    """Returns a digest of nested arrays: names, shapes, dtypes and values."""
+    """Returns a digest of nested arrays: names, shapes, dtypes and values.
+
+    Of arrays that several processes hold parts of, all of them call it.
+    """
     digest = hashlib.sha256()
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     for path, value in sorted(flat.items()):
-        array = np.ascontiguousarray(np.asarray(value))
+        array = np.ascontiguousarray(_on_host(value))
         digest.update(f"{path} {array.dtype} {array.shape}".encode())
         digest.update(array.view(np.uint8))
     return digest.hexdigest()
+
+
+def _on_host(value: Any) -> np.ndarray:
+    # What every process has is hashed as it is, alike for any number of them.
+    is_split = isinstance(value, jax.Array) and not value.is_fully_addressable
+    return whole_arrays(value) if is_split else np.asarray(value)
 
 
 class ScoreCache:
@@ -64,6 +76,8 @@ class ScoreCache:
         text = json.dumps({**network, "format": FORMAT}, sort_keys=True, indent=2)
         name = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
         self._folder = Path(folder) / f"scores-{name}"
+        if not _keeps_files():
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / NETWORK
         if not file.exists():
@@ -77,23 +91,64 @@ class ScoreCache:
         score: is asked for the budgets that are not there, or damaged.
         """
         folder = self._folder / _digest_of_batch(batch)
-        seen = _read(folder / SEEN, _SEEN)
-        count = None if seen is None else len(seen["rows"])
-        answers = {b: _read(_file_of(folder, b), _ANSWERS, count) for b in budgets}
-        lacking = tuple(b for b, found in answers.items() if found is None)
-        if seen is None and not lacking:
-            lacking = budgets.budgets[:1]
+        stored = _Stored.read(folder, budgets)
+        lacking = stored.lacking()
         if lacking:
             found = score(batch, BudgetSet(budgets.plan, lacking)).arrays()
-            if seen is None:
-                seen = {name: found[name] for name in _SEEN}
-                _write(folder / SEEN, seen)
-            for column, budget in enumerate(lacking):
-                answers[budget] = {name: found[name][:, column] for name in _ANSWERS}
-                _write(_file_of(folder, budget), answers[budget])
-        columns = {n: [answers[b][n] for b in budgets] for n in _ANSWERS}
-        stacked = {name: np.stack(each, axis=1) for name, each in columns.items()}
-        return ScoredSamples(**seen, **stacked)
+            stored.add(found, lacking)
+        arrays = stored.stacked() if _keeps_files() else {}
+        return ScoredSamples(**of_first_process(arrays))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """What the first process has of a batch; `seen` has no arrays where it lacks them.
+
+    answers: of every budget that is wanted, None where they are lacking.
+    """
+
+    folder: Path
+    seen: dict[str, np.ndarray]
+    answers: dict[Budget, dict[str, np.ndarray] | None]
+
+    @classmethod
+    def read(cls, folder: Path, budgets: BudgetSet) -> "_Stored":
+        if not _keeps_files():
+            return cls(folder, {}, dict.fromkeys(budgets))
+        seen = _read(folder / SEEN, _SEEN) or {}
+        count = len(seen["rows"]) if seen else None
+        answers = {b: _read(_file_of(folder, b), _ANSWERS, count) for b in budgets}
+        return cls(folder, seen, answers)
+
+    def lacking(self) -> tuple[Budget, ...]:
+        """Returns the budgets to score, the same ones on all processes."""
+        lacks = np.array([found is None for found in self.answers.values()])
+        # Some budget must tell what is seen.
+        lacks[0] |= not self.seen and not lacks.any()
+        lacks = of_first_process({"lacks": lacks})["lacks"]
+        return tuple(b for b, there in zip(self.answers, lacks, strict=True) if there)
+
+    def add(self, found: Mapping[str, np.ndarray], budgets: tuple[Budget, ...]) -> None:
+        """Keeps what was scored."""
+        if not _keeps_files():
+            return
+        if not self.seen:
+            self.seen.update({name: found[name] for name in _SEEN})
+            _write(self.folder / SEEN, self.seen)
+        for column, budget in enumerate(budgets):
+            answers = {name: found[name][:, column] for name in _ANSWERS}
+            self.answers[budget] = answers
+            _write(_file_of(self.folder, budget), answers)
+
+    def stacked(self) -> dict[str, np.ndarray]:
+        """Returns the fields of `ScoredSamples`; nothing may be lacking."""
+        columns = {n: [each[n] for each in self.answers.values()] for n in _ANSWERS}
+        answers = {name: np.stack(each, axis=1) for name, each in columns.items()}
+        return {**self.seen, **answers}
+
+
+def _keeps_files() -> bool:
+    return jax.process_index() == 0
 
 
 def collect_scores(

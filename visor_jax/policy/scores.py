@@ -21,6 +21,7 @@ from visor_jax.models.decoder.decoder import DecoderState
 from visor_jax.models.vlm import VLM, run_rest, run_trunk
 from visor_jax.policy.features import PolicyFeatures, policy_features
 from visor_jax.policy.packed_answers import PackedAnswers
+from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
@@ -72,7 +73,8 @@ def score_batch(
 ) -> ScoredSamples:
     """Returns the scores of a batch's questions at every budget of the set.
 
-    One program for the trunk and one per budget, with static gates.
+    One program for the trunk and one per budget, with static gates. Several processes
+    call it with the same batch, and each gets all scores.
 
     Args:
       batch: of the host.
@@ -87,13 +89,14 @@ def score_batch(
         for budget in budgets
     ]
     rows, columns = np.nonzero(answers.asked)
+    features, scored = whole_arrays((features, scored))
     right, likelihood = (
-        np.stack([np.asarray(each)[rows, columns] for each in parts], axis=1)
+        np.stack([each[rows, columns] for each in parts], axis=1)
         for parts in zip(*scored, strict=True)
     )
     return ScoredSamples(
-        routing=np.asarray(features.routing)[rows, columns],
-        image=np.asarray(features.image)[rows, columns],
+        routing=features.routing[rows, columns],
+        image=features.image[rows, columns],
         correct=right,
         log_likelihood=likelihood,
         rows=rows.astype(np.int32),

@@ -5,6 +5,7 @@ one another for ever; nothing else notices.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,26 @@ def all_succeeded(succeeded: bool) -> bool:
     if jax.process_count() == 1:
         return succeeded
     return bool(np.all(multihost_utils.process_allgather(np.array(succeeded))))
+
+
+def of_first_process(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of process 0 on every process; those of others play no part.
+
+    All processes call it. Arrays of objects are not taken.
+    """
+    if jax.process_count() == 1:
+        return dict(arrays)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    said = np.frombuffer(stream.getvalue(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(said.size)))
+    # Of a few sizes: every other one would be a program of its own.
+    own = np.zeros(1 << (size - 1).bit_length(), np.uint8)
+    if jax.process_index() == 0:
+        own[:size] = said
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(own))[:size]
+    with np.load(io.BytesIO(heard.tobytes())) as found:
+        return {name: found[name] for name in found.files}
 
 
 def whole_arrays(tree: Any) -> Any:

@@ -82,6 +82,19 @@ def put_rows(mesh: jax.sharding.Mesh, batch_size: int) -> Callable[[Tree], Tree]
     return put
 
 
+def put_whole(mesh: jax.sharding.Mesh) -> Callable[[Tree], Tree]:
+    """Returns a function from whole batches, the same on all processes, to arrays."""
+    sharding = batch_sharding(mesh)
+
+    def put(batch: Tree) -> Tree:
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__),
+            batch,
+        )
+
+    return put
+
+
 def abstract_batch(mesh: jax.sharding.Mesh, batch: Tree) -> Tree:
     """Returns shapes, dtypes and shardings of a whole batch, to compile a step with."""
     sharding = batch_sharding(mesh)

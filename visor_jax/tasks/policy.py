@@ -20,10 +20,13 @@ from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.pages.policy_report import PolicyFacts, write_policy_report
 from visor_jax.policy.network import PARAMS, policy_logits
 from visor_jax.policy.scores import ScoredSamples
+from visor_jax.runtime.agreement import whole_arrays
 from visor_jax.runtime.machine import git_commit
+from visor_jax.runtime.processes import first_process_first
 from visor_jax.runtime.user_error import as_user_errors
 from visor_jax.settings.run_settings import PolicySettings
-from visor_jax.sharding.axis_rules import batch_sharding, samples_split
+from visor_jax.sharding.axis_rules import samples_split
+from visor_jax.sharding.batch_rows import put_whole
 from visor_jax.tasks import policy_data, training_data
 from visor_jax.tasks.policy_data import PolicyQuestions
 from visor_jax.tasks.run import REPORT, Params, Run, Task
@@ -48,10 +51,6 @@ def prepare(run: Run, optimizer: optax.GradientTransformation) -> Task:
     """
     s = _settings(run)
     with as_user_errors():
-        if jax.process_count() > 1:
-            raise ValueError(
-                "A policy trains on one process: start it on one host alone."
-            )
         _check_split(s, run.mesh)
         _check_writable(_cache_folder(run), "data.cache")
         _check_writable(_score_folder(run), "scores.cache")
@@ -163,7 +162,8 @@ def _data_and_measure(
         sample_iterator, table, batch_size=s.data.batch_size, seed=s.seed
     )
     data = training_data.TrainingData(
-        batches=batches(steps=s.loop.steps), example=next(batches(steps=1))
+        batches=batches(steps=s.loop.steps, rows=run.rows),
+        example=next(batches(steps=1)),
     )
     return data, table_measure(s.policy, s.objective.kind)
 
@@ -185,22 +185,39 @@ def _scores(
             _settings(run).budgets,
             total=total,
             cache=_score_folder(run),
-            put=functools.partial(jax.device_put, device=batch_sharding(run.mesh)),
+            put=put_whole(run.mesh),
             interruption=run.interruption,
             description=description,
         )
 
 
 def report(run: Run, state: TrainState, seconds: float) -> None:
-    """Tries the policy on the test's pages, writes its report and prints its table."""
+    """Tries the policy on the test's pages, writes its report and prints its table.
+
+    All processes call it; the first one writes.
+    """
     s = _settings(run)
     if s.data.kind != PAGES:
-        print(f"trained {s.loop.steps} steps; checkpoints are in {run.home}")
+        if jax.process_index() == 0:
+            print(f"trained {s.loop.steps} steps; checkpoints are in {run.home}")
         return
-    benchmark = _benchmark(run)
     params = dict(state.params)
-    policy = params.pop(PARAMS)
+    policy = whole_arrays(params.pop(PARAMS))
+    with first_process_first("drawing test pages"):
+        benchmark = _benchmark(run)
     samples, tasks = _test_scores(run, params, benchmark)
+    if jax.process_index() == 0:
+        _write_report(run, policy, samples, tasks, seconds)
+
+
+def _write_report(
+    run: Run,
+    policy: Params,
+    samples: ScoredSamples,
+    tasks: np.ndarray,
+    seconds: float,
+) -> None:
+    s = _settings(run)
     logits_of = jax.jit(functools.partial(policy_logits, s.policy))
     logits = logits_of(policy, samples.features)
     facts = PolicyFacts(

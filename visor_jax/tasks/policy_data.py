@@ -85,13 +85,16 @@ def fresh_policy_state(
 
 
 def single_questions(
-    pool: PagePool, settings: PageDataSettings, steps: int
+    pool: PagePool, settings: PageDataSettings, steps: int, rows: slice | None
 ) -> TrainingData:
-    """Returns batches with one question per row, as blended gates need them."""
+    """Returns batches with one question per row, as blended gates need them.
+
+    rows: of every batch, those that this process loads; None for all.
+    """
     one = dataclasses.replace(
         settings, questions_per_page=1, text_length=LONGEST_QUESTION
     )
-    return page_data(pool, one, steps, rows=None)
+    return page_data(pool, one, steps, rows)
 
 
 def scored_rows(
@@ -193,7 +196,7 @@ def _of_pages(run: Run, cache: Path) -> PolicyQuestions:
         interruption=run.interruption,
     )
     if blended:
-        data = single_questions(pool, s.data.pages, s.loop.steps)
+        data = single_questions(pool, s.data.pages, s.loop.steps, run.rows)
         return PolicyQuestions(costs=page_costs(s), blended=data)
     rows = scored_rows(pool, s.data.pages, s.scores)
     return PolicyQuestions(costs=page_costs(s), rows=rows)
@@ -218,7 +221,7 @@ def _of_conversations(run: Run, cache: Path) -> PolicyQuestions:
         data = open_conversations(s, cache=cache, interruption=run.interruption)
     if s.objective.kind == BLENDED:
         batches = training_data.TrainingData(
-            batches=data.batches(), example=data.example()
+            batches=data.batches(rows=run.rows), example=data.example()
         )
         return PolicyQuestions(costs=_mean_costs(s, data), blended=batches)
     return PolicyQuestions(costs=_mean_costs(s, data), rows=data.batches())

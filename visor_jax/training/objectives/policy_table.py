@@ -67,15 +67,22 @@ class _Order:
 
 
 def sample_iterator(
-    table: ScoredBatch, *, batch_size: int, steps: int, seed: int
+    table: ScoredBatch,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    rows: slice | None = None,
 ) -> grain.DatasetIterator:
     """Returns an iterator over the `ScoredBatch`es (NumPy) of a run of `steps` steps.
 
     `get_state()` and `set_state()` save and restore its place.
+
+    rows: of every batch, those that this process loads; None for all.
     """
 
     def assemble(numbers: Sequence[int]) -> ScoredBatch:
-        chosen = np.array(numbers)
+        chosen = np.array(numbers)[rows or slice(None)]
         fields = {n: getattr(table, n)[chosen] for n in table.__dataclass_fields__}
         return ScoredBatch(**fields)
 

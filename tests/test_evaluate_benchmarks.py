@@ -146,6 +146,25 @@ def test_a_look_at_the_base_view_is_one_everywhere(network, data, tmp_path, caps
         assert 'look was "base"' in refusal(capsys, *changed)
 
 
+def test_looking_twice_ends_as_all_crops_where_it_is_never_sure(
+    network, data, tmp_path
+):
+    arguments = flags_of(network, data, tmp_path, "--look=auto@1", names=["chartqa"])
+    own_flags.call(evaluate, *arguments)
+    model = load.load(str(network), dtype=None, chat_template="hub")
+    for line in read(tmp_path, "chartqa"):
+        image = made_up.picture(made_up.picture_of(int(line["id"]) - 100))
+        how = {"max_new_tokens": 16, "crops": "all"}
+        assert line["answer"] == model.generate(image, line["prompt"], "all", **how)
+        seen = line["looked_at"]
+        assert seen["asked"] == "auto@1.0"
+        assert seen["crops"] == list(range(seen["of"]))
+        assert (seen["of"] > 1) is ("first_look" in line)
+        assert 0 < line["confidence"] < 1
+    settings = json.loads((tmp_path / "chartqa.settings.json").read_text())
+    assert settings["look"] == "auto@1.0"
+
+
 def test_a_stopped_run_goes_on_and_others_are_refused(
     network, data, predictions, capsys, monkeypatch
 ):

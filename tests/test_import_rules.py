@@ -51,6 +51,7 @@ LAYER_0 = (
     "budget_file",
     "budget",
     "look",
+    "look_cascade",
     "batch",
     "runtime",
 )
@@ -79,12 +80,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "budget_file": ("layer_plan",),
     "budget": ("layer_plan", "budget_names", "budget_file"),
     "look": ("layer_plan", "budget_names", "budget"),
+    "look_cascade": ("look", "runtime"),
     "batch": (),
     # Processes, signals, progress, caches: nothing of what this project is about.
     "runtime": (),
     # The positions of a gate.
     "ops": ("axes", "layer_plan"),
-    "data": ("batch", "look", "runtime"),
+    "data": ("batch", "look", "look_cascade", "runtime"),
     "sharding": ("axes", "runtime"),
     "flops": ("layer_plan", "budget", "look", "models.config", "models.variants"),
     "models": ("ops", "axes", "layer_plan", "batch"),

@@ -66,7 +66,8 @@ from visor_jax.inference.files.request_options import (
 )
 from visor_jax.inference.routing.choose_budgets import AUTO
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.look import ALL, crops_of
+from visor_jax.look import ALL
+from visor_jax.look_cascade import look_name
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime import output_place
 from visor_jax.runtime.interruption import Interruption
@@ -239,7 +240,7 @@ def _settings(
         **dataclasses.asdict(sampling),
         "seed": options.seed if draws else None,
     }
-    look = None if options.look is None else crops_of(options.look).name
+    look = None if options.look is None else look_name(options.look)
     optional = {
         "stop": options.stop,
         "reduce": model.network.reduce,

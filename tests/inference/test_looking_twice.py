@@ -19,7 +19,7 @@ from visor_jax.flops.account import account
 from visor_jax.inference import looking_twice
 from visor_jax.inference.looking_twice import LookedPrompt, answered_looks
 from visor_jax.inference.routing.look_calibration import calibrated_looks
-from visor_jax.inference.routing.look_cascade import LookCascade
+from visor_jax.look_cascade import LookCascade
 
 TILE = prompt_cases.TILES[0]
 COUNT = 4

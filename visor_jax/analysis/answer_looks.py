@@ -28,6 +28,7 @@ from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
+from visor_jax.look_cascade import is_look_cascade
 from visor_jax.models.variants import dense
 
 _LEVELS = 255
@@ -136,8 +137,16 @@ def answer_times(
 
 
 def _shown_crops(model: VisorModel, request: Request) -> VisorModel:
-    """Returns the model that looks at the crops which the request names, if any."""
+    """Returns the model that looks at the crops which the request names, if any.
+
+    Raises ValueError for those of a cascade.
+    """
     crops = request.options.crops
+    if is_look_cascade(crops):
+        raise ValueError(
+            f"crops={crops!r} look once or twice: say which crops the answer saw in "
+            "the end, 'base' or 'all'."
+        )
     return model if crops is None else VisorModel(model.network.looking_at(crops))
 
 

@@ -123,7 +123,8 @@ def define_look_flag() -> None:
         "look",
         None,
         "Of images that are cut into tiles, where a request says no crops: 'base' (the "
-        "whole, in one crop), 'all', or how many tiles beside it; default: all.",
+        "whole, in one crop), 'all', how many tiles beside it, or 'auto@0.8' (base, "
+        "and all where that answer is less sure); default: all.",
     )
 
 

@@ -56,9 +56,10 @@ class Answer:
     seconds: from reading the request to its last token, without those in which programs
     were compiled.
     confidence: how sure the network was (`inference.confidence`); None where the engine
-    asks for no cascade. looks: of a cascade; budget, confidence, steps and at_hand are
-    those of the last one, which is the answer.
+    does not ask. looks: of a cascade of budgets; budget, confidence, steps and at_hand
+    are those of the last one, which is the answer.
     looked_at: which crops of its image were shown (`Looking.report`); None for all.
+    first_look: the unsure answer to the base view before it, which was paid for too.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Answer:
     confidence: float | None = None
     looks: tuple[Attempt, ...] = ()
     looked_at: dict[str, Any] | None = None
+    first_look: "Answer | None" = None
 
     @classmethod
     def refused(
@@ -121,6 +123,7 @@ class Answer:
         log_probs: Sequence[float] = (),
         encoded: bool,
         seconds: float,
+        first_look: "Answer | None" = None,
     ) -> "Answer":
         """Returns the answer that these tokens are, end token included, if any.
 
@@ -146,4 +149,5 @@ class Answer:
             confidence=look.confidence,
             looks=looks,
             looked_at=request.looked_at,
+            first_look=first_look,
         )

@@ -47,8 +47,8 @@ from visor_jax.inference.generation.second_look import (
 )
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.cascade import Cascade
-from visor_jax.inference.routing.look_cascade import LookCascade
 from visor_jax.look import BASE
+from visor_jax.look_cascade import LookCascade
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from visor_jax.inference.options import Options, ReadPrompt
 from visor_jax.inference.prefilled_parts import read_prompt
 from visor_jax.inference.routing.cascade import CASCADE, Cascade
 from visor_jax.inference.routing.choose_budgets import AUTO, BudgetChoice
-from visor_jax.inference.routing.look_cascade import is_look_cascade
 from visor_jax.inference.routing.router import Router
 from visor_jax.inference.streamed_answer import StreamedAnswer
+from visor_jax.look_cascade import is_look_cascade
 from visor_jax.runtime.arguments import whole_number
 
 
@@ -223,7 +223,7 @@ class VisorModel:
         """
         router = self._choice.router(budget, cost)
         shown = engine_looks(self.network, crops, looks)
-        options |= self._choice.asked(budgets) | {"looks": shown.asked}
+        options |= self._choice.asked(budgets) | shown.options
         return Engine(self.vlm, self.params, shown.processor, router, **options)
 
     def logits(

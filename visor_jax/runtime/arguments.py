@@ -98,3 +98,14 @@ def finite_number(value: Any, name: str) -> float:
     if number - number != 0:
         raise ValueError(f"{name}={shown(value)} is no finite number: give a float.")
     return number
+
+
+def confidence_threshold(threshold: Any) -> float:
+    """Returns a threshold as a number. Raises ValueError for one outside (0, 1]."""
+    is_number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+    if is_number and 0 < threshold <= 1:
+        return float(threshold)
+    raise ValueError(
+        f"threshold={shown(threshold)} must lie above 0 and up to 1: it is a "
+        "confidence, and answers below it are not kept."
+    )

@@ -87,7 +87,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*, config=ENGINE, fetch=None, wait=True, more_routes=(), **settings):
+def serving(
+    *, config=ENGINE, fetch=None, wait=True, more_routes=(), looks=(), **settings
+):
     """Yields a server of the tiny network, which is stopped afterwards.
 
     wait: until it is ready.
@@ -97,12 +99,13 @@ def serving(*, config=ENGINE, fetch=None, wait=True, more_routes=(), **settings)
         dataclasses.replace(SETTINGS, **settings),
         config=config,
         buckets=[],
+        looks=looks,
         key=3,
         fetch=fetch,
         more_routes=more_routes,
     )
     own = service.thread.engine.programs
-    own.compiled = _COMPILED.setdefault(config, own.compiled)
+    own.compiled = _COMPILED.setdefault((config, tuple(looks)), own.compiled)
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(service, grace_seconds=30)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from visor_jax.data.prompts.sampling import Sampling
-from visor_jax.look import crops_of
+from visor_jax.look_cascade import look_name
 from visor_jax.runtime.arguments import finite_number, whole_number
 
 # What the numbers may be.
@@ -25,7 +25,7 @@ class AnswerOptions:
       `generate(..., key=jax.random.key(seed))`.
     stop: texts; the answer ends before the first that it would hold.
     crops: of an image that are looked at: "base", "all", or how many tiles beside the
-      base view ("2", "base+2", "base+2:1,4").
+      base view ("2", "base+2", "base+2:1,4"); "auto@0.8": see `look_cascade`.
 
     Raises ValueError for what is none of that.
     """
@@ -59,7 +59,7 @@ class AnswerOptions:
                 problems.append(str(error).rstrip("."))
         if self.crops is not None:
             try:
-                object.__setattr__(self, "crops", crops_of(self.crops).name)
+                object.__setattr__(self, "crops", look_name(self.crops))
             except ValueError as error:
                 problems.append(str(error).rstrip("."))
         stop = [self.stop] if isinstance(self.stop, str) else self.stop

@@ -18,7 +18,8 @@ from visor_jax.evals.tables.table_benchmark import TableBenchmark
 from visor_jax.inference.engine.engine import Engine
 from visor_jax.inference.files.answer_file import AnswerFile
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.look import ALL, crops_of
+from visor_jax.look import ALL
+from visor_jax.look_cascade import look_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def common_settings(
     Raises:
       ValueError: for a look that there is not.
     """
-    name = None if look is None else crops_of(look).name
+    name = None if look is None else look_name(look)
     return {
         "benchmark": benchmark.name,
         **benchmark.identity(),

@@ -18,6 +18,7 @@ from visor_jax.evals.answered.figure import Answered
 from visor_jax.evals.tables.definition import Definition
 from visor_jax.evals.tables.question import Question
 from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.answer_file import first_look_of
 from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM
@@ -73,6 +74,7 @@ def line_of(
         "reducer": None if model.reducer == KEEP_ALL else repr(model.reducer),
         "request": request,
         **({} if answer.looked_at is None else {"looked_at": answer.looked_at}),
+        **first_look_of(answer),
     }
     return line if said is None else line | _costs(answer, model, budget)
 

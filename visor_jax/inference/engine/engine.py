@@ -37,14 +37,11 @@ from visor_jax.inference.engine.program_keys import all_keys, among, name_of
 from visor_jax.inference.engine.program_shapes import IMAGE_TOKENS, ProgramShapes
 from visor_jax.inference.engine.programs import Programs
 from visor_jax.inference.engine.scheduler import Scheduler
+from visor_jax.inference.engine.shown_crops import ShownCrops
 from visor_jax.inference.generation.decode_step import Rules
 from visor_jax.inference.routing.cascade import Cascade
-from visor_jax.inference.routing.router import (
-    PolicyRouter,
-    Router,
-    checked_router,
-    known_cascades,
-)
+from visor_jax.inference.routing.router import PolicyRouter, Router, known_cascades
+from visor_jax.look_cascade import LookCascade
 from visor_jax.models.vlm import VLM
 from visor_jax.runtime.arguments import shown, whole_number
 from visor_jax.runtime.device_cache import Held
@@ -71,6 +68,7 @@ class Engine:
         budgets: Sequence[Budget] = (),
         cascades: Mapping[str, Cascade] | None = None,
         looks: Mapping[str, Looking] | None = None,
+        look_cascade: LookCascade | None = None,
         scored: bool = False,
         config: EngineConfig | None = None,
         sampling: Sampling = GREEDY,
@@ -82,8 +80,9 @@ class Engine:
 
         Args:
           budgets: that requests may ask for beside those of the router. cascades: the
-            same, by what requests call them. looks: see `loading.engine_looks`. scored:
-            whether answers say how sure the network is; with a cascade they do.
+            same, by what requests call them. looks, look_cascade: see
+            `loading.engine_looks`. scored: whether answers say how sure the network is;
+            with `cascades`, or looks of a cascade, they do.
           config: None for the default, with the processor's number of new tokens.
           sampling: of requests that say nothing of it in their options.
           key: for random sampling (a seed will do); a request folds in its `draw`.
@@ -95,7 +94,6 @@ class Engine:
           ValueError: for budgets of another network, random sampling without key, or
             too little memory for even the smallest bucket.
         """
-        checked_router(router)
         self.cascades = known_cascades(router, cascades)
         budgets = *budgets, *(b for c in self.cascades.values() for b in c.budgets)
         for budget in (*router.budgets, *budgets):
@@ -105,7 +103,9 @@ class Engine:
         self._sampling, key = checked.sampling_of(sampling), checked.one_key_of(key)
         images_kept = whole_number(images_kept, "images_kept", least=0)
         checked.function_of(log, "log")
-        self.looks, self.router, self.processor = looks or {}, router, processor
+        self.router, self.processor = router, processor
+        how = {"looks": looks or {}, "cascade": look_cascade}
+        self.crops = ShownCrops(processor=processor, **how)
         self.config = config or EngineConfig(new_tokens=processor.new_tokens)
         self.shapes = ProgramShapes(
             model,
@@ -116,7 +116,7 @@ class Engine:
             engine_config=self.config,
             rules=Rules.of(processor.eos_ids, processor.pad_id),
             keep_images=images_kept > 0,
-            scored=scored or bool(self.cascades),
+            scored=scored or bool(self.cascades) or self.crops.may_look_twice,
         )
         self.programs = Programs(model, params, router, self.shapes, log=log)
         self._cuts = KeptCuts(MOST_BYTES if images_kept else 0)
@@ -125,14 +125,13 @@ class Engine:
     def _new_scheduler(self, key: Key[Array, ""] | None, images_kept: int) -> Scheduler:
         """Returns what answers by the engine's programs, checked for its sampling."""
         preparation = Preparation(
-            processor=self.processor.cutting_with(self._cuts),
+            crops=self.crops.cutting_with(self._cuts),
             shapes=self.shapes,
             sampling=self._sampling,
             has_key=key is not None,
             chooses=isinstance(self.router, PolicyRouter),
             cascades=self.cascades,
             cascade=getattr(self.router, "cascade", None),
-            looks=self.looks,
         )
         kept = Held(self.shapes.share(IMAGE_TOKENS), most=images_kept)
         key = jax.random.key(0) if key is None else key
@@ -157,8 +156,8 @@ class Engine:
 
         Args:
           seconds: after which its answer is that its time was up; None for no limit.
-          listener: is told in every step what has been written so far, of a cascade's
-            second look alone. It must not raise.
+          listener: is told in every step what has been written so far; where there may
+            be a second look, of that alone. It must not raise.
 
         Raises:
           ValueError: for what is no request, or more new tokens than the engine's

@@ -26,6 +26,7 @@ from visor_jax.data.prompts.row_packing import packed
 from visor_jax.data.prompts.sample import Sample
 from visor_jax.data.prompts.sampling import GREEDY, Sampling
 from visor_jax.inference.routing.cascade import Cascade
+from visor_jax.look_cascade import LookCascade
 from visor_jax.ops.masks import TokenTags
 
 # NumPy arrays on the host, jax arrays inside a program.
@@ -51,6 +52,9 @@ class PreparedRequest:
     image: digest of the crops and what tokens are made of them, None without an image.
     shared: digest of all that the requests of one row have in common.
     looked_at: which crops of its image are shown (`Looking.report`); None for all.
+    look_cascade: of a first look at the base view, says whether its answer is sure
+    enough; None for the last look, and where nothing else is to be seen. whole: the
+    sample of the look that may follow.
     """
 
     number: int
@@ -63,6 +67,19 @@ class PreparedRequest:
     budget: Budget | None = None
     cascade: Cascade | None = None
     looked_at: dict[str, Any] | None = None
+    look_cascade: LookCascade | None = None
+    whole: Sample | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of its pixels on the host, those of a look to come among them."""
+        # All crops hold those of the base view.
+        return (self.whole or self.sample).crops.nbytes
+
+    @property
+    def may_change(self) -> bool:
+        """Whether its answer may be none, but the reason to look again."""
+        return self.cascade is not None or self.look_cascade is not None
 
     @property
     def seed(self) -> int:

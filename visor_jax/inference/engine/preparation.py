@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Mapping
 
 from visor_jax.budget import Budget
-from visor_jax.data.prompts.looking import Looking
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sampling import Sampling
 from visor_jax.inference.engine.packed_prompts import PreparedRequest
 from visor_jax.inference.engine.program_shapes import ALSO_USED, ProgramShapes
+from visor_jax.inference.engine.shown_crops import ShownCrops
 from visor_jax.inference.routing.cascade import CASCADE, Cascade, is_cascade
 from visor_jax.inference.routing.choose_budgets import AUTO
-from visor_jax.look import Crops, crops_of
+
+_TWO_CASCADES = (
+    "Crops that look twice ('auto@...') do so in one budget: name it, and leave "
+    "cascades of budgets out; or name the crops."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,21 +26,25 @@ class Preparation:
     sampling: of requests that say nothing of it. has_key: whether the engine has a key
     for random draws. chooses: whether its router chooses budgets ("auto"). cascades:
     that requests may ask for, by what they call them. cascade: of all that name no
-    budget; None if they have another router. looks: at some crops, that requests may
-    ask for, by the name of as many crops of which nobody has chosen any.
+    budget; None if they have another router. crops: what they are shown of an image.
     """
 
-    processor: Processor
+    crops: ShownCrops
     shapes: ProgramShapes
     sampling: Sampling
     has_key: bool
     chooses: bool
     cascades: Mapping[str, Cascade] = dataclasses.field(default_factory=dict)
     cascade: Cascade | None = None
-    looks: Mapping[str, Looking] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_sampling(self.sampling, has_key=self.has_key)
+        if self.cascade is not None and self.crops.cascade is not None:
+            raise ValueError(_TWO_CASCADES)
+
+    @property
+    def processor(self) -> Processor:
+        return self.crops.processor
 
     def prepare(self, number: int, request: Request, limit: int) -> PreparedRequest:
         """Returns the request, read and tokenised.
@@ -64,17 +72,35 @@ class Preparation:
             budgets = (self._budget(options.budget),)
         else:
             budgets = cascade.budgets
-        processor = self._shown(options.crops)
-        sample = processor.sample(request, room=limit)
-        prepared = PreparedRequest.of(number, request, sample, limit)
-        for budget in budgets:
-            self.shapes.check(self.processor.buckets.choose(sample), budget)
+        if cascade is not None and self.crops.cascade_of(options.crops) is not None:
+            raise ValueError(_TWO_CASCADES)
+        shown = self.crops.of(request, room=limit)
+        for sample in filter(None, (shown.sample, shown.whole)):
+            for budget in budgets:
+                self.shapes.check(self.processor.buckets.choose(sample), budget)
         return dataclasses.replace(
-            prepared,
+            PreparedRequest.of(number, request, shown.sample, limit),
             sampling=sampling,
             budget=budgets[0],
             cascade=cascade,
-            looked_at=processor.looking and processor.looking.report(sample),
+            looked_at=shown.looked_at,
+            look_cascade=shown.cascade,
+            whole=shown.whole,
+        )
+
+    def look_again(self, before: PreparedRequest, budget: Budget) -> PreparedRequest:
+        """Returns a request whose look at the base view was unsure, with all crops.
+
+        budget: of the first look, and so of this one.
+        """
+        assert before.whole is not None
+        assert before.look_cascade is not None
+        made = before.number, before.request, before.whole, before.limit
+        return dataclasses.replace(
+            PreparedRequest.of(*made),
+            sampling=before.sampling,
+            budget=budget,
+            looked_at=self.crops.report_of_all(before.whole, before.look_cascade),
         )
 
     def _checked_limit(self, count: int) -> int:
@@ -118,22 +144,6 @@ class Preparation:
             f"{', '.join(map(str, known)) or 'it has none'}. Make it with "
             "budgets=[...] for those that requests ask for."
         )
-
-    def _shown(self, name: str | None) -> Processor:
-        """Returns the processor that shows these crops, those of all for None."""
-        if name is None:
-            return self.processor
-        asked, found = crops_of(name), None
-        if not asked.is_all:
-            found = self.looks.get(Crops(asked.count).name)
-            if found is None:
-                known = ", ".join(["all", *self.looks])
-                raise ValueError(
-                    f"crops={name!r} are none of the engine's looks: {known}. Make it "
-                    "with looks=[...] for those that requests ask for."
-                )
-            found = dataclasses.replace(found, crops=asked)
-        return dataclasses.replace(self.processor, looking=found)
 
     def _budget(self, name: str | None) -> Budget | None:
         """Returns the budget of that name, None for the router's choice."""

@@ -1,5 +1,6 @@
 """Requests on their way in: prepared, packed into rows, sorted by bucket."""
 
+import bisect
 import collections
 import dataclasses
 import itertools
@@ -7,6 +8,7 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
+from visor_jax.budget import Budget
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.prompts.request import Request
 from visor_jax.inference import checked_arguments as checked
@@ -139,7 +141,7 @@ class RequestQueue:
         # On the host as much as rows that have been read may take on the device.
         most = self._shapes.engine_config.pending
         most_bytes = self._shapes.share(PENDING)
-        pixels = sum(request.sample.crops.nbytes for request in self._prepared)
+        pixels = sum(request.num_bytes for request in self._prepared)
         # Errors are handed on as they come, too, not after the last of them.
         while max(len(taken), len(self._prepared)) < most:
             following = self._next() if pixels < most_bytes else None
@@ -154,9 +156,15 @@ class RequestQueue:
                 following = dataclasses.replace(following, error=reason)
             else:
                 self._prepared.append(request)
-                pixels += request.sample.crops.nbytes
+                pixels += request.num_bytes
             taken.append(following)
         return taken
+
+    def look_again(self, before: PreparedRequest, budget: Budget) -> None:
+        """Lets a request wait for a look at all crops, in the order of asking."""
+        again = self._preparation.look_again(before, budget)
+        # Not before those who have waited longer: their turn would never come.
+        bisect.insort(self._prepared, again, key=lambda request: request.number)
 
     def rows(self) -> tuple[Bucket, list[PromptRow]] | None:
         """Returns prepared rows of one bucket, oldest first; None if there are none.

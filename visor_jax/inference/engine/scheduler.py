@@ -16,7 +16,7 @@ from visor_jax.inference.engine.decode_batches import (
     Underway,
 )
 from visor_jax.inference.engine.image_cache import ImageCache
-from visor_jax.inference.engine.packed_prompts import PromptRow
+from visor_jax.inference.engine.packed_prompts import PreparedRequest, PromptRow
 from visor_jax.inference.engine.pending import PendingPrompts
 from visor_jax.inference.engine.preparation import Preparation
 from visor_jax.inference.engine.programs import Programs
@@ -52,8 +52,10 @@ class Scheduler:
         self.done: list[tuple[Answer, RequestSource | None]] = []
         self._requests: dict[int, QueuedRequest] = {}
         self._payers: set[int] = set()
-        # Of requests that look again: what their first look came to.
+        # Of requests that look again: what their first look came to; in a second
+        # budget, and at all crops.
         self._looks: dict[int, Attempt] = {}
+        self._base_looks: dict[int, Answer] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -86,8 +88,9 @@ class Scheduler:
         """Leaves the engine as new but for what is compiled and encoded."""
         for each in (self.queue, self.pending, self.decode_batches):
             each.clear()
-        for each in (self._requests, self._payers, self._looks, self.done):
+        for each in (self._requests, self._payers, self._looks, self._base_looks):
             each.clear()
+        self.done.clear()
 
     def drop(self, source: RequestSource) -> None:
         """Forgets what was drawn from a source and is not answered."""
@@ -110,6 +113,7 @@ class Scheduler:
         for number in numbers:
             self._requests.pop(number, None)
             self._looks.pop(number, None)
+            self._base_looks.pop(number, None)
             self._payers.discard(number)
 
     def _expire(self) -> None:
@@ -164,11 +168,9 @@ class Scheduler:
         except ValueError as error:
             # Rows that nobody can place must not keep the others waiting.
             self.pending.give_back(bucket, places)
+            reason = f"no budget was chosen: {error}"
             for number in (each.number for row in rows for each in row.requests):
-                self._payers.discard(number)
-                queued = self._requests.pop(number)
-                answer = self._refused(queued, f"no budget was chosen: {error}")
-                self.done.append((answer, queued.source))
+                self._hand_out(number, self._refused(self._requests[number], reason))
             return
         self.pending.add(bucket, places, rows, budgets)
 
@@ -191,7 +193,7 @@ class Scheduler:
         number = written.request.number
         listener = self._requests[number].listener
         # Of a first look nobody knows whether it is the answer.
-        may_change = written.request.cascade and number not in self._looks
+        may_change = written.request.may_change and number not in self._looks
         if listener is not None and not may_change:
             tokens, scores = written.tokens.tolist(), written.log_probs
             log_probs = () if scores is None else scores[: len(tokens)].tolist()
@@ -228,15 +230,31 @@ class Scheduler:
             looks=() if cascade is None else (*looked_before, look),
             encoded=number in self._payers,
             seconds=self._seconds_of(self._requests[number]),
+            first_look=self._base_looks.get(number),
         )
-        self._hand_out(number, answer)
+        looks_twice = request.look_cascade
+        if looks_twice is not None and looks_twice.looks_again(answer.confidence):
+            self._look_at_all(request, answer)
+        else:
+            self._hand_out(number, answer)
 
-    def _hand_out(self, number: int, answer: Answer) -> None:
-        """Forgets a request that is answered."""
+    def _look_at_all(self, request: PreparedRequest, unsure: Answer) -> None:
+        """Has a request wait for a look at all crops, instead of an unsure answer."""
+        self._let_go(request.number)
+        self._base_looks[request.number] = unsure
+        self.queue.look_again(request, unsure.budget)
+
+    def _let_go(self, number: int) -> None:
+        """Forgets what a request has of a look that is over."""
         self.pending.settle(number)
         self._looks.pop(number, None)
         self._payers.discard(number)
         self.decode_batches.read_alone.discard(number)
+
+    def _hand_out(self, number: int, answer: Answer) -> None:
+        """Forgets a request that is answered."""
+        self._let_go(number)
+        self._base_looks.pop(number, None)
         self.done.append((answer, self._requests.pop(number).source))
 
     def _layers_at_hand(self, number: int, *, behind_trunk: bool) -> tuple[int, ...]:

@@ -4,6 +4,8 @@
     {"id": 9, "answer": "7", "budget": "sa3:1,3,5", "confidence": 0.93,
      "looks": [{"budget": "sa0", "confidence": 0.41}, ...], ...}     of a cascade
     {"id": 4, ..., "looked_at": {"asked": "base", "crops": [0], ...}}    of some crops
+    {"id": 5, ..., "looked_at": {"asked": "auto@0.8", "crops": [0, 1, 2, ...], ...},
+     "confidence": 0.93, "first_look": {"crops": [0], "confidence": 0.41}}
     {"id": 2, "error": "Cannot read the image 'a.jpg': there is no such file; ..."}
 
 An answer is in the file as soon as it is known, in the order in which they are known; a
@@ -23,6 +25,7 @@ from visor_jax.inference.answers import Answer
 from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.files.picture_files import digest_of
 from visor_jax.inference.files.request_file import Id, RequestEntry
+from visor_jax.look_cascade import is_look_cascade
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
 )
@@ -208,6 +211,7 @@ def record_of(entry: RequestEntry, answer: Answer, model: VLM) -> dict[str, Any]
         "budget": answer.budget.name,
         **_looks_of(answer),
         **({} if answer.looked_at is None else {"looked_at": answer.looked_at}),
+        **first_look_of(answer),
         **({} if model.reducer == KEEP_ALL else {"reduce": name_of(model.reducer)}),
         "flops": flops_of(answer, model),
         "ms": round(1000 * answer.seconds, 3),
@@ -226,6 +230,17 @@ def _looks_of(answer: Answer) -> dict[str, Any]:
         for each in answer.looks
     ]
     return {"confidence": answer.confidence, "looks": looks}
+
+
+def first_look_of(answer: Answer) -> dict[str, Any]:
+    """Returns what an answer has whose crops were a cascade ("auto@0.8")."""
+    if answer.looked_at is None or not is_look_cascade(answer.looked_at["asked"]):
+        return {}
+    found, before = {"confidence": answer.confidence}, answer.first_look
+    if before is not None:
+        said = {"crops": before.looked_at["crops"], "confidence": before.confidence}
+        found["first_look"] = said
+    return found
 
 
 def error_of(entry: RequestEntry, reason: str) -> dict[str, Any]:

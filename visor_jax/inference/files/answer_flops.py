@@ -19,7 +19,8 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     Without padding, and without what was at hand of an earlier request: tower and
     projector are 0 for an image that was, and in layers whose keys and values of it
     were, only text is counted. Of a cascade all looks: the later one without tower and
-    trunk, and the decoding of the first answer counts though nobody reads it.
+    trunk, and the decoding of the first answer counts though nobody reads it. So does
+    all of an unsure look at the base view.
     """
     own = Attempt(
         budget=answer.budget,
@@ -37,7 +38,13 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
         image_slots=answer.image_slots,
         crops=answer.crops if answer.encoded else 0,
     )
-    return dict(counted)
+    if answer.first_look is None:
+        return dict(counted)
+    before = flops_of(answer.first_look, model)
+    # Either look may be the only one with a part of its own.
+    return {
+        part: before.get(part, 0) + counted.get(part, 0) for part in before | counted
+    }
 
 
 # Most answers have lengths that an earlier one had.

@@ -11,6 +11,8 @@ from visor_jax.inference.files.request_file import RequestEntry
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.routing.cascade import Cascade, is_cascade
 from visor_jax.inference.routing.choose_budgets import AUTO
+from visor_jax.look import BASE
+from visor_jax.look_cascade import is_look_cascade
 
 
 def with_defaults(
@@ -72,7 +74,7 @@ def known_looks(said: Iterable[AnswerOptions], network: Network) -> list[str]:
     found = []
     for name in dict.fromkeys(each.crops for each in said if each.crops is not None):
         with contextlib.suppress(ValueError):
-            network.looking_at(name)
+            network.looking_at(BASE if is_look_cascade(name) else name)
             found.append(name)
     return found
 

@@ -16,8 +16,8 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference.loading.crop_choice import rule_for
 from visor_jax.inference.routing.cascade_file import CascadeFile
-from visor_jax.inference.routing.look_cascade import is_look_cascade
 from visor_jax.look import crops_of
+from visor_jax.look_cascade import is_look_cascade
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.token_reducer import (
     KEEP_ALL,
@@ -73,8 +73,9 @@ class Network:
         """
         if is_look_cascade(crops):
             raise ValueError(
-                f"crops={shown(crops)} looks twice: ask `generate`, `chat` or "
-                "`generate_all` of a loaded model, or name the crops here."
+                f"crops={shown(crops)} looks twice: say it to `generate`, `chat` or "
+                "`generate_all` of a loaded model, for all prompts, or to an engine; "
+                "or name the crops here."
             )
         wanted = crops_of(crops)
         if wanted.is_all:

@@ -13,13 +13,12 @@ FrugalGPT (Chen et al. 2023).
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.budget_names import split_names
 from visor_jax.layer_plan import LayerPlan
-from visor_jax.runtime.arguments import shown
+from visor_jax.runtime.arguments import confidence_threshold, shown
 
 # As a budget: that of the calibration stored beside the checkpoint.
 CASCADE = "cascade"
@@ -46,7 +45,7 @@ class Cascade:
             if not isinstance(budget, Budget):
                 problem = f"{name}={shown(budget)} is no Budget: name it as {_FORM}."
                 raise ValueError(f"A cascade's {problem}")
-        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
+        object.__setattr__(self, "threshold", confidence_threshold(self.threshold))
         if self.first == self.second:
             raise ValueError(
                 f"A cascade looks again in another budget than {self.first.name}: give "
@@ -120,14 +119,3 @@ def check_ladder(budgets: BudgetSet) -> None:
             f"{budgets.names[0]} alone: leave 'cascade' out, or train one for several "
             "(configs/universal.py)."
         )
-
-
-def checked_threshold(threshold: Any) -> float:
-    """Returns a threshold as a number. Raises ValueError for one outside (0, 1]."""
-    is_number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
-    if is_number and 0 < threshold <= 1:
-        return float(threshold)
-    raise ValueError(
-        f"threshold={shown(threshold)} must lie above 0 and up to 1: it is a "
-        "confidence, and answers below it are not kept."
-    )

@@ -18,8 +18,8 @@ from visor_jax.inference.routing.cascade_calibration import (
     TwoLooks,
     threshold_for_agreement,
 )
-from visor_jax.inference.routing.look_cascade import LookCascade
 from visor_jax.look import BASE
+from visor_jax.look_cascade import LookCascade
 
 
 def calibrated_looks(

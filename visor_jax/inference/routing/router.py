@@ -140,8 +140,12 @@ class PolicyRouter:
 def known_cascades(
     router: Router, asked: Mapping[str, Cascade] | None
 ) -> dict[str, Cascade]:
-    """Returns the cascades that requests may ask for, the router's among them."""
+    """Returns the cascades that requests may ask for, the router's among them.
+
+    Raises:
+      ValueError: as `checked_router`.
+    """
     known = dict(asked or {})
-    if isinstance(router, CascadeRouter):
+    if isinstance(checked_router(router), CascadeRouter):
         known.setdefault(router.name, router.cascade)
     return known

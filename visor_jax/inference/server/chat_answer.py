@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visor_jax.inference.answers import Answer
+from visor_jax.inference.files.answer_file import first_look_of
 from visor_jax.inference.files.answer_flops import dense_flops_of, flops_of
 from visor_jax.inference.server.answer_stream import Piece, WrittenToken
 from visor_jax.models.vlm import VLM
@@ -132,6 +133,7 @@ def visor_of(answer: Answer, model: VLM, asked_budget: str) -> Json:
     }
     if answer.looked_at is not None:
         said["looked_at"] = answer.looked_at
+    said |= first_look_of(answer)
     if answer.looks:
         said["looks"] = [
             {"budget": look.budget.name, "confidence": look.confidence}

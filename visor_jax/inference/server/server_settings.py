@@ -15,7 +15,8 @@ class ServerSettings:
     """The limits of a server.
 
     name: of its model. budget: of requests that name none. look, sampling, stop: of
-    those that say nothing of it; look: the crops of an image, None for all.
+    those that say nothing of it; look: the crops of an image, or the name of a cascade
+    of them, None for all.
     most_requests: that are read, wait or are being answered; one more is refused with
     429. seconds: for an answer, from the request's head on.
     upload_seconds: for a request's body. write_seconds: that a client may take to read

@@ -22,7 +22,7 @@ from visor_jax.inference.server.metrics import Metrics
 from visor_jax.inference.server.request_translation import Fetch, Translator
 from visor_jax.inference.server.server_settings import ServerSettings
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.look import crops_of
+from visor_jax.look_cascade import look_name
 from visor_jax.runtime.arguments import shown
 
 
@@ -101,8 +101,8 @@ class Service:
             "visor": {
                 "budgets": list(self.budgets),
                 "budget": self.settings.budget,
-                "looks": ["all", *self.thread.engine.looks],
-                "look": crops_of(self.settings.look or "all").name,
+                "looks": ["all", *self.thread.engine.crops.looks],
+                "look": look_name(self.settings.look or "all"),
                 "max_new_tokens": self.thread.engine.config.new_tokens,
                 "fetches_urls": self.fetch is not None,
             },

@@ -2,14 +2,15 @@
 
 A cascade (`routing.cascade`) over crops instead of budgets: the first look is answered
 to its end, and where its confidence lies below the threshold the network looks again,
-at everything, in the same budget (`inference.looking_twice`).
+at everything, in the same budget (`inference.looking_twice`; in the engine,
+`inference.engine.scheduler`).
 """
 
 import dataclasses
 import math
 
-from visor_jax.inference.routing.cascade import checked_threshold
-from visor_jax.runtime.arguments import shown
+from visor_jax.look import crops_of
+from visor_jax.runtime.arguments import confidence_threshold, shown
 
 AUTO_LOOK = "auto"
 _FORM = "'auto@THRESHOLD', as in 'auto@0.8'"
@@ -28,7 +29,7 @@ class LookCascade:
     threshold: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
+        object.__setattr__(self, "threshold", confidence_threshold(self.threshold))
 
     @property
     def name(self) -> str:
@@ -55,6 +56,19 @@ class LookCascade:
         if kind != AUTO_LOOK or math.isnan(number):
             raise ValueError(f"crops={shown(name)} is no cascade: write {_FORM}.")
         return cls(number)
+
+
+def look_name(said: object) -> str:
+    """Returns the name of crops or of a cascade, as answers and settings say it.
+
+    Raises:
+      ValueError: as `crops_of` and `LookCascade.of_name`.
+    """
+    if isinstance(said, LookCascade):
+        return said.name
+    if isinstance(said, str) and is_look_cascade(said):
+        return LookCascade.of_name(said).name
+    return crops_of(said).name
 
 
 def is_look_cascade(crops: object) -> bool:

@@ -3,7 +3,6 @@
 Everything here happens before jax starts and before `visor_jax` is imported.
 """
 
-import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -84,18 +83,13 @@ _MANY_MAPS = 10_000
 _MAPS_SEEN = [0]
 
 
-def _memory_maps() -> int:
-    maps = pathlib.Path("/proc/self/maps")
-    return maps.read_bytes().count(b"\n") if maps.exists() else 0
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     """Lets go of compiled programs after a test, where many have come together."""
-    _MAPS_SEEN.append(_memory_maps())
-    if _MAPS_SEEN[-1] > _MANY_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    from visor_jax.runtime.memory_maps import let_programs_go, memory_maps
+
+    _MAPS_SEEN.append(memory_maps())
+    let_programs_go(_MANY_MAPS)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

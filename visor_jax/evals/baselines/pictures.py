@@ -1,6 +1,7 @@
 """Accuracy against FLOPs, and against measured time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -103,35 +104,45 @@ def _panel(axes: Axes, rows: Sequence[Row], measure: str, group: str) -> None:
                 alpha=0.6 if is_ours else 0.25,
                 linewidth=1.0,
             )
-            if line and kind != VISOR:
+            if _has_budgets(points[0]):
+                width = 1.8 if kind == VISOR else 0.9
+                _front(axes, points, measure, group, color=colour, linewidth=width)
+            elif line:
                 axes.plot(x, y, line, color=colour, linewidth=0.9, alpha=0.55)
             axes.scatter(
                 x, y, size, color=colour, marker=marker, zorder=3, label=LEGEND[kind]
             )
-    _front(axes, [row for row in rows if row["kind"] == VISOR], measure, group)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _front(axes: Axes, rows: Sequence[Row], measure: str, group: str) -> None:
-    """Joins VISOR's budgets that no cheaper one equals."""
+def _has_budgets(row: Row) -> bool:
+    """Returns whether it is one of a network's budgets, of which few are worth it."""
+    return row["kind"] == VISOR or (row["kind"] == COMBINED and bool(row["label"]))
+
+
+def _front(
+    axes: Axes, rows: Sequence[Row], measure: str, group: str, **line: Any
+) -> None:
+    """Joins the budgets that no cheaper one equals."""
     best, front = -1.0, []
     for row in sorted(rows, key=lambda r: (cost_of(r, measure), -r["accuracy"][group])):
         if row["accuracy"][group] > best:
             best = row["accuracy"][group]
             front.append((cost_of(row, measure), 100 * best))
-    if front:
-        axes.plot(*zip(*front, strict=True), color=style.BLUE, linewidth=1.8)
+    axes.plot(*zip(*front, strict=True), **line)
 
 
 def _series(rows: Sequence[Row], kind: str) -> list[list[Row]]:
-    """Returns the rows that a line joins: a method's, with one budget of VISOR."""
+    """Returns the rows that a line joins: a network's budgets, or a method's, with one
+    budget of VISOR.
+    """
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["kind"] == kind:
-            budget = "" if kind == VISOR else row["budget"]
+            budget = "" if _has_budgets(row) else row["budget"]
             key = row["network"], row["reduce"].partition(":")[0], budget
             found.setdefault(key, []).append(row)
     return list(found.values())
@@ -163,7 +174,8 @@ def _labels(rows: Sequence[Row], measure: str, group: str) -> list[Label]:
 def _name(row: Row) -> str:
     method = row["reduce"].partition(":")[0]
     if row["kind"] in (TRAINED, COMBINED):
-        own = f"{row['budget']} + " if row["kind"] == COMBINED else ""
+        network = "VISOR" if _has_budgets(row) else row["budget"]
+        own = f"{network} + " if row["kind"] == COMBINED else ""
         return f"{own}{method}" + (", trained" if row["label"] else "")
     return (
         row["budget"]

@@ -41,6 +41,7 @@ from visor_jax.evals.report import style
 from visor_jax.evals.report.report import REPORT_JSON, REPORT_MD, ReportFacts
 from visor_jax.evals.report.rows import RunFacts
 from visor_jax.runtime import atomic_write
+from visor_jax.runtime.memory_maps import let_programs_go
 
 TIMES = "times.json"
 
@@ -112,6 +113,8 @@ def outcomes(study: Study, progress: Progress | None = None) -> Outcomes:
                 file
             )
             done += len(study.benchmark)
+            # Each condition has programs of its own, and there are many of them.
+            let_programs_go()
         found.setdefault(condition.name, []).append(Outcome.read(file))
     return found
 

@@ -64,6 +64,8 @@ def test_several_files_are_several_videos():
     expected = PROCESSOR.prompt(
         question(images=0, videos=2), videos=[FRAMES[:3], FRAMES[3:5]]
     )
+    assert [kind for kind, _ in expected.layout.media] == ["video", "video"]
+    assert len(expected.crops) == 5
     same(PROCESSOR.prompt(question(images=0, videos=2), videos=files), expected)
     mixed = [files[0], FRAMES[3:5]]
     same(PROCESSOR.prompt(question(images=0, videos=2), videos=mixed), expected)

@@ -13,6 +13,7 @@ from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.commands.baseline_study import Options, prepare
 from visor_jax.evals.baselines import report as reports
 from visor_jax.evals.baselines.conditions import COMBINED, TRAINED
+from visor_jax.evals.baselines.times import Timed
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.variants import dense
 from visor_jax.policy.network import PolicyConfig, new_policy
@@ -85,10 +86,12 @@ def test_one_command_makes_the_report_and_goes_on_where_it_was(runs, monkeypatch
 
     def milliseconds(subjects, conditions, benchmark, **_):
         timed.append([each.name for each in conditions])
-        return {name: {1: 2.0 + i, 32: 1.0 + i} for i, name in enumerate(timed[-1])}
+        found = {name: {1: 2.0 + i, 32: 1.0 + i} for i, name in enumerate(timed[-1])}
+        return Timed(found, [{1: 2.0, 32: 1.0}, {1: 4.0, 32: 2.0}])
 
     monkeypatch.setattr(reports, "milliseconds", milliseconds)
     report = compare_baselines(runs, command="the command")
+    assert "is in each (2.00 to 4.00 ms at 1, 1.00" in report["timing"]
     rows = {row["name"]: row for row in report["rows"]}
     assert list(rows)[:4] == ["dense", "VISOR sa0", "VISOR sa1:1", "VISOR auto"]
     (matched,) = (row for row in rows.values() if row["matched"])

@@ -96,7 +96,7 @@ def run(
             found = reports.outcomes(study, shown.update)
         programs = len(study.comparison.conditions) * len(reports.BATCHES)
         with Progress(
-            programs, description="compiling what is timed", unit="programs"
+            programs, description="compiling and timing", unit="programs"
         ) as shown:
             taken = reports.times(study, machine, again=retime, progress=shown.update)
         made = ReportFacts(git_commit=git_commit(), machine=machine, command=command)

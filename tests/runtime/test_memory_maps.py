@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from visor_jax.runtime.memory_maps import let_programs_go, memory_maps
+from visor_jax.runtime import memory_maps as memory_maps_of_process
+from visor_jax.runtime.memory_maps import has_room, let_programs_go, memory_maps
 
 pytestmark = pytest.mark.skipif(
     not memory_maps(), reason="the system does not say how many memory maps there are"
@@ -31,3 +32,9 @@ def test_programs_go_where_there_are_many():
 
 def test_few_programs_stay_by_default():
     assert not let_programs_go()
+
+
+def test_there_is_room_until_two_thirds_are_taken(monkeypatch):
+    for allowed, found in ((2 * memory_maps(), True), (memory_maps(), False)):
+        monkeypatch.setattr(memory_maps_of_process, "_allowed", lambda n=allowed: n)
+        assert has_room() == found

@@ -18,6 +18,11 @@ def memory_maps() -> int:
     return _OWN.read_bytes().count(b"\n") if _OWN.exists() else 0
 
 
+def has_room() -> bool:
+    """Returns whether there are maps left for some more programs: a third of all."""
+    return memory_maps() <= 2 * _allowed() // 3
+
+
 def let_programs_go(most: int | None = None) -> bool:
     """Returns whether all programs of `jax.jit` were let go, for there were many.
 
@@ -26,9 +31,14 @@ def let_programs_go(most: int | None = None) -> bool:
     most: memory maps that may stay; None for a third of what the system allows.
     """
     if most is None:
-        most = int(_MOST.read_text()) // 3 if _MOST.exists() else 2**16
+        most = _allowed() // 3
     if memory_maps() <= most:
         return False
     jax.clear_caches()
     gc.collect()
     return True
+
+
+def _allowed() -> int:
+    """Returns how many maps the system allows; where it does not say, plenty."""
+    return int(_MOST.read_text()) if _MOST.exists() else 2**16

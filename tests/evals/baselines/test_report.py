@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.tiny import params_of
 from visor_jax.budget import BudgetSet
 from visor_jax.evals import timing
 from visor_jax.evals.baselines import report as reports
+from visor_jax.evals.baselines import times
 from visor_jax.evals.baselines.conditions import (
     CONTROL,
     DENSE,
@@ -27,7 +29,7 @@ from visor_jax.evals.baselines.measure import Subject, costs
 from visor_jax.evals.baselines.one_by_one import answered
 from visor_jax.evals.baselines.outcome import Outcome
 from visor_jax.evals.baselines.rows import Chosen, row_of
-from visor_jax.evals.baselines.times import milliseconds
+from visor_jax.evals.baselines.times import Timed, describe, milliseconds
 from visor_jax.evals.harness import predict
 from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS
 from visor_jax.evals.report.report import ReportFacts
@@ -92,7 +94,8 @@ def report(study, found):
     count = len(study.benchmark)
     chosen = Chosen(budgets=BUDGETS.budgets, classes=np.arange(count) % 2)
     made = ReportFacts(git_commit="0" * 40, machine="a machine", command="a command")
-    return reports.write(study, found, taken, made, reference=["sa0"], chosen=[chosen])
+    timed = Timed(taken, [taken["dense"]])
+    return reports.write(study, found, timed, made, reference=["sa0"], chosen=[chosen])
 
 
 def test_conditions_are_named_once_and_what_cannot_be_is_said(study):
@@ -245,14 +248,42 @@ def test_questions_one_by_one_are_answered_as_the_engine_answers(subjects, bench
 
 
 def test_all_conditions_are_timed_at_all_sizes(subjects, study):
-    two = study.comparison.conditions[:2]
+    three = study.comparison.conditions[:3]
     firsts = {name: each[0] for name, each in subjects.items()}
-    compiled = []
-    taken = milliseconds(
-        firsts, two, study.benchmark, batches=(1, 2), runs=1, progress=compiled.append
-    )
-    assert compiled == [1, 2, 3, 4]
-    assert {name: list(each) for name, each in taken.items()} == {
-        condition.name: [1, 2] for condition in two
+    asked, compiled = (firsts, three, study.benchmark), []
+    sizes = {"batches": (1, 2), "runs": 1}
+    found = milliseconds(*asked, **sizes, progress=compiled.append)
+    assert compiled == [4, 6, 6]
+    assert {name: list(each) for name, each in found.times.items()} == {
+        condition.name: [1, 2] for condition in three
     }
-    assert all(ms > 0 for each in taken.values() for ms in each.values())
+    assert all(ms > 0 for each in found.times.values() for ms in each.values())
+    (alone,) = found.first
+    assert alone == found.times[three[0].name]
+    assert "groups" not in describe("page", found.first)
+
+
+def test_what_is_too_much_for_a_process_is_timed_in_groups(
+    subjects, study, monkeypatch
+):
+    """One condition after the other, each beside the first one."""
+    three = study.comparison.conditions[:3]
+    firsts = {name: each[0] for name, each in subjects.items()}
+    sizes = {"batches": (2,), "runs": 1}
+    asked = (firsts, three, study.benchmark)
+    # A machine that is twice, and three times, as slow later on.
+    slower = iter((1.0, 2.0, 3.0))
+
+    def turns(programs, **_):
+        factor = next(slower)
+        own = {name: 0.1 * (1 + i) for i, name in enumerate(names)}
+        return {key: [factor * own[key[0]]] for key in programs}
+
+    monkeypatch.setattr(times, "take_turns", turns)
+    names = [condition.name for condition in three]
+    found = milliseconds(*asked, **sizes, room=lambda: False)
+    assert [each[2] for each in found.first] == pytest.approx([50.0, 100.0, 150.0])
+    taken = [found.times[name][2] for name in names]
+    assert taken == pytest.approx([50.0, 100.0, 150.0])
+    said = r"3 groups, scaled by the first condition, .* \(50\.00 to 150\.00 ms at 2\)"
+    assert re.search(said, describe("page", found.first))

@@ -32,6 +32,7 @@ from visor_jax.evals.baselines.rows import (
 from visor_jax.evals.baselines.times import (
     BATCHES,
     RUNS,
+    Timed,
     Times,
     describe,
     milliseconds,
@@ -124,8 +125,8 @@ def times(
     machine: str,
     *,
     again: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Times:
+    progress: Callable[[int], None] = lambda compiled: None,
+) -> Timed:
     """Returns the times of all conditions; measured if there are none yet.
 
     Args:
@@ -144,18 +145,23 @@ def times(
         found = json.loads(file.read_text())
         if {name: found.get(name) for name in identity} == identity:
             rows = found["milliseconds"].items()
-            return {n: {int(k): v for k, v in each.items()} for n, each in rows}
-    taken = milliseconds(subjects, conditions, study.benchmark, progress=progress)
-    atomic_write.write_json(
-        file, {**identity, "machine": machine, "milliseconds": taken}
-    )
-    return taken
+            taken = {name: _by_rows(each) for name, each in rows}
+            # Older ones are of one group.
+            return Timed(taken, [_by_rows(each) for each in found.get("first", ())])
+    timed = milliseconds(subjects, conditions, study.benchmark, progress=progress)
+    found = {"milliseconds": timed.times, "first": timed.first}
+    atomic_write.write_json(file, {**identity, "machine": machine, **found})
+    return timed
+
+
+def _by_rows(found: Mapping[str, float]) -> dict[int, float]:
+    return {int(rows): ms for rows, ms in found.items()}
 
 
 def write(
     study: Study,
     found: Outcomes,
-    taken: Times,
+    timed: Timed,
     made: ReportFacts,
     *,
     reference: Sequence[str],
@@ -168,7 +174,7 @@ def write(
         each seed, if there are policies.
     """
     out, benchmark = study.out, study.benchmark
-    rows = _rows(study, found, taken, chosen)
+    rows = _rows(study, found, timed.times, chosen)
     style.save(pictures.accuracy_vs_flops(rows), out / pictures.ACCURACY_VS_FLOPS)
     style.save(pictures.accuracy_vs_time(rows), out / pictures.ACCURACY_VS_TIME)
     shown = [(c, found[c.name][0]) for c in study.comparison.conditions if c.shown]
@@ -191,7 +197,7 @@ def write(
             "image_tokens": study.prompt.image_tokens,
         },
         "lengths": dataclasses.asdict(study.prompt),
-        "timing": describe(benchmark.cluster_name),
+        "timing": describe(benchmark.cluster_name, timed.first),
         "reference": list(reference),
         "sheet": sheet is not None,
         "refused": study.comparison.refused,

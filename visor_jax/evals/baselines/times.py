@@ -4,9 +4,17 @@ Timed is a prefill: tower, what drops tokens, projector, decoder, the cache that
 decoding goes on from, and the logits at each prompt's last token; from arrays on the
 device to arrays on the device. Every condition is a program of its own, made of the
 same parts.
+
+Where there are more of them than a process can hold (`runtime.memory_maps`), they take
+turns in groups, one after the other, and the first condition is in all of them. Times
+are scaled by its own, to those of the first group: a machine that has become slower
+between two groups is slower for both.
 """
 
+import collections
+import dataclasses
 import functools
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,25 +27,51 @@ from visor_jax.evals.baselines.measure import Subject
 from visor_jax.evals.benchmark import Benchmark
 from visor_jax.inference.generation.prefill import Prefilled, prefill
 from visor_jax.inference.loading.network import Network
+from visor_jax.runtime.memory_maps import has_room, let_programs_go
 from visor_jax.runtime.stopwatch import take_turns
 
 BATCHES = (1, 32)
 RUNS = 15
 WARM_UP = 2
 
+# A condition's name, rows of a batch.
+_Key = tuple[str, int]
+_Run = Callable[[], Prefilled]
 # {name of a condition: {rows of a batch: milliseconds a row}}
 Times = dict[str, dict[int, float]]
 
 
-def describe(cluster_name: str) -> str:
-    """Returns a sentence that says what the times are."""
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """Times of all conditions, and the first one's in each group, not scaled."""
+
+    times: Times
+    first: list[dict[int, float]]
+
+
+def describe(cluster_name: str, first: Sequence[Mapping[int, float]]) -> str:
+    """Returns what the times are, in words. first: see `Timed`."""
     sizes = " and ".join(map(str, BATCHES))
     return (
         f"Milliseconds per {cluster_name} of a prefill of {sizes} {cluster_name}s with "
         "one question each (vision tower, choosing and merging tokens, projector, "
         f"decoder, logits at the last word): median of {RUNS} runs after warm-up, all "
         "conditions of both sizes taking turns in one run, every other round in "
-        "reverse; compilation and data loading not included."
+        f"reverse; compilation and data loading not included.{_of_groups(first)}"
+    )
+
+
+def _of_groups(first: Sequence[Mapping[int, float]]) -> str:
+    if len(first) < 2:
+        return ""
+    spread = (
+        f"{min(taken):.2f} to {max(taken):.2f} ms at {rows}"
+        for rows in first[0]
+        for taken in [[group[rows] for group in first]]
+    )
+    return (
+        f" They are more programs than a process holds: {len(first)} groups, scaled by "
+        f"the first condition, which is in each ({', '.join(spread)})."
     )
 
 
@@ -48,36 +82,58 @@ def milliseconds(
     *,
     batches: Sequence[int] = BATCHES,
     runs: int = RUNS,
-    progress: Callable[[int], None] | None = None,
-) -> Times:
+    progress: Callable[[int], None] = lambda compiled: None,
+    room: Callable[[], bool] = has_room,
+) -> Timed:
     """Returns the median times of all conditions.
 
     Args:
       subjects: by the network's name in conditions; one seed of each.
       progress: called with how many programs have been compiled.
+      room: whether a group can have one more condition.
     """
-    programs: dict[tuple[str, int], Callable[[], Prefilled]] = {}
-    for condition in conditions:
-        network = subjects[condition.network].at(condition)
-        for rows in batches:
-            batch = timing.prompts(network, benchmark, rows)
-            program = _program(network, condition, batch)
-            # Compiled here, one after the other, so that progress can be told.
-            jax.block_until_ready(program())
-            programs[condition.name, rows] = program
-            if progress is not None:
-                progress(len(programs))
+    made = functools.partial(_programs, subjects, benchmark, batches)
     found: Times = {condition.name: {} for condition in conditions}
-    seconds = take_turns(programs, runs=runs, warm_up=WARM_UP, there_and_back=True)
-    for (name, rows), taken in seconds.items():
-        middle = sorted(taken)[len(taken) // 2]
-        found[name][rows] = 1e3 * middle / rows
+    first, waiting = [], collections.deque(conditions)
+    while waiting:
+        programs = made(conditions[0]) if first else {}
+        programs |= made(waiting.popleft())
+        while waiting and room():
+            programs |= made(waiting.popleft())
+            progress(len(batches) * (len(conditions) - len(waiting)))
+        taken = take_turns(programs, runs=runs, warm_up=WARM_UP, there_and_back=True)
+        name = conditions[0].name
+        first.append({rows: _middle(taken[name, rows], rows) for rows in batches})
+        for (name, rows), each in taken.items():
+            faster = first[0][rows] / first[-1][rows]
+            found[name][rows] = faster * _middle(each, rows)
+        programs.clear()
+        let_programs_go()
+    progress(len(batches) * len(conditions))
+    return Timed(found, first)
+
+
+def _middle(seconds: Sequence[float], rows: int) -> float:
+    """Returns the median in milliseconds a row."""
+    return 1e3 * statistics.median(seconds) / rows
+
+
+def _programs(
+    subjects: Mapping[str, Subject],
+    benchmark: Benchmark,
+    batches: Sequence[int],
+    condition: Condition,
+) -> dict[_Key, _Run]:
+    """Returns the condition's programs, compiled: one after the other."""
+    network, found = subjects[condition.network].at(condition), {}
+    for rows in batches:
+        batch = timing.prompts(network, benchmark, rows)
+        found[condition.name, rows] = run = _program(network, condition, batch)
+        jax.block_until_ready(run())
     return found
 
 
-def _program(
-    network: Network, condition: Condition, batch: Batch
-) -> Callable[[], Prefilled]:
+def _program(network: Network, condition: Condition, batch: Batch) -> _Run:
     """Returns a call that prefills these prompts.
 
     It has a `jax.jit` of its own: `bounded_jit` would let programs go, since there are

@@ -109,6 +109,7 @@ def mini() -> ml_collections.ConfigDict:
         "variant": "mini",
         "plan": "visor",
         **_adapters("paper"),
+        "projector_convolution": ml_collections.config_dict.placeholder(int),
         **_computed(),
     }
     config.data = {
@@ -211,6 +212,7 @@ def llava_ov(variant: str) -> ml_collections.ConfigDict:
         "variant": variant,
         "plan": "visor",
         **_adapters("decoder"),
+        "projector_convolution": ml_collections.config_dict.placeholder(int),
         **_computed(),
     }
     config.data = _conversations()

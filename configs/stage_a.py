@@ -1,4 +1,4 @@
-"""Stage A of a VISOR network: pretrained weights stay, the new adapters learn.
+"""Stage A of a VISOR network: pretrained weights stay, what is new learns.
 
     python -m visor_jax.train --config=configs/stage_a.py:llava_ov_0p5b \
         --config.init_from=IMPORTED --config.data.path=DATA --workdir=DIR
@@ -19,7 +19,7 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
     config = common.maximal(preset, _SAMPLES)
     config.label = "stage:a"
-    config.optimizer.frozen = (r"^(?!.*/cross_attention/)",)
+    config.optimizer.frozen = (r"^(?!.*/(cross_attention/|convolution_kernel$))",)
     config.optimizer.learning_rate = 1e-3
     config.optimizer.groups = {}
     return config

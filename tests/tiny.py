@@ -74,6 +74,10 @@ NETWORKS: dict[str, VLMConfig] = {
         reading_layers=(ENTRY, 0, 2),
         plan=LayerPlan.build(4, cross=(1, 3), self_=(0, 2)),
     ),
+    # Patches that have seen those around them.
+    "convolved": VISOR.replace(
+        projector_convolution=3, plan=LayerPlan.build(3, cross=(0, 2), self_=(1,))
+    ),
 }
 
 
@@ -188,7 +192,7 @@ def params_of(config: VLMConfig, seed: int = 0) -> Any:
             noise = 1 + 0.1 * noise
         elif path[-1].key == "position_conv":
             noise *= 0.3
-        elif path[-1].key == "kernel":
+        elif path[-1].key in ("kernel", "convolution_kernel"):
             noise *= np.prod(shape.shape[:-1]) ** -0.5
         else:
             noise *= 0.3

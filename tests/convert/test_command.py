@@ -430,14 +430,20 @@ def test_what_is_in_the_way_is_not_overwritten(dense, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_only_networks_with_a_place_in_transformers_are_exported(dense, tmp_path):
+@pytest.mark.parametrize(
+    "extra", [("grid_embedding", True), ("projector_convolution", 3)]
+)
+def test_only_networks_with_a_place_in_transformers_are_exported(
+    dense, tmp_path, extra
+):
     _, params, metadata = network(dense)
-    metadata["model"] = {**metadata["model"], "grid_embedding": True}
+    metadata["model"] = {**metadata["model"], extra[0]: extra[1]}
     with CheckpointManager(tmp_path / "run", save_every=1) as manager:
         manager.save(
             1, params=params, optimizer=STEP, data_iterator=None, metadata=metadata
         )
-    with pytest.raises(ValueError, match="This network is no LLaVA-OneVision"):
+    message = rf"This network is no LLaVA-OneVision.*{extra[0]}={extra[1]}"
+    with pytest.raises(ValueError, match=message):
         export_checkpoint(tmp_path / "run", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 

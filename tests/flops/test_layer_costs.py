@@ -82,6 +82,8 @@ def test_tower_and_projector_by_hand() -> None:
     )
     projected = layer_costs.projector(vision, DECODER, crops=3)
     assert projected == 3 * 4 * 2 * (6 * 4 + 4 * 4)
+    around = layer_costs.projector(vision, DECODER, crops=3, convolution=5)
+    assert around == projected + 3 * 4 * 2 * (25 * 4 * 4)
     assert layer_costs.lm_head(DECODER, positions=2) == 2 * 2 * 4 * 5
 
 

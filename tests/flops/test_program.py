@@ -74,7 +74,9 @@ ODD_CONFIGS = {
         compute_dtype="bfloat16",
     ),
     "CROSS only": _odd(LayerPlan.build(3, cross=(0, 2)), image_newline=False),
-    "SELF only": _odd(LayerPlan.build(3, self_=(1,)), grid_embedding=True),
+    "SELF only": _odd(
+        LayerPlan.build(3, self_=(1,)), grid_embedding=True, projector_convolution=3
+    ),
     "text only": _odd(LayerPlan.build(2)),
     "READ before and behind SELF": _odd(LayerPlan.build(4, self_=(1, 2), read=(0, 3))),
     "heads wider than the stream, as in Qwen3": _qwen3(

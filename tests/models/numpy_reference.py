@@ -98,7 +98,20 @@ def project(params: Any, config: VLMConfig, features: np.ndarray) -> np.ndarray:
             for column in range(side):
                 y[row * side + column] += params["row_embedding"][row]
                 y[row * side + column] += params["column_embedding"][column]
+    if config.projector_convolution is not None:
+        y = y + _around(params["convolution_kernel"], config, y)
     return y
+
+
+def _around(kernel: np.ndarray, config: VLMConfig, y: np.ndarray) -> np.ndarray:
+    side, reach = config.vision.patches_per_side, len(kernel) // 2
+    found = np.zeros_like(y)
+    for here, (row, column) in enumerate(np.ndindex(side, side)):
+        for there, (other_row, other_column) in enumerate(np.ndindex(side, side)):
+            down, across = other_row - row + reach, other_column - column + reach
+            if 0 <= down < len(kernel) and 0 <= across < len(kernel):
+                found[here] += y[there] @ kernel[down, across]
+    return found
 
 
 def _sample(

@@ -58,6 +58,8 @@ def test_another_dict_is_refused(damage):
         (VISOR, {"adapter": AdapterConfig(num_kv_heads=3)}, "num_kv_heads=3 must"),
         (VISOR, {"compute_dtype": "float16"}, "compute_dtype='float16' is not one of"),
         (VISOR, {"remat": "all"}, "remat='all' is not one of"),
+        (VISOR, {"projector_convolution": 4}, "projector_convolution=4 must be odd"),
+        (VISOR, {"projector_convolution": -1}, "and at least 1; None for none"),
         (VISOR, {"reading_layers": (0, 1)}, "reading_layers [0] are not SELF layers"),
     ],
 )

@@ -35,7 +35,7 @@ LESS = dataclasses.replace(BUCKET, crops=3, image_tokens=40)
 BUCKETS = Buckets([BUCKET, LESS], SETTINGS, pad_id=tiny_llava.PAD)
 
 # Every kind of layer, in every place that it has in a plan.
-NAMES = ("visor", "dense", "read", "grouped")
+NAMES = ("visor", "dense", "read", "grouped", "convolved")
 
 
 def network(name):

@@ -221,6 +221,14 @@ def test_frozen_parameters_need_no_group():
     check_groups(with_groups(run, adapters=group("/cross_attention/")))
 
 
+def test_stage_a_trains_a_new_convolution_beside_the_adapters():
+    config = stage_a.get_config("llava_ov_0p5b")
+    config.model.projector_convolution = 3
+    found = paths(trained_shapes(read(config)))
+    apart = {path for path in found if "/cross_attention/" not in path}
+    assert apart == {"multi_modal_projector/convolution_kernel"}
+
+
 def test_groups_of_a_policy_are_of_its_own_parameters():
     run = read(policy.get_config("pseudo_labels"))
     of_network = message_of(with_groups(run, **published().optimizer.groups))

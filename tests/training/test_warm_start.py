@@ -11,6 +11,7 @@ import pytest
 from tests import tiny
 from visor_jax.checkpoints.manager import CheckpointManager
 from visor_jax.models.parameters import parameter_shapes
+from visor_jax.models.vision.projector import Projector
 from visor_jax.token_reduction.trained import to_train_with
 from visor_jax.training.warm_start import warm_start
 
@@ -36,6 +37,10 @@ def started(path, config):
     return flax.traverse_util.flatten_dict(found, sep="/")
 
 
+def flat_shapes(config):
+    return flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
+
+
 def test_reading_heads_are_left_where_no_loss_reads(tmp_path):
     path, stored = saved(tmp_path, READING)
     # As configs/token_reduction begin: their tokens have no labels.
@@ -47,6 +52,40 @@ def test_reading_heads_are_left_where_no_loss_reads(tmp_path):
         for name in ("bias", "kernel")
     }
     jax.tree.map(np.testing.assert_array_equal, found, {p: stored[p] for p in found})
+
+
+def test_a_projector_gets_its_convolution_later(tmp_path):
+    plain = READING.replace(reading_layers=())
+    path, stored = saved(tmp_path / "without", plain)
+    wider = plain.replace(projector_convolution=3)
+    found = started(path, wider)
+    jax.tree.map(np.testing.assert_array_equal, found, stored)
+    new = "multi_modal_projector/convolution_kernel"
+    assert set(flat_shapes(wider)) - set(found) == {new}
+    path, stored = saved(tmp_path / "with", wider)
+    assert new in started(path, wider)
+    with pytest.raises(ValueError, match=rf"another model[\s\S]*{new}"):
+        started(path, plain)
+
+
+def test_it_begins_as_if_it_were_not_there():
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 9, 16)))
+    new, plain = (
+        Projector(8, jnp.float32, 0.1, grid=3, convolution=side) for side in (3, None)
+    )
+    params = new.init(jax.random.key(0), jnp.float32(features))["params"]
+    kernel = params.pop("convolution_kernel")
+    assert kernel.shape == (3, 3, 8, 8)
+    expected = plain.apply({"params": params}, jnp.float32(features))
+
+    def convolved(kernel):
+        whole = {**params, "convolution_kernel": kernel}
+        return new.apply({"params": whole}, jnp.float32(features))
+
+    np.testing.assert_array_equal(convolved(kernel), expected)
+    # And it learns from its first step on.
+    gradient = jax.grad(lambda kernel: (convolved(kernel) ** 2).sum())(kernel)
+    assert (np.abs(gradient).max(axis=(2, 3)) > 0).all()
 
 
 def test_whatever_else_a_network_has_no_place_for_is_told(tmp_path):

@@ -182,7 +182,12 @@ def account(
         logit_positions=logits,
         batch=batch,
         tower=layer_costs.vision_tower(vision, crops=batch * crops),
-        projector=layer_costs.projector(vision, config.decoder, crops=batch * crops),
+        projector=layer_costs.projector(
+            vision,
+            config.decoder,
+            crops=batch * crops,
+            convolution=config.projector_convolution,
+        ),
         layers=tuple(layer.times(batch) for layer in layers),
         lm_head=layer_costs.lm_head(config.decoder, positions=batch * logits),
         selection=batch * selection,

@@ -212,8 +212,20 @@ def vision_tower(vision: VisionConfig, *, crops: int) -> TowerCost:
     )
 
 
-def projector(vision: VisionConfig, decoder: DecoderConfig, *, crops: int) -> int:
-    """Returns the FLOPs of the two-layer projector on every patch of every crop."""
-    tokens = crops * vision.num_patches
-    first = matmul(tokens, vision.width, decoder.width)
-    return first + matmul(tokens, decoder.width, decoder.width)
+def projector(
+    vision: VisionConfig,
+    decoder: DecoderConfig,
+    *,
+    crops: int,
+    convolution: int | None = None,
+) -> int:
+    """Returns the FLOPs of the projector on every patch of every crop.
+
+    Two layers, and a convolution of so many patches a side, taps beyond the edge
+    included.
+    """
+    tokens, width = crops * vision.num_patches, decoder.width
+    inner = vision.width + width
+    if convolution is not None:
+        inner += convolution**2 * width
+    return matmul(tokens, inner, width)

@@ -192,6 +192,8 @@ class VLMConfig:
 
     image_newline: whether a learned newline token exists (LLaVA-OneVision).
     grid_embedding: whether the projector adds a learned row and column embedding.
+    projector_convolution: side of a convolution over the projected patches of each
+      crop, which is added to them; None for none (`models.vision.projector`).
     projector_init_std: standard deviation of the projector's new kernels.
     reading_layers: layers whose image tokens the auxiliary reading loss reads (training
       only); ENTRY for the tokens that enter the first layer; () for none.
@@ -221,6 +223,7 @@ class VLMConfig:
     plan: LayerPlan
     image_newline: bool = True
     grid_embedding: bool = False
+    projector_convolution: int | None = None
     projector_init_std: float = INIT_STD
     reading_layers: tuple[int, ...] = ()
     reading_classes: int = 10
@@ -244,6 +247,12 @@ class VLMConfig:
             )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
+        side = self.projector_convolution
+        if side is not None and (side < 1 or side % 2 == 0):
+            raise ValueError(
+                f"projector_convolution={side} must be odd, so that it is centred, and "
+                "at least 1; None for none."
+            )
         if len(set(self.reading_layers)) != len(self.reading_layers):
             raise ValueError(f"reading_layers {self.reading_layers} repeat a layer.")
         if self.scan_layers not in SCAN_LAYERS:
@@ -274,6 +283,7 @@ class VLMConfig:
         fields["reading_layers"] = list(self.reading_layers)
         del fields["attention"], fields["scan_layers"]
         plain = {"trained_with": None, "compressor": None, "any_crops": False}
+        plain["projector_convolution"] = None
         return _without(plain, fields)
 
     @classmethod

@@ -182,5 +182,11 @@ def variant(name: str) -> VLMConfig:
 
 
 def dense(config: VLMConfig) -> VLMConfig:
-    """Returns the unmodified LVLM of the same size: every layer SELF, no adapters."""
-    return config.replace(plan=LayerPlan.dense(config.plan.num_layers))
+    """Returns the unmodified LVLM of the same size: every layer SELF.
+
+    Without what VISOR networks may have beside it: adapters, a convolution behind the
+    projector.
+    """
+    return config.replace(
+        plan=LayerPlan.dense(config.plan.num_layers), projector_convolution=None
+    )

@@ -58,7 +58,8 @@ class VLM(nn.Module):
         )
         grid = c.vision.patches_per_side if c.grid_embedding else None
         self.multi_modal_projector = Projector(
-            c.decoder.width, dtype, c.projector_init_std, grid
+            *(c.decoder.width, dtype, c.projector_init_std, grid),
+            c.projector_convolution,
         )
         if c.image_newline:
             init = nn.initializers.normal(c.decoder.width**-0.5)

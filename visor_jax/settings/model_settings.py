@@ -9,6 +9,12 @@ from visor_jax.models.variants import dense, variant
 from visor_jax.ops.attention import check_kernel
 from visor_jax.token_reduction.trained import to_train_with
 
+# Values of `VLMConfig` that a run may change.
+_OF_THE_NETWORK = (
+    *("projector_convolution", "reading_layers"),
+    *("compute_dtype", "remat", "attention"),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
@@ -17,7 +23,8 @@ class ModelSettings:
     plan: "visor" (the variant's own layers unless some are given) or "dense".
     adapters, adapter_init: see `visor_jax.models.adapters`; None for the variant's own
       shape. What they start as matters to a run that begins with a checkpoint without.
-    compute_dtype, remat, attention, scan_layers: see `VLMConfig`.
+    projector_convolution, compute_dtype, remat, attention, scan_layers: see
+      `VLMConfig`; None for the variant's own.
     reduce: the token reduction that the network is trained with, by its name in
       `visor_jax.token_reduction.registry`; None for none.
     """
@@ -29,6 +36,7 @@ class ModelSettings:
     read_layers: tuple[int, ...] | None = None
     adapters: str | None = None
     adapter_init: str = RANDOM
+    projector_convolution: int | None = None
     reading_layers: tuple[int, ...] | None = None
     compute_dtype: str | None = None
     remat: str | None = None
@@ -41,7 +49,7 @@ class ModelSettings:
         config = self._with_plan(variant(self.variant))
         overrides = {
             name: value
-            for name in ("reading_layers", "compute_dtype", "remat", "attention")
+            for name in _OF_THE_NETWORK
             if (value := getattr(self, name)) is not None
         }
         config = config.replace(scan_layers=self.scan_layers, **overrides)

@@ -26,6 +26,7 @@ CHANGE_ROUNDING = (
 BEFORE_THEY_CAME = {
     "model.adapters": "paper",
     "model.adapter_init": "random",
+    "model.projector_convolution": None,
     "model.remat": None,
     "model.attention": "auto",
     "model.scan_layers": "auto",

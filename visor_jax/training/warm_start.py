@@ -1,7 +1,8 @@
 """Begins a run with the parameters of a checkpoint: an imported one, or another run's.
 
 A dense checkpoint may become a VISOR network: the adapters, which it lacks, stay new,
-and their zero output leaves everything else as it was.
+and their zero output leaves everything else as it was. So does a projector's
+convolution, which begins as zero.
 """
 
 import dataclasses
@@ -28,7 +29,9 @@ Params = Any
 # What only a training with the reading loss has a use for.
 _MAY_BE_LEFT = re.compile(r"^reading_heads_\w+/")
 # What a checkpoint may lack.
-_MAY_BE_NEW = re.compile(r"(^|/)(cross_attention|reading_heads_\w+|token_compressor)/")
+_MAY_BE_NEW = re.compile(
+    r"(^|/)((cross_attention|reading_heads_\w+|token_compressor)/|convolution_kernel$)"
+)
 # Settings of new parameters and of the computation, not of what the parameters mean.
 _MAY_DIFFER = ("init_std", "embedding_init_std", "max_positions")
 
@@ -47,8 +50,9 @@ def warm_start(
 
     Raises:
       ValueError: if there is no checkpoint, or if it is of another network: sizes and
-        constants must agree, it may lack adapters, reading heads and a token
-        reduction's parameters alone, and have nothing else but reading heads.
+        constants must agree, it may lack adapters, reading heads, the projector's
+        convolution and a token reduction's parameters alone, and have nothing else but
+        reading heads.
     """
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
 

@@ -52,12 +52,17 @@ def to_config_json(
 
 def _check(config: VLMConfig) -> None:
     """Raises ValueError for a network that LLaVA-OneVision has no place for."""
-    if not config.image_newline or config.grid_embedding:
+    of_its_own = {
+        "image_newline": config.image_newline is False,
+        "grid_embedding": config.grid_embedding,
+        "projector_convolution": config.projector_convolution is not None,
+    }
+    if any(of_its_own.values()):
+        said = ", ".join(f"{name}={getattr(config, name)}" for name in of_its_own)
         raise ValueError(
-            "This network is no LLaVA-OneVision: it has "
-            f"image_newline={config.image_newline} and "
-            f"grid_embedding={config.grid_embedding}, and transformers has no place "
-            "for that. Only networks that began as LLaVA-OneVision can be exported."
+            f"This network is no LLaVA-OneVision: it has {said}, and transformers has "
+            "no place for that. Only networks that began as LLaVA-OneVision, and got "
+            "no convolution, can be exported."
         )
     d = config.decoder
     if d.qk_norm or not d.qkv_bias:

@@ -1,4 +1,9 @@
-"""From vision features to decoder width: linear, exact GELU, linear."""
+"""From vision features to decoder width: linear, exact GELU, linear.
+
+And, where a network has it, a convolution over what that makes of neighbouring patches.
+With SELF layers off nothing else brings them together behind the tower: text then reads
+every patch as it came.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,6 +11,7 @@ from jaxtyping import Array, Float
 
 from visor_jax.models.vision.siglip import places_of
 from visor_jax.ops.linear import Dense
+from visor_jax.ops.patch_convolution import patch_convolution
 
 
 class Projector(nn.Module):
@@ -13,16 +19,24 @@ class Projector(nn.Module):
 
     grid: patches per side if a learned row and column embedding is added to the result
       (networks whose decoder must learn from scratch where a patch lies), else None.
+    convolution: side of one that is added at the end, within each crop; None for none.
+      It begins as zero, so that a network that gets one starts as it was.
     """
 
     width: int
     dtype: jnp.dtype
     init_std: float
     grid: int | None = None
+    convolution: int | None = None
 
     def setup(self) -> None:
         self.linear_1 = Dense(self.width, self.init_std, dtype=self.dtype)
         self.linear_2 = Dense(self.width, self.init_std, dtype=self.dtype)
+        if self.convolution is not None:
+            shape = (self.convolution, self.convolution, self.width, self.width)
+            self.convolution_kernel = self.param(
+                "convolution_kernel", nn.initializers.zeros, shape, jnp.float32
+            )
         if self.grid is not None:
             init, shape = nn.initializers.normal(0.5), (self.grid, self.width)
             self.row_embedding = self.param("row_embedding", init, shape, jnp.float32)
@@ -33,8 +47,10 @@ class Projector(nn.Module):
     def __call__(self, features: Float[Array, "B C P E"]) -> Float[Array, "B C P D"]:
         """Returns the projected patches."""
         projected = self.linear_2(nn.gelu(self.linear_1(features), approximate=False))
-        if self.grid is None:
-            return projected
-        place = self.row_embedding[:, None] + self.column_embedding[None]
-        place = places_of(place.reshape(-1, self.width), projected.shape[2])
-        return projected + place.astype(self.dtype)
+        if self.grid is not None:
+            place = self.row_embedding[:, None] + self.column_embedding[None]
+            place = places_of(place.reshape(-1, self.width), projected.shape[2])
+            projected += place.astype(self.dtype)
+        if self.convolution is not None:
+            projected += patch_convolution(projected, self.convolution_kernel)
+        return projected

@@ -71,10 +71,13 @@ def policy_paths():
     return set(flax.traverse_util.flatten_dict({"policy": params}, sep="/"))
 
 
-def compressor_paths():
-    """Returns the parameters of a network that makes one image token of several."""
+def optional_paths():
+    """Returns the parameters of a network that has what no variant has by itself."""
     compressor = CompressorConfig(kind="packing", size=2)
-    params = parameter_shapes(variants.variant("mini").replace(compressor=compressor))
+    config = variants.variant("mini").replace(
+        compressor=compressor, projector_convolution=3
+    )
+    params = parameter_shapes(config)
     return set(flax.traverse_util.flatten_dict(params, sep="/"))
 
 
@@ -100,7 +103,7 @@ def test_every_large_parameter_of_every_preset_is_split(variant, sizes):
 
 def test_every_rule_is_that_of_some_parameter():
     everything = {path for name in variants.VARIANTS for path in shapes_of(name)}
-    everything |= policy_paths() | compressor_paths()
+    everything |= policy_paths() | optional_paths()
     used = {rule_of(path) for path in everything}
     unused = [rule for i, (rule, _) in enumerate(PARAM_RULES) if i not in used]
     assert not unused

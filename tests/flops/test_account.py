@@ -39,6 +39,16 @@ def test_dense_saves_nothing_against_itself() -> None:
     assert (saved.llm_saving, saved.end_to_end_saving) == (1.0, 1.0)
 
 
+def test_dense_is_the_network_without_what_visor_has_beside_it() -> None:
+    convolved = mini().replace(projector_convolution=3)
+    with_it, without = (
+        account(config, Budget(), **LENGTHS) for config in (convolved, mini())
+    )
+    assert with_it.dense().end_to_end == without.dense().end_to_end
+    assert with_it.end_to_end > without.end_to_end
+    assert with_it.llm_prefill == without.llm_prefill
+
+
 def test_batch_multiplies_every_part() -> None:
     lengths = {**LENGTHS, "batch": 1}
     one = account(mini(), Budget((1, 3)), **lengths)

@@ -27,6 +27,10 @@ SCAN_LAYERS = ("auto", "on", "off")
 _QWEN2 = {"qkv_bias": True, "qk_norm": False}
 # The same of `AdapterConfig`.
 _PLAIN_ADAPTER = {"qkv_bias": False, "qk_norm": False}
+# The same of `VLMConfig`.
+_PLAIN_NETWORK = {"any_crops": False} | dict.fromkeys(
+    ("trained_with", "compressor", "projector_convolution")
+)
 
 
 def _check_positive(config: Any, *names: str) -> None:
@@ -192,18 +196,15 @@ class VLMConfig:
 
     image_newline: whether a learned newline token exists (LLaVA-OneVision).
     grid_embedding: whether the projector adds a learned row and column embedding.
-    projector_convolution: side of a convolution over the projected patches of each
-      crop, which is added to them; None for none (`models.vision.projector`).
+    projector_convolution: side of one over each crop's projected patches, or None.
     projector_init_std: standard deviation of the projector's new kernels.
     reading_layers: layers whose image tokens the auxiliary reading loss reads (training
       only); ENTRY for the tokens that enter the first layer; () for none.
     reading_classes: classes of that loss.
     compute_dtype: activations; parameters stay float32 while training.
-    remat: what the backward pass computes again instead of storing it: "layer", every
-      decoder layer and tower block; "gated", SELF layers, because a layer behind an off
-      gate would otherwise still hand zeros of its activations to the backward pass.
-    trained_with: the token reduction that the network was trained with, by its name in
-      `visor_jax.token_reduction.registry`; None for none.
+    remat: what the backward pass computes again: "layer", every decoder layer and tower
+      block; "gated", SELF layers: one that is off would still hand zeros back.
+    trained_with: the token reduction that it was trained with, by its registry's name.
     compressor: that reduction's own parameters; None if it has none.
     any_crops: whether the network was trained on drawn crops of its images, with order
       as if all were there, and so is right at any look (`visor_jax.look`).
@@ -214,7 +215,6 @@ class VLMConfig:
     scan_layers: whether a program with traced gates is a scan over repeated layers, and
       the tower one over its blocks: compiled in a fraction of the time, at the price of
       a copy of the parameters in each call. "on", "off", or "auto": on accelerators.
-      For training; the machine's business as well.
     """
 
     vision: VisionConfig
@@ -249,10 +249,8 @@ class VLMConfig:
             raise ValueError(f"remat={self.remat!r} is not one of {REMAT_POLICIES}.")
         side = self.projector_convolution
         if side is not None and (side < 1 or side % 2 == 0):
-            raise ValueError(
-                f"projector_convolution={side} must be odd, so that it is centred, and "
-                "at least 1; None for none."
-            )
+            why = "must be odd, so that it is centred, and at least 1; None for none"
+            raise ValueError(f"projector_convolution={side} {why}.")
         if len(set(self.reading_layers)) != len(self.reading_layers):
             raise ValueError(f"reading_layers {self.reading_layers} repeat a layer.")
         if self.scan_layers not in SCAN_LAYERS:
@@ -272,9 +270,8 @@ class VLMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values from which `from_dict` rebuilds the config.
 
-        All but `attention` and `scan_layers`, which have their defaults again; of token
-        reductions and looks only what is there, so that networks without are what they
-        were.
+        All but `attention` and `scan_layers`, which have their defaults again; what
+        `_PLAIN_NETWORK` names only where it is there: networks without stay the same.
         """
         fields = dataclasses.asdict(self)
         fields["decoder"] = self.decoder.to_dict()
@@ -282,9 +279,7 @@ class VLMConfig:
         fields["plan"] = [kind.value for kind in self.plan.kinds]
         fields["reading_layers"] = list(self.reading_layers)
         del fields["attention"], fields["scan_layers"]
-        plain = {"trained_with": None, "compressor": None, "any_crops": False}
-        plain["projector_convolution"] = None
-        return _without(plain, fields)
+        return _without(_PLAIN_NETWORK, fields)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "VLMConfig":

@@ -14,9 +14,8 @@ def patch_convolution(
     """Returns the convolution of every crop's grid of patches, of the same size.
 
     Row by row there are as many patches as columns; beyond a crop's edge are zeros, so
-    that what a crop makes depends on no other. Written as one product with the patches
-    around each side by side: a convolution's gradients take several times as long on a
-    CPU.
+    that what a crop makes depends on no other. One product, with the patches around
+    each side by side.
 
     kernel: its side is odd.
     """

@@ -53,7 +53,7 @@ def to_config_json(
 def _check(config: VLMConfig) -> None:
     """Raises ValueError for a network that LLaVA-OneVision has no place for."""
     of_its_own = {
-        "image_newline": config.image_newline is False,
+        "image_newline": not config.image_newline,
         "grid_embedding": config.grid_embedding,
         "projector_convolution": config.projector_convolution is not None,
     }

@@ -101,12 +101,11 @@ def milliseconds(
         while waiting and room():
             programs |= made(waiting.popleft())
             progress(len(batches) * (len(conditions) - len(waiting)))
-        taken = take_turns(programs, runs=runs, warm_up=WARM_UP, there_and_back=True)
-        name = conditions[0].name
-        first.append({rows: _middle(taken[name, rows], rows) for rows in batches})
-        for (name, rows), each in taken.items():
-            faster = first[0][rows] / first[-1][rows]
-            found[name][rows] = faster * _middle(each, rows)
+        seconds = take_turns(programs, runs=runs, warm_up=WARM_UP, there_and_back=True)
+        taken = {key: _middle(each, key[1]) for key, each in seconds.items()}
+        first.append({rows: taken[conditions[0].name, rows] for rows in batches})
+        for (name, rows), ms in taken.items():
+            found[name][rows] = ms * first[0][rows] / first[-1][rows]
         programs.clear()
         let_programs_go()
     progress(len(batches) * len(conditions))

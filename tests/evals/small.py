@@ -76,10 +76,15 @@ def network(params: dict, budgets: BudgetSet = BUDGETS, **fields) -> Network:
 
 
 def made_up_run(
-    benchmark: PageBenchmark, label: str, *, seed: int = 0, right: float = 0.7
+    benchmark: PageBenchmark,
+    label: str,
+    *,
+    seed: int = 0,
+    right: float = 0.7,
+    config: VLMConfig = CONFIG,
 ) -> EvaluatedRun:
     """Returns a run whose answers are right with the given probability."""
-    config = dense(CONFIG) if label == "dense" else CONFIG
+    config = dense(config) if label == "dense" else config
     names = ["none", "all"] if label == "universal" else [label.partition(":")[2]]
     budgets = BudgetSet.parse([name or "all" for name in names], config.plan)
     rng = np.random.default_rng(seed)

@@ -29,6 +29,8 @@ from visor_jax.runtime import atomic_write
 FLOPS = ("tower", "projector", "llm_prefill", "decode_per_token", "dense_llm_prefill")
 # A method's own work before the LLM, where it drops tokens there; of end to end alone.
 CROP_SELECTION = "crop_selection"
+# Of the dense network with its own tower and projector; older files do not say it.
+DENSE_END_TO_END = "dense_end_to_end"
 LENGTHS = ("text_tokens", "image_tokens", "crops")
 # Of answers that were scored: how sure the network was, the FLOPs of writing them, and
 # those of the prefill behind the trunk, which is what looking again takes.
@@ -65,8 +67,8 @@ class Predictions:
 
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
-    the first is the one that accuracies are means of. flops: by `FLOPS`, and
-    by `CROP_SELECTION` where there is such work. lengths: by
+    the first is the one that accuracies are means of. flops: by `FLOPS`, by
+    `DENSE_END_TO_END`, and by `CROP_SELECTION` where there is such work. lengths: by
     `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: the name of what
     dropped image tokens (`token_reduction.registry`); None if nothing did. looks: by
     `LOOKS`, where the answers were scored; None where they were not.
@@ -262,7 +264,8 @@ class Predictions:
 def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Returns the fields of `Predictions` that (budgets, n) lines hold."""
     first = lines[0]
-    flops = [k for k in (*FLOPS, CROP_SELECTION) if k in first[0]["flops"]]
+    known = (*FLOPS, DENSE_END_TO_END, CROP_SELECTION)
+    flops = [name for name in known if name in first[0]["flops"]]
 
     def texts(name: str) -> tuple[tuple[Any, ...], ...]:
         return tuple(tuple(line[name] for line in row) for row in lines)

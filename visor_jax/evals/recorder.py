@@ -8,6 +8,7 @@ from visor_jax.budget import BudgetSet
 from visor_jax.evals.benchmark import Benchmark, Example, PromptLengths
 from visor_jax.evals.predictions import (
     CROP_SELECTION,
+    DENSE_END_TO_END,
     FLOPS,
     LENGTHS,
     LOOKS,
@@ -22,6 +23,8 @@ from visor_jax.models.decoder.token_reducer import (
 )
 from visor_jax.token_reduction.prompt_account import prompt_account
 from visor_jax.token_reduction.registry import name_of
+
+_COUNTED = (*FLOPS, DENSE_END_TO_END, CROP_SELECTION)
 
 
 class Recorder:
@@ -143,22 +146,24 @@ class Recorder:
             for row in range(len(self._budgets))
         ]
         columns = np.moveaxis(np.array(rows, np.int64), -1, 0)
-        found = dict(zip((*FLOPS, CROP_SELECTION), columns, strict=True))
+        found = dict(zip(_COUNTED, columns, strict=True))
         if not found[CROP_SELECTION].any():
             del found[CROP_SELECTION]
         return found
 
     def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
         if not lengths.text_tokens:
-            return (0,) * (len(FLOPS) + 1)
+            return (0,) * len(_COUNTED)
         cost = self._account(budget, lengths)
+        dense = cost.dense()
         return (
             cost.tower.total,
             cost.projector,
             cost.llm_prefill,
             # The first token after the prompt.
             cost.decode_per_token(lengths.text_tokens + 1),
-            cost.dense().llm_prefill,
+            dense.llm_prefill,
+            dense.end_to_end,
             cost.crop_selection,
         )
 

@@ -2,10 +2,8 @@
 
 import math
 
-import jax.numpy as jnp
+import jax
 from jaxtyping import Array, Float
-
-from visor_jax.ops.linear import flat_dot_general
 
 
 def patch_convolution(
@@ -14,21 +12,17 @@ def patch_convolution(
     """Returns the convolution of every crop's grid of patches, of the same size.
 
     Row by row there are as many patches as columns; beyond a crop's edge are zeros, so
-    that what a crop makes depends on no other. One product, with the patches around
-    each side by side.
+    that what a crop makes depends on no other.
 
     kernel: its side is odd.
     """
     *crops, patches, width = x.shape
-    side, taps = math.isqrt(patches), kernel.shape[0]
-    half = taps // 2
-    grids = x.reshape(-1, side, side, width)
-    padded = jnp.pad(grids, ((0, 0), (half, half), (half, half), (0, 0)))
-    around = [
-        padded[:, down : down + side, across : across + side]
-        for down in range(taps)
-        for across in range(taps)
-    ]
-    flat = kernel.astype(x.dtype).reshape(-1, kernel.shape[-1])
-    found = flat_dot_general(jnp.concatenate(around, axis=-1), flat)
+    side = math.isqrt(patches)
+    found = jax.lax.conv_general_dilated(
+        x.reshape(-1, side, side, width),
+        kernel.astype(x.dtype),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
     return found.reshape(*crops, patches, -1)

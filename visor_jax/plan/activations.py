@@ -96,12 +96,12 @@ def kept_by_block(config: VLMConfig, batch: DeviceBatch) -> int:
 def kept_by_image_path(config: VLMConfig, batch: DeviceBatch) -> int:
     """Returns the bytes kept between the tower and the decoder.
 
-    The tower's features, both sides of the projector's gelu, what its convolution has
-    side by side, and the image tokens.
+    The tower's features, both sides of the projector's gelu, what its convolution
+    reads, and the image tokens.
     """
     patches = batch.rows * batch.crops * config.vision.num_patches
-    around = (config.projector_convolution or 0) ** 2
-    numbers = patches * (config.vision.width + (2 + around) * config.decoder.width)
+    streams = 2 if config.projector_convolution is None else 3
+    numbers = patches * (config.vision.width + streams * config.decoder.width)
     numbers += batch.rows * batch.image_tokens * config.decoder.width
     return BYTES[config.compute_dtype] * numbers
 

@@ -60,8 +60,10 @@ def test_a_row_is_the_mean_over_questions(asked, report_facts):
     assert row["llm_saving"] == pytest.approx(dense / mixed)
 
 
-def test_a_fixed_choice_is_that_budget(asked, report_facts):
-    run = small.made_up_run(asked, "universal")
+@pytest.mark.parametrize("side", [None, 3])
+def test_a_fixed_choice_is_that_budget(side, asked, report_facts):
+    config = dataclasses.replace(small.CONFIG, projector_convolution=side)
+    run = small.made_up_run(asked, "universal", config=config)
     ones = np.ones((6, len(TASK_NAMES)), int)
     _, fixed, row = _rows([_with_policy(run, ones)], report_facts)
     for key in ("accuracy", "tasks", "flops", "llm_saving", "ms_per_sample"):

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evals.small import BUDGETS, made_up_run
+from tests.evals.small import BUDGETS, CONFIG, made_up_run
 from visor_jax.data.pages.questions import TASK_NAMES
+from visor_jax.evals.pages.benchmark import PROMPT_LENGTHS
+from visor_jax.evals.predictions import DENSE_END_TO_END
 from visor_jax.evals.report.report import (
     ReportFacts,
     build_report,
@@ -15,6 +18,7 @@ from visor_jax.evals.report.report import (
 )
 from visor_jax.evals.report.rows import make_rows
 from visor_jax.evals.report.tables import budget_name, table_text
+from visor_jax.flops.account import account, savings
 
 MADE = ReportFacts(git_commit="abc", machine="2 x CPU", command="make report")
 # The contract: other programs read this.
@@ -86,6 +90,25 @@ def test_rows_follow_models_and_budgets(benchmark):
     assert rows[2]["llm_saving"] == rows[2]["end_to_end_saving"] == 1.0
     assert rows[0]["llm_saving"] > rows[1]["llm_saving"] > 1.0
     assert rows[0]["llm_saving"] > rows[0]["end_to_end_saving"] > 1.0
+
+
+def test_dense_has_no_convolution_behind_its_projector(benchmark):
+    """Against the account; end to end is told by the dense network's own projector."""
+    config = dataclasses.replace(CONFIG, projector_convolution=3)
+    run = made_up_run(benchmark, "universal", config=config)
+    for row, budget in zip(make_rows([run]), run.predictions.budgets, strict=True):
+        lengths = dataclasses.asdict(PROMPT_LENGTHS)
+        del lengths["image_slots"]
+        expected = savings(account(config, budget, **lengths, logit_positions=1))
+        assert row["end_to_end_saving"] == pytest.approx(expected.end_to_end_saving)
+        assert row["llm_saving"] == pytest.approx(expected.llm_saving)
+
+
+def test_older_predictions_do_not_say_what_dense_takes_end_to_end(benchmark):
+    run = made_up_run(benchmark, "universal")
+    flops = {k: v for k, v in run.predictions.flops.items() if k != DENSE_END_TO_END}
+    older = dataclasses.replace(run.predictions, flops=flops)
+    assert make_rows([run]) == make_rows([dataclasses.replace(run, predictions=older)])
 
 
 def test_seeds_become_means_with_spread(benchmark):

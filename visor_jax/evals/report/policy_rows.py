@@ -68,6 +68,8 @@ def _row(name: str, replicates: Sequence[PolicyReplicate]) -> Row:
     before = first["flops"]["tower"] + first["flops"]["projector"]
     own = first["flops"].get(CROP_SELECTION, 0)
     dense = first["flops"]["llm_prefill"] * first["llm_saving"]
+    fixed = before + own + first["flops"]["llm_prefill"]
+    dense_end_to_end = fixed * first["end_to_end_saving"]
     row = {
         "model": replicates[0].chosen.label,
         "budget": name,
@@ -81,7 +83,7 @@ def _row(name: str, replicates: Sequence[PolicyReplicate]) -> Row:
             "decode_per_token": mean["decode_per_token"],
         },
         "llm_saving": dense / mean["llm_prefill"],
-        "end_to_end_saving": (before + dense) / (before + own + mean["llm_prefill"]),
+        "end_to_end_saving": dense_end_to_end / (before + own + mean["llm_prefill"]),
         "ms_per_sample": mean["ms_per_sample"],
         "ms_is": "predicted",
         "intervals": {k: [s.low, s.high] for k, s in scores.items()},

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from visor_jax.budget import Budget
-from visor_jax.evals.predictions import CROP_SELECTION, Predictions
+from visor_jax.evals.predictions import CROP_SELECTION, DENSE_END_TO_END, Predictions
 from visor_jax.evals.report.cascade_rows import CascadeAnswers, cascade_rows
 from visor_jax.evals.report.policy_rows import (
     PolicyChoices,
@@ -156,8 +156,10 @@ def _costs(flops: Mapping[str, int | float]) -> dict[str, Any]:
     dense, prefill = flops.pop("dense_llm_prefill"), flops["llm_prefill"]
     before = flops["tower"] + flops["projector"]
     own = flops.get(CROP_SELECTION, 0)
+    # Older predictions are of networks whose dense one has the same projector.
+    dense_end_to_end = flops.pop(DENSE_END_TO_END, before + dense)
     return {
         "flops": flops,
         "llm_saving": dense / prefill,
-        "end_to_end_saving": (before + dense) / (before + own + prefill),
+        "end_to_end_saving": dense_end_to_end / (before + own + prefill),
     }

@@ -94,11 +94,11 @@ def alone(batch, row, part, *, padding=1):
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode(reducer, batch):
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def encode(reducer, batch, config=CONFIG, params=PARAMS):
     """Returns the `ImageTokens` that a reducer leaves."""
-    return VLM(CONFIG, reducer).apply(
-        PARAMS,
+    return VLM(config, reducer).apply(
+        params,
         *(batch.pixels, batch.image_token_index),
         *(batch.image_token_weights, batch.image_mask),
         method=VLM.encode_image,

@@ -76,6 +76,27 @@ def test_choosing_costs_what_the_program_multiplies(spec, side):
     assert program == others + LENGTHS["batch"] * own
 
 
+@pytest.mark.parametrize(
+    ("spec", "is_projected_twice"),
+    [
+        ("visionzip:keep=0.3", True),
+        ("visionzip:keep=0.02", False),
+        ("prumerge:keep=0.3", True),
+        ("prumerge:keep=0.02", False),
+        ("vscan_stage1:keep=0.3,local_layer=0", False),
+        ("hired:keep=0.3", False),
+    ],
+)
+def test_what_merges_before_a_convolution_is_projected_twice(spec, is_projected_twice):
+    plain = sized(6)
+    config, method = plain.replace(projector_convolution=3), parse(spec)
+    program, others = counted(config, method)
+    own = crop_flops(method, config, crops=LENGTHS["crops"])
+    assert program == others + LENGTHS["batch"] * own
+    without = crop_flops(method, plain, crops=LENGTHS["crops"])
+    assert (own > without) == is_projected_twice
+
+
 @pytest.mark.parametrize("tokens", [3, 6])
 def test_a_smaller_picture_costs_what_the_smaller_tower_multiplies(tokens):
     config = sized(6)

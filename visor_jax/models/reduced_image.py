@@ -27,7 +27,7 @@ from visor_jax.models.vision.image_tokens import (
 
 def reduced_image_tokens(
     tower: Tower,
-    project: Callable[[Array], Array],
+    project: Callable[..., Array],
     newline: Float[Array, "D"] | None,
     reducer: TokenReducer,
     length: int,
@@ -39,8 +39,8 @@ def reduced_image_tokens(
 ) -> ImageTokens:
     """Returns the `length` tokens of each row that the reducer lets stay.
 
-    Inside `apply`. compress: see `ReducesTokens`; the other arguments are those of
-    `VLM.encode_image`.
+    Inside `apply`. project: `Projector.__call__`. compress: see `ReducesTokens`; the
+    other arguments are those of `VLM.encode_image`.
     """
     reads = reads_of(reducer)
     features, parts = _seen(tower, project, reads, pixels)
@@ -56,7 +56,8 @@ def reduced_image_tokens(
         )
     )
     is_projected = reads.projected or reads.side is not None
-    patches = found.features if is_projected else project(found.features)
+    unmerged = features if found.merged is not None else None
+    patches = found.features if is_projected else project(found.features, unmerged)
     if found.merged is not None and weights is not None:
         weights = found.unmixed_weights(index, weights)
     hidden = gather_image_tokens(patches, newline, index, weights)
@@ -69,7 +70,7 @@ def reduced_image_tokens(
 
 def _seen(
     tower: Tower,
-    project: Callable[[Array], Array],
+    project: Callable[..., Array],
     reads: TowerReads,
     pixels: Float[Array, "B C h w 3"],
 ) -> tuple[Float[Array, "B C P E"], TowerParts]:

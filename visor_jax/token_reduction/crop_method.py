@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from visor_jax.flops import layer_costs
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.decoder.streams import TokenStream
 from visor_jax.models.decoder.token_reducer import (
@@ -122,11 +123,22 @@ class CropMethod(abc.ABC):
         return int(fraction(self.keep) * count)
 
     def crop_flops(self, config: VLMConfig, *, crops: int) -> int:
-        """Returns the FLOPs of reading the tower once more, and of choosing."""
+        """Returns the FLOPs of reading the tower once more, and of choosing.
+
+        Where features are merged before a projector with a convolution, its linear
+        layers are applied to both (`Projector`).
+        """
         depth = config.vision.num_layers
         layers = len({layer % depth for layer in self.tower_reads.attention})
         read = crop_flops.query_key(config.vision, layers=layers, crops=crops)
+        merges = self.merges(config.vision.num_patches)
+        if merges and config.projector_convolution is not None:
+            read += layer_costs.projector(config.vision, config.decoder, crops=crops)
         return read + (self.choice_flops(config, crops) if crops else 0)
+
+    def merges(self, patches: int) -> bool:
+        """Returns whether patches take in others before the projector."""
+        return False
 
     def choice_flops(self, config: VLMConfig, crops: int) -> int:
         """Returns the matrix products of `select`, for one image of so many crops."""

@@ -44,13 +44,29 @@ class Projector(nn.Module):
                 "column_embedding", init, shape, jnp.float32
             )
 
-    def __call__(self, features: Float[Array, "B C P E"]) -> Float[Array, "B C P D"]:
-        """Returns the projected patches."""
-        projected = self.linear_2(nn.gelu(self.linear_1(features), approximate=False))
-        if self.grid is not None:
-            place = self.row_embedding[:, None] + self.column_embedding[None]
-            place = places_of(place.reshape(-1, self.width), projected.shape[2])
-            projected += place.astype(self.dtype)
+    def __call__(
+        self,
+        features: Float[Array, "B C P E"],
+        unmerged: Float[Array, "B C P E"] | None = None,
+    ) -> Float[Array, "B C P D"]:
+        """Returns the projected patches.
+
+        Args:
+          unmerged: the features before some took in others (token reduction), None if
+            none did. The convolution is of these: what goes into one patch must not
+            smear into those around it.
+        """
+        projected = self._each(features)
         if self.convolution is not None:
-            projected += patch_convolution(projected, self.convolution_kernel)
+            seen = projected if unmerged is None else self._each(unmerged)
+            projected += patch_convolution(seen, self.convolution_kernel)
         return projected
+
+    def _each(self, features: Float[Array, "B C P E"]) -> Float[Array, "B C P D"]:
+        """Returns every patch on its own, projected."""
+        projected = self.linear_2(nn.gelu(self.linear_1(features), approximate=False))
+        if self.grid is None:
+            return projected
+        place = self.row_embedding[:, None] + self.column_embedding[None]
+        place = places_of(place.reshape(-1, self.width), projected.shape[2])
+        return projected + place.astype(self.dtype)

@@ -64,6 +64,10 @@ class PruMerge(CropMethod):
         merged = near + rest if most else 0
         return crop_flops.received(vision, crops=crops) + crops * merged
 
+    def merges(self, patches: int) -> bool:
+        """Returns whether any crop keeps a patch."""
+        return self.most_of(patches) > 0
+
     def select(self, crops: CropFeatures, budgets: Int[Array, "B C"]) -> CropFeatures:
         """Returns the crops with outliers, merged, and one patch for the others."""
         pair, there = crops.tower.attention[self.layer], crops.packing.there
@@ -80,7 +84,8 @@ class PruMerge(CropMethod):
         )
         features = merge(crops.features, keys, scores, there, kept, last)
         keep = kept | (jnp.arange(there.shape[2]) == last[..., None])
-        return crops.replace(features=features, keep=keep, merged=keep)
+        merged = keep if most else None
+        return crops.replace(features=features, keep=keep, merged=merged)
 
     def kept(
         self,

@@ -62,6 +62,10 @@ class VisionZip(CropMethod):
         )
         return crop_flops.received(vision, crops=crops) + crops * merged
 
+    def merges(self, patches: int) -> bool:
+        """Returns whether any crop has targets."""
+        return self.most_merged(patches) > 0
+
     def most_merged(self, patches: int) -> int:
         """Returns how many merged tokens any crop may have."""
         # As many as any crop's budget leaves: budgets less their dominant share rise.

@@ -140,6 +140,7 @@ def mini() -> ml_collections.ConfigDict:
         "frozen": ("vision_tower/post_layernorm",),
         "groups": {},
         "accumulate": 1,
+        "convolution_begins": 0.1,
     }
     config.loop = {
         "steps": 3600,
@@ -312,4 +313,5 @@ def _published_rates() -> dict:
         },
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,
+        "convolution_begins": 0.1,
     }

@@ -155,6 +155,7 @@ def change(path: str, value):
         ("model.self_layers", (1, 9), r"SELF layers \[9\] are not in 0..8"),
         ("model.cross_layers", (2, 2), r"CROSS layers \[2\] are listed repeatedly"),
         ("model.remat", "half", "remat='half'"),
+        ("model.projector_convolution", 2, r"projector_convolution=2 must be odd"),
         ("model.adapters", "wide", r"adapters='wide' is not one of"),
         ("model.adapter_init", "zeros", r"adapter_init='zeros' is not one of"),
         ("model.adapter_init", "own", r"copies 1 key/value heads and the adapters"),

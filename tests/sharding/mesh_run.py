@@ -21,7 +21,7 @@ from visor_jax.training.objectives.universal_step import (
 )
 from visor_jax.training.state import TrainState, state_shardings
 
-CONFIG = tiny.NETWORKS["grouped"].replace(remat="layer")
+CONFIG = tiny.NETWORKS["grouped"].replace(remat="layer", projector_convolution=3)
 BUDGETS = BudgetSet.parse(["every"], CONFIG.plan)
 FROZEN = ("vision_tower/post_layernorm",)
 # No size of the network is a multiple of it: where it turns up, there are activations

@@ -59,8 +59,12 @@ def test_one_mesh_axis_cannot_split_two_dimensions():
 
 @functools.cache
 def shapes_of(name):
-    """Returns {path: shape and dtype} of a full-size network's parameters."""
-    params = parameter_shapes(variants.variant(name), reading=True)
+    """Returns {path: shape and dtype} of a full-size network's parameters.
+
+    With a convolution behind the projector, which no preset has by itself.
+    """
+    config = variants.variant(name).replace(projector_convolution=3)
+    params = parameter_shapes(config, reading=True)
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
@@ -74,10 +78,7 @@ def policy_paths():
 def optional_paths():
     """Returns the parameters of a network that has what no variant has by itself."""
     compressor = CompressorConfig(kind="packing", size=2)
-    config = variants.variant("mini").replace(
-        compressor=compressor, projector_convolution=3
-    )
-    params = parameter_shapes(config)
+    params = parameter_shapes(variants.variant("mini").replace(compressor=compressor))
     return set(flax.traverse_util.flatten_dict(params, sep="/"))
 
 

@@ -126,6 +126,37 @@ def after_three_steps(optimizer, params, gradients):
     return params, state
 
 
+def test_a_convolution_begins_later_and_warms_up_by_itself():
+    ones = jnp.ones((2, 2))
+    params = {"projector": {"convolution_kernel": ones, "linear": ones}}
+    given = OptimizerSettings(
+        learning_rate=0.5, warmup_steps=2, decay="linear", convolution_begins=0.5
+    )
+    updates = {}
+    for begins in (0.5, 0.0):
+        optimizer = make_optimizer(
+            dataclasses.replace(given, convolution_begins=begins), 10
+        )
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        updates[begins] = []
+        for _ in range(10):
+            found, state = update(params, state, params)
+            updates[begins].append(
+                [found["projector"][n][0, 0] for n in ("convolution_kernel", "linear")]
+            )
+    late, plain = (np.array(updates[begins]) for begins in (0.5, 0.0))
+    np.testing.assert_array_equal(late[:, 1], plain[:, 1])
+    share = np.array([0, 0, 0, 0, 0, 0, 0.5, 1, 1, 1])
+    np.testing.assert_allclose(late[:, 0], share * plain[:, 0], **REORDERED)
+    assert (plain[1:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("begins", [-0.1, 1.0])
+def test_a_convolution_begins_within_the_run(begins):
+    with pytest.raises(ValueError, match=f"convolution_begins={begins} must be"):
+        OptimizerSettings(learning_rate=1.0, convolution_begins=begins)
+
+
 def test_the_log_has_the_rate_of_every_group_or_that_of_all():
     plain = OptimizerSettings(learning_rate=0.5)
     assert list(logged_learning_rates(plain, 10)) == ["learning_rate"]

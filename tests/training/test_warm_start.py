@@ -64,8 +64,11 @@ def test_a_projector_gets_its_convolution_later(tmp_path):
     assert set(flat_shapes(wider)) - set(found) == {new}
     path, stored = saved(tmp_path / "with", wider)
     assert new in started(path, wider)
-    with pytest.raises(ValueError, match=rf"another model[\s\S]*{new}"):
+    remedy = r"3 there, {} here \(train with --config\.model\.projector_convolution=3\)"
+    with pytest.raises(ValueError, match=remedy.format(None)):
         started(path, plain)
+    with pytest.raises(ValueError, match=remedy.format(5)):
+        started(path, plain.replace(projector_convolution=5))
 
 
 def test_it_begins_as_if_it_were_not_there():

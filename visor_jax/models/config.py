@@ -204,7 +204,7 @@ class VLMConfig:
     compute_dtype: activations; parameters stay float32 while training.
     remat: what the backward pass computes again: "layer", every decoder layer and tower
       block; "gated", SELF layers: one that is off would still hand zeros back.
-    trained_with: the token reduction that it was trained with, by its registry's name.
+    trained_with: the token reduction it was trained with, by its name in the registry.
     compressor: that reduction's own parameters; None if it has none.
     any_crops: whether the network was trained on drawn crops of its images, with order
       as if all were there, and so is right at any look (`visor_jax.look`).

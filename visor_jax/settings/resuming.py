@@ -30,6 +30,8 @@ BEFORE_THEY_CAME = {
     "model.remat": None,
     "model.attention": "auto",
     "model.scan_layers": "auto",
+    # It means nothing without the convolution, which came at the same time.
+    "optimizer.convolution_begins": 0.1,
     "data.any_crops": False,
     "data.mirrors": False,
 }

@@ -44,7 +44,7 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"projector/linear_2/kernel$", (MLP, EMBED)),
     (r"projector/linear_2/bias$", (UNSPLIT,)),
     (r"projector/(row|column)_embedding$", (UNSPLIT, EMBED)),
-    (r"projector/convolution_kernel$", (UNSPLIT, UNSPLIT, UNSPLIT, EMBED)),
+    (r"projector/convolution_kernel$", (UNSPLIT, UNSPLIT, MLP, EMBED)),
     (r"image_newline$", (UNSPLIT,)),
     (r"token_compressor/kernel$", (UNSPLIT, EMBED)),
     (r"token_compressor/bias$", (UNSPLIT,)),

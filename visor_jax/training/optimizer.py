@@ -16,6 +16,7 @@ from visor_jax.training.parameter_groups import (
 
 Tree = Any
 DECAYS = ("linear", "cosine")
+_CONVOLUTION = r"(^|/)convolution_kernel$"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class OptimizerSettings:
     clip_norm: global gradient norm above which gradients are scaled down.
     skip_norm: global gradient norm above which a step is skipped; None for never.
     frozen: patterns (`re.search` on "a/b/c" paths) of parameters that do not train.
+    convolution_begins: fraction of the run before which a projector's convolution does
+      not learn; a warm-up of its own follows. From the start on it teaches the tower to
+      read so fast that what was learned before is forgotten.
     """
 
     learning_rate: float
@@ -46,6 +50,7 @@ class OptimizerSettings:
     frozen: tuple[str, ...] = ()
     groups: Mapping[str, ParameterGroup] = dataclasses.field(default_factory=dict)
     accumulate: int = 1
+    convolution_begins: float = 0.1
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
@@ -61,6 +66,12 @@ class OptimizerSettings:
             raise ValueError(
                 f"learning_rate={self.learning_rate} and clip_norm={self.clip_norm} "
                 f"must be positive, warmup_steps={self.warmup_steps} not negative."
+            )
+        if not 0 <= self.convolution_begins < 1:
+            raise ValueError(
+                f"convolution_begins={self.convolution_begins} must be a fraction of "
+                "the run, 0 for its start and below 1: a run without the convolution "
+                "is model.projector_convolution=None."
             )
         if self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate} must be at least 1.")
@@ -144,8 +155,21 @@ def make_optimizer(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps),
         optax.add_decayed_weights(settings.weight_decay),
-        scale_by_group_rate(settings.groups, learning_rates(settings, num_steps)),
+        scale_by_group_rate(
+            settings.groups,
+            learning_rates(settings, num_steps),
+            {_CONVOLUTION: _convolution_share(settings, num_steps)},
+        ),
     )
+
+
+def _convolution_share(settings: OptimizerSettings, num_steps: int) -> optax.Schedule:
+    """Returns the share of its group's rate that a projector's convolution has."""
+    begin = round(settings.convolution_begins * num_steps)
+    if begin == 0:
+        return optax.constant_schedule(1.0)
+    rise = optax.linear_schedule(0.0, 1.0, max(1, settings.warmup_steps))
+    return optax.join_schedules([optax.constant_schedule(0.0), rise], [begin])
 
 
 def split_frozen(params: Tree, patterns: tuple[str, ...]) -> tuple[Tree, Tree]:

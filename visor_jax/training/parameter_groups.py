@@ -57,12 +57,16 @@ class GroupRates(NamedTuple):
 
 
 def scale_by_group_rate(
-    groups: Mapping[str, ParameterGroup], schedules: Mapping[str, optax.Schedule]
+    groups: Mapping[str, ParameterGroup],
+    schedules: Mapping[str, optax.Schedule],
+    shares: Mapping[str, optax.Schedule] | None = None,
 ) -> optax.GradientTransformation:
     """Returns the last link of an optimiser: updates times minus their group's rate.
 
     Args:
       schedules: from the step to the learning rate, of every group, or of `REST`.
+      shares: {pattern: from the step to the share of its group's rate}, of parameters
+        that do not learn all the time; what no path matches is of no meaning.
 
     Its `init` raises ValueError as `group_of_paths` does.
     """
@@ -85,6 +89,10 @@ def scale_by_group_rate(
         names = group_of_paths(updates, groups)
         flat = flax.traverse_util.flatten_dict(updates, sep="/")
         scaled = {path: x * -rates[names[path]] for path, x in flat.items()}
+        for pattern, share in (shares or {}).items():
+            now = share(state.count)
+            for path in filter(re.compile(pattern).search, flat):
+                scaled[path] *= now
         return (
             flax.traverse_util.unflatten_dict(scaled, sep="/"),
             GroupRates(optax.safe_increment(state.count), rates),

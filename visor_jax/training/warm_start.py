@@ -132,6 +132,13 @@ def _check_same_network(path: str, found: VLMConfig, wanted: VLMConfig) -> None:
             for key in ours
             if key not in _MAY_DIFFER and theirs[key] != ours[key]
         ]
+    side, own_side = found.projector_convolution, wanted.projector_convolution
+    # A network that has none gets one that begins as zero.
+    if side not in (None, own_side):
+        differing.append(
+            f"projector_convolution: {side} there, {own_side} here (train with "
+            f"--config.model.projector_convolution={side})"
+        )
     if differing:
         raise ValueError(
             f"init_from={path!r} is of another network: {'; '.join(differing)}."

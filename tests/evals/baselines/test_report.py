@@ -260,30 +260,35 @@ def test_all_conditions_are_timed_at_all_sizes(subjects, study):
     assert all(ms > 0 for each in found.times.values() for ms in each.values())
     (alone,) = found.first
     assert alone == found.times[three[0].name]
-    assert "groups" not in describe("page", found.first)
+    assert "groups" not in describe("page", found)
 
 
 def test_what_is_too_much_for_a_process_is_timed_in_groups(
     subjects, study, monkeypatch
 ):
-    """One condition after the other, each beside the first one."""
-    three = study.comparison.conditions[:3]
+    """One condition after the other, each beside the first two."""
+    four = study.comparison.conditions[:4]
     firsts = {name: each[0] for name, each in subjects.items()}
     sizes = {"batches": (2,), "runs": 1}
-    asked = (firsts, three, study.benchmark)
-    # A machine that is twice, and three times, as slow later on.
-    slower = iter((1.0, 2.0, 3.0))
+    asked = (firsts, four, study.benchmark)
+    names = [condition.name for condition in four]
+    # A machine that is twice, and three times, as slow later on; and then not for all.
+    slower = iter(((1.0, 1.0), (2.0, 2.0), (3.0, 3.3)))
 
     def turns(programs, **_):
-        factor = next(slower)
-        own = {name: 0.1 * (1 + i) for i, name in enumerate(names)}
-        return {key: [factor * own[key[0]]] for key in programs}
+        of_first, of_others = next(slower)
+        own = {name: 0.1 * (1 + i) * of_others for i, name in enumerate(names)}
+        own[names[0]] = 0.1 * of_first
+        return {key: [own[key[0]]] for key in programs}
 
     monkeypatch.setattr(times, "take_turns", turns)
-    names = [condition.name for condition in three]
     found = milliseconds(*asked, **sizes, room=lambda: False)
     assert [each[2] for each in found.first] == pytest.approx([50.0, 100.0, 150.0])
+    assert [each[2] for each in found.second] == pytest.approx([100.0, 100.0, 110.0])
     taken = [found.times[name][2] for name in names]
-    assert taken == pytest.approx([50.0, 100.0, 150.0])
-    said = r"3 groups, scaled by the first condition, .* \(50\.00 to 150\.00 ms at 2\)"
-    assert re.search(said, describe("page", found.first))
+    assert taken == pytest.approx([50.0, 100.0, 150.0, 220.0])
+    said = (
+        r"3 groups, scaled by the first condition, .* \(50\.00 to 150\.00 ms at 2\)"
+        r".* second condition, in each as well, scaled: 100\.00 to 110\.00 ms at 2"
+    )
+    assert re.search(said, describe("page", found))

@@ -57,8 +57,9 @@ def _check(config: VLMConfig) -> None:
         "grid_embedding": config.grid_embedding,
         "projector_convolution": config.projector_convolution is not None,
     }
-    if any(of_its_own.values()):
-        said = ", ".join(f"{name}={getattr(config, name)}" for name in of_its_own)
+    found = [name for name, is_there in of_its_own.items() if is_there]
+    if found:
+        said = ", ".join(f"{name}={getattr(config, name)}" for name in found)
         raise ValueError(
             f"This network is no LLaVA-OneVision: it has {said}, and transformers has "
             "no place for that. Only networks that began as LLaVA-OneVision, and got "

@@ -208,10 +208,13 @@ def _of_references(
         def fits(spec: str, most: int = most) -> bool:
             return llm_flops(family.config, budget, spec, family.prompt) <= most
 
-        spec = family.most_that(fits)
+        try:
+            spec = family.most_that(fits)
+            why = "even with the fewest tokens it takes more"
+        except ValueError as error:
+            spec, why = None, str(error)
         if spec is None:
-            what = f"{family.name} at the LLM FLOPs of {reference.name}"
-            refused[what] = "even with the fewest tokens it takes more"
+            refused[f"{family.name} at the LLM FLOPs of {reference.name}"] = why
             continue
         yield Condition(
             network=DENSE,

@@ -51,18 +51,26 @@ class Family:
         """Returns the method with the most tokens that fits; None if none does.
 
         More tokens never fit better.
+
+        Raises:
+          ValueError: if no number of tokens that was tried is possible, as `at`.
         """
         best, low, high = None, 1, self.prompt.image_tokens
+        impossible: ValueError | None = None
+        was_tried = False
         while low <= high:
             middle = (low + high) // 2
             try:
                 spec = self.at(middle)
-            except ValueError:
-                spec = None
+                was_tried = True
+            except ValueError as error:
+                spec, impossible = None, error
             if spec is None or fits(spec):
                 best, low = spec or best, middle + 1
             else:
                 high = middle - 1
+        if impossible is not None and not was_tried:
+            raise impossible
         return best
 
     def _specs(self, tokens: int) -> Iterator[str]:
@@ -79,16 +87,25 @@ class Family:
             elif "layers" in settings:
                 yield f"{name}:layers=1+2+3,average={tokens}"
                 yield f"{name}:layers=0+1+2,average={tokens}"
+        elif "tokens" in settings:
+            # A whole number a side of every crop: the largest square that fits.
+            side = math.isqrt(tokens // self.prompt.crops)
+            yield f"{name}:tokens={max(side, 1)}"
+        elif "factor" in settings:
+            yield f"{name}:factor={-(-self.prompt.image_tokens // tokens)}"
         else:
             yield name
 
     def _fitted(self, spec: str) -> tuple[str, TokenReducer]:
         """Returns the method with layers that the tower has."""
         method, depth = parse(spec), self.config.vision.num_layers
-        beyond = [layer for layer in reads_of(method).attention if layer >= depth]
-        for setting in REDUCERS[self.name].settings:
+        named = [s for s in REDUCERS[self.name].settings if s.name.endswith("layer")]
+        # What a method reads may be known once it is fitted alone.
+        reads = reads_of(method).attention if named else ()
+        beyond = [layer for layer in reads if layer >= depth]
+        for setting in named:
             layer = getattr(method, setting.name)
-            if setting.name.endswith("layer") and layer in beyond:
+            if layer in beyond:
                 place = min(depth - 1, round(layer * depth / _TOWER_DEPTH))
                 comma = "," if ":" in spec else ":"
                 spec += f"{comma}{setting.name}={place}"

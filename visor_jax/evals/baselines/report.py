@@ -45,6 +45,8 @@ from visor_jax.runtime import atomic_write
 from visor_jax.runtime.memory_maps import let_programs_go
 
 TIMES = "times.json"
+# What `Timed` has beside the times.
+_GROUPS = ("first", "second")
 
 # Called with (answers so far, in all conditions).
 Progress = Callable[[int], None]
@@ -147,9 +149,12 @@ def times(
             rows = found["milliseconds"].items()
             taken = {name: _by_rows(each) for name, each in rows}
             # Older ones are of one group.
-            return Timed(taken, [_by_rows(each) for each in found.get("first", ())])
+            first, second = (
+                [_by_rows(each) for each in found.get(name, ())] for name in _GROUPS
+            )
+            return Timed(taken, first, second)
     timed = milliseconds(subjects, conditions, study.benchmark, progress=progress)
-    found = {"milliseconds": timed.times, "first": timed.first}
+    found = {"milliseconds": timed.times, **{n: getattr(timed, n) for n in _GROUPS}}
     atomic_write.write_json(file, {**identity, "machine": machine, **found})
     return timed
 
@@ -197,7 +202,7 @@ def write(
             "image_tokens": study.prompt.image_tokens,
         },
         "lengths": dataclasses.asdict(study.prompt),
-        "timing": describe(benchmark.cluster_name, timed.first),
+        "timing": describe(benchmark.cluster_name, timed),
         "reference": list(reference),
         "sheet": sheet is not None,
         "refused": study.comparison.refused,

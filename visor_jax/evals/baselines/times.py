@@ -6,9 +6,10 @@ device to arrays on the device. Every condition is a program of its own, made of
 same parts.
 
 Where there are more of them than a process can hold (`runtime.memory_maps`), they take
-turns in groups, one after the other, and the first condition is in all of them. Times
-are scaled by its own, to those of the first group: a machine that has become slower
-between two groups is slower for both.
+turns in groups, one after the other, and the first two conditions are in all of them.
+Times are scaled by the first one's, to those of the first group: a machine that has
+become slower between two groups is slower for all. How far that holds the second one
+says, whose scaled times should be the same.
 """
 
 import collections
@@ -43,35 +44,51 @@ Times = dict[str, dict[int, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """Times of all conditions, and the first one's in each group, not scaled."""
+    """Times of all conditions, scaled, and in each group two of its own.
+
+    first: the first condition's, not scaled. second: the second one's, scaled; none in
+    older files.
+    """
 
     times: Times
     first: list[dict[int, float]]
+    second: list[dict[int, float]] = dataclasses.field(default_factory=list)
 
 
-def describe(cluster_name: str, first: Sequence[Mapping[int, float]]) -> str:
-    """Returns what the times are, in words. first: see `Timed`."""
+def describe(cluster_name: str, timed: Timed) -> str:
+    """Returns what the times are, in words."""
     sizes = " and ".join(map(str, BATCHES))
+    of_all = "all conditions" if len(timed.first) < 2 else "the conditions of a group"
     return (
         f"Milliseconds per {cluster_name} of a prefill of {sizes} {cluster_name}s with "
         "one question each (vision tower, choosing and merging tokens, projector, "
-        f"decoder, logits at the last word): median of {RUNS} runs after warm-up, all "
-        "conditions of both sizes taking turns in one run, every other round in "
-        f"reverse; compilation and data loading not included.{_of_groups(first)}"
+        f"decoder, logits at the last word): median of {RUNS} runs after warm-up, "
+        f"{of_all} in both sizes taking turns in one run, every other round in "
+        f"reverse; compilation and data loading not included.{_of_groups(timed)}"
     )
 
 
-def _of_groups(first: Sequence[Mapping[int, float]]) -> str:
-    if len(first) < 2:
+def _of_groups(timed: Timed) -> str:
+    if len(timed.first) < 2:
         return ""
-    spread = (
-        f"{min(taken):.2f} to {max(taken):.2f} ms at {rows}"
-        for rows in first[0]
-        for taken in [[group[rows] for group in first]]
+    said = (
+        f" They are more programs than a process holds: {len(timed.first)} groups, "
+        f"scaled by the first condition, which is in each ({_spread(timed.first)})."
     )
-    return (
-        f" They are more programs than a process holds: {len(first)} groups, scaled by "
-        f"the first condition, which is in each ({', '.join(spread)})."
+    if timed.second:
+        said += (
+            " How far to trust a comparison between groups: the second condition, in "
+            f"each as well, scaled: {_spread(timed.second)}."
+        )
+    return said
+
+
+def _spread(groups: Sequence[Mapping[int, float]]) -> str:
+    """Returns the least and the most of all groups, by rows of a batch."""
+    return ", ".join(
+        f"{min(taken):.2f} to {max(taken):.2f} ms at {rows}"
+        for rows in groups[0]
+        for taken in [[group[rows] for group in groups]]
     )
 
 
@@ -94,22 +111,30 @@ def milliseconds(
     """
     made = functools.partial(_programs, subjects, benchmark, batches)
     found: Times = {condition.name: {} for condition in conditions}
-    first, waiting = [], collections.deque(conditions)
+    first, second, waiting = [], [], collections.deque(conditions)
     while waiting:
-        programs = made(conditions[0]) if first else {}
+        programs = {}
+        for condition in conditions[:2] if first else ():
+            programs |= made(condition)
         programs |= made(waiting.popleft())
-        while waiting and room():
+        # The second condition belongs to the first group, too.
+        while waiting and (room() or len(conditions) - len(waiting) < 2):
             programs |= made(waiting.popleft())
             progress(len(batches) * (len(conditions) - len(waiting)))
         seconds = take_turns(programs, runs=runs, warm_up=WARM_UP, there_and_back=True)
         taken = {key: _middle(each, key[1]) for key, each in seconds.items()}
         first.append({rows: taken[conditions[0].name, rows] for rows in batches})
-        for (name, rows), ms in taken.items():
-            found[name][rows] = ms * first[0][rows] / first[-1][rows]
+        scaled = {
+            key: ms * first[0][key[1]] / first[-1][key[1]] for key, ms in taken.items()
+        }
+        second.append({rows: scaled[conditions[:2][-1].name, rows] for rows in batches})
+        for (name, rows), ms in scaled.items():
+            # Of the second condition, the first group's.
+            found[name].setdefault(rows, ms)
         programs.clear()
         let_programs_go()
     progress(len(batches) * len(conditions))
-    return Timed(found, first)
+    return Timed(found, first, second)
 
 
 def _middle(seconds: Sequence[float], rows: int) -> float:

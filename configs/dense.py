@@ -14,9 +14,7 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     config.task = "universal"
     config.label = "dense"
     config.model.plan = "dense"
-    for of_visor in ("adapters", "adapter_init", "projector_convolution"):
-        del config.model[of_visor]
-    del config.optimizer.convolution_begins
+    del config.model.adapters, config.model.adapter_init
     config.budgets = ("all",)
     if common.draws_its_data(preset):
         # A dense step takes longer: about the time of the universal network's steps.

@@ -71,11 +71,6 @@ class ModelSettings:
                 raise ValueError(
                     "A dense plan takes no self_layers, cross_layers or read_layers."
                 )
-            if self.projector_convolution is not None:
-                raise ValueError(
-                    f"projector_convolution={self.projector_convolution}: a dense plan "
-                    "takes none, since savings are told against the network without."
-                )
             return dense(config)
         if own:
             return config

@@ -42,9 +42,25 @@ def test_json_holds_the_accounts_figures(capsys: pytest.CaptureFixture[str]) -> 
     assert table["rows"][1]["budget"] == "dense"
 
 
+def test_a_convolution_is_the_projectors_and_dense_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = {}
+    for side in (None, 3):
+        arguments = () if side is None else (f"--projector_convolution={side}",)
+        own_flags.call(command, "--variant=mini", "--json", *arguments)
+        (table,) = json.loads(capsys.readouterr().out)["tables"]
+        rows[side] = {row["budget"]: row for row in table["rows"]}
+    # 144 patches, 3 x 3 around each, 64 numbers made of 64.
+    more = 2 * 144 * 9 * 64 * 64
+    assert rows[3]["sa0"]["projector"] == rows[None]["sa0"]["projector"] + more
+    assert rows[3]["dense"] == rows[None]["dense"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        ("--projector_convolution=2", "projector_convolution=2 must be odd"),
         ("--variant=huge", "Unknown variant 'huge'"),
         ("--budgets=sa1:4", "switches on layers"),
         ("--budgets=many", "Unknown budget 'many'"),

@@ -50,6 +50,11 @@ def define_flags() -> None:
         SHAPES,
         "K/V heads of the adapters: the decoder's, or all; default: the network's.",
     )
+    flags.DEFINE_integer(
+        "projector_convolution",
+        None,
+        "Side of a convolution behind the projector; default: the network's, or none.",
+    )
     flags.DEFINE_bool(
         "cache",
         False,
@@ -112,6 +117,14 @@ def main(arguments: list[str]) -> None:
         print("\n\n".join([HEADER, *map(str, tables)]))
 
 
+def _network(name: str, options: Any) -> VLMConfig:
+    """Returns the variant with the adapters and the convolution that are asked for."""
+    config = with_adapters(variant(name), options.adapters)
+    if options.projector_convolution is None:
+        return config
+    return config.replace(projector_convolution=options.projector_convolution)
+
+
 def _tables(options: Any) -> list[Table]:
     text_tokens = _whole_number("text_tokens", options.text_tokens, least=1)
     logit_positions = None
@@ -119,7 +132,7 @@ def _tables(options: Any) -> list[Table]:
         logit_positions = _whole_number("logit_positions", options.logit_positions)
     tables = []
     for name in options.variant.split(","):
-        config = with_adapters(variant(name), options.adapters)
+        config = _network(name, options)
         budgets = BudgetSet.parse(options.budgets, config.plan).budgets
         for image_tokens, crops in _images(options, config):
             table = tabulate(
@@ -148,7 +161,7 @@ def _cache_tables(options: Any) -> list[str]:
             image_tokens=image_tokens,
         )
         for name in options.variant.split(",")
-        for config in [with_adapters(variant(name), options.adapters)]
+        for config in [_network(name, options)]
         for image_tokens, _ in _images(options, config)
     ]
 
@@ -159,7 +172,7 @@ def _look_tables(options: Any) -> list[str]:
     text_tokens = _whole_number("text_tokens", options.text_tokens, least=1)
     tables = []
     for name in options.variant.split(","):
-        config = with_adapters(variant(name), options.adapters)
+        config = _network(name, options)
         looks = parse_looks(options.looks, config.plan)
         for picture in options.pictures.split(","):
             seen = [(k, _lengths(picture, k.crops, config.vision)) for k in looks]

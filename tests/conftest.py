@@ -3,6 +3,7 @@
 Everything here happens before jax starts and before `visor_jax` is imported.
 """
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -44,6 +45,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # Every annotated function and dataclass of the package checks its arguments and result.
 jaxtyping.install_import_hook("visor_jax", "tests.annotation_checker.checked")
+
+# Tracing makes so many small objects that looking for cycles among all that is loaded
+# takes a tenth of the time of tests that trace much.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 # Examples compile programs: how long one takes says nothing.
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25)

@@ -179,7 +179,7 @@ def check_outputs(said):
     assert "MB" in about(said, "make_archive")
 
 
-# These two are run by `.ci/run`, on both of its Pythons.
+# These two are run by `.ci/run`, on its newest Python.
 @pytest.mark.slow
 def test_all_cells_run_and_say_what_they_are_for(runtime):
     check_outputs(runtime.said)

@@ -9,7 +9,7 @@ from tests.tiny import NETWORKS
 from tests.tolerances import BFLOAT16
 
 
-@pytest.mark.parametrize("name", ["visor", "untied"])
+@pytest.mark.parametrize("name", ["visor", "untied", "convolved"])
 def test_bfloat16_stays_close_to_float32(name):
     config = NETWORKS[name]
     params, batch = tiny.params_of(config), tiny.random_batch(config)

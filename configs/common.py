@@ -109,7 +109,8 @@ def mini() -> ml_collections.ConfigDict:
         "variant": "mini",
         "plan": "visor",
         **_adapters("paper"),
-        "projector_convolution": ml_collections.config_dict.placeholder(int),
+        # Without it text reads patches that have not met: 0 for none.
+        "projector_convolution": 3,
         **_computed(),
     }
     config.data = {
@@ -140,7 +141,8 @@ def mini() -> ml_collections.ConfigDict:
         "frozen": ("vision_tower/post_layernorm",),
         "groups": {},
         "accumulate": 1,
-        "convolution_begins": 0.1,
+        # When the easy tasks have been learned.
+        "convolution_begins": 0.3,
     }
     config.loop = {
         "steps": 3600,
@@ -156,9 +158,16 @@ def mini() -> ml_collections.ConfigDict:
     return config
 
 
+def without_convolution(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the configuration of a network without one behind its projector."""
+    del config.model.projector_convolution
+    config.model.projector_convolution = ml_collections.config_dict.placeholder(int)
+    return config
+
+
 def demo() -> ml_collections.ConfigDict:
     """Returns a smaller `mini` with smaller steps: four minutes on two CPU cores."""
-    config = mini()
+    config = without_convolution(mini())
     config.preset = "demo"
     config.model.variant = "mini_short"
     config.data.batch_size = 8
@@ -177,7 +186,7 @@ def tiles() -> ml_collections.ConfigDict:
 
     Digits are seen in the tiles alone, so crops matter.
     """
-    config = mini()
+    config = without_convolution(mini())
     config.preset = "tiles"
     config.model.variant = "mini_tiles"
     config.data.batch_size = 16

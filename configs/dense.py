@@ -10,7 +10,7 @@ from configs import common
 
 def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
     """Returns the configuration of a preset ("mini", "llava_ov_0p5b", ...)."""
-    config = common.base(preset)
+    config = common.without_convolution(common.base(preset))
     config.task = "universal"
     config.label = "dense"
     config.model.plan = "dense"

@@ -25,7 +25,7 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     """Returns the configuration of the universal or the dense network."""
     if preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}: choose one of {list(PRESETS)}.")
-    config = common.base("mini")
+    config = common.without_convolution(common.base("mini"))
     config.preset = NAME
     config.task = "universal"
     config.label = preset

@@ -24,7 +24,7 @@ class ModelSettings:
     adapters, adapter_init: see `visor_jax.models.adapters`; None for the variant's own
       shape. What they start as matters to a run that begins with a checkpoint without.
     projector_convolution, compute_dtype, remat, attention, scan_layers: see
-      `VLMConfig`; None for the variant's own.
+      `VLMConfig`; None for the variant's own. projector_convolution: 0 for none.
     reduce: the token reduction that the network is trained with, by its name in
       `visor_jax.token_reduction.registry`; None for none.
     """
@@ -52,6 +52,8 @@ class ModelSettings:
             for name in _OF_THE_NETWORK
             if (value := getattr(self, name)) is not None
         }
+        if self.projector_convolution == 0:
+            overrides["projector_convolution"] = None
         config = config.replace(scan_layers=self.scan_layers, **overrides)
         config = with_adapters(config, self.adapters, self.adapter_init)
         check_kernel(config.attention)

@@ -61,6 +61,7 @@ def maximal(preset: str, samples: int) -> ml_collections.ConfigDict:
     config.budgets = ("all",)
     config.budget_phases = ((1.0, {"all": 1.0}),)
     config.init_from_needed = True
+    config.optimizer.convolution_begins = 0.0
     if draws_its_data(preset):
         config.tower.steps = 0
     else:
@@ -85,6 +86,7 @@ def reduced(
     config.model.reading_layers = ()
     config.objective.reading_weight = 0.0
     config.init_from_needed = True
+    config.optimizer.convolution_begins = 0.0
     if draws_its_data(config.preset):
         config.tower.steps = 0
     return config
@@ -162,6 +164,7 @@ def without_convolution(config: ml_collections.ConfigDict) -> ml_collections.Con
     """Returns the configuration of a network without one behind its projector."""
     del config.model.projector_convolution
     config.model.projector_convolution = ml_collections.config_dict.placeholder(int)
+    config.optimizer.convolution_begins = 0.0
     return config
 
 
@@ -322,5 +325,6 @@ def _published_rates() -> dict:
         },
         # Parts of a batch that pass through the network one after another.
         "accumulate": 1,
-        "convolution_begins": 0.1,
+        # The tower has little to forget at its rate.
+        "convolution_begins": 0.0,
     }

@@ -47,7 +47,11 @@ def get_config(preset: str = "universal") -> ml_collections.ConfigDict:
     config.objective.reading_weight = 0.0
     config.loop.steps = _STEPS
     if preset == "dense":
-        config.model = {"variant": "mini_short_pictures", "plan": "dense"}
+        config.model = {
+            "variant": "mini_short_pictures",
+            "plan": "dense",
+            "projector_convolution": ml_collections.config_dict.placeholder(int),
+        }
         config.budgets = ("all",)
         # A dense step takes longer, reckoned by its FLOPs: about the same time in all.
         config.loop.steps = _STEPS * 22 // 36

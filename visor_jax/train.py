@@ -52,6 +52,7 @@ from visor_jax.settings.resuming import (
     BEFORE_THEY_CAME,
     describe_changes,
     may_change,
+    without_idle_values,
 )
 from visor_jax.sharding.axis_rules import samples_split
 from visor_jax.sharding.batch_rows import abstract_batch, process_rows, put_rows
@@ -228,6 +229,7 @@ def prepare(
         config.to_dict(),
         may_change=may_change,
         earlier=BEFORE_THEY_CAME,
+        alike=without_idle_values,
     )
     processes.check_started()
     processes.check_platform(chosen.platform)

@@ -46,7 +46,7 @@ def test_a_convolution_is_the_projectors_and_dense_has_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = {}
-    for side in (None, 3):
+    for side in (None, 0, 3):
         arguments = () if side is None else (f"--projector_convolution={side}",)
         own_flags.call(command, "--variant=mini", "--json", *arguments)
         (table,) = json.loads(capsys.readouterr().out)["tables"]
@@ -55,6 +55,7 @@ def test_a_convolution_is_the_projectors_and_dense_has_none(
     more = 2 * 144 * 9 * 64 * 64
     assert rows[3]["sa0"]["projector"] == rows[None]["sa0"]["projector"] + more
     assert rows[3]["dense"] == rows[None]["dense"]
+    assert rows[0] == rows[None]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import dedicated, dense, easy_vqa, stage_a, stage_b, universal
+from configs.token_reduction import ldpv2, visor_tr
 from tests import tiny
 from visor_jax.models.variants import mini
 from visor_jax.models.vlm import VLM
@@ -140,6 +141,48 @@ def change(path: str, value):
             config[last] = value
 
     return apply
+
+
+WITH_CONVOLUTION = {
+    "universal": (universal.get_config, 0.3),
+    "dedicated": (dedicated.get_config, 0.3),
+    # Begun with a network whose easy tasks are learned.
+    "visor_tr": (visor_tr.get_config, 0.0),
+    "stage_a": (stage_a.get_config, 0.0),
+}
+WITHOUT = {
+    "dense": dense.get_config,
+    "ldpv2": ldpv2.get_config,
+    "easy_vqa": easy_vqa.get_config,
+    "easy_vqa:dense": functools.partial(easy_vqa.get_config, "dense"),
+    **{
+        name: functools.partial(universal.get_config, name)
+        for name in ("demo", "tiles", "llava_ov_7b")
+    },
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONVOLUTION)
+def test_what_has_a_convolution_and_when_it_begins(name):
+    make, begins = WITH_CONVOLUTION[name]
+    config = make()
+    run = read_settings(config, data_needed=False)
+    assert run.model.projector_convolution == 3
+    assert run.optimizer.convolution_begins == begins
+    config.model.projector_convolution = 0
+    run = read_settings(config, data_needed=False)
+    assert run.model.projector_convolution is None
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_has_none_may_be_given_one(name):
+    config = WITHOUT[name]()
+    run = read_settings(config, data_needed=False)
+    assert run.model.projector_convolution is None
+    assert run.optimizer.convolution_begins == 0
+    config.model.projector_convolution = 3
+    run = read_settings(config, data_needed=False)
+    assert run.model.projector_convolution == 3
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from configs import universal
+from configs import dense, universal
 from tests.show.test_config import ARGUMENTS, dotted
 from visor_jax import train
 from visor_jax.models.parameters import parameter_shapes
@@ -137,6 +137,40 @@ def test_a_run_from_before_adapters_had_shapes_goes_on(tmp_path):
     config.model.adapters = "decoder"
     with pytest.raises(ValueError, match=r'model\.adapters: "paper" -> "decoder"'):
         train.prepare(config, tmp_path, Interruption())
+
+
+@pytest.mark.parametrize(
+    ("config", "preset"),
+    [(universal, "mini"), (universal, "demo"), (universal, "tiles"), (dense, "mini")],
+)
+def test_a_run_from_before_the_convolution_goes_on(tmp_path, config, preset):
+    config = config.get_config(preset)
+    before = config.to_dict()
+    # Of two ages: with the setting and without.
+    before["model"]["projector_convolution"] = None
+    del before["optimizer"]["convolution_begins"]
+    run_record.write_run_record(tmp_path / "with", before)
+    del before["model"]["projector_convolution"]
+    run_record.write_run_record(tmp_path / "without", before)
+    if config.model.projector_convolution is not None:
+        with pytest.raises(ValueError, match=r"projector_convolution: null -> 3"):
+            train.prepare(config, tmp_path / "with", Interruption())
+        config.model.projector_convolution = 0
+    for age in ("with", "without"):
+        train.prepare(config, tmp_path / age, Interruption())
+
+
+def test_a_convolution_that_learned_from_the_start_goes_on_so(tmp_path):
+    config = universal.get_config()
+    before = config.to_dict()
+    del before["optimizer"]["convolution_begins"]
+    run_record.write_run_record(tmp_path, before)
+    with pytest.raises(
+        ValueError, match=r"optimizer\.convolution_begins: 0\.0 -> 0\.3"
+    ):
+        train.prepare(config, tmp_path, Interruption())
+    config.optimizer.convolution_begins = 0.0
+    train.prepare(config, tmp_path, Interruption())
 
 
 @pytest.mark.parametrize(

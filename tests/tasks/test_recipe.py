@@ -13,6 +13,13 @@ OF_DATA = {
 OF_PAGES = {"batch_size", "phases", "pool_size", "questions_per_page", "text_length"}
 
 
+def test_when_a_convolution_begins_is_said_where_there_is_one():
+    config = universal.get_config()
+    assert recipe(read_settings(config))["optimizer"]["convolution_begins"] == 0.3
+    config.model.projector_convolution = 0
+    assert "convolution_begins" not in recipe(read_settings(config))["optimizer"]
+
+
 def test_settings_that_came_later_are_said_where_they_are_used_alone():
     data = recipe(read_settings(universal.get_config()))["data"]
     assert data.keys() == OF_DATA

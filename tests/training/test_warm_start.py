@@ -54,11 +54,14 @@ def test_reading_heads_are_left_where_no_loss_reads(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, {p: stored[p] for p in found})
 
 
-def test_a_projector_gets_its_convolution_later(tmp_path):
+def test_a_projector_gets_its_convolution_later(tmp_path, caplog):
     plain = READING.replace(reading_layers=())
     path, stored = saved(tmp_path / "without", plain)
     wider = plain.replace(projector_convolution=3)
-    found = started(path, wider)
+    with caplog.at_level("INFO"):
+        found = started(path, wider)
+    assert "no convolution behind its projector: new ones begin" in caplog.text
+    assert "projector_convolution=0 does without" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, found, stored)
     new = "multi_modal_projector/convolution_kernel"
     assert set(flat_shapes(wider)) - set(found) == {new}

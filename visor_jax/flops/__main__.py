@@ -53,7 +53,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "projector_convolution",
         None,
-        "Side of a convolution behind the projector; default: the network's, or none.",
+        "Side of a convolution behind the projector, 0 for none; default: the "
+        "variant's. (configs/universal.py trains mini with 3, its variant has none.)",
     )
     flags.DEFINE_bool(
         "cache",
@@ -122,7 +123,7 @@ def _network(name: str, options: Any) -> VLMConfig:
     config = with_adapters(variant(name), options.adapters)
     if options.projector_convolution is None:
         return config
-    return config.replace(projector_convolution=options.projector_convolution)
+    return config.replace(projector_convolution=options.projector_convolution or None)
 
 
 def _tables(options: Any) -> list[Table]:

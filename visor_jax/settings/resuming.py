@@ -30,11 +30,22 @@ BEFORE_THEY_CAME = {
     "model.remat": None,
     "model.attention": "auto",
     "model.scan_layers": "auto",
-    # It means nothing without the convolution, which came at the same time.
-    "optimizer.convolution_begins": 0.1,
+    "optimizer.convolution_begins": 0.0,
     "data.any_crops": False,
     "data.mirrors": False,
 }
+
+
+def without_idle_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {dotted key: value} with one value where several mean the same.
+
+    A projector's convolution of side 0 is none, and when none begins does not matter.
+    """
+    values, side = dict(values), "model.projector_convolution"
+    if not values.get(side):
+        idle = {side: None, "optimizer.convolution_begins": 0.0}
+        values |= {key: value for key, value in idle.items() if key in values}
+    return values
 
 
 def may_change(key: str) -> bool:

@@ -182,6 +182,11 @@ def recipe(s: RunSettings) -> dict[str, Any]:
     """
     parts: dict[str, Any] = {"optimizer": s.optimizer, "data": s.data}
     if isinstance(s, UniversalSettings):
+        if s.model.projector_convolution is None:
+            # When it begins does not matter.
+            parts["optimizer"] = dataclasses.replace(
+                s.optimizer, convolution_begins=0.0
+            )
         parts |= {"objective": s.objective, "tower": s.tower}
         parts["budget_phases"] = s.schedule.phases
     if isinstance(s, PolicySettings):

@@ -33,8 +33,9 @@ class OptimizerSettings:
     skip_norm: global gradient norm above which a step is skipped; None for never.
     frozen: patterns (`re.search` on "a/b/c" paths) of parameters that do not train.
     convolution_begins: fraction of the run before which a projector's convolution does
-      not learn; a warm-up of its own follows. From the start on it teaches the tower to
-      read so fast that what was learned before is forgotten.
+      not learn; a warm-up of its own follows. A new one teaches the tower to read so
+      fast that what it was pretrained on is forgotten. Its gradient is part of the
+      global norm all the while, and the rates in the log are without it.
     """
 
     learning_rate: float
@@ -50,7 +51,9 @@ class OptimizerSettings:
     frozen: tuple[str, ...] = ()
     groups: Mapping[str, ParameterGroup] = dataclasses.field(default_factory=dict)
     accumulate: int = 1
-    convolution_begins: float = 0.1
+    convolution_begins: float = dataclasses.field(
+        default=0.0, metadata={"came_later": True}
+    )
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
@@ -71,7 +74,7 @@ class OptimizerSettings:
             raise ValueError(
                 f"convolution_begins={self.convolution_begins} must be a fraction of "
                 "the run, 0 for its start and below 1: a run without the convolution "
-                "is model.projector_convolution=None."
+                "has model.projector_convolution=0."
             )
         if self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate} must be at least 1.")

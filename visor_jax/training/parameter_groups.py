@@ -3,7 +3,7 @@
 A group is a pattern of parameter paths ("vision_tower/encoder/..."). Where there are
 groups, every parameter that trains is in exactly one; without them all are in `REST`.
 The rates of the last step are part of the optimiser's state, so that a checkpoint says
-what each group was trained with.
+what each group was trained with (but for what does not learn all the time: `shares`).
 """
 
 import dataclasses

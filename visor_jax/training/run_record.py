@@ -70,6 +70,7 @@ def check_same_run(
     *,
     may_change: Callable[[str], bool] = lambda key: False,
     earlier: Mapping[str, Any] | None = None,
+    alike: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> dict[str, tuple[str, str]]:
     """Returns what has changed and may: {dotted key: (old, new)}, as JSON texts.
 
@@ -80,6 +81,8 @@ def check_same_run(
       config: as for `write_run_record`.
       may_change: whether a run may go on with another value of a dotted key.
       earlier: {dotted key: its value in a configuration that does not have it yet}.
+      alike: from {dotted key: value} to the same with one value where several mean the
+        same.
 
     Raises:
       ValueError: if config.json holds the configuration of another run; every key that
@@ -90,7 +93,7 @@ def check_same_run(
         return {}
     old, new = _flatten(_read(file).get("config", {})), _flatten(_as_json(config))
     unsaid = {key: value for key, value in (earlier or {}).items() if key in new}
-    changes = _changes({**unsaid, **old}, new)
+    changes = _changes(alike({**unsaid, **old}), alike(new))
     refused = [
         f"\n  {key}: {old} -> {new}"
         for key, (old, new) in changes.items()

@@ -6,6 +6,7 @@ convolution, which begins as zero.
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Collection
 from typing import Any
@@ -25,13 +26,19 @@ from visor_jax.models.adapters import OWN, RANDOM, own_sources
 from visor_jax.models.config import VLMConfig
 
 Params = Any
+_logger = logging.getLogger(__name__)
 
 # What only a training with the reading loss has a use for.
 _MAY_BE_LEFT = re.compile(r"^reading_heads_\w+/")
 # What a checkpoint may lack.
-_MAY_BE_NEW = re.compile(
-    r"(^|/)((cross_attention|reading_heads_\w+|token_compressor)/|convolution_kernel$)"
-)
+_PARTS = {
+    "adapters": r"(^|/)cross_attention/",
+    "reading heads": r"(^|/)reading_heads_\w+/",
+    "parameters of a token reduction": r"(^|/)token_compressor/",
+    "convolution behind its projector": r"(^|/)convolution_kernel$",
+}
+_MAY_BE_NEW = re.compile("|".join(_PARTS.values()))
+_WITHOUT = " (--config.model.projector_convolution=0 does without.)"
 # Settings of new parameters and of the computation, not of what the parameters mean.
 _MAY_DIFFER = ("init_std", "embedding_init_std", "max_positions")
 
@@ -69,6 +76,7 @@ def warm_start(
             for name, leaf in stored.items()
             if name in wanted or not _MAY_BE_LEFT.search(name)
         }
+        _tell_new(path, flat.keys() - wanted.keys())
         tree, needed = (
             flax.traverse_util.unflatten_dict(each, sep="/")
             for each in (wanted, needed)
@@ -79,6 +87,18 @@ def warm_start(
         return _with_own(read, lacking)
 
     return newest_readable(path, read)
+
+
+def _tell_new(path: str, lacking: Collection[str]) -> None:
+    """Logs which parts the run has and the checkpoint lacks."""
+    new = [part for part, pattern in _PARTS.items() if _any(pattern, lacking)]
+    if new:
+        remedy = _WITHOUT if "convolution behind its projector" in new else ""
+        _logger.info("%s has no %s: new ones begin.%s", path, ", no ".join(new), remedy)
+
+
+def _any(pattern: str, paths: Collection[str]) -> bool:
+    return any(re.search(pattern, path) for path in paths)
 
 
 def _with_own(read: Params, lacking: Collection[str]) -> Params:

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from visor_jax.budget import Budget
-from visor_jax.evals.baselines.family import Family, llm_flops
+from visor_jax.evals.baselines.family import Family, ImpossibleError, llm_flops
 from visor_jax.evals.benchmark import PromptLengths
 from visor_jax.models.config import VLMConfig
 from visor_jax.token_reduction.registry import BEFORE, NONE, REDUCERS
@@ -211,7 +211,7 @@ def _of_references(
         try:
             spec = family.most_that(fits)
             why = "even with the fewest tokens it takes more"
-        except ValueError as error:
+        except ImpossibleError as error:
             spec, why = None, str(error)
         if spec is None:
             refused[f"{family.name} at the LLM FLOPs of {reference.name}"] = why

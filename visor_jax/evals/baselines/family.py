@@ -22,6 +22,10 @@ _TOWER_DEPTH = 24
 _DIGITS = 4
 
 
+class ImpossibleError(ValueError):
+    """A method leaves no number of tokens that was asked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A method in a network, at any number of tokens."""
@@ -53,7 +57,7 @@ class Family:
         More tokens never fit better.
 
         Raises:
-          ValueError: if no number of tokens that was tried is possible, as `at`.
+          ImpossibleError: if no number of tokens that was tried is possible, as `at`.
         """
         best, low, high = None, 1, self.prompt.image_tokens
         impossible: ValueError | None = None
@@ -70,7 +74,7 @@ class Family:
             else:
                 high = middle - 1
         if impossible is not None and not was_tried:
-            raise impossible
+            raise ImpossibleError(str(impossible)) from impossible
         return best
 
     def _specs(self, tokens: int) -> Iterator[str]:
@@ -88,13 +92,31 @@ class Family:
                 yield f"{name}:layers=1+2+3,average={tokens}"
                 yield f"{name}:layers=0+1+2,average={tokens}"
         elif "tokens" in settings:
-            # A whole number a side of every crop: the largest square that fits.
-            side = math.isqrt(tokens // self.prompt.crops)
-            yield f"{name}:tokens={max(side, 1)}"
+            # Of a crop, per side.
+            sides = range(self.config.vision.patches_per_side, 0, -1)
+            yield self._first_within(tokens, (f"{name}:tokens={n}" for n in sides))
         elif "factor" in settings:
-            yield f"{name}:factor={-(-self.prompt.image_tokens // tokens)}"
+            factors = range(1, self.prompt.image_tokens + 1)
+            yield self._first_within(tokens, (f"{name}:factor={n}" for n in factors))
         else:
             yield name
+
+    def _first_within(self, tokens: int, specs: Iterator[str]) -> str:
+        """Returns the first method that leaves no more than so many tokens.
+
+        Raises:
+          ValueError: if none does.
+        """
+        for spec in specs:
+            if self._left(spec) <= tokens:
+                return spec
+        raise ValueError(f"{self.name} cannot leave as few as {tokens} tokens.")
+
+    def _left(self, spec: str) -> int:
+        """Returns how many image tokens the first layer sees."""
+        layers = self.config.plan.num_layers
+        method = fitted(parse(spec), self.config)
+        return method.image_lengths(self.prompt.image_tokens, layers)[0]
 
     def _fitted(self, spec: str) -> tuple[str, TokenReducer]:
         """Returns the method with layers that the tower has."""

@@ -156,7 +156,7 @@ def _costs(flops: Mapping[str, int | float]) -> dict[str, Any]:
     dense, prefill = flops.pop("dense_llm_prefill"), flops["llm_prefill"]
     before = flops["tower"] + flops["projector"]
     own = flops.get(CROP_SELECTION, 0)
-    # Older predictions are of networks whose dense one has the same projector.
+    # Older predictions do not say it: most of those have the dense network's projector.
     dense_end_to_end = flops.pop(DENSE_END_TO_END, before + dense)
     return {
         "flops": flops,

@@ -62,6 +62,8 @@ LAYERS_0_TO_4 = (
 )
 _METHODS = (
     *("models.decoder", "models.vlm", "models.config", "ops", "flops.account"),
+    # What merges before a projector with a convolution has it work twice.
+    "flops.layer_costs",
     *LAYER_0,
 )
 _STUDIES = (

@@ -166,7 +166,8 @@ WITHOUT = {
 def test_what_has_a_convolution_and_when_it_begins(name):
     make, begins = WITH_CONVOLUTION[name]
     config = make()
-    config.init_from = "somewhere"
+    if config.get("init_from_needed"):
+        config.init_from = "somewhere"
     run = read_settings(config, data_needed=False)
     assert run.model.projector_convolution == 3
     assert run.optimizer.convolution_begins == begins
@@ -178,7 +179,8 @@ def test_what_has_a_convolution_and_when_it_begins(name):
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_has_none_may_be_given_one(name):
     config = WITHOUT[name]()
-    config.init_from = "somewhere"
+    if config.get("init_from_needed"):
+        config.init_from = "somewhere"
     run = read_settings(config, data_needed=False)
     assert run.model.projector_convolution is None
     assert run.optimizer.convolution_begins == 0

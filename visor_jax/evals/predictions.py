@@ -27,10 +27,10 @@ from visor_jax.runtime import atomic_write
 # Of one prompt: before the LLM, in its prefill, for the first token after it, and in
 # the prefill of the dense network of this size, which no budget changes.
 FLOPS = ("tower", "projector", "llm_prefill", "decode_per_token", "dense_llm_prefill")
-# A method's own work before the LLM, where it drops tokens there; of end to end alone.
-CROP_SELECTION = "crop_selection"
-# Of the dense network with its own tower and projector; older files do not say it.
-DENSE_END_TO_END = "dense_end_to_end"
+# A method's own work before the LLM, where it drops tokens there; and what dense takes
+# in all, with its own tower and projector, which older files do not say.
+CROP_SELECTION, DENSE_END_TO_END = "crop_selection", "dense_end_to_end"
+COUNTED = (*FLOPS, DENSE_END_TO_END, CROP_SELECTION)
 LENGTHS = ("text_tokens", "image_tokens", "crops")
 # Of answers that were scored: how sure the network was, the FLOPs of writing them, and
 # those of the prefill behind the trunk, which is what looking again takes.
@@ -67,11 +67,10 @@ class Predictions:
 
     ids, examples' tasks and clusters: (n,), in the order of asking. answers, errors:
     (budgets, n); what is wrong with an example that has no answer. scores: by metric;
-    the first is the one that accuracies are means of. flops: by `FLOPS`, by
-    `DENSE_END_TO_END`, and by `CROP_SELECTION` where there is such work. lengths: by
-    `LENGTHS`, of the prompts that the FLOPs are counted for. reducer: the name of what
-    dropped image tokens (`token_reduction.registry`); None if nothing did. looks: by
-    `LOOKS`, where the answers were scored; None where they were not.
+    the first is the one that accuracies are means of. flops: by `COUNTED`, without what
+    there is none of. lengths: by `LENGTHS`, of the prompts that the FLOPs are counted
+    for. reducer: the name of what dropped image tokens (`token_reduction.registry`);
+    None if nothing did. looks: by `LOOKS` where the answers were scored, else None.
     """
 
     benchmark: BenchmarkFacts
@@ -264,8 +263,7 @@ class Predictions:
 def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Returns the fields of `Predictions` that (budgets, n) lines hold."""
     first = lines[0]
-    known = (*FLOPS, DENSE_END_TO_END, CROP_SELECTION)
-    flops = [name for name in known if name in first[0]["flops"]]
+    flops = [name for name in COUNTED if name in first[0]["flops"]]
 
     def texts(name: str) -> tuple[tuple[Any, ...], ...]:
         return tuple(tuple(line[name] for line in row) for row in lines)

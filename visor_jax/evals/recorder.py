@@ -7,9 +7,8 @@ import numpy as np
 from visor_jax.budget import BudgetSet
 from visor_jax.evals.benchmark import Benchmark, Example, PromptLengths
 from visor_jax.evals.predictions import (
+    COUNTED,
     CROP_SELECTION,
-    DENSE_END_TO_END,
-    FLOPS,
     LENGTHS,
     LOOKS,
     BenchmarkFacts,
@@ -23,8 +22,6 @@ from visor_jax.models.decoder.token_reducer import (
 )
 from visor_jax.token_reduction.prompt_account import prompt_account
 from visor_jax.token_reduction.registry import name_of
-
-_COUNTED = (*FLOPS, DENSE_END_TO_END, CROP_SELECTION)
 
 
 class Recorder:
@@ -146,14 +143,14 @@ class Recorder:
             for row in range(len(self._budgets))
         ]
         columns = np.moveaxis(np.array(rows, np.int64), -1, 0)
-        found = dict(zip(_COUNTED, columns, strict=True))
+        found = dict(zip(COUNTED, columns, strict=True))
         if not found[CROP_SELECTION].any():
             del found[CROP_SELECTION]
         return found
 
     def _flops_of(self, budget: int, lengths: PromptLengths) -> tuple[int, ...]:
         if not lengths.text_tokens:
-            return (0,) * len(_COUNTED)
+            return (0,) * len(COUNTED)
         cost = self._account(budget, lengths)
         dense = cost.dense()
         return (

@@ -56,10 +56,7 @@ def test_tokens_of_a_resized_grid_go_by_their_nearest_patch(method):
 @pytest.mark.parametrize("parts", [PLAIN, RESIZED])
 def test_what_a_patch_takes_in_does_not_smear_through_a_convolution(parts):
     config = CONFIG.replace(projector_convolution=3)
-    params = jax.tree.map(np.array, tiny.params_of(config))
-    kernel = params["params"]["multi_modal_projector"]["convolution_kernel"]
-    kernel[:] = np.random.default_rng(0).normal(size=kernel.shape)
-    batch = pictures.batch_of(parts)
+    params, batch = tiny.params_of(config), pictures.batch_of(parts)
     tokens, whole = (
         pictures.encode(reducer, batch, config, params)
         for reducer in (VisionZip(keep=0.3), KEEP_ALL)
@@ -67,7 +64,7 @@ def test_what_a_patch_takes_in_does_not_smear_through_a_convolution(parts):
     for row in range(len(parts)):
         kept = pictures.kept_of(tokens, row)
         hidden = np.asarray(tokens.hidden)[row, : len(kept)]
-        same = np.isclose(hidden, np.asarray(whole.hidden)[row, kept], atol=1e-4)
+        same = np.isclose(hidden, np.asarray(whole.hidden)[row, kept], atol=1e-5)
         # Five of six stay as they are, beside those that take in the rest.
         assert 0.75 <= same.all(axis=1).mean() < 1
 

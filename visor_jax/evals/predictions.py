@@ -264,6 +264,7 @@ def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Returns the fields of `Predictions` that (budgets, n) lines hold."""
     first = lines[0]
     flops = [name for name in COUNTED if name in first[0]["flops"]]
+    looks = LOOKS if "looks" in first[0] else ()
 
     def texts(name: str) -> tuple[tuple[Any, ...], ...]:
         return tuple(tuple(line[name] for line in row) for row in lines)
@@ -281,9 +282,7 @@ def _columns(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         "scores": {k: numbers("scores", k, float) for k in first[0]["scores"]},
         "flops": {k: numbers("flops", k, np.int64) for k in flops},
         "lengths": {k: np.array([line[k] for line in first]) for k in LENGTHS},
-        "looks": {k: numbers("looks", k, float) for k in LOOKS}
-        if "looks" in first[0]
-        else None,
+        "looks": {k: numbers("looks", k, float) for k in looks} or None,
     }
 
 

@@ -147,10 +147,11 @@ def test_no_two_processes_are_ever_in_it_together(tmp_path):
 
 def test_who_waits_gets_it_and_may_stop_waiting(tmp_path, fast, caplog):
     place = tmp_path / "pool"
-    free, order = threading.Event(), []
+    held, free, order = threading.Event(), threading.Event(), []
 
     def first():
         with owned_file(place):
+            held.set()
             free.wait()
             order.append("first")
 
@@ -161,8 +162,8 @@ def test_who_waits_gets_it_and_may_stop_waiting(tmp_path, fast, caplog):
 
     thread = threading.Thread(target=first)
     thread.start()
-    while not (tmp_path / ".pool.owner").exists():
-        time.sleep(0.01)
+    # Its record is there before it is locked: only the owner itself knows.
+    assert held.wait(60)
 
     def stop():
         raise InterruptedError

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visor_jax.evals.predictions import Predictions
-from visor_jax.evals.report import examples, pictures
+from visor_jax.evals.report import examples, pictures, saturated
 from visor_jax.evals.report.tables import (
     budget_name,
     layers_on,
@@ -36,6 +36,7 @@ def report_text(report: Report, asked: Predictions) -> str:
         "## Tasks",
         f"![Accuracy by task and budget]({pictures.TASKS_BY_BUDGET})",
         _task_table(rows, asked.groups),
+        *_regrouped(rows, asked.groups),
         "## Examples",
         f"![{name.capitalize()}s, questions and answers at every budget]"
         f"({examples.EXAMPLES})",
@@ -147,6 +148,20 @@ def _task_table(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> str
         f"{100 * widest:.1f} points (all are in report.json)."
     )
     return table(header, lines, left=2) + "\n\n" + note
+
+
+def _regrouped(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the groups' means with saturated tasks called easy, if there are any."""
+    moved = saturated.saturated_tasks(rows, groups)
+    if not moved:
+        return []
+    lines = []
+    for name, row in zip(_names(rows), rows, strict=True):
+        means = saturated.regrouped(row, groups, moved)
+        both = [*row["accuracy"].values(), *means.values()]
+        lines.append([*name, *map(percent, both)])
+    header = ["model", "budget", *groups, *(f"{g}, regrouped" for g in groups)]
+    return [saturated.rule_of(moved), table(header, lines, left=2)]
 
 
 def _against_controls(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,62 @@
+"""Hard tasks that every budget answers: they tell no budgets apart.
+
+What is hard is said by what a task asks, before any network is trained, so that all
+reports share it. A network may learn such a task so well that it needs no layer for it;
+the report then has both groupings side by side.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Right answers at every budget of the universal network.
+SATURATED = 0.99
+_EASY, _HARD = "easy", "hard"
+
+Row = Mapping[str, Any]
+Groups = Mapping[str, Sequence[str]]
+
+
+def saturated_tasks(rows: Sequence[Row], groups: Groups) -> list[str]:
+    """Returns the hard tasks that a universal network answers at every budget.
+
+    Args:
+      rows: of a report; those of fixed budgets of a universal network decide.
+      groups: {group: its tasks}; nothing is hard where no group is called so.
+    """
+    universal = [row for row in rows if row["model"] == "universal"]
+    if not universal or _EASY not in groups:
+        return []
+    return [
+        task
+        for task in groups.get(_HARD, ())
+        if min(row["tasks"][task] for row in universal) >= SATURATED
+    ]
+
+
+def regrouped(row: Row, groups: Groups, saturated: Sequence[str]) -> dict[str, float]:
+    """Returns a row's mean accuracy of each group, with saturated tasks called easy."""
+    tasks = {group: list(names) for group, names in groups.items()}
+    tasks[_HARD] = [task for task in tasks[_HARD] if task not in saturated]
+    tasks[_EASY] += saturated
+    return {
+        group: float(np.mean([row["tasks"][task] for task in names]))
+        for group, names in tasks.items()
+        if names
+    }
+
+
+def rule_of(saturated: Sequence[str]) -> str:
+    """Returns the rule, and which tasks it is about, as a sentence."""
+    names = ", ".join(f"`{task}`" for task in saturated)
+    are = (
+        "are called hard for what they ask"
+        if len(saturated) > 1
+        else ("is called hard for what it asks")
+    )
+    return (
+        f"{names} {are}, and yet answered at {100 * SATURATED:.0f} % or more at every "
+        "budget of the universal network: no budgets are told apart by that. Means "
+        "over tasks with such ones called easy, beside those above:"
+    )

@@ -90,7 +90,7 @@ from visor_jax.flops.looks import LookLengths, look_table
 from visor_jax.flops.table import HEADER, Table, tabulate
 from visor_jax.look import ALL, Crops, parse_looks
 from visor_jax.models.config import VisionConfig, VLMConfig
-from visor_jax.models.variants import variant
+from visor_jax.models.variants import variant, with_convolution
 
 # Image tokens -> crops of LLaVA-OneVision's anyres tiling: a base crop and a grid, its
 # padding cut off, a newline token after every row. 1485 is one crop's square, 2929 is
@@ -121,9 +121,7 @@ def main(arguments: list[str]) -> None:
 def _network(name: str, options: Any) -> VLMConfig:
     """Returns the variant with the adapters and the convolution that are asked for."""
     config = with_adapters(variant(name), options.adapters)
-    if options.projector_convolution is None:
-        return config
-    return config.replace(projector_convolution=options.projector_convolution or None)
+    return with_convolution(config, options.projector_convolution)
 
 
 def _tables(options: Any) -> list[Table]:

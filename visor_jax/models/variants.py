@@ -190,3 +190,13 @@ def dense(config: VLMConfig) -> VLMConfig:
     return config.replace(
         plan=LayerPlan.dense(config.plan.num_layers), projector_convolution=None
     )
+
+
+def with_convolution(config: VLMConfig, side: int | None) -> VLMConfig:
+    """Returns the network with a convolution of this side behind its projector.
+
+    side: 0 for none, None for what the network has.
+    """
+    if side is None:
+        return config
+    return config.replace(projector_convolution=side or None)

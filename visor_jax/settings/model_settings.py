@@ -5,15 +5,12 @@ import dataclasses
 from visor_jax.layer_plan import LayerPlan
 from visor_jax.models.adapters import RANDOM, with_adapters
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.variants import dense, variant
+from visor_jax.models.variants import dense, variant, with_convolution
 from visor_jax.ops.attention import check_kernel
 from visor_jax.token_reduction.trained import to_train_with
 
 # Values of `VLMConfig` that a run may change.
-_OF_THE_NETWORK = (
-    *("projector_convolution", "reading_layers"),
-    *("compute_dtype", "remat", "attention"),
-)
+_OF_THE_NETWORK = ("reading_layers", "compute_dtype", "remat", "attention")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +49,8 @@ class ModelSettings:
             for name in _OF_THE_NETWORK
             if (value := getattr(self, name)) is not None
         }
-        if self.projector_convolution == 0:
-            overrides["projector_convolution"] = None
         config = config.replace(scan_layers=self.scan_layers, **overrides)
+        config = with_convolution(config, self.projector_convolution)
         config = with_adapters(config, self.adapters, self.adapter_init)
         check_kernel(config.attention)
         return config if self.reduce is None else to_train_with(config, self.reduce)

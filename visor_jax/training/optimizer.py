@@ -8,6 +8,7 @@ from typing import Any
 import flax.traverse_util
 import optax
 
+from visor_jax.models.vision.projector import CONVOLUTION
 from visor_jax.training.parameter_groups import (
     REST,
     ParameterGroup,
@@ -16,7 +17,6 @@ from visor_jax.training.parameter_groups import (
 
 Tree = Any
 DECAYS = ("linear", "cosine")
-_CONVOLUTION = r"(^|/)convolution_kernel$"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def make_optimizer(
         scale_by_group_rate(
             settings.groups,
             learning_rates(settings, num_steps),
-            {_CONVOLUTION: _convolution_share(settings, num_steps)},
+            {CONVOLUTION: _convolution_share(settings, num_steps)},
         ),
     )
 

@@ -13,6 +13,10 @@ from visor_jax.models.vision.siglip import places_of
 from visor_jax.ops.linear import Dense
 from visor_jax.ops.patch_convolution import patch_convolution
 
+_KERNEL = "convolution_kernel"
+# Which of a network's parameters it is.
+CONVOLUTION = rf"(^|/){_KERNEL}$"
+
 
 class Projector(nn.Module):
     """LLaVA's MLP projector, applied to every patch on its own.
@@ -35,7 +39,7 @@ class Projector(nn.Module):
         if self.convolution is not None:
             shape = (self.convolution, self.convolution, self.width, self.width)
             self.convolution_kernel = self.param(
-                "convolution_kernel", nn.initializers.zeros, shape, jnp.float32
+                _KERNEL, nn.initializers.zeros, shape, jnp.float32
             )
         if self.grid is not None:
             init, shape = nn.initializers.normal(0.5), (self.grid, self.width)

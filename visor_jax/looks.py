@@ -1,13 +1,16 @@
 """`python -m visor_jax.looks`: what a network for tiled pages needs to look at.
 
-    python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512]
+    python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512] \
+        [--scorer_pages=512]
 
 Asks it about held-out pages while only the base view is there, or some tiles as well:
 random ones, those that an untrained router finds (where the question looks in the CROSS
 layers, over the base view), those that the question asks about, or all; at its cheapest
 and its largest budget. Writes looks.json and looks.md: accuracy of easy and hard
 questions, how often the router finds the asked tiles, and FLOPs from end to end, tower
-included. With --times it measures milliseconds instead, into times.json.
+included. With --scorer_pages a scorer of tiles is trained first, on so many pages of
+the policy's handwriting, from right answers alone. With --times it measures
+milliseconds instead, into times.json.
 """
 
 from absl import flags
@@ -23,20 +26,31 @@ def define_flags() -> None:
         "pages", 512, "Held-out pages; each is asked 8 tasks.", lower_bound=2
     )
     flags.DEFINE_string("split", "test", "Handwriting: train, policy or test.")
+    flags.DEFINE_integer(
+        "scorer_pages",
+        0,
+        "Pages of the policy's handwriting that a scorer of tiles learns from; 0 for "
+        "no scorer.",
+        lower_bound=0,
+    )
     flags.DEFINE_bool("times", False, "Measures times instead of accuracies.")
 
 
 if __name__ == "__main__":
     command_line.begin(define_flags)
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from visor_jax.analysis.cross_attention_maps import check_keeps_all
 from visor_jax.analysis.looks.rows import Lookout, look_rows
+from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
 from visor_jax.analysis.looks.table import look_table
 from visor_jax.analysis.looks.times import PAGES, RUNS, look_times
 from visor_jax.checkpoints import layout
@@ -46,8 +60,15 @@ from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.loading.reads_pages import pages_read
+from visor_jax.policy.tile_scorer import (
+    Params,
+    ScorerTraining,
+    TileScorer,
+    train_scorer,
+)
 from visor_jax.runtime import atomic_write, output_place
 from visor_jax.runtime.machine import git_commit, machine_description
+from visor_jax.runtime.progress import Progress
 
 LOOKS_JSON, LOOKS_MD, TIMES_JSON = "looks.json", "looks.md", "times.json"
 
@@ -59,6 +80,7 @@ def report_looks(
     pages: int = 512,
     split: str = "test",
     times: bool = False,
+    scorer_pages: int = 0,
     command: str = "",
 ) -> dict[str, Any]:
     """Returns the content of looks.json, or of times.json, after writing it.
@@ -66,6 +88,7 @@ def report_looks(
     Args:
       out: folder; None for one beside the checkpoints.
       pages: of all sizes together. command: that makes the report again.
+      scorer_pages: that a scorer of tiles is trained on; 0 for none.
 
     Raises:
       ValueError: for a network that does not read tiled pages, or has no CROSS layers.
@@ -93,11 +116,34 @@ def report_looks(
         atomic_write.write_json(folder / TIMES_JSON, content)
         return content
     how = Lookout(budgets=budgets, router=network.budgets.smallest)
-    content = {**made, **look_rows(network, benchmark, how)}
+    if scorer_pages:
+        how = dataclasses.replace(how, scorer=_scorer(network, scorer_pages, how))
+    content = {
+        **made,
+        "scorer_pages": scorer_pages,
+        **look_rows(network, benchmark, how),
+    }
     atomic_write.write_text(folder / LOOKS_MD, look_table(content))
     # Last: whoever finds it finds everything else.
     atomic_write.write_json(folder / LOOKS_JSON, content)
     return content
+
+
+def _scorer(network: Network, pages: int, how: Lookout) -> Params:
+    """Returns a scorer that learned from pages that nobody else has seen."""
+    parts = TileBenchmark.make(pages, split="policy").parts
+    total = sum(len(part) * (part.form.patch_index.crops - 1) for part in parts)
+    scored, done = [], 0
+    with Progress(total, description="looking at tiles", unit="looks") as bar:
+        for part in parts:
+            asked = (network, part, how.router)
+            read = tile_features(*asked, batch_size=how.batch_size)
+            columns = []
+            for each in right_with_each_tile(*asked, batch_size=how.batch_size):
+                columns.append(each)
+                bar.update(done := done + len(each))
+            scored.append((read, np.stack(columns, axis=1)))
+    return train_scorer(scored, ScorerTraining(), TileScorer())
 
 
 def _check(network: Network) -> None:
@@ -133,6 +179,7 @@ def main(arguments: list[str]) -> None:
             pages=asked.pages,
             split=asked.split,
             times=asked.times,
+            scorer_pages=asked.scorer_pages,
             command=f"python -m visor_jax.looks {shlex.join(sys.argv[1:])}",
         )
     print(_times_text(content) if asked.times else look_table(content))

@@ -14,6 +14,7 @@ from visor_jax.batch import Batch
 from visor_jax.budget import Budget
 from visor_jax.inference.loading.network import Network
 from visor_jax.layer_plan import StaticGate
+from visor_jax.models.decoder.decoder_state import DecoderState
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
 from visor_jax.models.vlm import VLM, begin_batch, text_tags
 from visor_jax.ops.masks import last_valid
@@ -84,12 +85,27 @@ def cross_looks(
     """Returns where these text tokens look in every CROSS layer, in one pass."""
 
     def run(module: VLM) -> dict[int, Array]:
-        state, begun, found = begin_batch(module, batch), 0, {}
-        for layer in module.config.plan.cross_layers:
-            state, _ = module.run(state, gates, start=begun, stop=layer)
-            streams = (state.text, state.image)
-            found[layer] = module.language_model.look_across(layer, *streams, rows)
-            begun = layer
-        return found
+        return looks_on_the_way(module, begin_batch(module, batch), rows, gates)[1]
 
     return model.apply({"params": params}, method=run)
+
+
+def looks_on_the_way(
+    module: VLM,
+    state: DecoderState,
+    rows: Int[Array, "B R"],
+    gates: tuple[StaticGate, ...],
+) -> tuple[DecoderState, dict[int, Float[Array, "B R V"]]]:
+    """Returns prompts behind the last layer, and {CROSS layer: where tokens look}.
+
+    Args:
+      module: bound. state: before the first layer. rows: text tokens of each prompt.
+    """
+    begun, found = 0, {}
+    for layer in module.config.plan.cross_layers:
+        state, _ = module.run(state, gates, start=begun, stop=layer)
+        streams = (state.text, state.image)
+        found[layer] = module.language_model.look_across(layer, *streams, rows)
+        begun = layer
+    state, _ = module.run(state, gates, start=begun)
+    return state, found

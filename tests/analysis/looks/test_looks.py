@@ -20,6 +20,7 @@ from visor_jax.flops.account import account
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.variants import dense, mini_tiles
 from visor_jax.ops.masks import last_valid
+from visor_jax.policy.tile_scorer import ScorerTraining, TileScorer, scorer_flops
 
 CONFIG = mini_tiles().replace(reading_layers=())
 METADATA = {"settings": {"data": {"pages": {"kind": "tiles"}}}, "seed": 7}
@@ -189,6 +190,25 @@ def test_the_command_writes_every_row(tmp_path, network, answered, monkeypatch):
     table = (tmp_path / "looks" / "looks.md").read_text()
     assert table.count("\n| base+1 ") == 6
     assert "seed 7" in table
+
+
+def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
+    tmp_path, network, answered, monkeypatch
+):
+    monkeypatch.setattr(looks, "open_network", lambda path: network)
+    monkeypatch.setattr(looks, "ScorerTraining", lambda: ScorerTraining(steps=3))
+    found = looks.report_looks(str(tmp_path), pages=4, scorer_pages=2)
+    by_name = {row["look"]: row["end_to_end_flops"] for row in found["rows"]}
+    assert len(found["rows"]) == 20
+    cross = len(CONFIG.plan.cross_layers)
+    own = [
+        scorer_flops(TileScorer(), width=64, tiles=tiles, cross_layers=cross)
+        for tiles in (4, 9)
+    ]
+    router, scorer = by_name["base+1 router"], by_name["base+1 scorer"]
+    assert scorer - router == pytest.approx(np.mean(own))
+    assert {hit["rule"] for hit in found["hits"]} > {"scorer", "router", "asked"}
+    assert "trained on 2 pages" in (tmp_path / "looks" / "looks.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
     base              the base view alone
     base+k random     and k random tiles: the control
     base+k router     and the k tiles that the router finds
+    base+k scorer     and those that a trained scorer finds, if there is one
     base+k asked      and the tiles that the question asks about: the oracle
     all               every crop
 
 A question that asks about fewer tiles than are looked at gets random ones as well, so
 that every question of a row costs the same. FLOPs are end to end, tower included, of
-one question as a prompt of its own; those of the router's row count its own look at the
-base view, at the budget that it looks with, and nothing of it is used again.
+one question as a prompt of its own; those of the router's and the scorer's rows count
+their own look at the base view, at the budget that they look with, and nothing of it is
+used again.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ import numpy as np
 
 from visor_jax.analysis.looks import choices
 from visor_jax.analysis.looks.asking import alike, each_its_own, right_answers
+from visor_jax.analysis.looks.scored_tiles import tile_features
 from visor_jax.budget import Budget
 from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
@@ -27,9 +30,16 @@ from visor_jax.flops.account import account
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense
+from visor_jax.policy.tile_scorer import (
+    Params,
+    TileScorer,
+    scorer_flops,
+    tile_scores,
+)
 
-RULES = ("random", "router", "asked")
 COUNTS = (1, 2)
+# Rules that look at the base view themselves.
+_ROUTER, _SCORER = "router", "scorer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +47,19 @@ class Lookout:
     """How a report looks.
 
     budgets: to answer at. router: the budget that the router looks with.
+    scorer: parameters of a trained `TileScorer`, which reads at that budget too.
     """
 
     budgets: Sequence[Budget]
     router: Budget
+    scorer: Params | None = None
     batch_size: int = 32
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """How tiles are chosen."""
+        trained = () if self.scorer is None else (_SCORER,)
+        return ("random", _ROUTER, *trained, "asked")
 
 
 def look_rows(
@@ -55,7 +73,10 @@ def look_rows(
     rankings = [_rankings(network, part, how) for part in benchmark.parts]
     found = []
     for budget in how.budgets:
-        for name in ("base", *(f"base+{k} {rule}" for k in COUNTS for rule in RULES)):
+        for name in (
+            "base",
+            *(f"base+{k} {rule}" for k in COUNTS for rule in how.rules),
+        ):
             found.append(_row(network, benchmark, rankings, how, budget, name))
         found.append(_row(network, benchmark, rankings, how, budget, "all"))
     return {
@@ -80,9 +101,15 @@ def _rankings(network: Network, part: PageBenchmark, how: Lookout) -> Rankings:
         f"router, layer {layer}": choices.ranking_of(each)
         for layer, each in scores.items()
     }
+    trained = {}
+    if how.scorer is not None:
+        read = tile_features(network, part, how.router, batch_size=how.batch_size)
+        ranked = choices.ranking_of(tile_scores(TileScorer(), how.scorer, read))
+        trained = {_SCORER: ranked}
     return {
         "random": choices.random_ranking(part),
-        "router": choices.ranking_of(total),
+        _ROUTER: choices.ranking_of(total),
+        **trained,
         "asked": choices.asked_ranking(part),
         **layers,
     }
@@ -106,8 +133,7 @@ def _row(
         right = right_answers(network, part, items, budget, batch_size=how.batch_size)
         accuracies.append(right.reshape(len(part.pool), -1))
         flops.append(look_flops(network.config, part, budget, crops))
-        if name.endswith("router"):
-            flops[-1] += look_flops(network.config, part, how.router, 1)
+        flops[-1] += _choosing_flops(network.config, part, how, name)
     return {
         "look": name,
         "budget": budget.name,
@@ -157,6 +183,23 @@ def look_flops(
         crops=crops,
         logit_positions=1,
     ).end_to_end
+
+
+def _choosing_flops(
+    config: VLMConfig, part: PageBenchmark, how: Lookout, name: str
+) -> int:
+    """Returns what it costs to choose the tiles of a row."""
+    if not name.endswith((_ROUTER, _SCORER)):
+        return 0
+    flops = look_flops(config, part, how.router, 1)
+    if name.endswith(_SCORER):
+        flops += scorer_flops(
+            TileScorer(),
+            width=config.decoder.width,
+            tiles=part.form.patch_index.crops - 1,
+            cross_layers=len(config.plan.cross_layers),
+        )
+    return flops
 
 
 def dense_flops(config: VLMConfig, part: PageBenchmark) -> int:

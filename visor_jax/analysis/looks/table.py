@@ -38,7 +38,8 @@ def look_table(content: Mapping[str, Any]) -> str:
             f"{content['seed']}, {content['train_steps']} steps; accuracies in per "
             "cent. FLOPs are end to end, tower included, of one question; dense is "
             f"the dense network with all crops. The router looks at "
-            f"`{content['router_budget']}`, which its rows pay for.",
+            f"`{content['router_budget']}`, which its rows pay for"
+            + _scorer_told(content["scorer_pages"]),
             "",
             table(header, lines, 2),
             "",
@@ -50,4 +51,13 @@ def look_table(content: Mapping[str, Any]) -> str:
             f"{content['machine']}.",
             "",
         ]
+    )
+
+
+def _scorer_told(pages: int) -> str:
+    if not pages:
+        return "."
+    return (
+        f"; so do those of the scorer, which was trained on {pages} pages of other "
+        "handwriting, from right answers alone."
     )

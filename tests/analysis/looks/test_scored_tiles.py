@@ -1,0 +1,84 @@
+"""What a scorer of tiles reads and learns from, against plain forward passes."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.analysis.looks.test_looks import CONFIG, METADATA
+from visor_jax.analysis.looks import asking, choices
+from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.data.pages.forms import vocabulary_of
+from visor_jax.data.pages.processor import page_processor
+from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.evals.pages.tile_benchmark import TileBenchmark
+from visor_jax.inference.loading.network import Network
+from visor_jax.models.vlm import begin_batch, run_rest, run_trunk
+
+BUDGET = Budget.none()
+
+
+@pytest.fixture(scope="module")
+def part():
+    return TileBenchmark.make(3, batch_size=2).parts[0]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network(
+        config=CONFIG,
+        params=tiny.params_of(CONFIG)["params"],
+        budgets=BudgetSet.parse("none,all", CONFIG.plan),
+        processor=page_processor(page_tokenizer(vocabulary_of("tiles")), "tiles"),
+        metadata=METADATA,
+    )
+
+
+def test_right_answers_are_as_probable_as_a_plain_pass_says(part, network):
+    columns = right_with_each_tile(network, part, BUDGET, batch_size=3)
+    found = np.stack(list(columns), axis=1)
+    assert found.shape == (len(part), 4)
+    gates = BUDGET.gates(CONFIG.plan)
+    for question, tile in ((0, 1), (5, 3), (12, 4)):
+        items = asking.each_its_own(part, np.full((len(part), 1), tile))
+        batch, (row,), _ = next(asking.item_batches(part, items[question:][:1], 1))
+        batch = jax.device_put(batch)
+
+        def logits(module, batch=batch):
+            done = run_rest(module, run_trunk(module, batch), gates)
+            return module.logits(done.text)
+
+        whole = network.vlm.apply({"params": network.params}, method=logits)
+        log_probs = np.asarray(jax.nn.log_softmax(whole))[0]
+        place = row.answer_places[0]
+        # The answer's word and its end.
+        expected = sum(log_probs[p, row.targets[p]] for p in (place, place + 1))
+        assert np.log(found[question, tile - 1]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_scorer_reads_the_base_view_alone(part, network):
+    found = tile_features(network, part, BUDGET, batch_size=2)
+    looks = choices.router_scores(network, part, BUDGET, batch_size=2)
+    np.testing.assert_allclose(
+        found.looks, np.stack(list(looks.values()), axis=-1), atol=1e-6
+    )
+    items = asking.alike(part, (0,))
+    batch, rows, _ = next(asking.item_batches(part, items, len(items)))
+    batch = jax.device_put(batch)
+    gates = BUDGET.gates(CONFIG.plan)
+
+    def streams(module):
+        begun = begin_batch(module, batch)
+        return begun.image.hidden, run_rest(module, run_trunk(module, batch), gates)
+
+    image, done = network.vlm.apply({"params": network.params}, method=streams)
+    for number, row in enumerate(rows):
+        mine = slice(8 * number, 8 * number + 8)
+        words = np.asarray(done.text.hidden)[number][row.answer_places]
+        np.testing.assert_allclose(found.question[mine], words, atol=1e-5)
+        grid = np.asarray(image)[number].reshape(2, 3, 2, 3, -1)
+        tiles = grid.mean(axis=(1, 3)).reshape(4, -1)
+        np.testing.assert_allclose(
+            found.tiles[mine], np.broadcast_to(tiles, (8, *tiles.shape)), atol=1e-5
+        )

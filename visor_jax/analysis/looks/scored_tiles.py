@@ -1,0 +1,107 @@
+"""What a tile scorer learns from: every tile of every question looked at once.
+
+And what it reads: one pass over the base view alone, at the budget that a router looks
+with. See `visor_jax.policy.tile_scorer`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from visor_jax.analysis.cross_attention_maps import looks_on_the_way
+from visor_jax.analysis.looks.asking import Item, each_its_own, item_batches
+from visor_jax.analysis.looks.choices import per_tile
+from visor_jax.batch import Batch
+from visor_jax.budget import Budget, BudgetSet
+from visor_jax.evals.pages.benchmark import PageBenchmark
+from visor_jax.inference.loading.network import Network
+from visor_jax.layer_plan import StaticGate
+from visor_jax.models.vlm import VLM, begin_batch
+from visor_jax.policy.scores import score_batch
+from visor_jax.policy.tile_scorer import TileFeatures
+from visor_jax.sharding.programs import mesh_jit
+
+
+def tile_features(
+    network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
+) -> TileFeatures:
+    """Returns what a scorer reads of every question of the pages, page by page."""
+    form, gates = part.form, budget.gates(network.config.plan)
+    grid = round((form.patch_index.crops - 1) ** 0.5)
+    items = [Item(page, part.questions(page), (0,)) for page in range(len(part.pool))]
+    found: list[TileFeatures] = []
+    for batch, rows, kept in item_batches(part, items, batch_size):
+        places = np.stack([row.answer_places for row in rows]).astype(np.int32)
+        asked = places.shape[1]
+        words, image, looks = _read_base_view(
+            network.params,
+            jax.device_put(batch),
+            places,
+            model=network.vlm,
+            gates=gates,
+        )
+        tiles = _per_tile_means(np.asarray(image)[:kept], grid)
+        layers = [per_tile(np.asarray(each)[:kept], grid) for each in looks.values()]
+        found.append(
+            TileFeatures(
+                question=np.asarray(words)[:kept].reshape(kept * asked, -1),
+                tiles=np.repeat(tiles, asked, axis=0),
+                looks=np.stack(layers, axis=-1).reshape(
+                    kept * asked, grid * grid, len(layers)
+                ),
+            )
+        )
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def right_with_each_tile(
+    network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
+) -> Iterator[Float32[np.ndarray, "questions"]]:
+    """Yields for tile after tile how probable every right answer is with it.
+
+    Beside the base view, nothing else is looked at.
+    """
+    only = BudgetSet(network.config.plan, (budget,))
+    for tile in range(1, part.form.patch_index.crops):
+        items = each_its_own(part, np.full((len(part), 1), tile))
+        found = []
+        for batch, _, kept in item_batches(part, items, batch_size):
+            scored = score_batch(network.vlm, network.params, batch, only)
+            found.append(np.exp(scored.log_likelihood[:kept, 0]))
+        yield np.concatenate(found).astype(np.float32)
+
+
+def _per_tile_means(
+    image: Float[np.ndarray, "B patches D"], grid: int
+) -> Float[np.ndarray, "B tiles D"]:
+    """Returns the mean of a base view's patches over those of each tile."""
+    patches = image.shape[1]
+    summed = per_tile(np.moveaxis(image, 1, 2), grid)
+    return np.moveaxis(summed, 1, 2) * (grid * grid / patches)
+
+
+@mesh_jit(static_argnames=("model", "gates"))
+def _read_base_view(
+    params: Any,
+    batch: Batch,
+    places: Int[Array, "B R"],
+    *,
+    model: VLM,
+    gates: tuple[StaticGate, ...],
+) -> tuple[
+    Float[Array, "B R D"], Float[Array, "B V D"], dict[int, Float[Array, "B R V"]]
+]:
+    """Returns words behind the last layer, the image before the first, and looks."""
+
+    def run(module: VLM) -> tuple[Array, Array, dict[int, Array]]:
+        begun = begin_batch(module, batch)
+        done, looks = looks_on_the_way(module, begun, places, gates)
+        words = jnp.take_along_axis(done.text.hidden, places[..., None], axis=1)
+        image = begun.image.hidden.astype(jnp.float32)
+        return words.astype(jnp.float32), image, looks
+
+    return model.apply({"params": params}, method=run)

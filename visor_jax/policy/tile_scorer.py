@@ -1,0 +1,149 @@
+"""Where to look: a small network that gives every tile of a page a score.
+
+It reads what the backbone makes of a question while only the base view is there: the
+question's last word behind the last layer, the base view's patches of each tile, and
+where the CROSS layers look. It is trained on how probable the right answer becomes when
+a tile is looked at; which tile holds the answer is never told:
+
+    loss = - sum over tiles of softmax(scores) * p(right answer | base view and tile)
+           - entropy_weight * entropy of softmax(scores)
+
+That is the `expected_loss` of `training.objectives.policy_objective`: the mean of its
+straight-through samples in the limit of temperature 0. Pages of any number of tiles
+share one scorer.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+Params = Any
+
+
+@flax.struct.dataclass
+class TileFeatures:
+    """What the scorer reads of n questions about pages of so many tiles, float32.
+
+    question: last word's hidden state. tiles: mean of the base view's patches of each.
+    looks: share of each CROSS layer's attention that goes to the tile.
+    """
+
+    question: Float[Any, "n D"]
+    tiles: Float[Any, "n tiles D"]
+    looks: Float[Any, "n tiles layers"]
+
+    def of(self, rows: np.ndarray) -> "TileFeatures":
+        """Returns those of some of the questions."""
+        return jax.tree.map(lambda array: jnp.asarray(array[rows]), self)
+
+
+class TileScorer(nn.Module):
+    """Two layers with GELU; the same for every tile. Scores begin alike for all."""
+
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, features: TileFeatures) -> Float[Array, "n tiles"]:
+        features = jax.tree.map(jnp.asarray, features)
+        dense = functools.partial(nn.Dense, self.width)
+        question = dense(name="question")(_unit_rms(features.question))
+        tiles = dense(name="tiles")(_unit_rms(features.tiles))
+        looks = dense(name="looks")(jnp.log(features.looks + 1e-4))
+        hidden = nn.gelu(question[:, None] + tiles + looks)
+        hidden = nn.gelu(dense(name="hidden")(hidden))
+        zeros = nn.initializers.zeros
+        return nn.Dense(1, kernel_init=zeros, name="score")(hidden)[..., 0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorerTraining:
+    """How a scorer is trained. batch_size: questions, all of one number of tiles."""
+
+    steps: int = 2000
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    entropy_weight: float = 0.02
+    seed: int = 0
+
+
+# Each with its own number of questions and of tiles.
+Scored = tuple[TileFeatures, Float[np.ndarray, "_ _"]]
+
+
+def train_scorer(
+    scored: list[Scored], training: ScorerTraining, scorer: TileScorer
+) -> Params:
+    """Returns the parameters of a scorer.
+
+    Args:
+      scored: for each number of tiles, questions and the probability of their right
+        answer, in 0..1, with each tile beside the base view.
+
+    Raises:
+      ValueError: for no questions at all.
+    """
+    scored = [each for each in scored if len(each[1])]
+    if not scored:
+        raise ValueError("A scorer learns from questions: there are none.")
+    rates = optax.cosine_decay_schedule(training.learning_rate, training.steps)
+    optimizer = optax.adamw(rates, weight_decay=training.weight_decay)
+
+    @jax.jit
+    def step(params: Params, moments: Any, features: TileFeatures, right: Array) -> Any:
+        loss = functools.partial(_loss, scorer, training.entropy_weight)
+        grads = jax.grad(loss)(params, features, right)
+        updates, moments = optimizer.update(grads, moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    first = scored[0][0].of(np.arange(1))
+    params = scorer.init(jax.random.key(training.seed), first)["params"]
+    moments = optimizer.init(params)
+    draw = np.random.default_rng(training.seed)
+    for number in range(training.steps):
+        features, right = scored[number % len(scored)]
+        rows = draw.integers(len(right), size=training.batch_size)
+        params, moments = step(params, moments, features.of(rows), right[rows])
+    return params
+
+
+def tile_scores(
+    scorer: TileScorer, params: Params, features: TileFeatures
+) -> Float[np.ndarray, "n tiles"]:
+    """Returns the scores of every question's tiles."""
+    return np.asarray(jax.jit(scorer.apply)({"params": params}, features))
+
+
+def scorer_flops(
+    scorer: TileScorer, *, width: int, tiles: int, cross_layers: int
+) -> int:
+    """Returns the FLOPs of scoring one question's tiles (1 multiply-add = 2)."""
+    per_tile = width + cross_layers + scorer.width + 1
+    return 2 * scorer.width * (width + tiles * per_tile)
+
+
+def _loss(
+    scorer: TileScorer,
+    entropy_weight: float,
+    params: Params,
+    features: TileFeatures,
+    right: Float[Array, "n tiles"],
+) -> Float[Array, ""]:
+    log_choice = jax.nn.log_softmax(scorer.apply({"params": params}, features))
+    choice = jnp.exp(log_choice)
+    expected = jnp.sum(choice * right, axis=-1)
+    entropy = -jnp.sum(choice * log_choice, axis=-1)
+    return -jnp.mean(expected + entropy_weight * entropy)
+
+
+def _unit_rms(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + 1e-12)

@@ -34,5 +34,8 @@ ROTATED = {"rtol": 0.0, "atol": 3e-4}
 # step.
 FINITE_DIFFERENCE = {"rtol": 1e-2, "atol": 2e-3}
 
+# What descent finds against the optimum in closed form.
+FITTED = {"rtol": 0.0, "atol": 0.01}
+
 # How many standard errors the mean of random samples may be off.
 FOUR_ERRORS = 4.0

@@ -1,6 +1,6 @@
 """`python -m visor_jax.looks`: what a network for tiled pages needs to look at.
 
-    python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512] \
+    python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512] \\
         [--scorer_pages=512]
 
 Asks it about held-out pages while only the base view is there, or some tiles as well:
@@ -46,31 +46,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from visor_jax.analysis.cross_attention_maps import check_keeps_all
 from visor_jax.analysis.looks.rows import Lookout, look_rows
-from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
+from visor_jax.analysis.looks.scored_tiles import scored_pages
 from visor_jax.analysis.looks.table import look_table
 from visor_jax.analysis.looks.times import PAGES, RUNS, look_times
 from visor_jax.checkpoints import layout
-from visor_jax.data.pages.forms import TILES
+from visor_jax.data.pages.forms import TILES, forms_of
 from visor_jax.data.pages.pool.handwriting import split_id
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.loading.reads_pages import pages_read
-from visor_jax.policy.tile_scorer import (
-    Params,
-    ScorerTraining,
-    TileScorer,
-    train_scorer,
-)
+from visor_jax.policy.tile_scorer import train_scorer
 from visor_jax.runtime import atomic_write, output_place
 from visor_jax.runtime.machine import git_commit, machine_description
-from visor_jax.runtime.progress import Progress
 
 LOOKS_JSON, LOOKS_MD, TIMES_JSON = "looks.json", "looks.md", "times.json"
+# Whose handwriting a scorer learns from.
+_SCORERS = "policy"
 
 
 def report_looks(
@@ -91,11 +85,13 @@ def report_looks(
       scorer_pages: that a scorer of tiles is trained on; 0 for none.
 
     Raises:
-      ValueError: for a network that does not read tiled pages, or has no CROSS layers.
+      ValueError: for a network that does not read tiled pages, or has no CROSS layers;
+        for a scorer that has nothing to learn from, or nothing to show.
       OSError: if the folder cannot be written to.
     """
     layout.check_local(checkpoint, "--checkpoint")
     split_id(split)
+    _check_scorer(scorer_pages, split, times)
     place = out or f"{checkpoint.rstrip('/')}/looks"
     folder = Path(output_place.check_folder(place, "--out"))
     network = open_network(checkpoint)
@@ -117,7 +113,10 @@ def report_looks(
         return content
     how = Lookout(budgets=budgets, router=network.budgets.smallest)
     if scorer_pages:
-        how = dataclasses.replace(how, scorer=_scorer(network, scorer_pages, how))
+        others = TileBenchmark.make(scorer_pages, split=_SCORERS)
+        asked = (network, others, how.router)
+        scored = scored_pages(*asked, batch_size=how.batch_size)
+        how = dataclasses.replace(how, scorer=train_scorer(scored))
     content = {
         **made,
         "scorer_pages": scorer_pages,
@@ -129,21 +128,22 @@ def report_looks(
     return content
 
 
-def _scorer(network: Network, pages: int, how: Lookout) -> Params:
-    """Returns a scorer that learned from pages that nobody else has seen."""
-    parts = TileBenchmark.make(pages, split="policy").parts
-    total = sum(len(part) * (part.form.patch_index.crops - 1) for part in parts)
-    scored, done = [], 0
-    with Progress(total, description="looking at tiles", unit="looks") as bar:
-        for part in parts:
-            asked = (network, part, how.router)
-            read = tile_features(*asked, batch_size=how.batch_size)
-            columns = []
-            for each in right_with_each_tile(*asked, batch_size=how.batch_size):
-                columns.append(each)
-                bar.update(done := done + len(each))
-            scored.append((read, np.stack(columns, axis=1)))
-    return train_scorer(scored, ScorerTraining(), TileScorer())
+def _check_scorer(pages: int, split: str, times: bool) -> None:
+    if not pages:
+        return
+    least = len(forms_of(TILES))
+    if pages < least:
+        raise ValueError(
+            f"--scorer_pages={pages}: pages come in {least} sizes, so give at least "
+            f"{least}, or 0 for no scorer."
+        )
+    if split == _SCORERS:
+        raise ValueError(
+            f"--split={split} has the pages that a scorer learns from: ask about "
+            "--split=test, or leave --scorer_pages out."
+        )
+    if times:
+        raise ValueError("--times shows no scorer: leave --scorer_pages out.")
 
 
 def _check(network: Network) -> None:

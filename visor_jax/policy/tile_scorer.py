@@ -1,20 +1,21 @@
 """Where to look: a small network that gives every tile of a page a score.
 
 It reads what the backbone makes of a question while only the base view is there: the
-question's last word behind the last layer, the base view's patches of each tile, and
-where the CROSS layers look. It is trained on how probable the right answer becomes when
-a tile is looked at; which tile holds the answer is never told:
+token that predicts the answer, behind the last layer; the base view's patches of each
+tile; and where that token looks in the CROSS layers. It is trained on how probable the
+right answer becomes when a tile is looked at; which tile holds it is never told:
 
     loss = - sum over tiles of softmax(scores) * p(right answer | base view and tile)
            - entropy_weight * entropy of softmax(scores)
 
-That is the `expected_loss` of `training.objectives.policy_objective`: the mean of its
-straight-through samples in the limit of temperature 0. Pages of any number of tiles
-share one scorer.
+whose optimum is softmax(p / entropy_weight). That is the `expected_loss` of
+`training.objectives.policy_objective`: the mean of its straight-through samples in the
+limit of temperature 0. Pages of any number of tiles share one scorer.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -32,8 +33,9 @@ Params = Any
 class TileFeatures:
     """What the scorer reads of n questions about pages of so many tiles, float32.
 
-    question: last word's hidden state. tiles: mean of the base view's patches of each.
-    looks: share of each CROSS layer's attention that goes to the tile.
+    question: hidden state of the token that predicts the answer. tiles: mean of the
+    base view's patches of each. looks: share of each CROSS layer's attention that goes
+    to the tile.
     """
 
     question: Float[Any, "n D"]
@@ -63,6 +65,24 @@ class TileScorer(nn.Module):
         return nn.Dense(1, kernel_init=zeros, name="score")(hidden)[..., 0]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedScorer:
+    """A scorer and its parameters."""
+
+    module: TileScorer
+    params: Params
+
+    def scores(self, features: TileFeatures) -> Float[np.ndarray, "n tiles"]:
+        """Returns the scores of every question's tiles."""
+        return np.asarray(jax.jit(self.module.apply)({"params": self.params}, features))
+
+    def flops(self, *, width: int, tiles: int, cross_layers: int) -> int:
+        """Returns the FLOPs of scoring one question's tiles (1 multiply-add = 2)."""
+        own = self.module.width
+        per_tile = width + cross_layers + own + 1
+        return 2 * own * (width + tiles * per_tile)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScorerTraining:
     """How a scorer is trained. batch_size: questions, all of one number of tiles."""
@@ -74,70 +94,86 @@ class ScorerTraining:
     entropy_weight: float = 0.02
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ValueError(
+                f"steps={self.steps}, batch_size={self.batch_size} and learning_rate="
+                f"{self.learning_rate} must be positive."
+            )
+        if self.weight_decay < 0 or self.entropy_weight < 0:
+            raise ValueError(
+                f"weight_decay={self.weight_decay} and entropy_weight="
+                f"{self.entropy_weight} must not be negative."
+            )
+
 
 # Each with its own number of questions and of tiles.
 Scored = tuple[TileFeatures, Float[np.ndarray, "_ _"]]
 
 
 def train_scorer(
-    scored: list[Scored], training: ScorerTraining, scorer: TileScorer
-) -> Params:
-    """Returns the parameters of a scorer.
+    scored: Sequence[Scored],
+    training: ScorerTraining | None = None,
+    module: TileScorer | None = None,
+) -> TrainedScorer:
+    """Returns a scorer that learned from these questions.
 
     Args:
       scored: for each number of tiles, questions and the probability of their right
-        answer, in 0..1, with each tile beside the base view.
+        answer with each tile beside the base view.
 
     Raises:
-      ValueError: for no questions at all.
+      ValueError: for no questions, other numbers of them, or what is no probability.
     """
-    scored = [each for each in scored if len(each[1])]
-    if not scored:
-        raise ValueError("A scorer learns from questions: there are none.")
+    training, module = training or ScorerTraining(), module or TileScorer()
+    _check(scored)
     rates = optax.cosine_decay_schedule(training.learning_rate, training.steps)
     optimizer = optax.adamw(rates, weight_decay=training.weight_decay)
 
     @jax.jit
-    def step(params: Params, moments: Any, features: TileFeatures, right: Array) -> Any:
-        loss = functools.partial(_loss, scorer, training.entropy_weight)
+    def step(
+        params: Params, moments: Any, features: TileFeatures, right: np.ndarray
+    ) -> tuple[Params, Any]:
+        loss = functools.partial(_loss, module, training.entropy_weight)
         grads = jax.grad(loss)(params, features, right)
         updates, moments = optimizer.update(grads, moments, params)
         return optax.apply_updates(params, updates), moments
 
     first = scored[0][0].of(np.arange(1))
-    params = scorer.init(jax.random.key(training.seed), first)["params"]
+    params = module.init(jax.random.key(training.seed), first)["params"]
     moments = optimizer.init(params)
     draw = np.random.default_rng(training.seed)
     for number in range(training.steps):
         features, right = scored[number % len(scored)]
         rows = draw.integers(len(right), size=training.batch_size)
         params, moments = step(params, moments, features.of(rows), right[rows])
-    return params
+    return TrainedScorer(module=module, params=params)
 
 
-def tile_scores(
-    scorer: TileScorer, params: Params, features: TileFeatures
-) -> Float[np.ndarray, "n tiles"]:
-    """Returns the scores of every question's tiles."""
-    return np.asarray(jax.jit(scorer.apply)({"params": params}, features))
-
-
-def scorer_flops(
-    scorer: TileScorer, *, width: int, tiles: int, cross_layers: int
-) -> int:
-    """Returns the FLOPs of scoring one question's tiles (1 multiply-add = 2)."""
-    per_tile = width + cross_layers + scorer.width + 1
-    return 2 * scorer.width * (width + tiles * per_tile)
+def _check(scored: Sequence[Scored]) -> None:
+    if not scored or not all(len(right) for _, right in scored):
+        raise ValueError("A scorer learns from questions: there are none.")
+    for features, right in scored:
+        if right.shape != features.looks.shape[:2]:
+            raise ValueError(
+                f"features of {features.looks.shape[:2]} questions and tiles have "
+                f"answers of {right.shape}."
+            )
+        if not (right.min() >= 0 and right.max() <= 1):
+            raise ValueError(
+                f"probabilities of right answers lie in {right.min()}..{right.max()}, "
+                "not in 0..1."
+            )
 
 
 def _loss(
-    scorer: TileScorer,
+    module: TileScorer,
     entropy_weight: float,
     params: Params,
     features: TileFeatures,
     right: Float[Array, "n tiles"],
 ) -> Float[Array, ""]:
-    log_choice = jax.nn.log_softmax(scorer.apply({"params": params}, features))
+    log_choice = jax.nn.log_softmax(module.apply({"params": params}, features))
     choice = jnp.exp(log_choice)
     expected = jnp.sum(choice * right, axis=-1)
     entropy = -jnp.sum(choice * log_choice, axis=-1)

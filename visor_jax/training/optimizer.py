@@ -8,7 +8,7 @@ from typing import Any
 import flax.traverse_util
 import optax
 
-from visor_jax.models.vision.projector import CONVOLUTION
+from visor_jax.models.vision.projector import CONVOLUTION_PATTERN
 from visor_jax.training.parameter_groups import (
     REST,
     ParameterGroup,
@@ -161,7 +161,7 @@ def make_optimizer(
         scale_by_group_rate(
             settings.groups,
             learning_rates(settings, num_steps),
-            {CONVOLUTION: _convolution_share(settings, num_steps)},
+            {CONVOLUTION_PATTERN: _convolution_share(settings, num_steps)},
         ),
     )
 

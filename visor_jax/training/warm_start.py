@@ -24,7 +24,7 @@ from visor_jax.checkpoints.restore import (
 from visor_jax.checkpoints.stored_network import StoredNetwork
 from visor_jax.models.adapters import OWN, RANDOM, own_sources
 from visor_jax.models.config import VLMConfig
-from visor_jax.models.vision.projector import CONVOLUTION
+from visor_jax.models.vision.projector import CONVOLUTION_PATTERN
 
 Params = Any
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _PARTS = {
     "adapters": r"(^|/)cross_attention/",
     "reading heads": r"(^|/)reading_heads_\w+/",
     "parameters of a token reduction": r"(^|/)token_compressor/",
-    "convolution behind its projector": CONVOLUTION,
+    "convolution behind its projector": CONVOLUTION_PATTERN,
 }
 _MAY_BE_NEW = re.compile("|".join(_PARTS.values()))
 _WITHOUT = " (--config.model.projector_convolution=0 does without.)"

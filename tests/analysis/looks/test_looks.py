@@ -11,6 +11,7 @@ from tests import tiny
 from visor_jax import looks
 from visor_jax.analysis.cross_attention_maps import cross_attention_maps
 from visor_jax.analysis.looks import asking, choices, rows
+from visor_jax.analysis.looks.scored_tiles import tile_features
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.pages.forms import vocabulary_of
 from visor_jax.data.pages.processor import page_processor
@@ -20,7 +21,13 @@ from visor_jax.flops.account import account
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.variants import dense, mini_tiles
 from visor_jax.ops.masks import last_valid
-from visor_jax.policy.tile_scorer import ScorerTraining, TileScorer, scorer_flops
+from visor_jax.policy.tile_scorer import (
+    ScorerTraining,
+    TileFeatures,
+    TileScorer,
+    TrainedScorer,
+    train_scorer,
+)
 
 CONFIG = mini_tiles().replace(reading_layers=())
 METADATA = {"settings": {"data": {"pages": {"kind": "tiles"}}}, "seed": 7}
@@ -89,8 +96,8 @@ def test_rankings_hold_every_tile_once_and_asked_ones_first(benchmark):
 
 def test_the_router_looks_where_a_prompt_of_its_own_does(benchmark, network):
     part, budget = benchmark.parts[0], Budget.none()
-    found = choices.router_scores(network, part, budget, batch_size=2)
-    assert tuple(found) == CONFIG.plan.cross_layers
+    found = tile_features(network, part, budget, batch_size=2).looks
+    assert found.shape[-1] == len(CONFIG.plan.cross_layers)
     examples = list(part.examples())
     for number in (0, 5, 14):
         sample = network.processor.sample(examples[number].request, room=1)
@@ -98,9 +105,9 @@ def test_the_router_looks_where_a_prompt_of_its_own_does(benchmark, network):
         sample = sample.of_crops([0], 36)
         batch = next(buckets.batches([sample])).batch
         maps = cross_attention_maps(network, batch, budget)
-        for layer, weights in maps.items():
+        for layer, weights in enumerate(maps.values()):
             base = choices.per_tile(weights[:, None, :36], 2)[0, 0]
-            np.testing.assert_allclose(found[layer][number], base, atol=1e-5)
+            np.testing.assert_allclose(found[number, :, layer], base, atol=1e-5)
 
 
 def fake_tokens(model, params, batch, gates):
@@ -161,14 +168,22 @@ def test_flops_are_those_of_the_crops_that_are_looked_at(benchmark):
     assert rows.dense_flops(CONFIG, part) == whole.dense().end_to_end
 
 
-def test_the_command_writes_every_row(tmp_path, network, answered, monkeypatch):
-    def scores(network, part, budget, *, batch_size):
-        ranking = choices.asked_ranking(part)
-        best = np.zeros(ranking.shape)
-        np.put_along_axis(best, ranking[:, :1] - 1, 1.0, axis=1)
-        return {0: best}
+def finds_asked_tiles(network, part, budget, *, batch_size):
+    """Looks of every CROSS layer at the first tile that a question asks about."""
+    ranking = choices.asked_ranking(part)
+    looks = np.zeros((*ranking.shape, len(CONFIG.plan.cross_layers)), np.float32)
+    for question, (first, *_) in enumerate(ranking.tolist()):
+        looks[question, first - 1] = 1.0
+    questions, tiles = ranking.shape
+    return TileFeatures(
+        question=np.zeros((questions, 64), np.float32),
+        tiles=np.zeros((questions, tiles, 64), np.float32),
+        looks=looks,
+    )
 
-    monkeypatch.setattr(choices, "router_scores", scores)
+
+def test_the_command_writes_every_row(tmp_path, network, answered, monkeypatch):
+    monkeypatch.setattr(rows, "tile_features", finds_asked_tiles)
     monkeypatch.setattr(looks, "open_network", lambda path: network)
     looks.report_looks(str(tmp_path), pages=4, command="again")
     found = json.loads((tmp_path / "looks" / "looks.json").read_text())
@@ -195,20 +210,44 @@ def test_the_command_writes_every_row(tmp_path, network, answered, monkeypatch):
 def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
     tmp_path, network, answered, monkeypatch
 ):
+    def train(scored):
+        # What every tile of every question comes to was looked at, of either size.
+        shapes = [right.shape for _, right in scored]
+        assert shapes == [(8, 4), (8, 9)]
+        return train_scorer(scored, ScorerTraining(steps=3))
+
     monkeypatch.setattr(looks, "open_network", lambda path: network)
-    monkeypatch.setattr(looks, "ScorerTraining", lambda: ScorerTraining(steps=3))
+    monkeypatch.setattr(looks, "train_scorer", train)
+    monkeypatch.setattr(rows, "tile_features", finds_asked_tiles)
+    monkeypatch.setattr(TrainedScorer, "scores", lambda self, read: read.looks[..., 0])
     found = looks.report_looks(str(tmp_path), pages=4, scorer_pages=2)
     by_name = {row["look"]: row["end_to_end_flops"] for row in found["rows"]}
     assert len(found["rows"]) == 20
+    scorer = TrainedScorer(module=TileScorer(), params={})
     cross = len(CONFIG.plan.cross_layers)
-    own = [
-        scorer_flops(TileScorer(), width=64, tiles=tiles, cross_layers=cross)
-        for tiles in (4, 9)
-    ]
-    router, scorer = by_name["base+1 router"], by_name["base+1 scorer"]
-    assert scorer - router == pytest.approx(np.mean(own))
-    assert {hit["rule"] for hit in found["hits"]} > {"scorer", "router", "asked"}
-    assert "trained on 2 pages" in (tmp_path / "looks" / "looks.md").read_text()
+    own = [scorer.flops(width=64, tiles=n, cross_layers=cross) for n in (4, 9)]
+    difference = by_name["base+1 scorer"] - by_name["base+1 router"]
+    assert difference == pytest.approx(np.mean(own))
+    hits = {(h["grid"], h["rule"], h["top"]): h["one_tile"] for h in found["hits"]}
+    assert {hits[grid, "scorer", 1] for grid, _, _ in hits} == {1.0}
+    assert "trained on 2 pages" in " ".join(
+        (tmp_path / "looks" / "looks.md").read_text().split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"scorer_pages": 1}, "--scorer_pages=1: pages come in 2 sizes"),
+        ({"scorer_pages": -3}, "--scorer_pages=-3"),
+        ({"scorer_pages": 8, "split": "policy"}, "--split=policy has the pages"),
+        ({"scorer_pages": 8, "times": True}, "--times shows no scorer"),
+    ],
+)
+def test_a_scorer_without_a_use_is_refused_before_any_work(tmp_path, asked, message):
+    with pytest.raises(ValueError, match=message):
+        looks.report_looks(str(tmp_path), **asked)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

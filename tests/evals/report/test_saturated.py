@@ -17,18 +17,23 @@ def row(model="universal", read=0.5, bar=1.0):
 def test_only_what_the_universal_network_answers_at_every_budget_is_saturated():
     assert saturated_tasks([row(), row(read=0.9, bar=0.99)], GROUPS) == ["bar"]
     assert saturated_tasks([row(), row(bar=0.98)], GROUPS) == []
-    assert saturated_tasks([row(), row("dense", bar=0.1)], GROUPS) == ["bar"]
-    assert saturated_tasks([row("dense")], GROUPS) == []
+    assert saturated_tasks([row(), row(), row("dense", bar=0.1)], GROUPS) == ["bar"]
+    assert saturated_tasks([row("dense"), row("dense")], GROUPS) == []
+
+
+def test_one_budget_alone_tells_nothing_of_others():
+    assert saturated_tasks([row()], GROUPS) == []
 
 
 def test_nothing_is_hard_where_no_group_is_called_so():
-    assert saturated_tasks([row()], {"all": tuple(row()["tasks"])}) == []
+    assert saturated_tasks([row(), row()], {"all": tuple(row()["tasks"])}) == []
 
 
 def test_means_with_saturated_tasks_called_easy():
     means = regrouped(row(), GROUPS, ["bar"])
     assert means == pytest.approx({"easy": 0.9, "hard": 0.5})
-    assert regrouped(row(), GROUPS, ["read", "bar"]) == pytest.approx({"easy": 0.8})
+    every = regrouped(row(), GROUPS, ["read", "bar"])
+    assert every == {"easy": pytest.approx(0.8), "hard": None}
 
 
 @pytest.mark.parametrize("right", [0.5, 1.0])
@@ -42,3 +47,9 @@ def test_a_report_shows_both_groupings_where_a_task_is_saturated(
     assert (min(bars) == 1.0) == (right == 1.0)
     text = (tmp_path / "report.md").read_text()
     assert ("easy, regrouped" in text) == (right == 1.0)
+    if right == 1.0:
+        # Every hard task is saturated: none is left.
+        budgets = [row["budget"] for row in shown["rows"]]
+        for budget in budgets:
+            line = f"| universal | `{budget}` | 100.0 | 100.0 | 100.0 | – |"
+            assert line in text

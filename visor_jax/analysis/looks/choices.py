@@ -1,8 +1,9 @@
 """Which tiles each question looks at: those it asks about, random ones, or a router's.
 
-The router needs no training: where the last word of a question looks in the CROSS
-layers while only the base view is there. Its attention to the patches of the base view
-is summed per tile, and the tiles with the most are looked at.
+The router needs no training: where the token that predicts a question's answer looks in
+the CROSS layers while only the base view is there (`scored_tiles`). Its attention to
+the patches of the base view is summed per tile, and the tiles with the most are looked
+at.
 
     base view, 6 x 6 patches, tiles of a 2 x 2 page     1 | 2     3 x 3 patches each
                                                         3 | 4
@@ -10,15 +11,10 @@ is summed per tile, and the tiles with the most are looked at.
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from visor_jax.analysis.cross_attention_maps import cross_looks
-from visor_jax.analysis.looks.asking import Item, item_batches
-from visor_jax.budget import Budget
 from visor_jax.evals.pages.benchmark import PageBenchmark
-from visor_jax.inference.loading.network import Network
 
 # Of the controls, for every network alike.
 _SEED = 0
@@ -55,32 +51,6 @@ def asked_ranking(part: PageBenchmark) -> Int[np.ndarray, "questions tiles"]:
 def ranking_of(scores: Float[np.ndarray, "questions tiles"]) -> np.ndarray:
     """Returns the tiles of each question, from 1, by their scores, best first."""
     return np.argsort(-scores, axis=1, kind="stable") + 1
-
-
-def router_scores(
-    network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
-) -> dict[int, Float[np.ndarray, "questions tiles"]]:
-    """Returns by CROSS layer how much each question looks at each tile.
-
-    Only the base view is there. Easy questions look somewhere, too.
-    """
-    form, gates = part.form, budget.gates(network.config.plan)
-    grid = round((form.patch_index.crops - 1) ** 0.5)
-    items = [Item(page, part.questions(page), (0,)) for page in range(len(part.pool))]
-    found: dict[int, list[np.ndarray]] = {}
-    for batch, rows, kept in item_batches(part, items, batch_size):
-        places = np.stack([row.answer_places for row in rows]).astype(np.int32)
-        looks = cross_looks(
-            network.params,
-            jax.device_put(batch),
-            places,
-            model=network.vlm,
-            gates=gates,
-        )
-        for layer, weights in looks.items():
-            pooled = per_tile(np.asarray(weights)[:kept], grid)
-            found.setdefault(layer, []).append(pooled.reshape(-1, grid * grid))
-    return {layer: np.concatenate(parts) for layer, parts in found.items()}
 
 
 def per_tile(

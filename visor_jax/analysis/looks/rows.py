@@ -30,12 +30,7 @@ from visor_jax.flops.account import account
 from visor_jax.inference.loading.network import Network
 from visor_jax.models.config import VLMConfig
 from visor_jax.models.variants import dense
-from visor_jax.policy.tile_scorer import (
-    Params,
-    TileScorer,
-    scorer_flops,
-    tile_scores,
-)
+from visor_jax.policy.tile_scorer import TrainedScorer
 
 COUNTS = (1, 2)
 # Rules that look at the base view themselves.
@@ -47,12 +42,12 @@ class Lookout:
     """How a report looks.
 
     budgets: to answer at. router: the budget that the router looks with.
-    scorer: parameters of a trained `TileScorer`, which reads at that budget too.
+    scorer: reads at that budget, too, and learned at it; its choice serves all budgets.
     """
 
     budgets: Sequence[Budget]
     router: Budget
-    scorer: Params | None = None
+    scorer: TrainedScorer | None = None
     batch_size: int = 32
 
     @property
@@ -95,20 +90,17 @@ Rankings = dict[str, np.ndarray]
 
 def _rankings(network: Network, part: PageBenchmark, how: Lookout) -> Rankings:
     """Returns tiles best first, by rule; of the router's layers one by one as well."""
-    scores = choices.router_scores(network, part, how.router, batch_size=how.batch_size)
-    total = np.sum(list(scores.values()), axis=0)
+    read = tile_features(network, part, how.router, batch_size=how.batch_size)
     layers = {
-        f"router, layer {layer}": choices.ranking_of(each)
-        for layer, each in scores.items()
+        f"router, layer {layer}": choices.ranking_of(read.looks[..., number])
+        for number, layer in enumerate(network.config.plan.cross_layers)
     }
     trained = {}
     if how.scorer is not None:
-        read = tile_features(network, part, how.router, batch_size=how.batch_size)
-        ranked = choices.ranking_of(tile_scores(TileScorer(), how.scorer, read))
-        trained = {_SCORER: ranked}
+        trained = {_SCORER: choices.ranking_of(how.scorer.scores(read))}
     return {
         "random": choices.random_ranking(part),
-        _ROUTER: choices.ranking_of(total),
+        _ROUTER: choices.ranking_of(read.looks.sum(axis=-1)),
         **trained,
         "asked": choices.asked_ranking(part),
         **layers,
@@ -192,9 +184,8 @@ def _choosing_flops(
     if not name.endswith((_ROUTER, _SCORER)):
         return 0
     flops = look_flops(config, part, how.router, 1)
-    if name.endswith(_SCORER):
-        flops += scorer_flops(
-            TileScorer(),
+    if name.endswith(_SCORER) and how.scorer is not None:
+        flops += how.scorer.flops(
             width=config.decoder.width,
             tiles=part.form.patch_index.crops - 1,
             cross_layers=len(config.plan.cross_layers),

@@ -1,7 +1,9 @@
-"""What a tile scorer learns from: every tile of every question looked at once.
+"""What routers read of a base view, and what a trained scorer learns from.
 
-And what it reads: one pass over the base view alone, at the budget that a router looks
-with. See `visor_jax.policy.tile_scorer`.
+Reading is one pass over the base view alone, at the budget that a router looks with;
+the untrained router takes the attention to each tile, the scorer everything. The scorer
+learns from every tile of every question, each looked at once beside the base view, at
+that same budget. See `visor_jax.policy.tile_scorer`.
 """
 
 from collections.abc import Iterator
@@ -18,18 +20,23 @@ from visor_jax.analysis.looks.choices import per_tile
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals.pages.benchmark import PageBenchmark
+from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.layer_plan import StaticGate
 from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.policy.scores import score_batch
-from visor_jax.policy.tile_scorer import TileFeatures
+from visor_jax.policy.tile_scorer import Scored, TileFeatures
+from visor_jax.runtime.progress import Progress
 from visor_jax.sharding.programs import mesh_jit
 
 
 def tile_features(
     network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
 ) -> TileFeatures:
-    """Returns what a scorer reads of every question of the pages, page by page."""
+    """Returns what is read of every question of the pages, page by page.
+
+    Easy questions look somewhere, too.
+    """
     form, gates = part.form, budget.gates(network.config.plan)
     grid = round((form.patch_index.crops - 1) ** 0.5)
     items = [Item(page, part.questions(page), (0,)) for page in range(len(part.pool))]
@@ -75,6 +82,26 @@ def right_with_each_tile(
         yield np.concatenate(found).astype(np.float32)
 
 
+def scored_pages(
+    network: Network, benchmark: TileBenchmark, budget: Budget, *, batch_size: int
+) -> list[Scored]:
+    """Returns what a scorer learns from, for the pages of each size."""
+    parts = benchmark.parts
+    total = sum(len(part) * (part.form.patch_index.crops - 1) for part in parts)
+    scored, done = [], 0
+    with Progress(total, description="looking at tiles", unit="looks") as bar:
+        for part in parts:
+            read = tile_features(network, part, budget, batch_size=batch_size)
+            columns = []
+            for column in right_with_each_tile(
+                network, part, budget, batch_size=batch_size
+            ):
+                columns.append(column)
+                bar.update(done := done + len(column))
+            scored.append((read, np.stack(columns, axis=1)))
+    return scored
+
+
 def _per_tile_means(
     image: Float[np.ndarray, "B patches D"], grid: int
 ) -> Float[np.ndarray, "B tiles D"]:
@@ -95,7 +122,7 @@ def _read_base_view(
 ) -> tuple[
     Float[Array, "B R D"], Float[Array, "B V D"], dict[int, Float[Array, "B R V"]]
 ]:
-    """Returns words behind the last layer, the image before the first, and looks."""
+    """Returns tokens behind the last layer, the image before the first, and looks."""
 
     def run(module: VLM) -> tuple[Array, Array, dict[int, Array]]:
         begun = begin_batch(module, batch)

@@ -58,6 +58,6 @@ def _scorer_told(pages: int) -> str:
     if not pages:
         return "."
     return (
-        f"; so do those of the scorer, which was trained on {pages} pages of other "
-        "handwriting, from right answers alone."
+        "; so do those of the scorer, and its own FLOPs beside: it was trained on "
+        f"{pages} pages of other handwriting, from right answers alone, at that budget."
     )

@@ -158,8 +158,8 @@ def _regrouped(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list
     lines = []
     for name, row in zip(_names(rows), rows, strict=True):
         means = saturated.regrouped(row, groups, moved)
-        both = [*row["accuracy"].values(), *means.values()]
-        lines.append([*name, *map(percent, both)])
+        both = [*(row["accuracy"][g] for g in groups), *(means[g] for g in groups)]
+        lines.append([*name, *("–" if v is None else percent(v) for v in both)])
     header = ["model", "budget", *groups, *(f"{g}, regrouped" for g in groups)]
     return [saturated.rule_of(moved), table(header, lines, left=2)]
 

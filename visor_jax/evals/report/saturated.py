@@ -2,7 +2,7 @@
 
 What is hard is said by what a task asks, before any network is trained, so that all
 reports share it. A network may learn such a task so well that it needs no layer for it;
-the report then has both groupings side by side.
+`evaluate`'s report then has both groupings side by side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,12 @@ def saturated_tasks(rows: Sequence[Row], groups: Groups) -> list[str]:
     """Returns the hard tasks that a universal network answers at every budget.
 
     Args:
-      rows: of a report; those of fixed budgets of a universal network decide.
+      rows: of a report; those of a universal network's budgets decide, if there are
+        several.
       groups: {group: its tasks}; nothing is hard where no group is called so.
     """
     universal = [row for row in rows if row["model"] == "universal"]
-    if not universal or _EASY not in groups:
+    if len(universal) < 2 or _EASY not in groups:
         return []
     return [
         task
@@ -35,15 +36,19 @@ def saturated_tasks(rows: Sequence[Row], groups: Groups) -> list[str]:
     ]
 
 
-def regrouped(row: Row, groups: Groups, saturated: Sequence[str]) -> dict[str, float]:
-    """Returns a row's mean accuracy of each group, with saturated tasks called easy."""
+def regrouped(
+    row: Row, groups: Groups, saturated: Sequence[str]
+) -> dict[str, float | None]:
+    """Returns a row's mean accuracy of each group, with saturated tasks called easy.
+
+    None where that leaves a group without tasks.
+    """
     tasks = {group: list(names) for group, names in groups.items()}
     tasks[_HARD] = [task for task in tasks[_HARD] if task not in saturated]
     tasks[_EASY] += saturated
     return {
-        group: float(np.mean([row["tasks"][task] for task in names]))
+        group: float(np.mean([row["tasks"][task] for task in names])) if names else None
         for group, names in tasks.items()
-        if names
     }
 
 

@@ -14,8 +14,8 @@ from visor_jax.ops.linear import Dense
 from visor_jax.ops.patch_convolution import patch_convolution
 
 _KERNEL = "convolution_kernel"
-# Which of a network's parameters it is.
-CONVOLUTION = rf"(^|/){_KERNEL}$"
+# The convolution among a network's parameters, by their paths.
+CONVOLUTION_PATTERN = rf"(^|/){_KERNEL}$"
 
 
 class Projector(nn.Module):

@@ -6,6 +6,7 @@ one. The image is pooled over its tokens as they leave the trunk.
 """
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -42,6 +43,15 @@ def policy_features(
     routing = jnp.take_along_axis(hidden, indices[..., None], axis=1)
     pooled = _pooled(trunk.image)[:, None]
     return PolicyFeatures(routing, jnp.broadcast_to(pooled, routing.shape))
+
+
+def unit_rms(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """Returns the vectors with a root mean square of 1: a direction, and no size.
+
+    The streams of a pretrained network grow over its depth, some a hundredfold.
+    """
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + 1e-12)
 
 
 def _pooled(stream: TokenStream) -> Float[Array, "B D"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from visor_jax.batch import Batch
 from visor_jax.models.vlm import VLM, run_trunk
-from visor_jax.policy.features import PolicyFeatures, policy_features
+from visor_jax.policy.features import PolicyFeatures, policy_features, unit_rms
 from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
@@ -79,9 +79,9 @@ class PolicyNetwork(nn.Module):
         """
         chosen = []
         if self.config.routing_token:
-            chosen.append(_unit_rms(features.routing))
+            chosen.append(unit_rms(features.routing))
         if self.config.image_features:
-            chosen.append(_unit_rms(features.image))
+            chosen.append(unit_rms(features.image))
         x = jnp.concatenate(chosen, axis=-1)
         for i, width in enumerate(self.config.hidden_widths):
             x = jax.nn.gelu(nn.Dense(width, name=f"hidden_{i}")(x))
@@ -145,9 +145,3 @@ def new_policy(config: PolicyConfig, width: int, key: Array) -> Params:
     nothing = jnp.zeros((1, 1, width), jnp.float32)
     features = PolicyFeatures(nothing, nothing)
     return PolicyNetwork(config).init(key, features)["params"]
-
-
-def _unit_rms(x: Float[Array, "B R D"]) -> Float[Array, "B R D"]:
-    # The streams of a pretrained network grow over its depth, some a hundredfold.
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(mean_square + 1e-12)

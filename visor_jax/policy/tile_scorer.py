@@ -26,6 +26,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from visor_jax.policy.features import unit_rms
+
 Params = Any
 
 
@@ -56,8 +58,8 @@ class TileScorer(nn.Module):
     def __call__(self, features: TileFeatures) -> Float[Array, "n tiles"]:
         features = jax.tree.map(jnp.asarray, features)
         dense = functools.partial(nn.Dense, self.width)
-        question = dense(name="question")(_unit_rms(features.question))
-        tiles = dense(name="tiles")(_unit_rms(features.tiles))
+        question = dense(name="question")(unit_rms(features.question))
+        tiles = dense(name="tiles")(unit_rms(features.tiles))
         looks = dense(name="looks")(jnp.log(features.looks + 1e-4))
         hidden = nn.gelu(question[:, None] + tiles + looks)
         hidden = nn.gelu(dense(name="hidden")(hidden))
@@ -178,8 +180,3 @@ def _loss(
     expected = jnp.sum(choice * right, axis=-1)
     entropy = -jnp.sum(choice * log_choice, axis=-1)
     return -jnp.mean(expected + entropy_weight * entropy)
-
-
-def _unit_rms(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(mean_square + 1e-12)

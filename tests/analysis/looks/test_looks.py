@@ -7,19 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.analysis.looks.tiled_network import CONFIG
 from visor_jax import looks
 from visor_jax.analysis.cross_attention_maps import cross_attention_maps
 from visor_jax.analysis.looks import asking, choices, rows
 from visor_jax.analysis.looks.scored_tiles import tile_features
-from visor_jax.budget import Budget, BudgetSet
-from visor_jax.data.pages.forms import vocabulary_of
-from visor_jax.data.pages.processor import page_processor
-from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.budget import Budget
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.flops.account import account
-from visor_jax.inference.loading.network import Network
-from visor_jax.models.variants import dense, mini_tiles
+from visor_jax.models.variants import dense
 from visor_jax.ops.masks import last_valid
 from visor_jax.policy.tile_scorer import (
     ScorerTraining,
@@ -29,24 +25,10 @@ from visor_jax.policy.tile_scorer import (
     train_scorer,
 )
 
-CONFIG = mini_tiles().replace(reading_layers=())
-METADATA = {"settings": {"data": {"pages": {"kind": "tiles"}}}, "seed": 7}
-
 
 @pytest.fixture(scope="module")
 def benchmark():
     return TileBenchmark.make(5, batch_size=2)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return Network(
-        config=CONFIG,
-        params=tiny.params_of(CONFIG)["params"],
-        budgets=BudgetSet.parse("none,all", CONFIG.plan),
-        processor=page_processor(page_tokenizer(vocabulary_of("tiles")), "tiles"),
-        metadata=METADATA,
-    )
 
 
 @pytest.mark.parametrize("grid", [2, 3])

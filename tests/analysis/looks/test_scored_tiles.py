@@ -4,16 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny, tolerances
-from tests.analysis.looks.test_looks import CONFIG, METADATA
+from tests import tolerances
+from tests.analysis.looks.tiled_network import CONFIG
 from visor_jax.analysis.looks import asking
 from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
-from visor_jax.budget import Budget, BudgetSet
-from visor_jax.data.pages.forms import vocabulary_of
-from visor_jax.data.pages.processor import page_processor
-from visor_jax.data.pages.tokenizer import page_tokenizer
+from visor_jax.budget import Budget
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
-from visor_jax.inference.loading.network import Network
 from visor_jax.models.vlm import begin_batch, run_rest, run_trunk
 
 BUDGET = Budget.none()
@@ -23,17 +19,6 @@ BUDGET = Budget.none()
 def part(request):
     """Two pages of as many tiles a side."""
     return TileBenchmark.make(4, batch_size=2).parts[request.param - 2]
-
-
-@pytest.fixture(scope="module")
-def network():
-    return Network(
-        config=CONFIG,
-        params=tiny.params_of(CONFIG)["params"],
-        budgets=BudgetSet.parse("none,all", CONFIG.plan),
-        processor=page_processor(page_tokenizer(vocabulary_of("tiles")), "tiles"),
-        metadata=METADATA,
-    )
 
 
 def test_right_answers_are_as_probable_as_a_plain_pass_says(part, network):

@@ -114,8 +114,7 @@ def report_looks(
     how = Lookout(budgets=budgets, router=network.budgets.smallest)
     if scorer_pages:
         others = TileBenchmark.make(scorer_pages, split=_SCORERS)
-        asked = (network, others, how.router)
-        scored = scored_pages(*asked, batch_size=how.batch_size)
+        scored = scored_pages(network, others, how.router, batch_size=how.batch_size)
         how = dataclasses.replace(how, scorer=train_scorer(scored))
     content = {
         **made,

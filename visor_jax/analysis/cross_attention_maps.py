@@ -96,10 +96,11 @@ def looks_on_the_way(
     rows: Int[Array, "B R"],
     gates: tuple[StaticGate, ...],
 ) -> tuple[DecoderState, dict[int, Float[Array, "B R V"]]]:
-    """Returns prompts behind the last layer, and {CROSS layer: where tokens look}.
+    """Returns prompts before the last CROSS layer, and {layer: where tokens look}.
 
     Args:
-      module: bound. state: before the first layer. rows: text tokens of each prompt.
+      module: bound, of a plan with CROSS layers. state: before the first layer.
+      rows: text tokens of each prompt.
     """
     begun, found = 0, {}
     for layer in module.config.plan.cross_layers:
@@ -107,5 +108,4 @@ def looks_on_the_way(
         streams = (state.text, state.image)
         found[layer] = module.language_model.look_across(layer, *streams, rows)
         begun = layer
-    state, _ = module.run(state, gates, start=begun)
     return state, found

@@ -126,7 +126,8 @@ def _read_base_view(
 
     def run(module: VLM) -> tuple[Array, Array, dict[int, Array]]:
         begun = begin_batch(module, batch)
-        done, looks = looks_on_the_way(module, begun, places, gates)
+        state, looks = looks_on_the_way(module, begun, places, gates)
+        done, _ = module.run(state, gates, start=module.config.plan.cross_layers[-1])
         words = jnp.take_along_axis(done.text.hidden, places[..., None], axis=1)
         image = begun.image.hidden.astype(jnp.float32)
         return words.astype(jnp.float32), image, looks

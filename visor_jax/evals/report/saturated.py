@@ -55,13 +55,11 @@ def regrouped(
 def rule_of(saturated: Sequence[str]) -> str:
     """Returns the rule, and which tasks it is about, as a sentence."""
     names = ", ".join(f"`{task}`" for task in saturated)
-    are = (
-        "are called hard for what they ask"
-        if len(saturated) > 1
-        else ("is called hard for what it asks")
-    )
+    several = len(saturated) > 1
+    are, it_asks = ("are", "they ask") if several else ("is", "it asks")
     return (
-        f"{names} {are}, and yet answered at {100 * SATURATED:.0f} % or more at every "
-        "budget of the universal network: no budgets are told apart by that. Means "
-        "over tasks with such ones called easy, beside those above:"
+        f"{names} {are} called hard for what {it_asks}, and yet answered at "
+        f"{100 * SATURATED:.0f} % or more at every budget of the universal network: no "
+        "budgets are told apart by that. Means over tasks with such ones called easy, "
+        "beside those above:"
     )

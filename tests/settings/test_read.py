@@ -145,6 +145,7 @@ def change(path: str, value):
 
 WITH_CONVOLUTION = {
     "universal": (universal.get_config, 0.3),
+    "tiles": (functools.partial(universal.get_config, "tiles"), 0.15),
     "dedicated": (dedicated.get_config, 0.3),
     # Begun with a network whose easy tasks are learned.
     "visor_tr": (visor_tr.get_config, 0.0),
@@ -157,7 +158,7 @@ WITHOUT = {
     "easy_vqa:dense": functools.partial(easy_vqa.get_config, "dense"),
     **{
         name: functools.partial(universal.get_config, name)
-        for name in ("demo", "tiles", "llava_ov_7b")
+        for name in ("demo", "llava_ov_7b")
     },
 }
 

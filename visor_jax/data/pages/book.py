@@ -128,10 +128,28 @@ class Book:
             table[:, i] = np.array(ids, np.uint8)[question.indices(facts)]
         return table
 
-    def probabilities(self, task_weights: Mapping[str, float]) -> np.ndarray:
+    def asked_tiles(self, facts: np.ndarray) -> np.ndarray:
+        """Returns (n, questions) int32: bit t is set where a question asks tile t.
+
+        0 where the page as a whole shows the answer.
+        """
+        table = np.zeros((len(facts), len(self.questions)), np.int32)
+        for i, question in enumerate(self.questions):
+            if question.tiles is not None:
+                bits = np.int32(1) << question.tiles(facts).astype(np.int32)
+                table[:, i] = np.bitwise_or.reduce(bits, axis=1)
+        return table
+
+    def probabilities(
+        self, task_weights: Mapping[str, float], may: np.ndarray | None = None
+    ) -> np.ndarray:
         """Returns the chance of each question, (questions,), given weights of tasks.
 
         A task that is not named has weight 0; the questions of a task share its weight.
+
+        Args:
+          may: (questions,) bool, which may be asked, None for all. What a task's other
+            questions would have had goes to those that may; tasks without one drop out.
 
         Raises:
           ValueError: for unknown tasks, negative weights or weights that are all zero.
@@ -141,12 +159,15 @@ class Book:
             raise ValueError(
                 f"Unknown tasks {unknown}: there are {list(self.task_names)}."
             )
+        may = np.ones(len(self.questions), bool) if may is None else may
+        asked = np.bincount(self.question_task, may, minlength=len(self.tasks))
         weights = [task_weights.get(name, 0.0) for name in self.task_names]
         weights = np.array(weights, float)
+        weights *= asked > 0
         if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(
-                "Task weights must be finite, not negative and not all 0: "
-                f"{task_weights}."
+                "Weights of the tasks that may be asked must be finite, not negative "
+                f"and not all 0: {task_weights}."
             )
-        per_task = weights / np.bincount(self.question_task)
-        return per_task[self.question_task] / weights.sum()
+        per_task = weights / np.maximum(asked, 1)
+        return per_task[self.question_task] * may / weights.sum()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from visor_jax.data.pages.forms import DIGITS, forms_of
-from visor_jax.data.pages.tiles.crop_draw import ANY, CROPS_OF_STEPS
+from visor_jax.data.pages.tiles.crop_draw import ANY, CROPS_OF_STEPS, FEW
 
 # Of settings that older runs did not write down: left out of a run's record where they
 # have their default, so that old and new runs compare.
@@ -53,7 +53,9 @@ class PageDataSettings:
     any_crops: whether every step looks at a drawn number of its pages' crops, the base
       view always among them, so that the network is right at any (`tiles.crop_draw`).
     crop_phases: with `any_crops`, (end, crops) as in `phases`: "base" for the base view
-      alone, "all", or "any" for a drawn number of them.
+      alone, "few" for two tiles beside it and no question about what only others show
+      (the rest of a task's questions have its weight), "all", or "any" for a drawn
+      number of them.
     phases: (end, task weights) in order; `end` is the fraction of all steps at which
       the next phase takes over, and 1 for the last.
     """
@@ -92,6 +94,7 @@ class PageDataSettings:
         for _, weights in self.phases:
             for form in forms_of(self.kind):
                 form.book.probabilities(weights)
+        self._check_few()
 
     def _check_crop_phases(self) -> None:
         _check_ends("crop_phases", self.crop_phases)
@@ -105,6 +108,27 @@ class PageDataSettings:
                 f"crop_phases={self.crop_phases} are for any_crops=True: without it "
                 "all crops are looked at."
             )
+
+    def _check_few(self) -> None:
+        """Raises ValueError where rows with few crops might have nothing to ask."""
+        begin = 0.0
+        for end, crops in self.crop_phases:
+            if crops == FEW:
+                self._check_asks_base(begin, end)
+            begin = end
+
+    def _check_asks_base(self, begin: float, end: float) -> None:
+        """Raises ValueError where, between, only some tiles answer what is asked."""
+        tasks = forms_of(self.kind)[0].book.tasks
+        plain = [t.name for t in tasks if t.questions[0].tiles is None]
+        starts = [0.0, *(stop for stop, _ in self.phases[:-1])]
+        for start, (stop, weights) in zip(starts, self.phases, strict=True):
+            if max(start, begin) < min(stop, end) and not any(map(weights.get, plain)):
+                raise ValueError(
+                    f"crop_phases have {FEW!r} where the tasks are {dict(weights)}: a "
+                    "row may see nothing that they ask; give one of "
+                    f"{plain} some weight there."
+                )
 
 
 def _check_ends(name: str, phases: Sequence[tuple[float, object]]) -> None:

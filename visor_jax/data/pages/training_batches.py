@@ -17,7 +17,7 @@ from visor_jax.data.pages.forms import Form, form_of
 from visor_jax.data.pages.packing import TextRow, pack_row
 from visor_jax.data.pages.pool.pool import PagePool
 from visor_jax.data.pages.settings import PageDataSettings
-from visor_jax.data.pages.tiles.crop_draw import drawn_count, drawn_crops
+from visor_jax.data.pages.tiles.crop_draw import FEW, drawn_count, drawn_crops
 from visor_jax.data.row_range import batched_range
 
 # Of one recipe, or of several.
@@ -43,9 +43,13 @@ class PageQuestions:
         ]
         self._first = np.cumsum([0, *map(len, self._pools)])
         self._phase_ends = np.array([end for end, _ in settings.phases])
-        self._cumulative = [
-            [np.cumsum(form.book.probabilities(weights)) for form in self._forms]
+        self._probabilities = [
+            [form.book.probabilities(weights) for form in self._forms]
             for _, weights in settings.phases
+        ]
+        self._asked_tiles = [
+            form.book.asked_tiles(pool.facts)
+            for form, pool in zip(self._forms, self._pools, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -58,7 +62,15 @@ class PageQuestions:
         turn = step % len(self._pools)
         form, answers = self._forms[turn], self._answers[turn]
         page = int(rng.integers(len(answers)))
-        cumulative = self._cumulative[self.phase_of(step)][turn]
+        crops = None
+        probabilities = self._probabilities[self.phase_of(step)][turn]
+        if settings.any_crops:
+            phase, crops = self._phase_and_crops(
+                step, index % settings.batch_size, form
+            )
+            if phase == FEW:
+                probabilities = self._about(crops, page, step, turn)
+        cumulative = np.cumsum(probabilities)
         draws = rng.random(settings.questions_per_page) * cumulative[-1]
         questions = np.searchsorted(cumulative, draws, side="right")
         row = pack_row(
@@ -68,17 +80,27 @@ class PageQuestions:
             book=form.book,
             image_tokens=form.patch_index.count,
         )
-        if settings.any_crops:
-            place = step, index % settings.batch_size
-            row = dataclasses.replace(row, crops=self._crops(*place, form))
+        row = dataclasses.replace(row, crops=crops)
         return int(self._first[turn]) + page, row
 
-    def _crops(self, step: int, row: int, form: Form) -> tuple[int, ...]:
+    def _about(
+        self, crops: tuple[int, ...], page: int, step: int, turn: int
+    ) -> np.ndarray:
+        """Returns the questions' chances, those of unseen tiles being 0."""
+        seen = sum(1 << (crop - 1) for crop in crops[1:])
+        may = (self._asked_tiles[turn][page] & ~seen) == 0
+        _, weights = self._settings.phases[self.phase_of(step)]
+        return self._forms[turn].book.probabilities(weights, may)
+
+    def _phase_and_crops(
+        self, step: int, row: int, form: Form
+    ) -> tuple[str, tuple[int, ...]]:
+        """Returns the phase of a step and the crops that a row of it looks at."""
         seed, crops = self._settings.seed, form.patch_index.crops
         ends, phases = zip(*self._settings.crop_phases, strict=True)
         phase = phases[np.searchsorted(ends, step / self._steps, side="right")]
         count = drawn_count(seed, step, crops, phase)
-        return drawn_crops(seed, step, row, count=count, crops=crops)
+        return phase, drawn_crops(seed, step, row, count=count, crops=crops)
 
     def batch(self, rows: Sequence[tuple[int, TextRow]]) -> Batch:
         """Returns the batch of some rows of one step."""

@@ -8,13 +8,14 @@ import pytest
 from tests.data.pages.tiles.test_forms import SMALL
 from visor_jax.data.buckets import Bucket
 from visor_jax.data.pages.batches import make_batch
-from visor_jax.data.pages.forms import TileForm, vocabulary_of
+from visor_jax.data.pages.forms import TileForm, form_of, vocabulary_of
 from visor_jax.data.pages.packing import pack_row
 from visor_jax.data.pages.processor import page_processor
 from visor_jax.data.pages.settings import PageDataSettings
 from visor_jax.data.pages.tiles.crop_draw import drawn_count, drawn_crops
+from visor_jax.data.pages.tiles.words import COLOURS
 from visor_jax.data.pages.tokenizer import page_tokenizer
-from visor_jax.data.pages.training_batches import train_iterator
+from visor_jax.data.pages.training_batches import PageQuestions, train_iterator
 
 LOOKS = dataclasses.replace(SMALL, any_crops=True)
 
@@ -78,11 +79,11 @@ def test_a_look_is_that_of_a_prompt_with_these_crops(pools, grid, crops):
 
 
 def test_phases_say_how_many_crops_their_steps_look_at(pools):
-    phases = ((0.5, "base"), (0.75, "all"), (1.0, "any"))
+    phases = ((0.25, "base"), (0.5, "few"), (0.75, "all"), (1.0, "any"))
     first = dataclasses.replace(LOOKS, crop_phases=phases)
     batches = list(train_iterator(list(pools.values()), first, steps=16))
     drawn = [drawn_count(2, step, (5, 10)[step % 2]) for step in range(12, 16)]
-    expected = [1] * 8 + [5, 10] * 2 + drawn
+    expected = [1] * 4 + [3] * 4 + [5, 10] * 2 + drawn
     assert [batch.pixels.shape[1] for batch in batches] == expected
     assert set(drawn) - {5, 10}
     with pytest.raises(ValueError, match=r"crop_phases=.* are for any_crops"):
@@ -90,7 +91,60 @@ def test_phases_say_how_many_crops_their_steps_look_at(pools):
     with pytest.raises(ValueError, match=r"crop_phases name \['some'\]"):
         dataclasses.replace(LOOKS, crop_phases=((1.0, "some"),))
     with pytest.raises(ValueError, match="crop_phases must end at ascending"):
-        dataclasses.replace(LOOKS, crop_phases=phases[:2])
+        dataclasses.replace(LOOKS, crop_phases=phases[:3])
+
+
+def test_rows_of_few_crops_ask_only_about_what_they_see(pools):
+    """Held to the words of the questions and the facts, not to the book's tiles."""
+    both = list(pools.values())
+    settings = dataclasses.replace(LOOKS, crop_phases=((1.0, "few"),))
+    rows, kinds = PageQuestions(both, settings, steps=80), set()
+    for number in range(240):
+        page, row = rows[number]
+        pool = both[page // 30]
+        facts, book = pool.facts[page % 30], form_of(pool).book
+        assert len(row.crops) == 3
+        seen = {crop - 1 for crop in row.crops[1:]}
+        for question in row.questions:
+            task, *words = book.questions[question].text.split()
+            colours = [COLOURS.index(word) for word in words if word in COLOURS]
+            tiles = {int(np.flatnonzero(facts["colours"] == c)[0]) for c in colours}
+            if task == "marked":
+                tiles = {int(facts["mark"][0])}
+            if task in ("digit", "largest", "marked"):
+                assert tiles <= seen
+            kinds.add((task, len(tiles), tiles <= seen))
+    # Pairs of both tiles, the mark where it is seen, and glances at what is not.
+    assert {("largest", 2, True), ("marked", 1, True)} <= kinds
+    assert {("where", 1, False), ("shape", 1, False), ("digit", 1, True)} <= kinds
+
+
+def test_the_rest_of_a_task_has_the_weight_of_what_is_not_seen(pools):
+    weights = {"place": 1.0, "read": 3.0}
+    settings = dataclasses.replace(
+        LOOKS, crop_phases=((1.0, "few"),), phases=((1.0, weights),)
+    )
+    rows = PageQuestions(list(pools.values()), settings, steps=300)
+    books = [form_of(pool).book for pool in pools.values()]
+    for turn, book in enumerate(books):
+        steps = range(turn, 300, 2)
+        asked = [q for step in steps for q in rows[3 * step][1].questions]
+        share = np.mean([book.questions[q].text.startswith("digit") for q in asked])
+        # Three of four, though two tiles of nine have what it asks (5 sigma: 0.07).
+        assert share == pytest.approx(0.75, abs=0.07)
+
+
+def test_few_crops_are_nothing_where_only_tiles_answer():
+    phases = ((0.5, "base"), (1.0, "few"))
+    hard = ((0.5, {"place": 1.0, "mark": 1.0}), (1.0, {"mark": 1.0}))
+    with pytest.raises(ValueError, match="may see nothing that they ask"):
+        dataclasses.replace(LOOKS, crop_phases=phases, phases=hard)
+    late = ((0.6, {"mark": 1.0}), (1.0, {"place": 1.0}))
+    with pytest.raises(ValueError, match="may see nothing that they ask"):
+        dataclasses.replace(LOOKS, crop_phases=phases, phases=late)
+    # Those of the first half do not matter: it looks at the base view.
+    other = ((0.5, {"mark": 1.0}), (1.0, {"place": 1.0, "mark": 1.0}))
+    dataclasses.replace(LOOKS, crop_phases=phases, phases=other)
 
 
 def test_pages_of_one_crop_have_nothing_to_draw():

@@ -8,8 +8,20 @@ from visor_jax.data.pages.pool.handwriting import load_handwriting
 from visor_jax.data.pages.tiles import drawing
 from visor_jax.data.pages.tiles.words import COLOURS
 
+TINTS = {
+    "red": (179, 103, 103),
+    "yellow": (137, 167, 80),
+    "green": (95, 178, 111),
+    "blue": (92, 115, 177),
+    "orange": (167, 137, 80),
+    "cyan": (77, 153, 153),
+    "violet": (128, 84, 172),
+    "pink": (164, 79, 141),
+    "white": (175, 175, 175),
+}
 
-def page_of(grid, monkeypatch, *, screen=60.0):
+
+def page_of(grid, monkeypatch, *, screen=56.0):
     """Returns a page without noise whose digits have that much contrast."""
     monkeypatch.setattr(drawing, "_NOISE", np.float32(0))
     monkeypatch.setattr(drawing, "_SCREEN", np.float32(screen))
@@ -24,37 +36,35 @@ def test_digits_are_in_the_tiles_and_not_in_the_base_view(grid, monkeypatch):
     assert record == same
     with_digits, without = (TileForm(grid).crops(p[None])[0] for p in (page, plain))
     seen = np.abs(with_digits - without).max(axis=(1, 2, 3))
-    # In units of the full range, 2: of 60 levels two are left, half the page's noise.
+    # In units of the full range, 2: 1.3 of 56 levels may be left, a third of the noise.
     assert (seen[1:] > 0.4).all()
-    assert seen[0] < 0.02
+    assert seen[0] < 0.01
     # Nor is the faint screen there, which every patch of a tile shows.
     rough = np.abs(np.diff(without[:, :7, 1:22], axis=2))
     assert np.median(rough[0]) < 0.02
-    assert np.median(rough[1:]) == pytest.approx(40 / 127.5, abs=0.01)
+    assert np.median(rough[1:]) == pytest.approx(28 / 127.5, abs=0.01)
 
 
 def test_a_digit_of_plain_ink_would_be_in_the_base_view(monkeypatch):
     monkeypatch.setattr(drawing, "screen", lambda: np.ones((48, 48), np.float32))
-    page, _ = page_of(2, monkeypatch, screen=-60)
+    page, _ = page_of(2, monkeypatch, screen=-56)
     plain, _ = page_of(2, monkeypatch, screen=0)
     with_digits, without = (TileForm(2).crops(p[None])[0] for p in (page, plain))
     assert np.abs(with_digits - without)[0].max() > 0.3
 
 
+def test_no_colour_lies_between_others():
+    """What a linear layer looks for along a colour, that colour has most of."""
+    away = drawing.tints() - 128.0
+    along = away @ away.T
+    # At least a fifth more than the next: hues are 40 degrees apart or more.
+    apart = np.where(np.eye(len(along), dtype=bool), -np.inf, along).max(axis=1)
+    assert (apart < 0.8 * np.diag(along)).all()
+
+
 @pytest.mark.parametrize("grid", [2, 3])
 def test_facts_are_what_is_painted(grid, monkeypatch):
     page, record = page_of(grid, monkeypatch)
-    tints = {
-        "red": (170, 85, 85),
-        "yellow": (170, 170, 85),
-        "green": (85, 170, 85),
-        "blue": (85, 85, 170),
-        "orange": (170, 125, 85),
-        "cyan": (85, 170, 170),
-        "violet": (130, 85, 170),
-        "pink": (170, 85, 145),
-        "grey": (128, 128, 128),
-    }
     assert sorted(record["colours"]) == list(range(grid * grid))
     ink, white = np.zeros(4, int), []
     for tile, colour in enumerate(record["colours"]):
@@ -62,8 +72,8 @@ def test_facts_are_what_is_painted(grid, monkeypatch):
         region = page[y : y + 48, x : x + 48]
         # A light and a dark square of the faint screen.
         both = region[0, :2].astype(int)
-        assert tuple(both.mean(axis=0)) == tints[COLOURS[colour]]
-        assert (both[0] - both[1] == 40).all()
+        assert tuple(both.mean(axis=0)) == TINTS[COLOURS[colour]]
+        assert (both[0] - both[1] == 28).all()
         dark = int((region == 25).all(axis=-1).sum())
         # none, ring, cross, bar of 16 x 8
         ink[record["shapes"][tile]] = dark

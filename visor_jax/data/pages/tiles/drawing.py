@@ -1,7 +1,7 @@
 """Draws one tiled page: 2 x 2 or 3 x 3 tiles of 48 pixels, each a crop of the tower.
 
     +------------------------+   a handwritten digit on the left and one on the right,
-    | digit       digit      |   whole patches each; one of the page with a white bar
+    | digit       digit      |   whole patches each; one of the page with a bright bar
     | (mark)                 |   below; under them a dark shape, or none.
     |         shape          |   Every tile of a page has a colour of its own.
     +------------------------+
@@ -25,30 +25,19 @@ from visor_jax.data.pages.tiles.facts import draw_record
 from visor_jax.data.pages.tiles.words import COLOURS, SHAPES
 
 # Part of a pool's cache key: raise it whenever a page would come out differently.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 
 TILE = 48
 CELL = 24
 # Of the screen, to both sides of the tile's colour, which leaves room for it.
-_SCREEN = np.float32(60)
+_SCREEN = np.float32(56)
 # Of the same screen all over the page: a patch tells whether it is seen close up. Both
 # together are cut off nowhere: what is cut off would not average out.
-_GRAIN = np.float32(20)
-_TINTS = np.array(
-    [
-        (170, 85, 85),  # red
-        (170, 170, 85),  # yellow
-        (85, 170, 85),  # green
-        (85, 85, 170),  # blue
-        (170, 125, 85),  # orange
-        (85, 170, 170),  # cyan
-        (130, 85, 170),  # violet
-        (170, 85, 145),  # pink
-        (128, 128, 128),  # grey
-    ],
-    np.float32,
-)
-assert len(_TINTS) == len(COLOURS)
+_GRAIN = np.float32(14)
+# Degrees; red is 0, green 120. Every tint is the furthest of all in some direction of
+# RGB (white: brightness), so that a linear layer can tell it from all others.
+_HUES = (0, 80, 130, 225, 40, 180, 270, 315)
+_CHROMA, _WHITE = 62, 175
 _INK, _MARK = np.float32(25), np.float32(250)
 _NOISE = np.float32(4)
 _MARK_TOP, _MARK_SIZE = 24, (4, 16)
@@ -69,6 +58,18 @@ def draw_page(
     return np.clip(page, 0.0, 255.0, out=page).astype(np.uint8), record
 
 
+@functools.cache
+def tints() -> np.ndarray:
+    """Returns the colours of tiles, (colours, RGB) float32, as in `COLOURS`."""
+    hues = np.radians(_HUES)
+    # Directions at right angles to each other and to that of brightness.
+    first, second = np.array([2, -1, -1]) / 6**0.5, np.array([0, 1, -1]) / 2**0.5
+    chroma = np.outer(np.cos(hues), first) + np.outer(np.sin(hues), second)
+    found = np.vstack([128 + _CHROMA * chroma, np.full(3, _WHITE)])
+    assert len(found) == len(COLOURS)
+    return found.round().astype(np.float32)
+
+
 def _paint_tile(
     region: np.ndarray,
     tile: int,
@@ -76,7 +77,7 @@ def _paint_tile(
     handwriting: Handwriting,
     rng: np.random.Generator,
 ) -> None:
-    region[:] = _TINTS[record["colours"][tile]] + _GRAIN * screen()[:, :, None]
+    region[:] = tints()[record["colours"][tile]] + _GRAIN * screen()[:, :, None]
     for side, digit in enumerate(record["digits"][tile].tolist()):
         scans = handwriting.glyphs[digit]
         y, x = CELL - GLYPH_SIZE, side * CELL

@@ -10,7 +10,7 @@ two that the question names.
            tiles    tiles                  how many there are
     hard   read     digit left green       one digit of one tile
            largest  largest green          the larger digit of one tile
-           mark     marked digit           the one with the white bar
+           mark     marked digit           the one with the bright bar
            pair     largest left green red the larger digit of two tiles
 """
 

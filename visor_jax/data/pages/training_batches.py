@@ -43,13 +43,14 @@ class PageQuestions:
         ]
         self._first = np.cumsum([0, *map(len, self._pools)])
         self._phase_ends = np.array([end for end, _ in settings.phases])
-        self._probabilities = [
-            [form.book.probabilities(weights) for form in self._forms]
+        self._cumulative = [
+            [np.cumsum(form.book.probabilities(weights)) for form in self._forms]
             for _, weights in settings.phases
         ]
         self._asked_tiles = [
             form.book.asked_tiles(pool.facts)
             for form, pool in zip(self._forms, self._pools, strict=True)
+            if any(crops == FEW for _, crops in settings.crop_phases)
         ]
 
     def __len__(self) -> int:
@@ -63,14 +64,13 @@ class PageQuestions:
         form, answers = self._forms[turn], self._answers[turn]
         page = int(rng.integers(len(answers)))
         crops = None
-        probabilities = self._probabilities[self.phase_of(step)][turn]
+        cumulative = self._cumulative[self.phase_of(step)][turn]
         if settings.any_crops:
             phase, crops = self._phase_and_crops(
                 step, index % settings.batch_size, form
             )
             if phase == FEW:
-                probabilities = self._about(crops, page, step, turn)
-        cumulative = np.cumsum(probabilities)
+                cumulative = np.cumsum(self._about(crops, page, step, turn))
         draws = rng.random(settings.questions_per_page) * cumulative[-1]
         questions = np.searchsorted(cumulative, draws, side="right")
         row = pack_row(
@@ -80,7 +80,8 @@ class PageQuestions:
             book=form.book,
             image_tokens=form.patch_index.count,
         )
-        row = dataclasses.replace(row, crops=crops)
+        if crops is not None:
+            row = dataclasses.replace(row, crops=crops)
         return int(self._first[turn]) + page, row
 
     def _about(

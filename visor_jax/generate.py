@@ -83,6 +83,9 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
     cost = model.network.cost(
         budget, first_look=first.budget if looked_before else None, **lengths
     )
+    # Of the look before, where the network chose tiles.
+    choosing = (prompt.looked_at or {}).get("choosing_flops", 0)
+    own = cost.tower + cost.projector + cost.llm_prefill
     report = {
         "answer": answer,
         "budget": budget.name,
@@ -94,9 +97,10 @@ def _report(model: VisorModel, prompt: ReadPrompt, answer: str) -> dict[str, Any
             "projector": cost.projector,
             "llm_prefill": cost.llm_prefill,
             "decode_per_token": cost.decode_per_token,
+            **({"choosing": choosing} if choosing else {}),
         },
         "llm_saving": cost.llm_saving,
-        "end_to_end_saving": cost.end_to_end_saving,
+        "end_to_end_saving": cost.end_to_end_saving * own / (own + choosing),
         "counted": lengths,
     }
     if first is not None:

@@ -4,6 +4,8 @@
     base/sa0             crop 0 alone: the whole image, squashed
     base+2/sa1:11        the base view and two tiles: the first, unless they are chosen
     base+2:1,4/sa1:11    the base view and tiles 1 and 4 (tile n is crop n, row by row)
+    best+2/sa1:11        the base view first, and the two tiles that it says are asked
+                         about (`inference.routing.tile_chooser`)
 
 A `Look` is frozen and hashable. The base view is in every one: what text asks can be
 told from it more often than not, and it shows which tiles are worth their cost. Looks
@@ -21,8 +23,9 @@ from visor_jax.budget import Budget
 from visor_jax.budget_names import split_names
 from visor_jax.layer_plan import LayerPlan
 
-_EXAMPLES = "'base', 'all', 'base+2' or 'base+2:1,4'"
+_EXAMPLES = "'base', 'all', 'base+2', 'base+2:1,4' or 'best+2'"
 _TILES = re.compile(r"base\+([0-9]{1,6})(?::([0-9]{1,6}(?:,[0-9]{1,6})*))?")
+_BEST = re.compile(r"best\+([0-9]{1,6})")
 
 
 def _is_whole(number: object) -> bool:
@@ -34,11 +37,13 @@ class Crops:
     """Which crops of an image are looked at; the base view, crop 0, always is.
 
     count: how many tiles beside it; None for all there are. tiles: which, ascending
-    from 1; None where nobody has chosen any: then the first ones.
+    from 1; None where nobody has chosen any: then the first ones. best: those that a
+    network chooses when it has seen the base view.
     """
 
     count: int | None = None
     tiles: tuple[int, ...] | None = None
+    best: bool = False
 
     def __post_init__(self) -> None:
         if self.count is not None and (not _is_whole(self.count) or self.count < 0):
@@ -47,6 +52,11 @@ class Crops:
                 "None for all of them."
             )
         tiles = self.tiles
+        if self.best and (not self.count or tiles is not None):
+            raise ValueError(
+                f"The best {self.count!r} tiles, {tiles!r:.80} listed: say how many, "
+                "from 1 on, and list none."
+            )
         if tiles is None:
             return
         if not isinstance(tiles, tuple) or not all(map(_is_whole, tiles)):
@@ -63,7 +73,9 @@ class Crops:
 
     @classmethod
     def parse(cls, name: str) -> "Crops":
-        """Returns the crops of this name ("base", "all", "base+2", "base+2:1,4").
+        """Returns the crops of this name.
+
+        "base", "all", "base+2", "base+2:1,4" or "best+2".
 
         Raises:
           ValueError: for any other name, or one that lists another number of tiles than
@@ -71,7 +83,8 @@ class Crops:
         """
         if name in ("all", "base"):
             return cls() if name == "all" else cls(0)
-        match = _TILES.fullmatch(name)
+        best = _BEST.fullmatch(name)
+        match = best or _TILES.fullmatch(name)
         if match is None:
             raise ValueError(f"Unknown crops {name!r}: write {_EXAMPLES}.")
         count = int(match[1])
@@ -79,8 +92,8 @@ class Crops:
             raise ValueError(
                 f"Crops {name!r} ask for no tile beside the base view: write 'base'."
             )
-        if match[2] is None:
-            return cls(count)
+        if best or match[2] is None:
+            return cls(count, best=bool(best))
         tiles = tuple(map(int, match[2].split(",")))
         if len(tiles) != count:
             raise ValueError(
@@ -95,6 +108,8 @@ class Crops:
             return "all"
         if self.count == 0:
             return "base"
+        if self.best:
+            return f"best+{self.count}"
         listed = "" if self.tiles is None else ":" + ",".join(map(str, self.tiles))
         return f"base+{self.count}{listed}"
 
@@ -102,6 +117,11 @@ class Crops:
     def is_all(self) -> bool:
         """Whether every crop is looked at, whatever the image."""
         return self.count is None
+
+    @property
+    def unchosen(self) -> "Crops":
+        """As many crops, with no word of which; the best stay a network's choice."""
+        return Crops(self.count, best=self.best)
 
     def choosing(self, tiles: Iterable[int]) -> "Crops":
         """Returns as many crops, with these tiles chosen.
@@ -119,7 +139,15 @@ class Crops:
 
         Args:
           crops: of the image, the base view included; () of 0, where there is no image.
+
+        Raises:
+          ValueError: for the best of more tiles than are looked at.
         """
+        if self.best and self.count < crops - 1:
+            raise ValueError(
+                f"Crops {self.name!r} are chosen by what a network sees in the base "
+                f"view, not known of an image with {crops}: load one, or name tiles."
+            )
         wanted = range(1, crops) if self.count is None else range(1, self.count + 1)
         tiles = wanted if self.tiles is None else self.tiles
         return (0, *(tile for tile in tiles if tile < crops)) if crops else ()
@@ -183,7 +211,7 @@ class Look:
         """
         crops, slash, budget = name.partition("/")
         if not slash:
-            if crops == "base" or _TILES.fullmatch(crops):
+            if crops == "base" or any(p.fullmatch(crops) for p in (_TILES, _BEST)):
                 raise ValueError(
                     f"Look {name!r} says which crops and no budget: write e.g. "
                     f"'{name}/none'."

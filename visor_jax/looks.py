@@ -1,7 +1,7 @@
 """`python -m visor_jax.looks`: what a network for tiled pages needs to look at.
 
     python -m visor_jax.looks --checkpoint=runs/universal-tiles-seed0 [--pages=512] \\
-        [--scorer_pages=512]
+        [--scorer_pages=512 [--keep_scorer]]
 
 Asks it about held-out pages while only the base view is there, or some tiles as well:
 random ones, those that an untrained router finds (where the question looks in the CROSS
@@ -9,8 +9,9 @@ layers, over the base view), those that the question asks about, or all; at its 
 and its largest budget. Writes looks.json and looks.md: accuracy of easy and hard
 questions, how often the router finds the asked tiles, and FLOPs from end to end, tower
 included. With --scorer_pages a scorer of tiles is trained first, on so many pages of
-the policy's handwriting, from right answers alone. With --times it measures
-milliseconds instead, into times.json.
+the policy's handwriting, from right answers alone; --keep_scorer leaves it beside the
+checkpoint, where crops="best+1" of `generate`, `answer` and `serve` finds it. With
+--times it measures milliseconds instead, into times.json.
 """
 
 from absl import flags
@@ -32,6 +33,11 @@ def define_flags() -> None:
         "Pages of the policy's handwriting that a scorer of tiles learns from; 0 for "
         "no scorer.",
         lower_bound=0,
+    )
+    flags.DEFINE_bool(
+        "keep_scorer",
+        False,
+        "Leaves the scorer in the workdir: it chooses tiles then for crops='best+1'.",
     )
     flags.DEFINE_bool("times", False, "Measures times instead of accuracies.")
 
@@ -58,7 +64,7 @@ from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.loading.reads_pages import pages_read
-from visor_jax.policy.tile_scorer import train_scorer
+from visor_jax.policy.tile_scorer import TrainedScorer, train_scorer
 from visor_jax.runtime import atomic_write, output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 
@@ -75,6 +81,7 @@ def report_looks(
     split: str = "test",
     times: bool = False,
     scorer_pages: int = 0,
+    keep_scorer: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Returns the content of looks.json, or of times.json, after writing it.
@@ -82,7 +89,8 @@ def report_looks(
     Args:
       out: folder; None for one beside the checkpoints.
       pages: of all sizes together. command: that makes the report again.
-      scorer_pages: that a scorer of tiles is trained on; 0 for none.
+      scorer_pages: that a scorer of tiles is trained on; 0 for none. keep_scorer:
+        whether it stays beside the checkpoint.
 
     Raises:
       ValueError: for a network that does not read tiled pages, or has no CROSS layers;
@@ -91,7 +99,7 @@ def report_looks(
     """
     layout.check_local(checkpoint, "--checkpoint")
     split_id(split)
-    _check_scorer(scorer_pages, split, times)
+    _check_scorer(scorer_pages, split, times, keep_scorer)
     place = out or f"{checkpoint.rstrip('/')}/looks"
     folder = Path(output_place.check_folder(place, "--out"))
     network = open_network(checkpoint)
@@ -113,9 +121,10 @@ def report_looks(
         return content
     how = Lookout(budgets=budgets, router=network.budgets.smallest)
     if scorer_pages:
-        others = TileBenchmark.make(scorer_pages, split=_SCORERS)
-        scored = scored_pages(network, others, how.router, batch_size=how.batch_size)
-        how = dataclasses.replace(how, scorer=train_scorer(scored))
+        scorer = _trained_scorer(network, how, scorer_pages)
+        how = dataclasses.replace(how, scorer=scorer)
+        if keep_scorer:
+            network.scorer_file.write(scorer)
     content = {
         **made,
         "scorer_pages": scorer_pages,
@@ -127,7 +136,17 @@ def report_looks(
     return content
 
 
-def _check_scorer(pages: int, split: str, times: bool) -> None:
+def _trained_scorer(network: Network, how: Lookout, pages: int) -> TrainedScorer:
+    others = TileBenchmark.make(pages, split=_SCORERS)
+    scored = scored_pages(network, others, how.router, batch_size=how.batch_size)
+    return train_scorer(scored)
+
+
+def _check_scorer(pages: int, split: str, times: bool, keep: bool) -> None:
+    if not pages and keep:
+        raise ValueError(
+            "--keep_scorer keeps one that is trained here: say --scorer_pages=256."
+        )
     if not pages:
         return
     least = len(forms_of(TILES))
@@ -179,6 +198,7 @@ def main(arguments: list[str]) -> None:
             split=asked.split,
             times=asked.times,
             scorer_pages=asked.scorer_pages,
+            keep_scorer=asked.keep_scorer,
             command=f"python -m visor_jax.looks {shlex.join(sys.argv[1:])}",
         )
     print(_times_text(content) if asked.times else look_table(content))

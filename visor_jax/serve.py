@@ -32,7 +32,7 @@ def define_flags() -> None:
         "looks",
         [],
         "Crops that requests may ask for beside all and those of --look: 'base', "
-        "'base+2', 'auto@1' (for any threshold), ...; default: none.",
+        "'base+2', 'best+2', 'auto@1' (for any threshold), ...; default: none.",
     )
     flags.DEFINE_integer("tokens_per_turn", 4, "Sent at once, of each answer.", 1)
     flags.DEFINE_bool("warm_up", True, "Compile all programs before requests.")

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from visor_jax.analysis.cross_attention_maps import check_keeps_all, cross_looks
+from visor_jax.analysis.cross_attention_maps import check_keeps_all
 from visor_jax.analysis.image_places import ImagePlaces
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.data.images.read_image import read_image
 from visor_jax.data.prompts.messages import media
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
+from visor_jax.inference.generation.cross_looks import cross_looks
 from visor_jax.inference.generation.generate import Latency
 from visor_jax.inference.visor_model import VisorModel
 from visor_jax.look_cascade import is_look_cascade

@@ -5,20 +5,16 @@ image: how much each image token was looked at by the last token of the question
 are computed beside the network's own attention, for that one token, and add up to 1.
 """
 
-from typing import Any
-
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from visor_jax.batch import Batch
 from visor_jax.budget import Budget
+from visor_jax.inference.generation.cross_looks import cross_looks
 from visor_jax.inference.loading.network import Network
-from visor_jax.layer_plan import StaticGate
-from visor_jax.models.decoder.decoder_state import DecoderState
 from visor_jax.models.decoder.token_reducer import KEEP_ALL
-from visor_jax.models.vlm import VLM, begin_batch, text_tags
+from visor_jax.models.vlm import text_tags
 from visor_jax.ops.masks import last_valid
-from visor_jax.sharding.programs import mesh_jit
 
 
 def cross_attention_maps(
@@ -71,41 +67,3 @@ def first_crop_map(
     flat = np.zeros(patches_per_side**2, np.float32)
     np.add.at(flat, index[shown], parts[shown])
     return flat.reshape(patches_per_side, patches_per_side)
-
-
-@mesh_jit(static_argnames=("model", "gates"))
-def cross_looks(
-    params: Any,
-    batch: Batch,
-    rows: Int[Array, "B R"],
-    *,
-    model: VLM,
-    gates: tuple[StaticGate, ...],
-) -> dict[int, Float[Array, "B R V"]]:
-    """Returns where these text tokens look in every CROSS layer, in one pass."""
-
-    def run(module: VLM) -> dict[int, Array]:
-        return looks_on_the_way(module, begin_batch(module, batch), rows, gates)[1]
-
-    return model.apply({"params": params}, method=run)
-
-
-def looks_on_the_way(
-    module: VLM,
-    state: DecoderState,
-    rows: Int[Array, "B R"],
-    gates: tuple[StaticGate, ...],
-) -> tuple[DecoderState, dict[int, Float[Array, "B R V"]]]:
-    """Returns prompts before the last CROSS layer, and {layer: where tokens look}.
-
-    Args:
-      module: bound, of a plan with CROSS layers. state: before the first layer.
-      rows: text tokens of each prompt.
-    """
-    begun, found = 0, {}
-    for layer in module.config.plan.cross_layers:
-        state, _ = module.run(state, gates, start=begun, stop=layer)
-        streams = (state.text, state.image)
-        found[layer] = module.language_model.look_across(layer, *streams, rows)
-        begun = layer
-    return state, found

@@ -113,7 +113,8 @@ def define_crops_flag() -> None:
         "crops",
         None,
         "Of an image that is cut into tiles: 'base' (the whole, in one crop), 'all', "
-        "or how many tiles beside the base view; default: all.",
+        "how many tiles beside the base view, or 'best+2' for the two that it says are "
+        "asked about; default: all.",
     )
 
 
@@ -123,8 +124,9 @@ def define_look_flag() -> None:
         "look",
         None,
         "Of images that are cut into tiles, where a request says no crops: 'base' (the "
-        "whole, in one crop), 'all', how many tiles beside it, or 'auto@0.8' (base, "
-        "and all where that answer is less sure); default: all.",
+        "whole, in one crop), 'all', how many tiles beside it, 'best+2' (those that it "
+        "says are asked about), or 'auto@0.8' (base, and all where that answer is less "
+        "sure); default: all.",
     )
 
 

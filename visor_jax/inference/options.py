@@ -19,9 +19,10 @@ class Options(TypedDict, total=False):
     max_new_tokens: at most so many; None for 256 (8 for pages). key: for random
     sampling; a seed will do. cost: with "auto", above 0 for cheaper choices. stop:
     texts; an answer ends before the first that it would hold. crops: of an image that
-    are looked at, see `visor_jax.look.crops_of`; None for all. "auto@0.8" for the base
-    view first, and all where that answer's confidence lies below (`looking_twice`;
-    `generate`, `chat` and `generate_all` alone).
+    are looked at, see `visor_jax.look.crops_of`; None for all. "best+2" for the tiles
+    that the network chooses by the base view (`routing.tile_chooser`), "auto@0.8" for
+    the base view first, and all where that answer's confidence lies below
+    (`looking_twice`; `generate`, `chat` and `generate_all` alone).
     """
 
     max_new_tokens: int | None

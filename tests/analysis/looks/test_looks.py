@@ -15,6 +15,7 @@ from visor_jax.analysis.looks.scored_tiles import tile_features
 from visor_jax.budget import Budget
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.flops.account import account
+from visor_jax.inference.routing.scorer_file import ScorerFile
 from visor_jax.models.variants import dense
 from visor_jax.ops.masks import last_valid
 from visor_jax.policy.tile_scorer import (
@@ -202,7 +203,13 @@ def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
     monkeypatch.setattr(looks, "train_scorer", train)
     monkeypatch.setattr(rows, "tile_features", finds_asked_tiles)
     monkeypatch.setattr(TrainedScorer, "scores", lambda self, read: read.looks[..., 0])
-    found = looks.report_looks(str(tmp_path), pages=4, scorer_pages=2)
+    file = ScorerFile(tmp_path / "tile_scorer.msgpack", 5)
+    network = dataclasses.replace(network, scorer_file=file)
+    how = {"pages": 4, "scorer_pages": 2}
+    found = looks.report_looks(str(tmp_path), **how)
+    assert file.read() is None
+    looks.report_looks(str(tmp_path), keep_scorer=True, **how)
+    assert file.read().module == TileScorer()
     by_name = {row["look"]: row["end_to_end_flops"] for row in found["rows"]}
     assert len(found["rows"]) == 20
     scorer = TrainedScorer(module=TileScorer(), params={})
@@ -224,6 +231,7 @@ def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
         ({"scorer_pages": -3}, "--scorer_pages=-3"),
         ({"scorer_pages": 8, "split": "policy"}, "--split=policy has the pages"),
         ({"scorer_pages": 8, "times": True}, "--times shows no scorer"),
+        ({"keep_scorer": True}, "say --scorer_pages=256"),
     ],
 )
 def test_a_scorer_without_a_use_is_refused_before_any_work(tmp_path, asked, message):

@@ -1,10 +1,12 @@
 """What a scorer of tiles reads and learns from, against plain forward passes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from tests import tolerances
+from tests import tiny, tolerances
 from tests.analysis.looks.tiled_network import CONFIG
 from visor_jax.analysis.looks import asking
 from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
@@ -70,3 +72,21 @@ def test_what_is_read_is_that_of_a_plain_pass_over_the_base_view(part, network):
             np.broadcast_to(tiles, (8, *tiles.shape)),
             **tolerances.REORDERED,
         )
+
+
+def test_a_prompt_of_its_own_is_read_as_a_scorer_learned(part, network):
+    """What chooses tiles for an answer reads what the scorer was trained on."""
+    params = tiny.perturbed(network.params, jax.random.key(3))
+    network = dataclasses.replace(network, params=params)
+    learned = tile_features(network, part, BUDGET, batch_size=2)
+    chooser = network.looking_at("best+1", "as_all").processor.looking.chooser
+    examples = list(part.examples())
+    for number in (0, 5, 14):
+        whole = network.processor.sample(examples[number].request, room=1)
+        found = chooser.features(whole)
+        for name in ("question", "tiles", "looks"):
+            np.testing.assert_allclose(
+                getattr(found, name)[0],
+                getattr(learned, name)[number],
+                **tolerances.REORDERED,
+            )

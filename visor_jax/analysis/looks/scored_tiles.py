@@ -7,27 +7,21 @@ that same budget. See `visor_jax.policy.tile_scorer`.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Float, Float32
 
-from visor_jax.analysis.cross_attention_maps import looks_on_the_way
 from visor_jax.analysis.looks.asking import Item, each_its_own, item_batches
 from visor_jax.analysis.looks.choices import per_tile
-from visor_jax.batch import Batch
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
+from visor_jax.inference.generation.cross_looks import read_base_view
 from visor_jax.inference.loading.network import Network
-from visor_jax.layer_plan import StaticGate
-from visor_jax.models.vlm import VLM, begin_batch
 from visor_jax.policy.scores import score_batch
 from visor_jax.policy.tile_scorer import Scored, TileFeatures
 from visor_jax.runtime.progress import Progress
-from visor_jax.sharding.programs import mesh_jit
 
 
 def tile_features(
@@ -44,7 +38,7 @@ def tile_features(
     for batch, rows, kept in item_batches(part, items, batch_size):
         places = np.stack([row.answer_places for row in rows]).astype(np.int32)
         asked = places.shape[1]
-        words, image, looks = _read_base_view(
+        words, image, looks = read_base_view(
             network.params,
             jax.device_put(batch),
             places,
@@ -109,27 +103,3 @@ def _per_tile_means(
     patches = image.shape[1]
     summed = per_tile(np.moveaxis(image, 1, 2), grid)
     return np.moveaxis(summed, 1, 2) * (grid * grid / patches)
-
-
-@mesh_jit(static_argnames=("model", "gates"))
-def _read_base_view(
-    params: Any,
-    batch: Batch,
-    places: Int[Array, "B R"],
-    *,
-    model: VLM,
-    gates: tuple[StaticGate, ...],
-) -> tuple[
-    Float[Array, "B R D"], Float[Array, "B V D"], dict[int, Float[Array, "B R V"]]
-]:
-    """Returns tokens behind the last layer, the image before the first, and looks."""
-
-    def run(module: VLM) -> tuple[Array, Array, dict[int, Array]]:
-        begun = begin_batch(module, batch)
-        state, looks = looks_on_the_way(module, begun, places, gates)
-        done, _ = module.run(state, gates, start=module.config.plan.cross_layers[-1])
-        words = jnp.take_along_axis(done.text.hidden, places[..., None], axis=1)
-        image = begun.image.hidden.astype(jnp.float32)
-        return words.astype(jnp.float32), image, looks
-
-    return model.apply({"params": params}, method=run)

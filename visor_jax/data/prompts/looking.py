@@ -7,6 +7,7 @@ ALONE    the base view as an image of one crop, as every checkpoint knows it
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 from visor_jax.data.prompts.sample import Sample
@@ -49,6 +50,12 @@ class Looking:
             return whole.base_alone(self.patches_per_crop)
         crops = self.crops.of_image(whole.num_crops)
         return whole.of_crops(crops, self.patches_per_crop)
+
+    def warm_up(self, text_tokens: Iterable[int]) -> None:
+        """Compiles what choosing crops needs: nothing, where they are named.
+
+        text_tokens: of the buckets for prompts.
+        """
 
     def report(self, sample: Sample) -> dict[str, Any]:
         """Returns what was looked at of a sample of `sample`, as JSON values.

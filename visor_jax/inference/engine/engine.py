@@ -274,14 +274,15 @@ class Engine:
         Programs that draw are among them if the engine's own sampling does; what a
         request asks for beyond that is compiled when it comes.
         """
-        known = {"buckets": self.processor.buckets.all, "budgets": self.shapes.budgets}
+        buckets = among(buckets, self.processor.buckets.all, "buckets")
         keys = all_keys(
             self.shapes,
-            among(buckets, known["buckets"], "buckets"),
-            among(budgets, known["budgets"], "budgets"),
+            buckets,
+            among(budgets, self.shapes.budgets, "budgets"),
             draws=not self._sampling.takes_likeliest,
         )
         checked.function_of(report, "report")
+        self.crops.warm_up(bucket.text_tokens for bucket in buckets)
         for done, key in enumerate(keys, 1):
             began = time.perf_counter()
             self.programs.compile(key)

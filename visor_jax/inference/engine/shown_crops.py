@@ -1,7 +1,7 @@
 """What a request is shown of its image: all crops, some, or the base view first."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from visor_jax.data.images.cut_image import Cutter
@@ -9,7 +9,7 @@ from visor_jax.data.prompts.looking import CropRule, Looking
 from visor_jax.data.prompts.processor import Processor
 from visor_jax.data.prompts.request import Request
 from visor_jax.data.prompts.sample import Sample
-from visor_jax.look import ALL, Crops, crops_of
+from visor_jax.look import ALL, crops_of
 from visor_jax.look_cascade import AUTO_LOOK, LookCascade, is_look_cascade
 
 
@@ -72,6 +72,12 @@ class ShownCrops:
             )
         return found
 
+    def warm_up(self, text_tokens: Iterable[int]) -> None:
+        """Compiles what choosing crops needs, for buckets with so many text tokens."""
+        lengths = sorted({*text_tokens})
+        for looking in filter(None, (self.processor.looking, *self.looks.values())):
+            looking.warm_up(lengths)
+
     def of(self, request: Request, *, room: int) -> Shown:
         """Returns what a request is shown, read and tokenised.
 
@@ -109,7 +115,7 @@ class ShownCrops:
             return self.processor.looking
         asked, found = crops_of(name), None
         if not asked.is_all:
-            found = self.looks.get(Crops(asked.count).name)
+            found = self.looks.get(asked.unchosen.name)
             if found is None:
                 known = ", ".join(["all", *self.looks])
                 raise ValueError(

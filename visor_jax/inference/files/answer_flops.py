@@ -20,7 +20,8 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
     projector are 0 for an image that was, and in layers whose keys and values of it
     were, only text is counted. Of a cascade all looks: the later one without tower and
     trunk, and the decoding of the first answer counts though nobody reads it. So does
-    all of an unsure look at the base view.
+    all of an unsure look at the base view. "choosing" is there only if the network
+    chose tiles: of its look before.
     """
     own = Attempt(
         budget=answer.budget,
@@ -38,6 +39,9 @@ def flops_of(answer: Answer, model: VLM) -> dict[str, int]:
         image_slots=answer.image_slots,
         crops=answer.crops if answer.encoded else 0,
     )
+    chosen = (answer.looked_at or {}).get("choosing_flops")
+    if chosen is not None:
+        counted = {"choosing": chosen, **counted}
     if answer.first_look is None:
         return dict(counted)
     before = flops_of(answer.first_look, model)

@@ -1,7 +1,8 @@
 """Which crops an engine's requests may be shown: those of all, and those they ask for.
 
 An engine knows its programs ahead, so it is told at which crops requests will look;
-what they choose among the tiles ("base+2:1,4") is no other program. Those of a cascade
+what they choose among the tiles ("base+2:1,4") is no other program, nor what the
+network chooses ("best+2"), but for its own look at the base view. Those of a cascade
 ("auto@0.8") are the base view's and those of all crops, whatever its threshold.
 """
 
@@ -69,7 +70,7 @@ def engine_looks(
         for name, crops in _by_name(asked).items()
     }
     if common is not None:
-        looks.setdefault(Crops(common.crops.count).name, common)
+        looks.setdefault(common.crops.unchosen.name, common)
     if not looks:
         return EngineLooks(processor=whole, asked={})
     buckets = for_looks(whole.buckets, [each.crops for each in looks.values()])
@@ -86,6 +87,5 @@ def _by_name(asked: Iterable[object]) -> dict[str, Crops]:
             look_name(each)
             found[AUTO_LOOK] = BASE
         elif not (crops := crops_of(each)).is_all:
-            of_count = Crops(crops.count)
-            found[of_count.name] = of_count
+            found[crops.unchosen.name] = crops.unchosen
     return found

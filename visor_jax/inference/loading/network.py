@@ -16,6 +16,8 @@ from visor_jax.data.prompts.processor import Processor
 from visor_jax.flops.table import Row, prompt_cost
 from visor_jax.inference.loading.crop_choice import rule_for
 from visor_jax.inference.routing.cascade_file import CascadeFile
+from visor_jax.inference.routing.scorer_file import ScorerFile
+from visor_jax.inference.routing.tile_chooser import BestTiles, TileChooser
 from visor_jax.look import crops_of
 from visor_jax.look_cascade import is_look_cascade
 from visor_jax.models.config import VLMConfig
@@ -42,8 +44,9 @@ class Network:
     config: its sizes and layer plan. budgets: what it was trained for, in class order.
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
     it has none. reducer: drops image tokens on their way through it; fitted to its
-    sizes (`token_reduction.registry.fitted`). cascade_file: where a calibration of its
-    cascade would lie; None for what is no run's.
+    sizes (`token_reduction.registry.fitted`). cascade_file, scorer_file: where a
+    calibration of its cascade and a scorer of tiles would lie; None for what is no
+    run's.
     """
 
     config: VLMConfig
@@ -54,6 +57,7 @@ class Network:
     policy: Policy | None = None
     reducer: TokenReducer = KEEP_ALL
     cascade_file: CascadeFile | None = None
+    scorer_file: ScorerFile | None = None
 
     @functools.cached_property
     def vlm(self) -> VLM:
@@ -85,7 +89,22 @@ class Network:
             return dataclasses.replace(self, processor=whole)
         found = rule_for(self.config, wanted, rule)
         processor = self.processor.looking_at(wanted, found)
+        if wanted.best:
+            processor = self._choosing_tiles(processor)
         return dataclasses.replace(self, processor=processor)
+
+    def _choosing_tiles(self, processor: Processor) -> Processor:
+        """Returns the processor that has this network say which tiles are the best."""
+        file = self.scorer_file
+        chooser = TileChooser(
+            model=self.vlm,
+            params=self.params,
+            budget=self.budgets.smallest,
+            buckets=processor.buckets,
+            scorer=None if file is None else file.read(),
+        )
+        looking = BestTiles.of(processor.looking, chooser)
+        return dataclasses.replace(processor, looking=looking)
 
     def showing(self, crops: object, asked: Iterable[str | None]) -> "Network":
         """Returns the network that is shown these crops, with buckets for all looks.

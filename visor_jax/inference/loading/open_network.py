@@ -34,6 +34,7 @@ from visor_jax.data.prompts.tokenizer import load_tokenizer
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.reads_pages import pages_read, reads_pages
 from visor_jax.inference.routing.cascade_file import CascadeFile
+from visor_jax.inference.routing.scorer_file import ScorerFile
 from visor_jax.models.config import COMPUTE_DTYPES, VLMConfig
 from visor_jax.models.decoder.token_reducer import TokenReducer
 from visor_jax.runtime.arguments import shown
@@ -173,6 +174,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         policy=stored.read_policy(mesh=how.mesh),
         reducer=reducer,
         cascade_file=CascadeFile.beside(stored.step),
+        scorer_file=ScorerFile.beside(stored.step),
     )
 
 

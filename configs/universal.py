@@ -25,7 +25,7 @@ def get_config(preset: str = "mini") -> ml_collections.ConfigDict:
         # A digit lies in one crop, where the tower sees all of it: no SELF layer is
         # needed to read it, and without them ten crops cost what one does.
         config.budget_phases = (
-            (0.5, {"all": 1.0}),
+            (0.46, {"all": 1.0}),
             (1.0, {"all": 0.3, "none": 0.5, "any": 0.2}),
         )
     elif common.draws_its_data(preset):

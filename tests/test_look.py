@@ -55,7 +55,7 @@ def test_names_come_back_alone_and_in_lists(given_looks) -> None:
 def test_crops_of_an_image_are_its_own_with_the_base_view(look, crops) -> None:
     wanted = look.crops
     if wanted.best and wanted.count < crops - 1:
-        with pytest.raises(ValueError, match="chosen by what a network sees"):
+        with pytest.raises(ValueError, match="a network says when it"):
             wanted.of_image(crops)
         return
     found = wanted.of_image(crops)
@@ -76,7 +76,7 @@ def test_crops_of_an_image_are_its_own_with_the_base_view(look, crops) -> None:
 
 def test_looks_are_ordered_by_crops_and_then_by_layers() -> None:
     ascending = parse_looks(
-        "base/sa0,base/sa3:5,11,17,base+1/sa0,best+1/sa0,base+2/sa0,base+2/sa1:5,all/sa0,sa1:17",
+        "base/sa0,base/sa3:5,11,17,base+1/sa0,base+2/sa0,best+1/sa0,base+2/sa1:5,all/sa0,sa1:17",
         PLAN,
     )
     assert tuple(sorted(reversed(ascending))) == ascending
@@ -89,10 +89,10 @@ def test_tiles_are_chosen_later_and_the_program_is_the_same() -> None:
     chosen = Look(look.crops.choosing([7, 3]), look.budget)
     assert chosen.name == "base+2:3,7/sa1:11"
     assert chosen.unchosen == look == look.unchosen
-    assert chosen.crops.unchosen == Crops(2)
+    assert chosen.crops.unlisted == Crops(2)
     best = Look.parse("best+2/sa0", PLAN)
     assert best.unchosen == Look.parse("base+2/sa0", PLAN)
-    assert best.crops.unchosen == best.crops
+    assert best.crops.unlisted == best.crops
     with pytest.raises(ValueError, match="says 2 tiles and lists 1"):
         look.crops.choosing([3])
 
@@ -128,7 +128,7 @@ def test_values_that_are_no_crops_and_lists_with_repeats() -> None:
         with pytest.raises(ValueError, match="whole number from 0"):
             Crops(count)
     for count, tiles in ((0, None), (None, None), (1, (2,))):
-        with pytest.raises(ValueError, match="say how many"):
+        with pytest.raises(ValueError, match="are counted, from 1 on"):
             Crops(count, tiles, best=True)
     with pytest.raises(ValueError, match="are no tiles"):
         Crops(1, (2.0,))

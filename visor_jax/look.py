@@ -54,8 +54,8 @@ class Crops:
         tiles = self.tiles
         if self.best and (not self.count or tiles is not None):
             raise ValueError(
-                f"The best {self.count!r} tiles, {tiles!r:.80} listed: say how many, "
-                "from 1 on, and list none."
+                f"The best tiles are counted, from 1 on, and not listed: got "
+                f"count={self.count!r}, tiles={tiles!r:.80}."
             )
         if tiles is None:
             return
@@ -119,8 +119,8 @@ class Crops:
         return self.count is None
 
     @property
-    def unchosen(self) -> "Crops":
-        """As many crops, with no word of which; the best stay a network's choice."""
+    def unlisted(self) -> "Crops":
+        """As many crops, none listed; the best stay what a network is to choose."""
         return Crops(self.count, best=self.best)
 
     def choosing(self, tiles: Iterable[int]) -> "Crops":
@@ -141,12 +141,12 @@ class Crops:
           crops: of the image, the base view included; () of 0, where there is no image.
 
         Raises:
-          ValueError: for the best of more tiles than are looked at.
+          ValueError: for the best of several tiles: who has no network cannot say.
         """
         if self.best and self.count < crops - 1:
             raise ValueError(
-                f"Crops {self.name!r} are chosen by what a network sees in the base "
-                f"view, not known of an image with {crops}: load one, or name tiles."
+                f"Which of {crops - 1} tiles are {self.name!r} a network says when it "
+                f"has seen the base view: here say 'base+{self.count}', or list tiles."
             )
         wanted = range(1, crops) if self.count is None else range(1, self.count + 1)
         tiles = wanted if self.tiles is None else self.tiles
@@ -241,7 +241,8 @@ class Look:
     @property
     def _cost(self) -> tuple[float, int, int, str]:
         count = self.crops.count
-        crops = float("inf") if count is None else count
+        # The base view goes through the tower once more for the best.
+        crops = float("inf") if count is None else count + self.crops.best
         return (crops, *self.budget.size, self.name)
 
     def __str__(self) -> str:

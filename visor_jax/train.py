@@ -36,7 +36,6 @@ import time
 from typing import Any
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from visor_jax.checkpoints import layout
@@ -107,7 +106,7 @@ def train(run: Run) -> tuple[TrainState, int, float]:
             began=began,
             upload=run.upload,
         )
-        state = start_or_resume(run, task, optimizer, files)
+        state = start_or_resume(run, task, files)
         stacks = task.stacks(state.params)
         state, files.stored = stacks.stack(state), stacks.for_files
         batch = abstract_batch(run.mesh, task.data.example)
@@ -126,18 +125,14 @@ def train(run: Run) -> tuple[TrainState, int, float]:
     return state, done, files.elapsed()
 
 
-def start_or_resume(
-    run: Run, task: Task, optimizer: optax.GradientTransformation, files: loop.RunFiles
-) -> TrainState:
+def start_or_resume(run: Run, task: Task, files: loop.RunFiles) -> TrainState:
     """Returns the state of the newest checkpoint, or a new one.
 
     Raises:
       UserError: if the checkpoint is of another run, or `init_from` does not fit.
     """
     with as_user_errors():
-        abstract = initial_state.abstract_state(
-            task.create, optimizer, task.frozen, run.mesh
-        )
+        abstract = initial_state.abstract_state(task.create, task.frozen, run.mesh)
         state = loop.resume(abstract, task.data.batches, files)
         given = task.given(abstract) if state is None else {}
     if state is not None:

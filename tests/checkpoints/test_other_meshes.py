@@ -40,7 +40,7 @@ def state_on(mesh):
         tiny.params_of(CONFIG)["params"], OPTIMIZER, FROZEN, seed=3, num_budgets=2
     )
     noisy = jax.tree.map(lambda x: np.asarray(10 * rng.random(x.shape), x.dtype), state)
-    return jax.device_put(noisy, state_shardings(state, OPTIMIZER, FROZEN, mesh))
+    return jax.device_put(noisy, state_shardings(state, FROZEN, mesh))
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import pytest
 
 from tests import tolerances
 from tests.flops.jaxpr_flops import count_flops
+from visor_jax.policy import tile_scorer
 from visor_jax.policy.tile_scorer import (
     ScorerTraining,
     TileFeatures,
@@ -66,6 +67,9 @@ def test_scores_do_not_depend_on_the_order_of_tiles_or_the_size_of_features():
         looks=features.looks[:, order],
     )
     again = scorer.scores(moved)
+    # Nor on what an untrained router goes by.
+    other = scorer.scores(features.replace(looks=1 - features.looks))
+    np.testing.assert_array_equal(other, scores)
     np.testing.assert_allclose(again, scores[:, order], **tolerances.REORDERED)
 
 
@@ -100,4 +104,17 @@ def test_its_flops_are_those_of_the_traced_program(tiles):
     params = SCORER.init(jax.random.key(0), features)["params"]
     counted = count_flops(SCORER.apply, {"params": params}, features)
     scorer = TrainedScorer(module=SCORER, params=params)
-    assert scorer.flops(width=12, tiles=tiles, cross_layers=2) == counted
+    assert scorer.flops(width=12, tiles=tiles) == counted
+
+
+def test_one_program_serves_grids_of_several_sizes():
+    features, right, _ = questions_about_colours(50, 8, 0)
+    scorer = train_scorer([(features, right)], ScorerTraining(steps=5), SCORER)
+    of_all = scorer.scores(features)
+    for tiles in (5, 6, 7):
+        few = features.replace(
+            tiles=features.tiles[:, :tiles], looks=features.looks[:, :tiles]
+        )
+        before = tile_scorer._scores.cache_size()
+        np.testing.assert_array_equal(scorer.scores(few), of_all[:, :tiles])
+        assert tile_scorer._scores.cache_size() == before

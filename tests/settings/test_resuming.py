@@ -38,7 +38,7 @@ MAKES_THE_RUN_TOO = {
 OPTIMIZER = {
     *("learning_rate", "b1", "b2", "eps", "weight_decay", "clip_norm", "skip_norm"),
     *("warmup_steps", "constant_until", "decay", "frozen", "groups"),
-    "convolution_begins",
+    *("convolution_begins", "matrices"),
 }
 
 

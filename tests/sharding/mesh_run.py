@@ -85,7 +85,7 @@ def mesh_run(sizes: tuple[int, int, int], **step_options: Any) -> MeshRun:
     state, mesh = initial_state(optimizer), mesh_of(sizes)
     batch = tiny.random_batch(CONFIG, tiny.SAMPLES * (SAMPLES // len(tiny.SAMPLES)))
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
-        shardings = state_shardings(state, optimizer, FROZEN, mesh)
+        shardings = state_shardings(state, FROZEN, mesh)
         state = jax.device_put(state, shardings)
         batch = jax.device_put(batch, batch_sharding(mesh))
         lowered = jax.jit(step, out_shardings=shardings).lower(state, batch)

@@ -74,29 +74,30 @@ def flat(tree):
 
 
 @functools.cache
-def trained(form, sizes=None, parts=1):
+def trained(form, sizes=None, parts=1, matrices="adam"):
     """Returns the losses of a few steps, and the last state, layer by layer.
 
     form: "off", layers written out; "apart", stacked in the step; "stacked", before.
-    parts: of a batch, one after another.
+    parts: of a batch, one after another. matrices: see `OptimizerSettings`.
     """
+    given = dataclasses.replace(SETTINGS, matrices=matrices)
     config = CONFIG.replace(scan_layers="off" if form == "off" else "on")
     budgets = BudgetSet.parse("every", CONFIG.plan)
     schedule = BudgetSchedule(budgets, (SchedulePhase(1.0, {"any": 1.0}),), STEPS)
-    model, optimizer = VLM(config), make_optimizer(SETTINGS, STEPS)
+    model, optimizer = VLM(config), make_optimizer(given, STEPS)
     step = make_universal_step(
-        *(model, optimizer, schedule, ObjectiveSettings(), SETTINGS.frozen),
+        *(model, optimizer, schedule, ObjectiveSettings(), given.frozen),
         accumulate=parts,
     )
     batch = tiny.random_batch(CONFIG, tiny.SAMPLES[:1] * 8)
     mesh = mesh_of(sizes or (1, 1, 1))
     # Outside the mesh: the tiny parameters are every test's.
-    state, stacks = state_of(), LayerStacks()
+    state, stacks = state_of(given), LayerStacks()
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
-        shardings = state_shardings(state, optimizer, SETTINGS.frozen, mesh)
+        shardings = state_shardings(state, given.frozen, mesh)
         state = jax.device_put(state, shardings)
         if form == "stacked":
-            stacks = LayerStacks.of(model, SETTINGS, state.params)
+            stacks = LayerStacks.of(model, given, state.params)
         state = stacks.stack(state)
         batch, losses = jax.device_put(batch, batch_sharding(mesh)), []
         run = jax.jit(step, out_shardings=jax.tree.map(lambda x: x.sharding, state))
@@ -204,15 +205,22 @@ def test_a_batch_in_parts_trains_a_stacked_state_alike():
     assert_close(state.params, expected.params)
 
 
+@pytest.mark.parametrize(("form", "sizes"), [("stacked", None), ("off", (2, 2, 2))])
+def test_muon_moves_stacks_and_split_matrices_as_whole_ones(form, sizes):
+    losses, state = trained(form, sizes, matrices="muon")
+    expected_losses, expected = trained("off", matrices="muon")
+    np.testing.assert_allclose(losses, expected_losses, **REORDERED)
+    assert_close(state.params, expected.params)
+    assert not np.allclose(losses, trained("off")[0], **REORDERED)
+
+
 @pytest.mark.parametrize("sizes", [(1, 4, 1), (2, 2, 2)])
 def test_over_devices_each_layer_of_a_stack_lies_as_it_would_alone(sizes):
     losses, state = trained("stacked", sizes)
     expected_losses, expected = trained("stacked")
     np.testing.assert_allclose(losses, expected_losses, **REORDERED)
     assert_close(state.params, expected.params)
-    shardings = state_shardings(
-        state_of(), make_optimizer(SETTINGS, STEPS), SETTINGS.frozen, mesh_of(sizes)
-    )
+    shardings = state_shardings(state_of(), SETTINGS.frozen, mesh_of(sizes))
     jax.tree.map(
         lambda x, split: (
             x.sharding.is_equivalent_to(split, x.ndim)

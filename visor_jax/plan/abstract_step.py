@@ -73,7 +73,7 @@ def planned_state(
             params, optimizer, frozen, seed=0, num_budgets=num_budgets
         )
 
-    return abstract_state(create, optimizer, frozen, mesh)
+    return abstract_state(create, frozen, mesh)
 
 
 def planned_batch(config: VLMConfig, shape: BatchShape, mesh: AnyMesh) -> Batch:

@@ -1,9 +1,9 @@
 """Where to look: a small network that gives every tile of a page a score.
 
 It reads what the backbone makes of a question while only the base view is there: the
-token that predicts the answer, behind the last layer; the base view's patches of each
-tile; and where that token looks in the CROSS layers. It is trained on how probable the
-right answer becomes when a tile is looked at; which tile holds it is never told:
+token that predicts the answer, behind the last layer, and the base view's patches of
+each tile. It is trained on how probable the right answer becomes when a tile is looked
+at, another beside it; which tile holds it is never told:
 
     loss = - sum over tiles of softmax(scores) * p(right answer | base view and tile)
            - entropy_weight * entropy of softmax(scores)
@@ -27,17 +27,18 @@ import optax
 from jaxtyping import Array, Float
 
 from visor_jax.policy.features import unit_rms
+from visor_jax.sharding.programs import mesh_jit
 
 Params = Any
 
 
 @flax.struct.dataclass
 class TileFeatures:
-    """What the scorer reads of n questions about pages of so many tiles, float32.
+    """What is read of n questions about pages of so many tiles, float32.
 
     question: hidden state of the token that predicts the answer. tiles: mean of the
     base view's patches of each. looks: share of each CROSS layer's attention that goes
-    to the tile.
+    to the tile, which an untrained router goes by.
     """
 
     question: Float[Any, "n D"]
@@ -50,7 +51,11 @@ class TileFeatures:
 
 
 class TileScorer(nn.Module):
-    """Two layers with GELU; the same for every tile. Scores begin alike for all."""
+    """Two layers with GELU; the same for every tile. Scores begin alike for all.
+
+    What a question asks and what a tile shows meet as a sum and as a product: whether
+    they are of one colour is a product.
+    """
 
     width: int = 64
 
@@ -58,13 +63,26 @@ class TileScorer(nn.Module):
     def __call__(self, features: TileFeatures) -> Float[Array, "n tiles"]:
         features = jax.tree.map(jnp.asarray, features)
         dense = functools.partial(nn.Dense, self.width)
-        question = dense(name="question")(unit_rms(features.question))
+        question = dense(name="question")(unit_rms(features.question))[:, None]
         tiles = dense(name="tiles")(unit_rms(features.tiles))
-        looks = dense(name="looks")(jnp.log(features.looks + 1e-4))
-        hidden = nn.gelu(question[:, None] + tiles + looks)
-        hidden = nn.gelu(dense(name="hidden")(hidden))
+        both = [question * tiles, nn.gelu(question + tiles)]
+        hidden = nn.gelu(dense(name="hidden")(jnp.concatenate(both, axis=-1)))
         zeros = nn.initializers.zeros
         return nn.Dense(1, kernel_init=zeros, name="score")(hidden)[..., 0]
+
+
+def blank_features(width: int) -> TileFeatures:
+    """Returns those of one question about one tile, all 0, for their shapes."""
+    return TileFeatures(
+        question=np.zeros((1, width), np.float32),
+        tiles=np.zeros((1, 1, width), np.float32),
+        looks=np.zeros((1, 1, 1), np.float32),
+    )
+
+
+@mesh_jit(static_argnames=("module",))
+def _scores(params: Params, features: TileFeatures, *, module: TileScorer) -> Array:
+    return module.apply({"params": params}, features)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,13 +94,19 @@ class TrainedScorer:
 
     def scores(self, features: TileFeatures) -> Float[np.ndarray, "n tiles"]:
         """Returns the scores of every question's tiles."""
-        return np.asarray(jax.jit(self.module.apply)({"params": self.params}, features))
+        tiles = features.looks.shape[1]
+        # Few programs, whatever grids images have.
+        room = max(4, 1 << (tiles - 1).bit_length()) - tiles
+        filled = features.replace(
+            tiles=np.pad(features.tiles, ((0, 0), (0, room), (0, 0))),
+            looks=np.pad(features.looks, ((0, 0), (0, room), (0, 0))),
+        )
+        return np.asarray(_scores(self.params, filled, module=self.module))[:, :tiles]
 
-    def flops(self, *, width: int, tiles: int, cross_layers: int) -> int:
+    def flops(self, *, width: int, tiles: int) -> int:
         """Returns the FLOPs of scoring one question's tiles (1 multiply-add = 2)."""
         own = self.module.width
-        per_tile = width + cross_layers + own + 1
-        return 2 * own * (width + tiles * per_tile)
+        return 2 * own * (width + tiles * (width + 2 * own + 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +146,7 @@ def train_scorer(
 
     Args:
       scored: for each number of tiles, questions and the probability of their right
-        answer with each tile beside the base view.
+        answer with each tile (and others) beside the base view.
 
     Raises:
       ValueError: for no questions, other numbers of them, or what is no probability.

@@ -31,6 +31,7 @@ BEFORE_THEY_CAME = {
     "model.attention": "auto",
     "model.scan_layers": "auto",
     "optimizer.convolution_begins": 0.0,
+    "optimizer.matrices": "adam",
     "data.any_crops": False,
     "data.mirrors": False,
 }

@@ -38,10 +38,7 @@ def fresh_state(
 
 
 def abstract_state(
-    create: Callable[[], TrainState],
-    optimizer: optax.GradientTransformation,
-    frozen: tuple[str, ...],
-    mesh: AnyMesh,
+    create: Callable[[], TrainState], frozen: tuple[str, ...], mesh: AnyMesh
 ) -> TrainState:
     """Returns shapes, dtypes and shardings of what `create()` would make.
 
@@ -52,7 +49,7 @@ def abstract_state(
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,
-        state_shardings(abstract, optimizer, frozen, mesh),
+        state_shardings(abstract, frozen, mesh),
     )
 
 

@@ -1,4 +1,4 @@
-"""AdamW with a warm-up, a plateau and a decay, and the choice of what trains."""
+"""AdamW or Muon, a warm-up, a plateau and a decay, and the choice of what trains."""
 
 import dataclasses
 import re
@@ -9,6 +9,7 @@ import flax.traverse_util
 import optax
 
 from visor_jax.models.vision.projector import CONVOLUTION_PATTERN
+from visor_jax.training.muon import muon_and
 from visor_jax.training.parameter_groups import (
     REST,
     ParameterGroup,
@@ -17,11 +18,12 @@ from visor_jax.training.parameter_groups import (
 
 Tree = Any
 DECAYS = ("linear", "cosine")
+MATRICES = ("adam", "muon")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """Settings of AdamW.
+    """Settings of AdamW, and of Muon beside it.
 
     learning_rate: at its peak, where no group has another.
     groups: {name: parameters with a learning rate of their own}; {} for one of all.
@@ -36,6 +38,8 @@ class OptimizerSettings:
       not learn; a warm-up of its own follows. A new one teaches the tower to read so
       fast that what it was pretrained on is forgotten. Its gradient is part of the
       global norm all the while, and the rates in the log are without it.
+    matrices: "adam", or "muon" for the matrices of layers (`training.muon`); everything
+      else has AdamW, at the same learning rates.
     """
 
     learning_rate: float
@@ -54,10 +58,13 @@ class OptimizerSettings:
     convolution_begins: float = dataclasses.field(
         default=0.0, metadata={"came_later": True}
     )
+    matrices: str = dataclasses.field(default="adam", metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
             raise ValueError(f"decay={self.decay!r} is not one of {DECAYS}.")
+        if self.matrices not in MATRICES:
+            raise ValueError(f"matrices={self.matrices!r} is not one of {MATRICES}.")
         if not 0 <= self.constant_until <= 1:
             raise ValueError(f"constant_until={self.constant_until} is not in 0..1.")
         if self.skip_norm is not None and self.skip_norm <= self.clip_norm:
@@ -149,14 +156,16 @@ def learning_rate_schedule(
 def make_optimizer(
     settings: OptimizerSettings, num_steps: int
 ) -> optax.GradientTransformation:
-    """Returns clipping by the global norm followed by AdamW.
+    """Returns clipping by the global norm followed by AdamW, or by Muon beside it.
 
     Raises:
-      ValueError: as `learning_rate_schedule`; its `init` as `group_of_paths`.
+      ValueError: as `learning_rate_schedule`; its `init` as `group_of_paths` and
+        `muon_and`.
     """
+    adam = optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps)
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps),
+        muon_and(adam) if settings.matrices == "muon" else adam,
         optax.add_decayed_weights(settings.weight_decay),
         scale_by_group_rate(
             settings.groups,

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -114,10 +115,7 @@ class TrainState:
 
 
 def state_shardings(
-    state: TrainState,
-    optimizer: optax.GradientTransformation,
-    frozen: tuple[str, ...],
-    mesh: AnyMesh,
+    state: TrainState, frozen: tuple[str, ...], mesh: AnyMesh
 ) -> TrainState:
     """Returns a tree of shardings like `state` (arrays or abstract).
 
@@ -126,12 +124,18 @@ def state_shardings(
     whole = replicated(mesh)
     params = param_shardings(state.params, mesh)
     trainable, _ = split_frozen(params, frozen)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        state.opt_state,
-        trainable,
-        transform_non_params=lambda _: whole,
+    places = flax.traverse_util.flatten_dict(trainable, sep="/")
+
+    def of_part(part: Any) -> Any:
+        """Returns shardings of what goes by parameters' names, or of a lone leaf."""
+        if not isinstance(part, dict):
+            return whole
+        flat = flax.traverse_util.flatten_dict(part, sep="/")
+        found = {path: places.get(path, whole) for path in flat}
+        return flax.traverse_util.unflatten_dict(found, sep="/")
+
+    opt_state = jax.tree.map(
+        of_part, state.opt_state, is_leaf=lambda part: isinstance(part, dict)
     )
     return TrainState(
         step=whole,

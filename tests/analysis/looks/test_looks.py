@@ -4,13 +4,17 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.analysis.looks.tiled_network import CONFIG
+from tests.tolerances import REORDERED
 from visor_jax import looks
 from visor_jax.analysis.cross_attention_maps import cross_attention_maps
-from visor_jax.analysis.looks import asking, choices, rows
+from visor_jax.analysis.looks import asking, choices, climbing, rows
+from visor_jax.analysis.looks.climbing import Climb, right_and_sure
 from visor_jax.analysis.looks.scored_tiles import tile_features
 from visor_jax.budget import Budget
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
@@ -30,23 +34,6 @@ from visor_jax.policy.tile_scorer import (
 @pytest.fixture(scope="module")
 def benchmark():
     return TileBenchmark.make(5, batch_size=2)
-
-
-@pytest.mark.parametrize("grid", [2, 3])
-def test_patches_are_summed_over_their_tiles(grid):
-    weights = np.random.default_rng(0).random((2, 3, 36))
-    found = choices.per_tile(weights, grid)
-    each = 6 // grid
-    for tile in range(grid * grid):
-        y, x = divmod(tile, grid)
-        inside = [
-            row * 6 + column
-            for row in range(y * each, (y + 1) * each)
-            for column in range(x * each, (x + 1) * each)
-        ]
-        np.testing.assert_allclose(found[..., tile], weights[..., inside].sum(-1))
-    with pytest.raises(ValueError, match="no whole ones of 4 tiles"):
-        choices.per_tile(weights, 4)
 
 
 def test_chance_is_the_share_of_all_choices():
@@ -89,7 +76,7 @@ def test_the_router_looks_where_a_prompt_of_its_own_does(benchmark, network):
         batch = next(buckets.batches([sample])).batch
         maps = cross_attention_maps(network, batch, budget)
         for layer, weights in enumerate(maps.values()):
-            base = choices.per_tile(weights[:, None, :36], 2)[0, 0]
+            base = weights[0, :36].reshape(2, 3, 2, 3).sum(axis=(1, 3)).reshape(-1)
             np.testing.assert_allclose(found[number, :, layer], base, atol=1e-5)
 
 
@@ -203,18 +190,17 @@ def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
     monkeypatch.setattr(looks, "train_scorer", train)
     monkeypatch.setattr(rows, "tile_features", finds_asked_tiles)
     monkeypatch.setattr(TrainedScorer, "scores", lambda self, read: read.looks[..., 0])
-    file = ScorerFile(tmp_path / "tile_scorer.msgpack", 5)
+    file = ScorerFile(tmp_path / "tile_scorer.msgpack", tmp_path / "5")
     network = dataclasses.replace(network, scorer_file=file)
     how = {"pages": 4, "scorer_pages": 2}
     found = looks.report_looks(str(tmp_path), **how)
-    assert file.read() is None
+    assert file.read(CONFIG) is None
     looks.report_looks(str(tmp_path), keep_scorer=True, **how)
-    assert file.read().module == TileScorer()
+    assert file.read(CONFIG).module == TileScorer()
     by_name = {row["look"]: row["end_to_end_flops"] for row in found["rows"]}
     assert len(found["rows"]) == 20
     scorer = TrainedScorer(module=TileScorer(), params={})
-    cross = len(CONFIG.plan.cross_layers)
-    own = [scorer.flops(width=64, tiles=n, cross_layers=cross) for n in (4, 9)]
+    own = [scorer.flops(width=64, tiles=n) for n in (4, 9)]
     difference = by_name["base+1 scorer"] - by_name["base+1 router"]
     assert difference == pytest.approx(np.mean(own))
     hits = {(h["grid"], h["rule"], h["top"]): h["one_tile"] for h in found["hits"]}
@@ -253,3 +239,63 @@ def test_other_networks_are_refused(tmp_path, network, changes, message, monkeyp
     with pytest.raises(ValueError, match=message):
         looks.report_looks(str(tmp_path))
     assert not (tmp_path / "looks").exists()
+
+
+def test_a_climb_ends_where_an_answer_is_sure():
+    right = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 0]], bool)
+    sure = np.array([[0.2, 0.9, 0.1], [0.8, 0.1, 0.1], [0.2, 0.3, 0.1], [0.7, 0.8, 1]])
+    found = Climb(right=right, sure=sure, flops=(10, 5, 100))
+    assert found.last(0.8).tolist() == [1, 0, 2, 1]
+    assert found.right_at(0.8).tolist() == [True, True, False, True]
+    assert found.flops_at(0.8).tolist() == [15, 10, 115, 15]
+    # A threshold that all or none reach.
+    assert found.last(0.1).tolist() == [0] * 4
+    assert found.last(1.1).tolist() == [2] * 4
+    # What was handed in stays as it was.
+    assert sure[0, 2] == 0.1
+
+
+def test_answers_are_as_right_and_sure_as_a_plain_pass_says(benchmark, network):
+    part, budget = benchmark.parts[0], Budget.none()
+    params = tiny.perturbed(network.params, jax.random.key(5))
+    network = dataclasses.replace(network, params=params)
+    items = asking.alike(part, None)
+    how = {"batch_size": 2}
+    right, sure = right_and_sure(network, part, items, budget, **how)
+    same = asking.right_answers(network, part, items, budget, **how)
+    np.testing.assert_array_equal(right, same)
+    batch, rows, kept = next(asking.item_batches(part, items, len(items)))
+    assert kept == len(rows)
+    batch = jax.device_put(batch)
+    gates = budget.gates(CONFIG.plan)
+    logits = network.vlm.apply({"params": params}, batch, gates).logits
+    likeliest = np.asarray(jax.nn.softmax(logits)).max(axis=-1)
+    for number, row in enumerate(rows):
+        first, end = (likeliest[number][row.answer_places + i] for i in (0, 1))
+        mine = sure[8 * number : 8 * number + 8]
+        np.testing.assert_allclose(mine, np.sqrt(first * end), **REORDERED)
+
+
+def test_a_climb_pays_for_every_look(network, monkeypatch):
+    """Sure of nothing, questions see all crops, for the price of three looks."""
+    benchmark = TileBenchmark.make(4, batch_size=2)
+    monkeypatch.setattr(rows, "tile_features", finds_asked_tiles)
+    how = rows.Lookout(
+        budgets=network.budgets.budgets, router=Budget.none(), batch_size=2
+    )
+    found = rows.look_rows(network, benchmark, how)
+    by_name = {(row["look"], row["budget"]): row for row in found["rows"]}
+    largest = network.budgets.largest.name
+    none, last = found["climbs"][0], found["climbs"][-1]
+    assert [row["threshold"] for row in found["climbs"]] == list(climbing.THRESHOLDS)
+    assert last["tiles_by"] == "router"
+    looked_thrice = (
+        by_name["all", largest]["end_to_end_flops"]
+        + (by_name["base+2 router", largest]["end_to_end_flops"])
+    )
+    # A network that was never trained is sure of nothing.
+    for row in (none, last):
+        for group in ("easy", "hard"):
+            assert row["looks"][group] == 3
+            assert row["flops"][group] == pytest.approx(looked_thrice)
+            assert row[group] == by_name["all", largest][group]

@@ -9,10 +9,17 @@ import pytest
 from tests import tiny, tolerances
 from tests.analysis.looks.tiled_network import CONFIG
 from visor_jax.analysis.looks import asking
-from visor_jax.analysis.looks.scored_tiles import right_with_each_tile, tile_features
+from visor_jax.analysis.looks import scored_tiles as module
+from visor_jax.analysis.looks.choices import random_ranking
+from visor_jax.analysis.looks.scored_tiles import (
+    right_with_two_tiles,
+    scored_pages,
+    tile_features,
+)
 from visor_jax.budget import Budget
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.models.vlm import begin_batch, run_rest, run_trunk
+from visor_jax.policy.tile_scorer import blank_features
 
 BUDGET = Budget.none()
 
@@ -24,13 +31,15 @@ def part(request):
 
 
 def test_right_answers_are_as_probable_as_a_plain_pass_says(part, network):
-    columns = right_with_each_tile(network, part, BUDGET, batch_size=3)
+    circles = random_ranking(part)
+    columns = right_with_two_tiles(network, part, circles, BUDGET, batch_size=3)
     found = np.stack(list(columns), axis=1)
     tiles = part.form.patch_index.crops - 1
     assert found.shape == (len(part), tiles)
     gates = BUDGET.gates(CONFIG.plan)
-    for question, tile in ((0, 1), (5, 3), (12, tiles)):
-        items = asking.each_its_own(part, np.full((len(part), 1), tile))
+    for question, place in ((0, 0), (5, 2), (12, tiles - 1)):
+        pair = [circles[question, place], circles[question, (place + 1) % tiles]]
+        items = asking.each_its_own(part, np.tile(pair, (len(part), 1)))
         batch, (row,), _ = next(asking.item_batches(part, items[question:][:1], 1))
         batch = jax.device_put(batch)
 
@@ -40,11 +49,11 @@ def test_right_answers_are_as_probable_as_a_plain_pass_says(part, network):
 
         whole = network.vlm.apply({"params": network.params}, method=logits)
         log_probs = np.asarray(jax.nn.log_softmax(whole))[0]
-        place = row.answer_places[0]
+        at = row.answer_places[0]
         # The answer's word and its end.
-        expected = sum(log_probs[p, row.targets[p]] for p in (place, place + 1))
+        expected = sum(log_probs[p, row.targets[p]] for p in (at, at + 1))
         np.testing.assert_allclose(
-            np.log(found[question, tile - 1]), expected, **tolerances.REORDERED
+            np.log(found[question, place]), expected, **tolerances.REORDERED
         )
 
 
@@ -90,3 +99,24 @@ def test_a_prompt_of_its_own_is_read_as_a_scorer_learned(part, network):
                 getattr(learned, name)[number],
                 **tolerances.REORDERED,
             )
+
+
+def test_a_tile_is_worth_what_its_two_pairs_are(network, monkeypatch):
+    """Of a question that needs tiles 1 and 2, they alone stand out."""
+
+    def right(network, part, circles, budget, *, batch_size):
+        for place in range(circles.shape[1]):
+            pair = circles[:, [place, (place + 1) % circles.shape[1]]]
+            yield (np.sort(pair) == [1, 2]).all(axis=1).astype(np.float32)
+
+    monkeypatch.setattr(module, "right_with_two_tiles", right)
+    read = blank_features(CONFIG.decoder.width)
+    monkeypatch.setattr(module, "tile_features", lambda *_, **__: read)
+    benchmark = TileBenchmark.make(60, batch_size=2)
+    for _, worth in scored_pages(network, benchmark, BUDGET, batch_size=2):
+        beside = worth.max(axis=1) > 0
+        # Neighbours in a random circle: two of the tiles that are not 1.
+        tiles = worth.shape[1]
+        assert beside.mean() == pytest.approx(2 / (tiles - 1), abs=0.15)
+        np.testing.assert_array_equal(worth[beside][:, :2], 0.5)
+        assert not worth[:, 2:].any()

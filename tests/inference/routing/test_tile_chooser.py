@@ -1,6 +1,7 @@
 """crops='best+2': which tiles the base view says are asked about, and their answers."""
 
 import dataclasses
+import functools
 import logging
 
 import flax.serialization
@@ -9,22 +10,25 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.data.tiny_llava import question
+from tests.data.tiny_llava import image_settings, question, random_image, tokenizer
 from tests.inference.engine.test_looks import IMAGES, SMALL, model
 from tests.models.test_crop_subsets import PER_CROP, PROCESSOR, WHOLE
 from tests.tolerances import REORDERED
 from visor_jax.analysis.cross_attention_maps import cross_attention_maps
 from visor_jax.budget import Budget
 from visor_jax.data.prompts.answer_options import AnswerOptions
+from visor_jax.data.prompts.chat_processor import ChatProcessor
 from visor_jax.data.prompts.looking import CropRule
 from visor_jax.data.prompts.request import Request
 from visor_jax.flops.account import account
 from visor_jax.inference.files.answer_flops import flops_of
 from visor_jax.inference.generation.cross_looks import read_base_view
 from visor_jax.inference.routing.scorer_file import SCORER_FILE, ScorerFile
-from visor_jax.inference.routing.tile_chooser import BestTiles, tile_of_patches
+from visor_jax.inference.routing.tile_chooser import BestTiles
+from visor_jax.inference.routing.tiles_shown import tile_of_patches
 from visor_jax.inference.visor_model import VisorModel
-from visor_jax.policy.tile_scorer import TileFeatures, TileScorer, TrainedScorer
+from visor_jax.policy import tile_scorer
+from visor_jax.policy.tile_scorer import TileScorer, TrainedScorer, blank_features
 
 ASKED = Request(question("Why?"), [IMAGES[0]])
 TILES = 4
@@ -34,16 +38,6 @@ def chooser_of(network, count=1):
     looking = network.looking_at(f"best+{count}").processor.looking
     assert isinstance(looking, BestTiles)
     return looking.chooser
-
-
-def scorer_that_wants(tile, network):
-    """Returns a scorer whose choice is one tile, whatever it reads."""
-
-    class Fixed(TrainedScorer):
-        def scores(self, features):
-            return np.eye(features.looks.shape[1])[[tile - 1]]
-
-    return Fixed(module=TileScorer(3), params={})
 
 
 @pytest.mark.parametrize(
@@ -74,6 +68,16 @@ def test_a_patch_shows_the_tile_that_has_its_pixels(height, width):
 def test_what_is_no_base_view_and_tiles_is_said():
     with pytest.raises(ValueError, match="are no base view of 9 and rows of tiles"):
         tile_of_patches(WHOLE[3].patch_index, PER_CROP)
+
+
+@pytest.mark.parametrize("shape", [(219, 6), (6, 219), (9, 1), (1, 9)])
+def test_an_image_that_is_too_thin_for_its_tiles_is_said(shape):
+    """Of an even number of patches a side, padding may leave none; nobody looks."""
+    settings = image_settings(tile=24, patch=4, side=6)
+    processor = ChatProcessor(tokenizer=tokenizer(), images=settings)
+    sample = processor.prompt(question("?"), images=[random_image(*shape)])
+    with pytest.raises(ValueError, match="tiles cannot be chosen: look at 'base'"):
+        tile_of_patches(sample.patch_index, settings.patches_per_crop)
 
 
 def test_the_best_tiles_are_those_that_cross_layers_look_at():
@@ -160,45 +164,89 @@ def test_in_an_engine_beside_other_looks():
     assert "none of the engine's looks" in refused.error
 
 
-def test_a_kept_scorer_chooses(tmp_path):
-    class Kept(ScorerFile):
-        def read(self):
-            return scorer_that_wants(3, model().network)
+@functools.cache
+def scorer():
+    """A scorer for the network of these tests; no two of its scores are alike."""
+    module = TileScorer(5)
+    features = blank_features(model().config.decoder.width)
+    params = module.init(jax.random.key(0), features)["params"]
+    params = tiny.perturbed(params, jax.random.key(1), 0.5)
+    return TrainedScorer(module=module, params=params)
 
-    file = Kept(tmp_path / SCORER_FILE, 1)
-    network = dataclasses.replace(model().network, scorer_file=file)
+
+def test_a_scorer_chooses_where_there_is_one():
+    network = dataclasses.replace(model().network, scorer=scorer())
+    assert network.fingerprint != model().fingerprint
+    chooser, whole = chooser_of(network), WHOLE[0]
+    expected = scorer().scores(chooser.features(whole))[0]
+    best = int(expected.argmax()) + 1
     seen = VisorModel(network).read(ASKED, crops="best+1").looked_at
-    assert (seen["crops"], seen["chosen_by"]) == ([0, 3], "scorer")
+    assert seen["chosen_by"] == "scorer"
     plain = model().read(ASKED, crops="best+1").looked_at["choosing_flops"]
-    width, layers = network.config.decoder.width, len(network.config.plan.cross_layers)
-    own = 2 * 3 * (width + TILES * (width + layers + 3 + 1))
+    own = (
+        2
+        * 5
+        * (network.config.decoder.width + TILES * (network.config.decoder.width + 11))
+    )
     assert seen["choosing_flops"] == plain + own
+    assert chooser.best(whole, 1) == (best,)
+    # A tile that no patch of the base view shows is not chosen.
+    features = chooser.features(whole)
+    hidden = features.tiles.copy()
+    hidden[0, best - 1] = 0
+    unseen = type(chooser)(**{**vars(chooser)})
+    object.__setattr__(unseen, "features", lambda whole: features.replace(tiles=hidden))
+    assert unseen.best(whole, 1) != (best,)
+
+
+def test_an_engine_compiles_its_scorer_ahead():
+    network = dataclasses.replace(model().network, scorer=scorer())
+    tile_scorer._scores.clear_cache()
+    engine = VisorModel(network).engine("none", crops="best+1", config=SMALL)
+    engine.warm_up()
+    compiled = tile_scorer._scores.cache_size()
+    assert compiled
+    (answer,) = engine.answer_all([ASKED])
+    assert answer.text == VisorModel(network).generate(
+        ASKED.images, ASKED.prompt, "none", crops="best+1"
+    )
+    assert answer.looked_at["asked"] == "best+1"
+    assert tile_scorer._scores.cache_size() == compiled
 
 
 def test_a_scorer_comes_back_from_its_file(tmp_path, caplog):
-    draw = np.random.default_rng(0).random
-    features = TileFeatures(
-        question=draw((2, 8), np.float32),
-        tiles=draw((2, 4, 8), np.float32),
-        looks=draw((2, 4, 3), np.float32),
+    config = model().config
+    step = tmp_path / "checkpoints" / "7"
+    step.mkdir(parents=True)
+    (step / "_CHECKPOINT_METADATA").write_text("saved at noon")
+    file = ScorerFile.beside(step)
+    assert file.path == tmp_path / SCORER_FILE
+    assert file.read(config) is None
+    file.write(scorer())
+    features = chooser_of(model().network).features(WHOLE[0])
+    np.testing.assert_array_equal(
+        file.read(config).scores(features), scorer().scores(features)
     )
-    module = TileScorer(5)
-    params = module.init(jax.random.key(0), features)["params"]
-    # New ones score all alike.
-    params = jax.tree.map(lambda x: x + 0.1, params)
-    file = ScorerFile.beside(tmp_path / "checkpoints" / "7")
-    assert file == ScorerFile(tmp_path / SCORER_FILE, 7)
-    assert file.read() is None
-    scorer = TrainedScorer(module=module, params=params)
-    file.write(scorer)
-    np.testing.assert_array_equal(file.read().scores(features), scorer.scores(features))
+    # Of another step, or of the same one trained anew.
+    other = tmp_path / "checkpoints" / "8"
     with caplog.at_level(logging.WARNING):
-        assert ScorerFile(file.path, 8).read() is None
-    assert "is of step 7, and this is step 8" in caplog.text
-    for wrong in (b"no", flax.serialization.msgpack_serialize({"step": 7})):
+        assert ScorerFile.beside(other).read(config) is None
+        (step / "_CHECKPOINT_METADATA").write_text("saved at night")
+        assert file.read(config) is None
+    assert caplog.text.count("is of another network or another step") == 2
+
+
+def test_what_is_no_scorer_of_the_network_is_said(tmp_path):
+    file = ScorerFile.beside(tmp_path / "checkpoints" / "7")
+    for wrong in (b"no", flax.serialization.msgpack_serialize({"width": 7})):
         file.path.write_bytes(wrong)
         with pytest.raises(ValueError, match="holds no scorer of tiles"):
-            file.read()
+            file.read(model().config)
+    file.write(scorer())
+    width = 2 * model().config.decoder.width
+    wider = dataclasses.replace(model().config.decoder, width=width)
+    with pytest.raises(ValueError, match="holds a scorer of sizes"):
+        file.read(model().config.replace(decoder=wider))
 
 
 def test_networks_that_cannot_choose_say_so():

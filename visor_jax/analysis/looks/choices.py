@@ -2,11 +2,8 @@
 
 The router needs no training: where the token that predicts a question's answer looks in
 the CROSS layers while only the base view is there (`scored_tiles`). Its attention to
-the patches of the base view is summed per tile, and the tiles with the most are looked
-at.
-
-    base view, 6 x 6 patches, tiles of a 2 x 2 page     1 | 2     3 x 3 patches each
-                                                        3 | 4
+the patches of the base view is summed per tile (`inference.routing.tiles_shown`), and
+the tiles with the most are looked at.
 """
 
 from collections.abc import Sequence
@@ -51,22 +48,6 @@ def asked_ranking(part: PageBenchmark) -> Int[np.ndarray, "questions tiles"]:
 def ranking_of(scores: Float[np.ndarray, "questions tiles"]) -> np.ndarray:
     """Returns the tiles of each question, from 1, by their scores, best first."""
     return np.argsort(-scores, axis=1, kind="stable") + 1
-
-
-def per_tile(
-    weights: Float[np.ndarray, "B R patches"], grid: int
-) -> Float[np.ndarray, "B R tiles"]:
-    """Returns the weights of a base view's patches, summed over those of each tile.
-
-    Raises:
-      ValueError: if the patches of the base view are not whole tiles.
-    """
-    side = round(weights.shape[-1] ** 0.5)
-    if side % grid:
-        raise ValueError(f"{side} patches a side are no whole ones of {grid} tiles.")
-    each = side // grid
-    split = weights.reshape(*weights.shape[:2], grid, each, grid, each)
-    return split.sum(axis=(3, 5)).reshape(*weights.shape[:2], grid * grid)
 
 
 def hits(

@@ -15,12 +15,12 @@ used again.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from visor_jax.analysis.looks import choices
+from visor_jax.analysis.looks import choices, climbing
 from visor_jax.analysis.looks.asking import alike, each_its_own, right_answers
 from visor_jax.analysis.looks.scored_tiles import tile_features
 from visor_jax.budget import Budget
@@ -35,6 +35,9 @@ from visor_jax.policy.tile_scorer import TrainedScorer
 COUNTS = (1, 2)
 # Rules that look at the base view themselves.
 _ROUTER, _SCORER = "router", "scorer"
+
+
+Rankings = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ def look_rows(
         "pages": sum(len(part.pool) for part in benchmark.parts),
         "router_budget": how.router.name,
         "rows": found,
+        "climbs": _climb_rows(network, benchmark, rankings, how),
         "hits": _hit_rows(benchmark, rankings),
         "dense_flops": float(
             np.mean([dense_flops(network.config, p) for p in benchmark.parts])
@@ -85,7 +89,49 @@ def look_rows(
     }
 
 
-Rankings = dict[str, np.ndarray]
+def _climb_rows(
+    network: Network,
+    benchmark: TileBenchmark,
+    rankings: Sequence[Rankings],
+    how: Lookout,
+) -> list[dict[str, Any]]:
+    """Returns a row for each threshold: accuracies, looks taken, and FLOPs by group."""
+    rule, then = how.rules[-2], how.budgets[-1]
+    config, parts, climbs = network.config, benchmark.parts, []
+    for part, mine in zip(parts, rankings, strict=True):
+        chosen = _choosing_flops(config, part, how, rule)
+        base = look_flops(config, part, how.router, 1)
+        flops = [
+            base,
+            # What chooses tiles has looked already.
+            look_flops(config, part, then, 1 + climbing.TILES) + chosen - base,
+            look_flops(config, part, then, part.form.patch_index.crops),
+        ]
+        budgets, size = (how.router, then), how.batch_size
+        climbs.append(
+            climbing.climb(network, part, mine[rule], budgets, flops, batch_size=size)
+        )
+
+    def of_pages(take: Callable[[climbing.Climb], np.ndarray]) -> np.ndarray:
+        """Returns (pages, tasks) of what is said of every question."""
+        found = zip(parts, climbs, strict=True)
+        return np.concatenate([take(c).reshape(len(p.pool), -1) for p, c in found])
+
+    rows = []
+    for threshold in climbing.THRESHOLDS:
+        right = of_pages(lambda each, at=threshold: each.right_at(at))
+        flops = of_pages(lambda each, at=threshold: each.flops_at(at))
+        looks = of_pages(lambda each, at=threshold: 1.0 + each.last(at))
+        rows.append(
+            {
+                "threshold": threshold,
+                "tiles_by": rule,
+                **_means(benchmark, right),
+                "flops": _means(benchmark, flops),
+                "looks": _means(benchmark, looks),
+            }
+        )
+    return rows
 
 
 def _rankings(network: Network, part: PageBenchmark, how: Lookout) -> Rankings:
@@ -188,7 +234,6 @@ def _choosing_flops(
         flops += how.scorer.flops(
             width=config.decoder.width,
             tiles=part.form.patch_index.crops - 1,
-            cross_layers=len(config.plan.cross_layers),
         )
     return flops
 

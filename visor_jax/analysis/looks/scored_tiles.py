@@ -1,24 +1,29 @@
 """What routers read of a base view, and what a trained scorer learns from.
 
 Reading is one pass over the base view alone, at the budget that a router looks with;
-the untrained router takes the attention to each tile, the scorer everything. The scorer
-learns from every tile of every question, each looked at once beside the base view, at
-that same budget. See `visor_jax.policy.tile_scorer`.
+the untrained router takes the attention to each tile, the scorer the rest. The scorer
+learns from every tile of every question, looked at beside the base view at that same
+budget, twice, each time with another tile: of a question about two tiles none shows its
+worth alone. See `visor_jax.policy.tile_scorer`.
 """
 
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Int
 
 from visor_jax.analysis.looks.asking import Item, each_its_own, item_batches
-from visor_jax.analysis.looks.choices import per_tile
+from visor_jax.analysis.looks.choices import random_ranking
 from visor_jax.budget import Budget, BudgetSet
 from visor_jax.evals.pages.benchmark import PageBenchmark
 from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.generation.cross_looks import read_base_view
 from visor_jax.inference.loading.network import Network
+from visor_jax.inference.routing.tiles_shown import (
+    features_of_tiles,
+    tile_of_patches,
+)
 from visor_jax.policy.scores import score_batch
 from visor_jax.policy.tile_scorer import Scored, TileFeatures
 from visor_jax.runtime.progress import Progress
@@ -31,44 +36,43 @@ def tile_features(
 
     Easy questions look somewhere, too.
     """
-    form, gates = part.form, budget.gates(network.config.plan)
-    grid = round((form.patch_index.crops - 1) ** 0.5)
+    index, gates = part.form.patch_index, budget.gates(network.config.plan)
+    shown = tile_of_patches(index, network.config.vision.num_patches)
     items = [Item(page, part.questions(page), (0,)) for page in range(len(part.pool))]
     found: list[TileFeatures] = []
     for batch, rows, kept in item_batches(part, items, batch_size):
         places = np.stack([row.answer_places for row in rows]).astype(np.int32)
-        asked = places.shape[1]
-        words, image, looks = read_base_view(
+        read = read_base_view(
             network.params,
             jax.device_put(batch),
             places,
             model=network.vlm,
             gates=gates,
         )
-        tiles = _per_tile_means(np.asarray(image)[:kept], grid)
-        layers = [per_tile(np.asarray(each)[:kept], grid) for each in looks.values()]
-        found.append(
-            TileFeatures(
-                question=np.asarray(words)[:kept].reshape(kept * asked, -1),
-                tiles=np.repeat(tiles, asked, axis=0),
-                looks=np.stack(layers, axis=-1).reshape(
-                    kept * asked, grid * grid, len(layers)
-                ),
-            )
-        )
+        words, image, looks = jax.tree.map(lambda x, n=kept: np.asarray(x)[:n], read)
+        found.append(features_of_tiles(words, image, looks, shown, index.crops - 1))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def right_with_each_tile(
-    network: Network, part: PageBenchmark, budget: Budget, *, batch_size: int
+def right_with_two_tiles(
+    network: Network,
+    part: PageBenchmark,
+    circles: Int[np.ndarray, "questions tiles"],
+    budget: Budget,
+    *,
+    batch_size: int,
 ) -> Iterator[Float32[np.ndarray, "questions"]]:
-    """Yields for tile after tile how probable every right answer is with it.
+    """Yields how probable every right answer is with neighbours of a circle of tiles.
 
-    Beside the base view, nothing else is looked at.
+    First with the first two, then with the second and the third, at last with the last
+    and the first; beside the base view nothing else is looked at.
+
+    circles: of each question, all tiles of its page, from 1.
     """
     only = BudgetSet(network.config.plan, (budget,))
-    for tile in range(1, part.form.patch_index.crops):
-        items = each_its_own(part, np.full((len(part), 1), tile))
+    following = np.roll(circles, -1, axis=1)
+    for pair in np.stack([circles, following], axis=-1).swapaxes(0, 1):
+        items = each_its_own(part, pair)
         found = []
         for batch, _, kept in item_batches(part, items, batch_size):
             scored = score_batch(network.vlm, network.params, batch, only)
@@ -86,20 +90,21 @@ def scored_pages(
     with Progress(total, description="looking at tiles", unit="looks") as bar:
         for part in parts:
             read = tile_features(network, part, budget, batch_size=batch_size)
-            columns = []
-            for column in right_with_each_tile(
-                network, part, budget, batch_size=batch_size
-            ):
-                columns.append(column)
-                bar.update(done := done + len(column))
-            scored.append((read, np.stack(columns, axis=1)))
+            circles, pairs = random_ranking(part), []
+            how = {"batch_size": batch_size}
+            for pair in right_with_two_tiles(network, part, circles, budget, **how):
+                pairs.append(pair)
+                bar.update(done := done + len(pair))
+            scored.append((read, _of_each_tile(np.stack(pairs, axis=1), circles)))
     return scored
 
 
-def _per_tile_means(
-    image: Float[np.ndarray, "B patches D"], grid: int
-) -> Float[np.ndarray, "B tiles D"]:
-    """Returns the mean of a base view's patches over those of each tile."""
-    patches = image.shape[1]
-    summed = per_tile(np.moveaxis(image, 1, 2), grid)
-    return np.moveaxis(summed, 1, 2) * (grid * grid / patches)
+def _of_each_tile(
+    pairs: Float32[np.ndarray, "questions tiles"],
+    circles: Int[np.ndarray, "questions tiles"],
+) -> Float32[np.ndarray, "questions tiles"]:
+    """Returns the mean over the two pairs that a tile is in, by its number."""
+    in_circle = (pairs + np.roll(pairs, 1, axis=1)) / 2
+    found = np.empty_like(pairs)
+    np.put_along_axis(found, circles - 1, in_circle, axis=1)
+    return found

@@ -43,6 +43,13 @@ def look_table(content: Mapping[str, Any]) -> str:
             "",
             table(header, lines, 2),
             "",
+            "Looked at until the answer is at least as sure as the threshold: the base "
+            f"view, it and two tiles by the {content['climbs'][0]['tiles_by']}, all "
+            "crops, the last two at the largest budget. Looks and MFLOP of easy and "
+            "hard questions, and of both together:",
+            "",
+            _climbs(content),
+            "",
             "How often all tiles that a hard question asks about are among the first:",
             "",
             table(hit_header, hit_lines, 2),
@@ -52,6 +59,27 @@ def look_table(content: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _climbs(content: Mapping[str, Any]) -> str:
+    rows, dense = content["climbs"], content["dense_flops"]
+    header = ["sure", "easy", "hard", *rows[0]["tasks"], "looks: easy", "hard"]
+    header += ["MFLOP: easy", "hard", "both", "dense / both"]
+    lines = []
+    for row in rows:
+        flops = [row["flops"][group] for group in ("easy", "hard")]
+        both = sum(flops) / 2
+        lines.append(
+            [
+                f"{row['threshold']:g}",
+                *(percent(row[group]) for group in ("easy", "hard")),
+                *(percent(each) for each in row["tasks"].values()),
+                *(f"{row['looks'][group]:.2f}" for group in ("easy", "hard")),
+                *(f"{each / 1e6:.1f}" for each in (*flops, both)),
+                f"{dense / both:.2f}x",
+            ]
+        )
+    return table(header, lines, 1)
 
 
 def _scorer_told(pages: int) -> str:

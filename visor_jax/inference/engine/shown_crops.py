@@ -115,7 +115,7 @@ class ShownCrops:
             return self.processor.looking
         asked, found = crops_of(name), None
         if not asked.is_all:
-            found = self.looks.get(asked.unchosen.name)
+            found = self.looks.get(asked.unlisted.name)
             if found is None:
                 known = ", ".join(["all", *self.looks])
                 raise ValueError(

@@ -70,7 +70,7 @@ def engine_looks(
         for name, crops in _by_name(asked).items()
     }
     if common is not None:
-        looks.setdefault(common.crops.unchosen.name, common)
+        looks.setdefault(common.crops.unlisted.name, common)
     if not looks:
         return EngineLooks(processor=whole, asked={})
     buckets = for_looks(whole.buckets, [each.crops for each in looks.values()])
@@ -87,5 +87,7 @@ def _by_name(asked: Iterable[object]) -> dict[str, Crops]:
             look_name(each)
             found[AUTO_LOOK] = BASE
         elif not (crops := crops_of(each)).is_all:
-            found[crops.unchosen.name] = crops.unchosen
+            # What the network chooses may be listed as well: it is the same program.
+            for each in (crops.unlisted, Crops(crops.count)):
+                found[each.name] = each
     return found

@@ -31,6 +31,7 @@ from visor_jax.models.decoder.token_reducer import (
 from visor_jax.models.vision.crop_features import reads_of
 from visor_jax.models.vlm import VLM
 from visor_jax.policy.network import Policy
+from visor_jax.policy.tile_scorer import TrainedScorer
 from visor_jax.runtime.arguments import shown
 from visor_jax.token_reduction.registry import name_of
 
@@ -45,8 +46,8 @@ class Network:
     metadata: whatever else its run recorded (preset, seed, step, ...). policy: None if
     it has none. reducer: drops image tokens on their way through it; fitted to its
     sizes (`token_reduction.registry.fitted`). cascade_file, scorer_file: where a
-    calibration of its cascade and a scorer of tiles would lie; None for what is no
-    run's.
+    calibration of its cascade, and a scorer of tiles would lie; None for what is no
+    run's. scorer: that lay there when it was opened, if one did.
     """
 
     config: VLMConfig
@@ -58,6 +59,7 @@ class Network:
     reducer: TokenReducer = KEEP_ALL
     cascade_file: CascadeFile | None = None
     scorer_file: ScorerFile | None = None
+    scorer: TrainedScorer | None = None
 
     @functools.cached_property
     def vlm(self) -> VLM:
@@ -95,13 +97,12 @@ class Network:
 
     def _choosing_tiles(self, processor: Processor) -> Processor:
         """Returns the processor that has this network say which tiles are the best."""
-        file = self.scorer_file
         chooser = TileChooser(
             model=self.vlm,
             params=self.params,
             budget=self.budgets.smallest,
             buckets=processor.buckets,
-            scorer=None if file is None else file.read(),
+            scorer=self.scorer,
         )
         looking = BestTiles.of(processor.looking, chooser)
         return dataclasses.replace(processor, looking=looking)
@@ -157,7 +158,7 @@ class Network:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of sizes, numbers, policy and reducer: 32 hexadecimal digits.
+        """Digest of sizes, numbers, policy, scorer and reducer: 32 hexadecimal digits.
 
         Two networks of one fingerprint answer alike. Reads every parameter once, about
         a second for each GB.
@@ -165,7 +166,8 @@ class Network:
         found = hashlib.sha256(json.dumps(self.config.to_dict()).encode())
         if self.reducer != KEEP_ALL:
             found.update(name_of(self.reducer).encode())
-        parts = [self.params, () if self.policy is None else self.policy.params]
+        chosen = (each for each in (self.policy, self.scorer) if each is not None)
+        parts = [self.params, *(each.params for each in chosen)]
         for path, leaf in jax.tree.leaves_with_path(parts):
             values = np.ascontiguousarray(jax.device_get(leaf))
             what = f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}"

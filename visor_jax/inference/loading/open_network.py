@@ -165,6 +165,7 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
     dtype = how.dtype_of(leaf.dtype for leaf in jax.tree.leaves(stored.shapes))
     _check_heads(stored.config, how.mesh)
     processor, reducer = _reader(stored, how), reducer_for(how.reducer, stored.config)
+    scorer_file = ScorerFile.beside(stored.step)
     return Network(
         config=_computing_in(stored.config, dtype),
         params=stored.read_params(dtype=dtype, mesh=how.mesh),
@@ -174,7 +175,8 @@ def _from_checkpoint(stored: StoredNetwork, how: _How) -> Network:
         policy=stored.read_policy(mesh=how.mesh),
         reducer=reducer,
         cascade_file=CascadeFile.beside(stored.step),
-        scorer_file=ScorerFile.beside(stored.step),
+        scorer_file=scorer_file,
+        scorer=scorer_file.read(stored.config),
     )
 
 

@@ -25,7 +25,7 @@ from visor_jax.data.pages.tiles.facts import draw_record
 from visor_jax.data.pages.tiles.words import COLOURS, SHAPES
 
 # Part of a pool's cache key: raise it whenever a page would come out differently.
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 
 TILE = 48
 CELL = 24
@@ -34,10 +34,14 @@ _SCREEN = np.float32(56)
 # Of the same screen all over the page: a patch tells whether it is seen close up. Both
 # together are cut off nowhere: what is cut off would not average out.
 _GRAIN = np.float32(14)
-# Degrees; red is 0, green 120. Every tint is the furthest of all in some direction of
-# RGB (white: brightness), so that a linear layer can tell it from all others.
-_HUES = (0, 80, 130, 225, 40, 180, 270, 315)
-_CHROMA, _WHITE = 62, 175
+# As in `COLOURS`: as far apart as the screens leave room for. Each is the furthest in
+# its own direction from grey, twice as far as the next, so that a linear layer can look
+# for it and a softmax need not be sharp to tell it from others.
+_TINTS = (
+    *((179, 77, 114), (179, 179, 114), (77, 179, 114), (77, 128, 176)),
+    *((77, 77, 114), (128, 179, 176), (128, 77, 176), (179, 128, 176)),
+    (128, 128, 77),
+)
 _INK, _MARK = np.float32(25), np.float32(250)
 _NOISE = np.float32(4)
 _MARK_TOP, _MARK_SIZE = 24, (4, 16)
@@ -61,13 +65,8 @@ def draw_page(
 @functools.cache
 def tints() -> np.ndarray:
     """Returns the colours of tiles, (colours, RGB) float32, as in `COLOURS`."""
-    hues = np.radians(_HUES)
-    # Directions at right angles to each other and to that of brightness.
-    first, second = np.array([2, -1, -1]) / 6**0.5, np.array([0, 1, -1]) / 2**0.5
-    chroma = np.outer(np.cos(hues), first) + np.outer(np.sin(hues), second)
-    found = np.vstack([128 + _CHROMA * chroma, np.full(3, _WHITE)])
-    assert len(found) == len(COLOURS)
-    return found.round().astype(np.float32)
+    assert len(_TINTS) == len(COLOURS)
+    return np.asarray(_TINTS, np.float32)
 
 
 def _paint_tile(

@@ -10,7 +10,7 @@ DIGITS = tuple("0123456789")
 # The first four are those of pages of 2 x 2 tiles.
 COLOURS = (
     *("red", "yellow", "green", "blue"),
-    *("orange", "cyan", "violet", "pink", "white"),
+    *("navy", "cyan", "violet", "pink", "olive"),
 )
 SHAPES = ("none", "ring", "cross", "bar")
 SIDES = ("left", "right")

@@ -145,7 +145,7 @@ def change(path: str, value):
 
 WITH_CONVOLUTION = {
     "universal": (universal.get_config, 0.3),
-    "tiles": (functools.partial(universal.get_config, "tiles"), 0.15),
+    "tiles": (functools.partial(universal.get_config, "tiles"), 0.12),
     "dedicated": (dedicated.get_config, 0.3),
     # Begun with a network whose easy tasks are learned.
     "visor_tr": (visor_tr.get_config, 0.0),

@@ -10,7 +10,8 @@ and its largest budget. Writes looks.json and looks.md: accuracy of easy and har
 questions, how often the router finds the asked tiles, and FLOPs from end to end, tower
 included. With --scorer_pages a scorer of tiles is trained first, on so many pages of
 the policy's handwriting, from right answers alone; --keep_scorer leaves it beside the
-checkpoint, where crops="best+1" of `generate`, `answer` and `serve` finds it. With
+checkpoint, where crops="best+1" of `generate`, `answer` and `serve` finds it, and so
+does this command without --scorer_pages. With
 --times it measures milliseconds instead, into times.json.
 """
 
@@ -31,7 +32,7 @@ def define_flags() -> None:
         "scorer_pages",
         0,
         "Pages of the policy's handwriting that a scorer of tiles learns from; 0 for "
-        "no scorer.",
+        "the one that was kept, if any.",
         lower_bound=0,
     )
     flags.DEFINE_bool(
@@ -89,8 +90,8 @@ def report_looks(
     Args:
       out: folder; None for one beside the checkpoints.
       pages: of all sizes together. command: that makes the report again.
-      scorer_pages: that a scorer of tiles is trained on; 0 for none. keep_scorer:
-        whether it stays beside the checkpoint.
+      scorer_pages: that a scorer of tiles is trained on; 0 for the one that was kept,
+        if any. keep_scorer: whether it stays beside the checkpoint.
 
     Raises:
       ValueError: for a network that does not read tiled pages, or has no CROSS layers;
@@ -119,7 +120,9 @@ def report_looks(
         content = {**made, "pages_at_once": PAGES, "runs": RUNS, "ms": measured}
         atomic_write.write_json(folder / TIMES_JSON, content)
         return content
-    how = Lookout(budgets=budgets, router=network.budgets.smallest)
+    how = Lookout(
+        budgets=budgets, router=network.budgets.smallest, scorer=network.scorer
+    )
     if scorer_pages:
         scorer = _trained_scorer(network, how, scorer_pages)
         how = dataclasses.replace(how, scorer=scorer)
@@ -127,7 +130,7 @@ def report_looks(
             network.scorer_file.write(scorer)
     content = {
         **made,
-        "scorer_pages": scorer_pages,
+        "scorer_pages": scorer_pages if how.scorer is not None else None,
         **look_rows(network, benchmark, how),
     }
     atomic_write.write_text(folder / LOOKS_MD, look_table(content))

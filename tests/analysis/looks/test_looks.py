@@ -196,7 +196,17 @@ def test_a_trained_scorer_has_rows_of_its_own_and_pays_for_its_look(
     found = looks.report_looks(str(tmp_path), **how)
     assert file.read(CONFIG) is None
     looks.report_looks(str(tmp_path), keep_scorer=True, **how)
-    assert file.read(CONFIG).module == TileScorer()
+    kept = file.read(CONFIG)
+    assert kept.module == TileScorer()
+    # What was kept is asked again without another training.
+    network = dataclasses.replace(network, scorer=kept)
+    again = looks.report_looks(str(tmp_path / "again"), pages=4)
+    assert [row["look"] for row in again["rows"]] == [
+        row["look"] for row in found["rows"]
+    ]
+    assert "kept beside the checkpoint" in " ".join(
+        (tmp_path / "again" / "looks" / "looks.md").read_text().split()
+    )
     by_name = {row["look"]: row["end_to_end_flops"] for row in found["rows"]}
     assert len(found["rows"]) == 20
     scorer = TrainedScorer(module=TileScorer(), params={})
@@ -298,4 +308,6 @@ def test_a_climb_pays_for_every_look(network, monkeypatch):
         for group in ("easy", "hard"):
             assert row["looks"][group] == 3
             assert row["flops"][group] == pytest.approx(looked_thrice)
+            for endings in row["grids"].values():
+                assert endings[group] == [0, 0, 1]
             assert row[group] == by_name["all", largest][group]

@@ -95,7 +95,10 @@ def _climb_rows(
     rankings: Sequence[Rankings],
     how: Lookout,
 ) -> list[dict[str, Any]]:
-    """Returns a row for each threshold: accuracies, looks taken, and FLOPs by group."""
+    """Returns a row for each threshold: accuracies, looks taken, and FLOPs by group.
+
+    grids: the share of easy and of hard questions that end with each look.
+    """
     rule, then = how.rules[-2], how.budgets[-1]
     config, parts, climbs = network.config, benchmark.parts, []
     for part, mine in zip(parts, rankings, strict=True):
@@ -129,6 +132,10 @@ def _climb_rows(
                 **_means(benchmark, right),
                 "flops": _means(benchmark, flops),
                 "looks": _means(benchmark, looks),
+                "grids": {
+                    part.pool.recipe.name: _endings(benchmark, part, each, threshold)
+                    for part, each in zip(parts, climbs, strict=True)
+                },
             }
         )
     return rows
@@ -182,6 +189,15 @@ def _row(
             for part, each, cost in zip(benchmark.parts, accuracies, flops, strict=True)
         },
     }
+
+
+def _endings(
+    benchmark: TileBenchmark, part: PageBenchmark, each: climbing.Climb, at: float
+) -> dict[str, list[float]]:
+    """Returns the share of each group's questions whose last look is the nth."""
+    last = each.last(at).reshape(len(part.pool), -1)
+    found = [_means(benchmark, last == look) for look in range(len(each.flops))]
+    return {group: [row[group] for row in found] for group in benchmark.groups}
 
 
 def _means(benchmark: TileBenchmark, right: np.ndarray) -> dict[str, Any]:

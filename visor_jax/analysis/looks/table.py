@@ -82,10 +82,14 @@ def _climbs(content: Mapping[str, Any]) -> str:
     return table(header, lines, 1)
 
 
-def _scorer_told(pages: int) -> str:
-    if not pages:
+def _scorer_told(pages: int | None) -> str:
+    """Returns what is said of a scorer; pages: None for none, 0 for one kept before."""
+    if pages is None:
         return "."
+    told = "; so do those of the scorer, and its own FLOPs beside: it was "
+    if not pages:
+        return f"{told}kept beside the checkpoint."
     return (
-        "; so do those of the scorer, and its own FLOPs beside: it was trained on "
-        f"{pages} pages of other handwriting, from right answers alone, at that budget."
+        f"{told}trained on {pages} pages of other handwriting, from right answers "
+        "alone, at that budget."
     )

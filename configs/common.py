@@ -215,7 +215,7 @@ def tiles() -> ml_collections.ConfigDict:
     config.tower.steps = 0
     # Its rate has risen when steps begin to show digits.
     config.optimizer.convolution_begins = 0.12
-    # Half as many steps as AdamW needs, and less chance which seed learns to find.
+    # In fewer steps than AdamW, of which one seed did not learn to find.
     config.optimizer.matrices = "muon"
     config.loop.update(steps=2200)
     return config

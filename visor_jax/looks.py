@@ -11,8 +11,8 @@ questions, how often the router finds the asked tiles, and FLOPs from end to end
 included. With --scorer_pages a scorer of tiles is trained first, on so many pages of
 the policy's handwriting, from right answers alone; --keep_scorer leaves it beside the
 checkpoint, where crops="best+1" of `generate`, `answer` and `serve` finds it, and so
-does this command without --scorer_pages. With
---times it measures milliseconds instead, into times.json.
+does this command without --scorer_pages. With --times it measures milliseconds instead,
+into times.json.
 """
 
 from absl import flags
@@ -65,7 +65,7 @@ from visor_jax.evals.pages.tile_benchmark import TileBenchmark
 from visor_jax.inference.loading.network import Network
 from visor_jax.inference.loading.open_network import open_network
 from visor_jax.inference.loading.reads_pages import pages_read
-from visor_jax.policy.tile_scorer import TrainedScorer, train_scorer
+from visor_jax.policy.tile_scorer import train_scorer
 from visor_jax.runtime import atomic_write, output_place
 from visor_jax.runtime.machine import git_commit, machine_description
 
@@ -114,35 +114,31 @@ def report_looks(
         "train_steps": network.metadata.get("train_steps"),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    budgets = (network.budgets.smallest, network.budgets.largest)
+    smallest, largest = network.budgets.smallest, network.budgets.largest
     if times:
-        measured = look_times(network, benchmark, budgets)
+        measured = look_times(network, benchmark, (smallest, largest))
         content = {**made, "pages_at_once": PAGES, "runs": RUNS, "ms": measured}
         atomic_write.write_json(folder / TIMES_JSON, content)
         return content
-    how = Lookout(
-        budgets=budgets, router=network.budgets.smallest, scorer=network.scorer
-    )
+    how = Lookout(budgets=(smallest, largest), router=smallest, scorer=network.scorer)
     if scorer_pages:
-        scorer = _trained_scorer(network, how, scorer_pages)
-        how = dataclasses.replace(how, scorer=scorer)
-        if keep_scorer:
-            network.scorer_file.write(scorer)
-    content = {
-        **made,
-        "scorer_pages": scorer_pages if how.scorer is not None else None,
-        **look_rows(network, benchmark, how),
-    }
+        how = _with_scorer(network, how, scorer_pages, keep=keep_scorer)
+    known = {"scorer_pages": scorer_pages if how.scorer is not None else None}
+    content = {**made, **known, **look_rows(network, benchmark, how)}
     atomic_write.write_text(folder / LOOKS_MD, look_table(content))
     # Last: whoever finds it finds everything else.
     atomic_write.write_json(folder / LOOKS_JSON, content)
     return content
 
 
-def _trained_scorer(network: Network, how: Lookout, pages: int) -> TrainedScorer:
+def _with_scorer(network: Network, how: Lookout, pages: int, *, keep: bool) -> Lookout:
+    """Returns the lookout with a scorer that learned from so many other pages."""
     others = TileBenchmark.make(pages, split=_SCORERS)
     scored = scored_pages(network, others, how.router, batch_size=how.batch_size)
-    return train_scorer(scored)
+    scorer = train_scorer(scored)
+    if keep:
+        network.scorer_file.write(scorer)
+    return dataclasses.replace(how, scorer=scorer)
 
 
 def _check_scorer(pages: int, split: str, times: bool, keep: bool) -> None:

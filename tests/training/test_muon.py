@@ -79,7 +79,7 @@ def test_three_steps_are_momentum_and_optax_newton_schulz():
         g = gradients(step)
         updates, state = update(tree(g), state)
         found = flat_of(updates)
-        assert list(found) == list(flat_of(tree(FLAT))) or set(found) == set(FLAT)
+        assert set(found) == set(FLAT)
         for path in MATRICES:
             momentum[path] = BETA * momentum[path] + (1 - BETA) * g[path]
             ahead = BETA * momentum[path] + (1 - BETA) * g[path]

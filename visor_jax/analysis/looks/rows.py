@@ -102,12 +102,11 @@ def _climb_rows(
     rule, then = how.rules[-2], how.budgets[-1]
     config, parts, climbs = network.config, benchmark.parts, []
     for part, mine in zip(parts, rankings, strict=True):
-        chosen = _choosing_flops(config, part, how, rule)
-        base = look_flops(config, part, how.router, 1)
         flops = [
-            base,
+            look_flops(config, part, how.router, 1),
             # What chooses tiles has looked already.
-            look_flops(config, part, then, 1 + climbing.TILES) + chosen - base,
+            look_flops(config, part, then, 1 + climbing.TILES)
+            + _scorer_flops(config, part, how, rule),
             look_flops(config, part, then, part.form.patch_index.crops),
         ]
         budgets, size = (how.router, then), how.batch_size
@@ -245,13 +244,18 @@ def _choosing_flops(
     """Returns what it costs to choose the tiles of a row."""
     if not name.endswith((_ROUTER, _SCORER)):
         return 0
-    flops = look_flops(config, part, how.router, 1)
-    if name.endswith(_SCORER) and how.scorer is not None:
-        flops += how.scorer.flops(
-            width=config.decoder.width,
-            tiles=part.form.patch_index.crops - 1,
-        )
-    return flops
+    own = _scorer_flops(config, part, how, name)
+    return look_flops(config, part, how.router, 1) + own
+
+
+def _scorer_flops(
+    config: VLMConfig, part: PageBenchmark, how: Lookout, name: str
+) -> int:
+    """Returns what the scorer itself takes, beside its look; 0 for other rules."""
+    if not name.endswith(_SCORER) or how.scorer is None:
+        return 0
+    tiles = part.form.patch_index.crops - 1
+    return how.scorer.flops(width=config.decoder.width, tiles=tiles)
 
 
 def dense_flops(config: VLMConfig, part: PageBenchmark) -> int:
